@@ -1,0 +1,2 @@
+//! chasqui
+fn main() {}

@@ -1,0 +1,26 @@
+//! The directory: what is known of users, categories, templates and addresses.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chasqui_schemas::record::{Category, Contacts, Preferences, Suppression, Template};
+
+use crate::StoreError;
+
+/// Reads the state buckets. `None`: no such record.
+///
+/// Guarantee: a record written a second ago is seen. Opt-outs are law, so an implementation that caches must
+/// be told of changes.
+#[async_trait]
+pub trait Directory: Send + Sync {
+    /// How to reach a user.
+    async fn contacts(&self, user: &str) -> Result<Option<Arc<Contacts>>, StoreError>;
+    /// What a user wants.
+    async fn preferences(&self, user: &str) -> Result<Option<Arc<Preferences>>, StoreError>;
+    /// A template by its key.
+    async fn template(&self, key: &str) -> Result<Option<Arc<Template>>, StoreError>;
+    /// The rules of a category.
+    async fn category(&self, name: &str) -> Result<Option<Arc<Category>>, StoreError>;
+    /// Whether an e-mail address or phone number is on the suppression list, and why.
+    async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError>;
+}

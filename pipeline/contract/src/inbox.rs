@@ -1,0 +1,14 @@
+//! The in-app inbox: a stream of messages per user that the producer's app reads.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::StoreError;
+
+/// Appends to inboxes.
+#[async_trait]
+pub trait Inbox: Send + Sync {
+    /// Appends `message` (JSON) to the inbox of `user` of `app`, once per `delivery_id`: a repeat has no effect.
+    async fn append(&self, app: &str, user: &str, delivery_id: Uuid, message: Bytes) -> Result<(), StoreError>;
+}

@@ -1,0 +1,32 @@
+//! The contract between what a notification means and how it moves.
+//!
+//! Stages ([`Stage`]) are pure: a message in, a [`Decision`] out. What they need to know of the world comes
+//! through ports: [`Directory`], [`Ledger`], [`Inbox`], [`Provider`], [`Clock`]. The runtime performs what they
+//! decide: publishes, traces, acknowledges. Nothing here does I/O.
+//!
+//! ```text
+//! stages ──► contract ◄── runtime, stores, trace
+//!               │
+//!               ▼
+//!            schemas
+//! ```
+
+pub mod clock;
+pub mod decision;
+pub mod directory;
+pub mod error;
+pub mod inbox;
+pub mod ledger;
+pub mod message;
+pub mod provider;
+pub mod stage;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use decision::{Decision, Output, Verdict};
+pub use directory::Directory;
+pub use error::{Class, StoreError};
+pub use inbox::Inbox;
+pub use ledger::{Book, Claim, Ledger};
+pub use message::{Context, IncomingMessage, Message, Submitted};
+pub use provider::{Answer, Outcome, Provider};
+pub use stage::Stage;

@@ -1,0 +1,135 @@
+//! What the runtime hands to a stage, and what it must know of it to trace it.
+
+use bytes::Bytes;
+use chasqui_schemas::{
+    Delivery, Lane, Notification,
+    envelope::{self, DecodeError},
+    id,
+};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+/// A message as the broker handed it out, whatever it holds.
+#[derive(Debug, Clone)]
+pub struct IncomingMessage {
+    /// Where it was published.
+    pub subject: String,
+    /// Its bytes.
+    pub payload: Bytes,
+    /// The `Content-Type` header.
+    pub content_type: Option<String>,
+    /// The `Nats-Msg-Id` header.
+    pub message_id: Option<String>,
+    /// The `traceparent` header.
+    pub traceparent: Option<String>,
+    /// When JetStream stored it: the same at every redelivery.
+    pub stored_at: Timestamp,
+    /// Its sequence in the stream: the same at every redelivery.
+    pub sequence: u64,
+}
+
+/// What a stage takes in: read from an [`IncomingMessage`], traceable.
+pub trait Message: Sized + Send + 'static {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// See [`DecodeError`]; the runtime makes a dead letter of what cannot be read.
+    fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError>;
+
+    /// What its trace events have in common.
+    fn context(&self) -> Context;
+}
+
+/// The fields that trace events of one message have in common; the names are those of
+/// [`chasqui_schemas::trace::TraceEvent`].
+#[derive(Debug, Clone, Default, PartialEq)]
+#[allow(missing_docs, reason = "documented at the trace event")]
+pub struct Context {
+    pub trace_id: Uuid,
+    pub notification_id: Uuid,
+    pub request_id: Uuid,
+    pub delivery_id: Option<Uuid>,
+    pub app: String,
+    pub category: String,
+    pub template: String,
+    pub variant: String,
+    pub locale: String,
+    pub lane: Option<Lane>,
+    pub channel: &'static str,
+    pub provider: String,
+    pub attempt: u32,
+}
+
+/// A submission as the producer published it: validate does its own reading, because every violation is told.
+#[derive(Debug, Clone)]
+pub struct Submitted {
+    /// The whole message.
+    pub incoming: IncomingMessage,
+    /// From the subject.
+    pub lane: Lane,
+    /// From the subject.
+    pub app: String,
+}
+
+impl Message for Submitted {
+    fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError> {
+        let (lane, app) =
+            chasqui_schemas::subject::parse_submit(&incoming.subject).ok_or(DecodeError::NotAnEnvelope(None))?;
+        Ok(Submitted { lane, app: app.to_owned(), incoming: incoming.clone() })
+    }
+
+    /// The request's own trace, under the id that the submission has when it names none itself.
+    fn context(&self) -> Context {
+        let request_id = id::request(self.incoming.stored_at, self.incoming.sequence);
+        Context {
+            trace_id: id::request_trace(self.incoming.stored_at, request_id),
+            request_id,
+            app: self.app.clone(),
+            lane: Some(self.lane),
+            ..Context::default()
+        }
+    }
+}
+
+impl Message for Notification {
+    fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError> {
+        envelope::decode(&incoming.payload)
+    }
+
+    fn context(&self) -> Context {
+        Context {
+            trace_id: self.id,
+            notification_id: self.id,
+            request_id: self.request.id,
+            app: self.app.clone(),
+            category: self.request.category.clone(),
+            template: self.request.message.template().to_owned(),
+            lane: Some(self.lane),
+            ..Context::default()
+        }
+    }
+}
+
+impl Message for Delivery {
+    fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError> {
+        envelope::decode(&incoming.payload)
+    }
+
+    fn context(&self) -> Context {
+        Context {
+            trace_id: self.notification_id,
+            notification_id: self.notification_id,
+            request_id: self.request_id,
+            delivery_id: Some(self.id),
+            app: self.app.clone(),
+            category: self.category.clone(),
+            template: self.template.clone(),
+            variant: self.variant.clone(),
+            locale: self.locale.clone(),
+            lane: Some(self.lane),
+            channel: self.channel().as_str(),
+            provider: self.provider.clone(),
+            attempt: self.attempt,
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The provider port: one call, one typed answer.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chasqui_schemas::{Delivery, Receipt, ReceiptKind};
+use serde::{Deserialize, Serialize};
+
+/// Hands a delivery to the outside world.
+///
+/// It never retries, never waits longer than its own time-out, and classifies whatever comes back: an error
+/// is an [`Answer`] too. No provider is idempotent; the caller records the attempt first.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// Its name in configuration, traces and `overrides`.
+    fn name(&self) -> &str;
+
+    /// Makes one attempt. `delivery.attempt` says which.
+    async fn send(&self, delivery: &Delivery) -> Answer;
+}
+
+/// What came of one attempt. It is stored in the attempts ledger, so that a crash does not ask twice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// What it means.
+    pub outcome: Outcome,
+    /// The provider's own code, kept for the trace: an HTTP or SMTP status, `UNREGISTERED`, `21610`.
+    #[serde(default)]
+    pub code: String,
+    /// The provider's own words, capped at [`Answer::MAX_DETAIL`] characters. No credentials, no addresses.
+    #[serde(default)]
+    pub detail: String,
+    /// The provider's id of what it accepted.
+    #[serde(default)]
+    pub message_id: String,
+    /// Receipts that are known at once.
+    #[serde(default)]
+    pub receipts: Vec<(ReceiptKind, Receipt)>,
+}
+
+impl Answer {
+    /// Longest `detail`, in characters.
+    pub const MAX_DETAIL: usize = 500;
+
+    /// An answer with a code and words.
+    pub fn new(outcome: Outcome, code: impl Into<String>, detail: impl AsRef<str>) -> Self {
+        Answer {
+            outcome,
+            code: code.into(),
+            detail: detail.as_ref().chars().take(Self::MAX_DETAIL).collect(),
+            message_id: String::new(),
+            receipts: Vec::new(),
+        }
+    }
+}
+
+/// The meaning of an answer: it decides what happens next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Accepted: not yet delivered.
+    Accepted,
+    /// A trouble that passes; the provider may have said when to come back.
+    TryLater {
+        /// The provider's own delay, already clamped by whoever read it.
+        after: Option<Duration>,
+    },
+    /// This endpoint or this account is being throttled.
+    Throttled {
+        /// The provider's own delay, already clamped by whoever read it.
+        after: Option<Duration>,
+    },
+    /// This provider cannot, another may.
+    OtherProvider,
+    /// The address does not exist any more.
+    DeadEndpoint,
+    /// Refused for good: another try with the same message is useless.
+    Refused,
+    /// Our account, credentials or settings are wrong; an operator must act.
+    Misconfigured,
+    /// No answer after the request went out: it may or may not have been sent.
+    NoAnswer,
+}

@@ -1,0 +1,108 @@
+//! State buckets: NATS KV, JSON values, documented by the JSON Schemas in `schemas/json`.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+
+/// A NATS KV bucket of the public contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bucket {
+    /// [`crate::record::Contacts`] by user.
+    Contacts,
+    /// [`crate::record::Preferences`] by user.
+    Preferences,
+    /// [`crate::record::Template`] by template key.
+    Templates,
+    /// [`crate::record::Category`] by category.
+    Categories,
+    /// [`crate::record::Suppression`] by [`address_key`].
+    Suppressions,
+}
+
+impl Bucket {
+    /// Every bucket.
+    pub const ALL: [Bucket; 5] =
+        [Bucket::Contacts, Bucket::Preferences, Bucket::Templates, Bucket::Categories, Bucket::Suppressions];
+
+    /// The bucket's name on the broker.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Bucket::Contacts => "contacts",
+            Bucket::Preferences => "preferences",
+            Bucket::Templates => "templates",
+            Bucket::Categories => "categories",
+            Bucket::Suppressions => "suppressions",
+        }
+    }
+}
+
+/// Spells any user id, template key or category as a KV key or subject token.
+///
+/// Letters, digits, `-` and `_` stand for themselves; every other byte becomes `=XX` (hexadecimal), because
+/// NATS keys admit few characters and `.` separates tokens. Distinct names have distinct keys.
+pub fn token(name: &str) -> String {
+    let mut token = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => token.push(byte as char),
+            // Writing to a String cannot fail.
+            _ => _ = write!(token, "={byte:02X}"),
+        }
+    }
+    token
+}
+
+/// The name that [`token`] spelled; `None` where the text is not one of its spellings.
+pub fn untoken(token: &str) -> Option<String> {
+    let mut name = Vec::with_capacity(token.len());
+    let mut rest = token.as_bytes();
+    while let [first, tail @ ..] = rest {
+        if *first == b'=' {
+            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+            name.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            name.push(*first);
+            rest = tail;
+        }
+    }
+    String::from_utf8(name).ok()
+}
+
+/// The key of an e-mail address or phone number in `suppressions`: a hash, so that the list reveals no address.
+///
+/// Addresses compare without regard to case or surrounding blanks.
+pub fn address_key(address: &str) -> String {
+    hex(&Sha256::digest(address.trim().to_lowercase()))
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_token_is_reversible_and_safe_as_a_key(name in ".*") {
+            let token = token(&name);
+            prop_assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_=".contains(&b)));
+            prop_assert_eq!(untoken(&token), Some(name));
+        }
+    }
+
+    #[test]
+    fn addresses_compare_without_case_and_blanks() {
+        assert_eq!(address_key(" Ada@Example.com "), address_key("ada@example.com"));
+        assert_ne!(address_key("ada@example.com"), address_key("bob@example.com"));
+    }
+}

@@ -1,0 +1,128 @@
+//! The delivery: what travels from render to send, one per endpoint, with everything a provider needs.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::{Channel, Lane, record::Platform, submission::Content};
+
+/// One rendered message to one endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Its id; see [`crate::id::delivery`].
+    pub id: Uuid,
+    /// The notification it belongs to, which is also the trace id.
+    pub notification_id: Uuid,
+    /// The request the notification came from.
+    pub request_id: Uuid,
+    /// The app that published it.
+    pub app: String,
+    /// What kind of message.
+    pub category: String,
+    /// The template's key; empty for inline content.
+    pub template: String,
+    /// The template's variant; empty where it has none.
+    pub variant: String,
+    /// The locale that was rendered; empty for inline content without one.
+    pub locale: String,
+    /// The lane it travels on.
+    pub lane: Lane,
+    /// The lane its category prescribes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category_lane: Option<Lane>,
+    /// The user, where the recipient is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Where it goes.
+    pub endpoint: Endpoint,
+    /// What it says.
+    pub content: Content,
+    /// SMS segments it takes; zero on other channels.
+    #[serde(default)]
+    pub sms_segments: u16,
+    /// When JetStream stored the submission. Latency is measured from here.
+    pub submitted_at: Timestamp,
+    /// When it is too late to send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// A newer message with the same key replaces an older one on the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collapse_key: Option<String>,
+    /// The producer's own labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// By provider name: passed to that provider's payload.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub overrides: Map<String, Value>,
+    /// Set by prioritize: the provider to call. Empty before.
+    #[serde(default)]
+    pub provider: String,
+    /// The attempt to make next; the first is 1.
+    pub attempt: u32,
+    /// As [`crate::Notification::pass`].
+    #[serde(default)]
+    pub pass: u32,
+}
+
+impl Delivery {
+    /// The channel it goes out on.
+    pub fn channel(&self) -> Channel {
+        self.endpoint.channel()
+    }
+}
+
+/// An address on a channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// What tells it from the recipient's other endpoints on the channel: a device's id, else the address.
+    pub id: String,
+    /// The address itself.
+    pub address: Address,
+}
+
+impl Endpoint {
+    /// The channel that the address is of.
+    pub fn channel(&self) -> Channel {
+        match self.address {
+            Address::Device { .. } => Channel::Push,
+            Address::Phone(_) => Channel::Sms,
+            Address::Mailbox(_) => Channel::Email,
+            Address::Inbox(_) => Channel::InApp,
+        }
+    }
+}
+
+/// An address that a provider understands. Never written to traces or logs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Address {
+    /// A device.
+    Device {
+        /// Which push service.
+        platform: Platform,
+        /// Its token.
+        token: String,
+        /// When the token was registered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        registered_at: Option<Timestamp>,
+    },
+    /// A phone number, E.164.
+    Phone(String),
+    /// A mailbox.
+    Mailbox(String),
+    /// The in-app inbox of a user.
+    Inbox(String),
+}
+
+impl Address {
+    /// The text that a provider is given: token, number, mailbox or user.
+    pub fn text(&self) -> &str {
+        match self {
+            Address::Device { token, .. } => token,
+            Address::Phone(text) | Address::Mailbox(text) | Address::Inbox(text) => text,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The notification: what travels from validate to render, one per recipient.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::{
+    Channel, Lane,
+    delivery::Endpoint,
+    record::{Category, Contacts},
+    submission::Content,
+};
+
+/// One recipient's part of a submission.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Notification {
+    /// Its id, which is also its trace id; see [`crate::id::notification`].
+    pub id: Uuid,
+    /// The app that published it.
+    pub app: String,
+    /// The lane it travels on.
+    pub lane: Lane,
+    /// When JetStream stored the submission. Latency is measured from here.
+    pub submitted_at: Timestamp,
+    /// Who it is for.
+    pub recipient: Recipient,
+    /// What all recipients of the submission have in common.
+    pub request: Arc<Request>,
+    /// How often it was put back to be taken again: part of the message id, so that JetStream does not take
+    /// the returning message for a repeat of the first.
+    #[serde(default)]
+    pub pass: u32,
+    /// Set by enrich: how to reach the recipient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contacts: Option<Contacts>,
+    /// Set by enrich: the category's rules as of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Category>,
+    /// Set by filter: where it may go. Empty before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Notification {
+    /// The channels that are wanted: the submission's, else the category's.
+    pub fn channels(&self) -> &[Channel] {
+        match (&self.request.channels, &self.policy) {
+            (Some(channels), _) => channels,
+            (None, Some(policy)) => &policy.channels,
+            (None, None) => &[],
+        }
+    }
+
+    /// When it is too late to send: the submission's `expires_at`, else the category's time to live.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.request.expires_at.or_else(|| {
+            let ttl_s = self.policy.as_ref()?.ttl_s?;
+            self.submitted_at.checked_add(jiff::SignedDuration::from_secs(i64::from(ttl_s))).ok()
+        })
+    }
+}
+
+/// Who a notification is for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipient {
+    /// A user with a record in `contacts`.
+    User(String),
+    /// Contacts that came with the submission. No preferences can be known; the suppression list holds.
+    Inline(Contacts),
+}
+
+impl Recipient {
+    /// The user's id, where there is one.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Recipient::User(user) => Some(user),
+            Recipient::Inline(_) => None,
+        }
+    }
+
+    /// What tells this recipient from the others of a submission, and is the same in every submission.
+    pub fn key(&self) -> String {
+        match self {
+            Recipient::User(user) => format!("user:{user}"),
+            Recipient::Inline(contacts) => {
+                let email = contacts.emails.first().map(String::as_str).unwrap_or_default();
+                let phone = contacts.phones.first().map(String::as_str).unwrap_or_default();
+                format!("inline:{}:{phone}", email.to_lowercase())
+            }
+        }
+    }
+}
+
+/// What all recipients of a submission have in common; see [`crate::submission::Submission`] for the fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "documented at the submission")]
+pub struct Request {
+    pub id: Uuid,
+    /// Always set: validate fills in the `Nats-Msg-Id` header or the id.
+    pub idempotency_key: String,
+    pub category: String,
+    /// What to say.
+    pub message: Message,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Vec<Channel>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collapse_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transaction_id: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub overrides: Map<String, Value>,
+    /// The producer's own trace, W3C `traceparent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+/// What to say: a template with its variables, or the content itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// A template of the `templates` bucket.
+    Template {
+        /// Its key.
+        key: String,
+        /// Its variables.
+        data: Map<String, Value>,
+    },
+    /// Inline content, sent as it is.
+    Content(Content),
+}
+
+impl Message {
+    /// The template's key; empty for inline content.
+    pub fn template(&self) -> &str {
+        match self {
+            Message::Template { key, .. } => key,
+            Message::Content(_) => "",
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Records of the state buckets: JSON values that operators and other services write.
+//!
+//! Unknown fields are refused, so that a misspelt opt-out is an error and not a notification.
+
+use std::collections::BTreeMap;
+
+use jiff::{Timestamp, civil::Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Channel, Lane, submission::Content};
+
+/// How to reach a user (`contacts`, by user id).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Contacts {
+    /// BCP 47 language tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
+    /// IANA time zone; quiet hours are in it. UTC if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// Mailboxes; the first is used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub emails: Vec<String>,
+    /// Phone numbers, E.164; the first is used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phones: Vec<String>,
+    /// Devices; all are used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+}
+
+/// A device that can show a push.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// The device's own id, unique for the user; preferences name it.
+    pub id: String,
+    /// Where its token comes from.
+    pub platform: Platform,
+    /// APNs device token, FCM registration token, or a Web Push subscription as JSON.
+    pub token: String,
+    /// When the token was registered: a provider's "gone since" older than this does not concern it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered_at: Option<Timestamp>,
+}
+
+/// The push service of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Platform {
+    /// APNs.
+    Ios,
+    /// FCM.
+    Android,
+    /// Web Push (RFC 8030).
+    Web,
+}
+
+/// What a user wants (`preferences`, by user id). Whatever is not mentioned is allowed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Preferences {
+    /// False: nothing at all but mandatory categories.
+    pub enabled: bool,
+    /// By channel: false switches it off.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub channels: BTreeMap<Channel, bool>,
+    /// By category.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub categories: BTreeMap<String, CategoryPreference>,
+    /// By device id: false switches it off.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub devices: BTreeMap<String, bool>,
+    /// When not to disturb.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quiet_hours: Option<QuietHours>,
+}
+
+impl Default for Preferences {
+    fn default() -> Self {
+        Preferences {
+            enabled: true,
+            channels: BTreeMap::new(),
+            categories: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            quiet_hours: None,
+        }
+    }
+}
+
+/// A user's choice for one category: all of it, or by channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum CategoryPreference {
+    /// False switches the category off.
+    All(bool),
+    /// By channel: false switches the category off there.
+    Channels(BTreeMap<Channel, bool>),
+}
+
+/// A daily span in which a user is not disturbed; it may run over midnight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuietHours {
+    /// Wall-clock time at which it begins, such as `22:00`.
+    #[schemars(with = "String")]
+    pub start: Time,
+    /// Wall-clock time at which it ends, such as `07:00`. Equal to `start`: no quiet hours.
+    #[schemars(with = "String")]
+    pub end: Time,
+    /// IANA time zone; the contact's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+}
+
+/// A message's texts (`templates`, by key): by channel, by locale; each text a minijinja template.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    /// By channel, then by locale; the locale `default` is the last resort.
+    pub channels: BTreeMap<Channel, BTreeMap<String, Content>>,
+    /// Alternatives to `channels`, drawn by weight; the same notification always draws the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variants: BTreeMap<String, Variant>,
+}
+
+/// The locale of last resort in a [`Template`].
+pub const DEFAULT_LOCALE: &str = "default";
+
+/// One variant of a template: what it does not override is the template's own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// Its share, relative to the other variants' weights. Zero is never drawn.
+    pub weight: u32,
+    /// By channel, then by locale; a channel missing here is the template's.
+    #[serde(default)]
+    pub channels: BTreeMap<Channel, BTreeMap<String, Content>>,
+}
+
+/// Defaults and rules for a kind of message (`categories`, by name).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Category {
+    /// What it is for, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The lane on which its deliveries wait for their provider; the submission's if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lane: Option<Lane>,
+    /// The channels of a submission that names none.
+    pub channels: Vec<Channel>,
+    /// True: passes opt-outs and quiet hours (security, legal). Never the suppression list.
+    pub mandatory: bool,
+    /// Seconds from submission after which it is too late to send, where the submission has no `expires_at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_s: Option<u32>,
+}
+
+impl Default for Category {
+    /// The rules of a category without a record. SMS costs money, so it is never a default.
+    fn default() -> Self {
+        Category {
+            description: None,
+            lane: None,
+            channels: vec![Channel::Push, Channel::Email, Channel::InApp],
+            mandatory: false,
+            ttl_s: None,
+        }
+    }
+}
+
+/// Why an address gets nothing any more (`suppressions`, by [`crate::bucket::address_key`]).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Suppression {
+    /// A word for it: `bounce`, `complaint`, `unsubscribe`, `manual`.
+    pub reason: String,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}

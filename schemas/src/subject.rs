@@ -1,0 +1,112 @@
+//! Subjects: the addresses on the broker.
+
+use crate::{Channel, Lane, ReceiptKind, Stage, bucket::token};
+
+/// Every trace batch.
+pub const TRACES: &str = "notify.trace";
+/// Every receipt, by kind and channel.
+pub const RECEIPTS: &str = "notify.receipt.*.*";
+/// Every dead letter, by stage.
+pub const DEAD: &str = "notify.dead.*";
+/// Every rejected submission, by app.
+pub const REJECTED: &str = "notify.rejected.*";
+/// Every claim in the dedupe ledger.
+pub const LEDGER: &str = "notify.ledger";
+/// Every record of a provider attempt.
+pub const ATTEMPTS: &str = "notify.attempts";
+/// Every message that waits for its time.
+pub const DEFERRED: &str = "notify.deferred.*";
+/// Deferred messages whose time has come; in the same stream as [`DEFERRED`], as JetStream schedules require.
+pub const DUE: &str = "notify.due";
+/// Every in-app inbox, by app and user.
+pub const INBOX: &str = "inbox.*.*";
+
+/// Where a producer publishes: `notify.submit.<lane>.<app>`.
+pub fn submit(lane: Lane, app: &str) -> String {
+    format!("notify.submit.{lane}.{app}")
+}
+
+/// The lane and app of a submission's subject; `None` where it is not one.
+pub fn parse_submit(subject: &str) -> Option<(Lane, &str)> {
+    let (lane, app) = subject.strip_prefix("notify.submit.")?.split_once('.')?;
+    Some((lane.parse().ok()?, app))
+}
+
+/// Where a stage's input is published. Only [`Stage::Send`] has a queue per channel; the first stage's queue
+/// is the producers' [`submit`].
+pub fn queue(stage: Stage, lane: Lane, channel: Channel) -> String {
+    match stage {
+        Stage::Send => format!("notify.send.{lane}.{channel}"),
+        _ => format!("notify.{stage}.{lane}"),
+    }
+}
+
+/// What a stage's consumer for one lane reads, and for one channel where the stage has a queue per channel.
+pub fn filter(stage: Stage, lane: Lane, channel: Option<Channel>) -> String {
+    match (stage, channel) {
+        (Stage::Validate, _) => format!("notify.submit.{lane}.*"),
+        (Stage::Send, Some(channel)) => format!("notify.send.{lane}.{channel}"),
+        (Stage::Send, None) => format!("notify.send.{lane}.*"),
+        _ => format!("notify.{stage}.{lane}"),
+    }
+}
+
+/// Everything that a stage's stream holds.
+pub fn all_of(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Validate => "notify.submit.*.*",
+        Stage::Enrich => "notify.enrich.*",
+        Stage::Filter => "notify.filter.*",
+        Stage::Dedupe => "notify.dedupe.*",
+        Stage::Render => "notify.render.*",
+        Stage::Prioritize => "notify.prioritize.*",
+        Stage::Send => "notify.send.*.*",
+    }
+}
+
+/// Where a dead letter of a stage is kept.
+pub fn dead(stage: Stage) -> String {
+    format!("notify.dead.{stage}")
+}
+
+/// Where a producer can listen for its rejected submissions.
+pub fn rejected(app: &str) -> String {
+    format!("notify.rejected.{app}")
+}
+
+/// Where a receipt is published.
+pub fn receipt(kind: ReceiptKind, channel: Channel) -> String {
+    format!("notify.receipt.{kind}.{channel}")
+}
+
+/// Where one message waits: JetStream keeps one schedule per subject, so the message's id is the subject.
+pub fn deferred(message_id: &str) -> String {
+    format!("notify.deferred.{}", token(message_id))
+}
+
+/// A user's in-app inbox.
+pub fn inbox(app: &str, user: &str) -> String {
+    format!("inbox.{app}.{}", token(user))
+}
+
+/// Whether a text can be an app's name: one subject token of at most 64 letters, digits, `-` and `_`.
+pub fn is_app(app: &str) -> bool {
+    (1..=64).contains(&app.len()) && app.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_submission_subject_names_lane_and_app() {
+        assert_eq!(parse_submit(&submit(Lane::Bulk, "shop")), Some((Lane::Bulk, "shop")));
+        assert_eq!(parse_submit("notify.submit.urgent.shop"), None);
+        assert_eq!(parse_submit("notify.enrich.bulk"), None);
+    }
+
+    #[test]
+    fn an_inbox_is_one_token_whatever_the_user_is_called() {
+        assert_eq!(inbox("shop", "ada.l@x"), "inbox.shop.ada=2El=40x");
+    }
+}

@@ -1,0 +1,221 @@
+//! Trace events: one per step, the log of what happened; ClickHouse's `trace_events` has a row for each.
+//!
+//! Guarantee: an event's identity is `(trace_id, span_id)`, both derived, so that a step done again after a
+//! crash replaces its row. No message bodies and no raw addresses.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Went on, or arrived.
+    Ok,
+    /// Deliberately not sent; terminal.
+    Suppressed,
+    /// Waits for a time.
+    Deferred,
+    /// Will be tried again.
+    Retry,
+    /// The submission breaks the contract; terminal.
+    Rejected,
+    /// A dead letter holds it; terminal until replayed.
+    Dead,
+    /// The recipient's side refused it; terminal.
+    Error,
+}
+
+impl Status {
+    /// As `trace_events.status` spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Suppressed => "suppressed",
+            Status::Deferred => "deferred",
+            Status::Retry => "retry",
+            Status::Rejected => "rejected",
+            Status::Dead => "dead",
+            Status::Error => "error",
+        }
+    }
+}
+
+/// Where a notification or delivery has got to, where a step decides that. Not every step does.
+///
+/// `trace_events` carries it, although the design lists no such column, so that what counts as terminal has
+/// one definition, in Rust, and every view only takes the highest [`State::rank`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// The submission broke the contract.
+    Rejected,
+    /// Deliberately not sent.
+    Suppressed,
+    /// Too late to send.
+    Expired,
+    /// A dead letter holds it.
+    Dead,
+    /// The provider accepted it; nothing more is known.
+    Sent,
+    /// It arrived.
+    Delivered,
+    /// The address does not take it.
+    Bounced,
+}
+
+impl State {
+    /// Every state, in order of [`State::rank`].
+    pub const ALL: [State; 7] = [
+        State::Rejected,
+        State::Suppressed,
+        State::Expired,
+        State::Dead,
+        State::Sent,
+        State::Delivered,
+        State::Bounced,
+    ];
+
+    /// As `trace_events.state` spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Rejected => "rejected",
+            State::Suppressed => "suppressed",
+            State::Expired => "expired",
+            State::Dead => "dead",
+            State::Sent => "sent",
+            State::Delivered => "delivered",
+            State::Bounced => "bounced",
+        }
+    }
+
+    /// State only moves forward: of several events the highest rank holds, in whatever order they come.
+    /// A replayed dead letter can still be sent; a receipt outranks the acceptance.
+    pub const fn rank(self) -> u8 {
+        self as u8 + 1
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The `event` column: what kind of step.
+pub mod event {
+    /// A request was rejected, or fanned out to several recipients; it has a trace of its own.
+    pub const REQUEST: &str = "request";
+    /// A notification came to be: the root of its trace.
+    pub const NOTIFICATION: &str = "notification";
+    /// A stage did its work.
+    pub const STAGE: &str = "stage";
+    /// A provider was called.
+    pub const ATTEMPT: &str = "attempt";
+    // A receipt's event is its kind: `delivered`, `opened`, …
+}
+
+/// One step. Strings are empty and ids nil where they do not apply.
+///
+/// On the way to ClickHouse events travel in [`encode`]d batches, positionally: append fields at the end only.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TraceEvent {
+    /// The notification's id, or [`crate::id::request_trace`].
+    pub trace_id: Uuid,
+    /// See [`crate::id::span`].
+    pub span_id: u64,
+    /// Zero for the root.
+    pub parent_span_id: u64,
+    /// Nil on a request's own trace.
+    pub notification_id: Uuid,
+    /// The request.
+    pub request_id: Uuid,
+    /// Nil on steps of the notification as a whole.
+    pub delivery_id: Uuid,
+    /// Who published it.
+    pub app: String,
+    /// What kind of message.
+    pub category: String,
+    /// The template's key.
+    pub template: String,
+    /// The template's variant.
+    pub variant: String,
+    /// The locale rendered.
+    pub locale: String,
+    /// The lane it was on.
+    pub lane: String,
+    /// The channel of the delivery.
+    pub channel: String,
+    /// The provider called.
+    pub provider: String,
+    /// The stage, or `receipt`.
+    pub stage: String,
+    /// See [`event`].
+    pub event: String,
+    /// See [`Status`].
+    pub status: String,
+    /// See [`State`]; empty where the step decides none.
+    pub state: String,
+    /// See [`crate::Reason`], or a provider's words on a receipt.
+    pub reason: String,
+    /// The provider attempt; zero elsewhere.
+    pub attempt: u32,
+    /// Nanoseconds the message had waited in its queue.
+    pub queued_ns: u64,
+    /// Unix time in nanoseconds at which the work began.
+    pub started_at: i64,
+    /// Nanoseconds the work took.
+    pub duration_ns: u64,
+    /// What else explains the step.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// Version of the batch layout.
+const BATCH_VERSION: u16 = 1;
+
+/// Writes events as one message of the trace stream.
+///
+/// # Errors
+/// Never for this type; the signature is the encoder's.
+pub fn encode(events: &[TraceEvent]) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+    rmp_serde::to_vec(&(BATCH_VERSION, events))
+}
+
+/// Reads a message of the trace stream.
+///
+/// # Errors
+/// Fails where the bytes are not a batch.
+pub fn decode(bytes: &[u8]) -> Result<Vec<TraceEvent>, rmp_serde::decode::Error> {
+    let (version, events): (u16, Vec<TraceEvent>) = rmp_serde::from_slice(bytes)?;
+    if version > BATCH_VERSION {
+        return Err(rmp_serde::decode::Error::Uncategorized(format!("trace batch version {version} is newer")));
+    }
+    Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_round_trips() {
+        let events = vec![
+            TraceEvent {
+                trace_id: Uuid::now_v7(),
+                app: "shop".into(),
+                started_at: -1,
+                attributes: vec![("k".into(), "v".into())],
+                ..TraceEvent::default()
+            };
+            3
+        ];
+        assert_eq!(decode(&encode(&events).unwrap()).unwrap(), events);
+    }
+
+    #[test]
+    fn states_are_ranked_as_listed() {
+        assert!(State::ALL.windows(2).all(|pair| pair[0].rank() < pair[1].rank()));
+    }
+}
