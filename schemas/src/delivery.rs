@@ -77,7 +77,8 @@ impl Delivery {
 /// An address on a channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// What tells it from the recipient's other endpoints on the channel: a device's id, else the address.
+    /// What tells it from the recipient's other endpoints on the channel: a device's id, an inbox's user, else
+    /// a hash of the address, because this id may show in traces.
     pub id: String,
     /// The address itself.
     pub address: Address,

@@ -29,3 +29,7 @@ pub const PROVIDER: &str = "Chasqui-Provider";
 pub const REQUEST: &str = "Chasqui-Request";
 /// On deferred messages: the message id to publish with when due.
 pub const DUE_ID: &str = "Chasqui-Due-Id";
+/// On deferred messages: when JetStream is to publish them (ADR-51).
+pub const SCHEDULE: &str = "Nats-Schedule";
+/// On deferred messages: where JetStream is to publish them (ADR-51).
+pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";

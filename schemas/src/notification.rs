@@ -54,11 +54,13 @@ impl Notification {
         }
     }
 
-    /// When it is too late to send: the submission's `expires_at`, else the category's time to live.
+    /// When it is too late to send: the submission's `expires_at`, else the category's time to live, which
+    /// runs from `send_at` where that lies later than the submission.
     pub fn expires_at(&self) -> Option<Timestamp> {
         self.request.expires_at.or_else(|| {
             let ttl_s = self.policy.as_ref()?.ttl_s?;
-            self.submitted_at.checked_add(jiff::SignedDuration::from_secs(i64::from(ttl_s))).ok()
+            let from = self.request.send_at.map_or(self.submitted_at, |send_at| send_at.max(self.submitted_at));
+            from.checked_add(jiff::SignedDuration::from_secs(i64::from(ttl_s))).ok()
         })
     }
 }

@@ -154,7 +154,8 @@ pub struct Category {
     pub channels: Vec<Channel>,
     /// True: passes opt-outs and quiet hours (security, legal). Never the suppression list.
     pub mandatory: bool,
-    /// Seconds from submission after which it is too late to send, where the submission has no `expires_at`.
+    /// Seconds from submission (or from a later `send_at`) after which it is too late to send, where the
+    /// submission has no `expires_at`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_s: Option<u32>,
 }

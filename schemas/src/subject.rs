@@ -16,8 +16,9 @@ pub const LEDGER: &str = "notify.ledger";
 pub const ATTEMPTS: &str = "notify.attempts";
 /// Every message that waits for its time.
 pub const DEFERRED: &str = "notify.deferred.*";
-/// Deferred messages whose time has come; in the same stream as [`DEFERRED`], as JetStream schedules require.
-pub const DUE: &str = "notify.due";
+/// Deferred messages whose time has come, by lane; in the same stream as [`DEFERRED`], as JetStream schedules
+/// require.
+pub const DUE: &str = "notify.due.*";
 /// Every in-app inbox, by app and user.
 pub const INBOX: &str = "inbox.*.*";
 
@@ -82,6 +83,11 @@ pub fn receipt(kind: ReceiptKind, channel: Channel) -> String {
 /// Where one message waits: JetStream keeps one schedule per subject, so the message's id is the subject.
 pub fn deferred(message_id: &str) -> String {
     format!("notify.deferred.{}", token(message_id))
+}
+
+/// Where a message goes when its time has come.
+pub fn due(lane: Lane) -> String {
+    format!("notify.due.{lane}")
 }
 
 /// A user's in-app inbox.

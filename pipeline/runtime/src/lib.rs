@@ -1,1 +1,23 @@
-//! chasqui-runtime
+//! How a notification moves: topology, lanes, and the loop around a stage. Knows no business rule.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`config`] | settings: `chasqui.toml` beside it is the manual |
+//! | [`topology`] | creates and migrates streams, consumers and buckets |
+//! | [`runner`] | pulls, asks the stage, commits, keeps deadlines, drains |
+//! | [`lanes`] | who is next, by weight, with capacity that only critical may use |
+//! | [`pull`] | demand-driven reading of one consumer |
+//! | [`commit`] | performs decisions: outputs and traces durable first, acknowledgement last |
+//! | [`deferred`] | returns messages to their queues when their time has come |
+
+pub mod commit;
+pub mod config;
+pub mod deferred;
+pub mod lanes;
+pub mod pull;
+pub mod runner;
+pub mod topology;
+
+pub use config::{Config, ConfigError};
+pub use deferred::run_deferred;
+pub use runner::{Broker, RunError, RunnerSettings, run_stage};

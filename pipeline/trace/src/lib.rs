@@ -1,1 +1,2 @@
 //! chasqui-trace
+pub mod span;

@@ -1,0 +1,118 @@
+//! What one-machine mode can be told.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::clickhouse_child::CLICKHOUSE_SUBCOMMAND;
+
+/// Everything [`crate::Embedded::start`] needs. A part that is `None` is not started: the user has a server for it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Data, configuration and logs of the servers. Locked while they run; created (mode 0700) if absent.
+    pub data_dir: PathBuf,
+    /// Where fetched programs are kept; may be shared by any number of processes and data directories. Without the
+    /// ClickHouse library it stays below 20 MB, with it 600 MB.
+    pub cache_dir: PathBuf,
+    pub nats: Option<NatsOptions>,
+    pub clickhouse: Option<ClickHouseOptions>,
+}
+
+impl Options {
+    /// Both servers with their defaults.
+    pub fn new(data_dir: impl Into<PathBuf>, cache_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            cache_dir: cache_dir.into(),
+            nats: Some(NatsOptions::default()),
+            clickhouse: Some(ClickHouseOptions::default()),
+        }
+    }
+}
+
+/// When JetStream's files are forced to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncInterval {
+    /// Before every acknowledgement: what was acknowledged outlives power loss.
+    Always,
+    /// From time to time: what was acknowledged outlives the death of processes, but power loss may take the last
+    /// interval's messages. Whole seconds, at least one.
+    Every(Duration),
+}
+
+/// The embedded nats-server. It listens on 127.0.0.1 only.
+#[derive(Debug, Clone)]
+pub struct NatsOptions {
+    /// The server to run (`embedded.nats_server`); else one on `PATH`, else the pinned one.
+    pub binary: Option<PathBuf>,
+    /// The port; a free one if none.
+    pub port: Option<u16>,
+    /// Port of the HTTP monitoring pages; none are served without it.
+    pub monitor_port: Option<u16>,
+    pub sync_interval: SyncInterval,
+    /// The largest message, bytes.
+    pub max_payload_bytes: u64,
+    /// Bound of JetStream's files, bytes; three quarters of the free disk if none.
+    pub max_file_store_bytes: Option<u64>,
+    /// Bound of JetStream's memory streams, bytes.
+    pub max_memory_store_bytes: u64,
+    /// Soft bound of the process's memory, bytes (`GOMEMLIMIT`): near it, it collects garbage harder.
+    pub memory_limit_bytes: Option<u64>,
+    /// More configuration in nats-server's own language, appended as it is: accounts, users, permissions.
+    pub extra_config: String,
+}
+
+impl Default for NatsOptions {
+    fn default() -> Self {
+        Self {
+            binary: None,
+            port: None,
+            monitor_port: None,
+            sync_interval: SyncInterval::Always,
+            max_payload_bytes: 2 << 20,
+            max_file_store_bytes: None,
+            max_memory_store_bytes: 256 << 20,
+            memory_limit_bytes: None,
+            extra_config: String::new(),
+        }
+    }
+}
+
+/// The embedded ClickHouse. It listens on 127.0.0.1 only.
+#[derive(Debug, Clone)]
+pub struct ClickHouseOptions {
+    /// The library to load (`embedded.libchdb`); else the pinned one.
+    pub libchdb: Option<PathBuf>,
+    /// The program that becomes the server process; the current executable if none.
+    pub child: Option<ChildProgram>,
+    /// The HTTP port; a free one if none.
+    pub port: Option<u16>,
+    /// Bound of the server's memory, bytes; queries that would pass it fail.
+    pub max_memory_bytes: u64,
+    /// More configuration, XML elements for inside `<clickhouse>`, as they are: users, profiles, quotas.
+    pub extra_config: String,
+}
+
+impl Default for ClickHouseOptions {
+    fn default() -> Self {
+        Self { libchdb: None, child: None, port: None, max_memory_bytes: 2 << 30, extra_config: String::new() }
+    }
+}
+
+/// A program that calls [`crate::run_clickhouse_child`] with the arguments that follow `args`.
+#[derive(Debug, Clone)]
+pub struct ChildProgram {
+    pub program: PathBuf,
+    /// What precedes the child's own arguments.
+    pub args: Vec<OsString>,
+}
+
+impl ChildProgram {
+    /// The current executable with the hidden subcommand [`CLICKHOUSE_SUBCOMMAND`].
+    ///
+    /// # Errors
+    /// If the system does not tell the path of the current executable.
+    pub fn this_executable() -> std::io::Result<Self> {
+        Ok(Self { program: std::env::current_exe()?, args: vec![CLICKHOUSE_SUBCOMMAND.into()] })
+    }
+}

@@ -1,0 +1,107 @@
+//! Returns deferred messages to their queues when their time has come.
+//!
+//! JetStream publishes a schedule only within its own stream, and strips the message id. So due messages are
+//! read from there, one consumer per lane, and published to their queue under the id they were deferred with.
+//!
+//! Guarantee: acknowledged only when stored in the queue; a repeat has the same id. A message whose queue is
+//! full is put back for a second, so that it does not hold up those of other queues.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::{
+    Client,
+    jetstream::{self, AckKind, consumer::PullConsumer},
+};
+use chasqui_schemas::{Lane, header, stream};
+use chasqui_stores::publisher::{Outgoing, Publisher};
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::{runner::RunError, topology::consumer_name};
+
+/// Most messages returned at once.
+const BATCH: usize = 200;
+/// How long a message waits when its queue is full.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// How soon a lost connection is noticed.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Returns due messages of all lanes until `stop`.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run_deferred(client: Client, publisher: Publisher, stop: CancellationToken) -> Result<(), RunError> {
+    let lanes = Lane::ALL.map(|lane| run_lane(client.clone(), publisher.clone(), lane, stop.clone()));
+    futures::future::try_join_all(lanes).await?;
+    Ok(())
+}
+
+async fn run_lane(
+    client: Client,
+    publisher: Publisher,
+    lane: Lane,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let name = consumer_name(lane, None);
+    let open = async {
+        let context = jetstream::new(client);
+        let consumer: PullConsumer = context.get_consumer_from_stream(&name, stream::DEFERRED).await?;
+        let messages = consumer.stream().max_messages_per_batch(BATCH).heartbeat(HEARTBEAT).messages().await?;
+        Ok(messages)
+    };
+    let opened: Result<_, async_nats::Error> = open.await;
+    let messages =
+        opened.map_err(|source| RunError::Open { stream: stream::DEFERRED, consumer: name, source })?;
+    let mut batches = messages.ready_chunks(BATCH);
+    loop {
+        let batch = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            batch = batches.next() => batch.ok_or(RunError::Closed)?,
+        };
+        let mut by_queue: BTreeMap<String, Vec<(Outgoing, jetstream::Message)>> = BTreeMap::new();
+        for message in batch {
+            match message {
+                Ok(message) => {
+                    if let Some(returned) = returned(&message) {
+                        by_queue.entry(returned.subject.clone()).or_default().push((returned, message));
+                    } else {
+                        // Nobody can ever return it. It stays in the stream, visible as pending.
+                        tracing::error!(subject = %message.subject, "deferred message without a queue");
+                        settle(&message, AckKind::Nak(Some(Duration::from_secs(3600)))).await;
+                    }
+                }
+                Err(error) => tracing::debug!(%lane, error = &error as &dyn std::error::Error, "pulling due messages"),
+            }
+        }
+        for (queue, messages) in by_queue {
+            let (outgoing, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
+            let how = match publisher.publish(outgoing).await {
+                Ok(_) => AckKind::Ack,
+                Err(error) => {
+                    tracing::warn!(queue, error = &error as &dyn std::error::Error, "due messages wait");
+                    AckKind::Nak(Some(FULL_PAUSE))
+                }
+            };
+            for message in &messages {
+                settle(message, how).await;
+            }
+        }
+    }
+}
+
+/// The message as its queue knows it.
+fn returned(message: &jetstream::Message) -> Option<Outgoing> {
+    let headers = message.headers.as_ref()?;
+    Some(Outgoing {
+        subject: headers.get(header::SUBJECT)?.to_string(),
+        message_id: Some(headers.get(header::DUE_ID)?.to_string()),
+        headers: vec![],
+        payload: message.payload.clone(),
+    })
+}
+
+async fn settle(message: &jetstream::Message, how: AckKind) {
+    if let Err(error) = message.ack_with(how).await {
+        tracing::debug!(error = &*error, "acknowledgement not sent");
+    }
+}

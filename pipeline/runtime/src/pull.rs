@@ -1,0 +1,238 @@
+//! Demand-driven reading of one pull consumer.
+//!
+//! The client library's message stream keeps a read-ahead of its own that we cannot see: when the queue
+//! behind a stage is full for minutes, the deadlines of those messages pass unextended, and they count as
+//! delivered again and again. Here every message is asked for, and known to the runner as soon as it is here.
+//!
+//! Guarantee: never more than was asked for is on its way, in messages and in bytes. A request that the server
+//! forgot (restart, lost connection) is noticed by its missing heartbeats and made again.
+
+use std::{
+    collections::HashMap,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use async_nats::{
+    Client, StatusCode, Subject, Subscriber,
+    jetstream::{
+        self, AckKind,
+        consumer::{PullConsumer, pull::BatchConfig},
+    },
+};
+use chasqui_contract::IncomingMessage;
+use chasqui_schemas::header;
+use futures::StreamExt;
+use jiff::Timestamp;
+
+/// The server answers a request within this time, with messages or by letting it go.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// The server says that a request is still known.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A request without news for this long is forgotten.
+const SILENCE: Duration = Duration::from_millis(2_500);
+/// After a refusal, wait this long before asking again.
+const REFUSED: Duration = Duration::from_millis(500);
+/// Most bytes held, and most bytes asked for at once: a megabyte message times a window would be too much.
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// A message taken from a consumer, not acknowledged yet.
+#[derive(Debug)]
+pub struct Pulled {
+    /// What it holds.
+    pub incoming: IncomingMessage,
+    /// How often it has been handed out, this time included.
+    pub delivered: u32,
+}
+
+/// Reads one consumer.
+pub struct Puller {
+    client: Client,
+    consumer: PullConsumer,
+    inbox: Subject,
+    subscription: Subscriber,
+    /// Messages asked for and not here yet.
+    outstanding: usize,
+    heard_at: Instant,
+    not_before: Instant,
+    /// Where to acknowledge each message that is here, by sequence, and when its deadline was last moved.
+    held: HashMap<u64, Held>,
+    held_bytes: usize,
+}
+
+struct Held {
+    reply: Subject,
+    extended_at: Instant,
+    bytes: usize,
+}
+
+impl Puller {
+    /// Opens the consumer `consumer` of `stream`.
+    ///
+    /// # Errors
+    /// Fails where it does not exist (`chasqui migrate` creates it) or the broker cannot be reached.
+    pub async fn open(client: &Client, stream: &str, consumer: &str) -> Result<Self, async_nats::Error> {
+        let context = jetstream::new(client.clone());
+        let consumer = context.get_consumer_from_stream(consumer, stream).await?;
+        let inbox = Subject::from(client.new_inbox());
+        let subscription = client.subscribe(inbox.clone()).await?;
+        let now = Instant::now();
+        Ok(Puller {
+            client: client.clone(),
+            consumer,
+            inbox,
+            subscription,
+            outstanding: 0,
+            heard_at: now,
+            not_before: now,
+            held: HashMap::new(),
+            held_bytes: 0,
+        })
+    }
+
+    /// Asks for more, so that at most `window` messages are here or on their way.
+    pub async fn demand(&mut self, window: usize) {
+        let now = Instant::now();
+        if self.outstanding > 0 && now.duration_since(self.heard_at) > SILENCE {
+            self.outstanding = 0;
+        }
+        let batch = window.saturating_sub(self.held.len() + self.outstanding);
+        // Half a window at a time: one request then serves many messages.
+        if batch < (window / 2).max(1) || self.held_bytes >= MAX_BYTES || now < self.not_before {
+            return;
+        }
+        let request = BatchConfig {
+            batch,
+            expires: Some(EXPIRES),
+            max_bytes: MAX_BYTES,
+            idle_heartbeat: HEARTBEAT,
+            ..BatchConfig::default()
+        };
+        match self.consumer.request_batch(request, self.inbox.clone()).await {
+            Ok(()) => {
+                if self.outstanding == 0 {
+                    self.heard_at = now;
+                }
+                self.outstanding += batch;
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "pull request not sent");
+                self.not_before = now + REFUSED;
+            }
+        }
+    }
+
+    /// The next message, as soon as one is here. `None`: the connection is closed for good.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Pulled>> {
+        loop {
+            let Some(message) = std::task::ready!(self.subscription.poll_next_unpin(cx)) else {
+                return Poll::Ready(None);
+            };
+            self.heard_at = Instant::now();
+            match message.status {
+                None | Some(StatusCode::OK) => {
+                    if let Some(pulled) = self.take(message) {
+                        return Poll::Ready(Some(pulled));
+                    }
+                }
+                Some(StatusCode::IDLE_HEARTBEAT) => {}
+                Some(status) => self.ended(status, &message),
+            }
+        }
+    }
+
+    /// A request ended with messages missing: they can be asked for again.
+    fn ended(&mut self, status: StatusCode, message: &async_nats::Message) {
+        let missing = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("Nats-Pending-Messages"))
+            .and_then(|value| value.as_str().parse().ok());
+        self.outstanding = missing.map_or(0, |missing| self.outstanding.saturating_sub(missing));
+        if !matches!(status, StatusCode::TIMEOUT | StatusCode::NOT_FOUND) {
+            tracing::debug!(%status, description = message.description.as_deref(), "pull request ended");
+            self.not_before = Instant::now() + REFUSED;
+        }
+    }
+
+    fn take(&mut self, message: async_nats::Message) -> Option<Pulled> {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        let message = jetstream::Message { message, context: jetstream::new(self.client.clone()) };
+        let (sequence, delivered, stored_at) = match message.info() {
+            Ok(info) => {
+                let stored_at = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
+                (info.stream_sequence, u32::try_from(info.delivered).unwrap_or(0), stored_at.unwrap_or_default())
+            }
+            Err(error) => {
+                tracing::warn!(error = &*error, subject = %message.subject, "not a JetStream message: ignored");
+                return None;
+            }
+        };
+        let message = message.message;
+        let reply = message.reply?;
+        let bytes = message.payload.len();
+        let held = Held { reply, extended_at: Instant::now(), bytes };
+        if self.held.insert(sequence, held).is_some() {
+            // Handed out again although we are at work on it: its deadline passed. The work in hand will do.
+            return None;
+        }
+        self.held_bytes += bytes;
+        let text = |name: &str| {
+            message.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned())
+        };
+        let incoming = IncomingMessage {
+            content_type: text(header::CONTENT_TYPE),
+            message_id: text(header::MSG_ID),
+            traceparent: text(header::TRACEPARENT),
+            subject: message.subject.to_string(),
+            payload: message.payload,
+            stored_at,
+            sequence,
+        };
+        Some(Pulled { incoming, delivered })
+    }
+
+    /// Moves the deadlines of all messages that have been here for `age` since the last time.
+    pub async fn extend(&mut self, age: Duration) {
+        let now = Instant::now();
+        for held in self.held.values_mut().filter(|held| now.duration_since(held.extended_at) >= age) {
+            held.extended_at = now;
+            tell(&self.client, held.reply.clone(), AckKind::Progress).await;
+        }
+    }
+
+    /// Ends our part with a message. Sent and forgotten: where it is lost, the message comes again, and doing
+    /// its work again has no visible effect.
+    pub async fn settle(&mut self, sequence: u64, how: AckKind) {
+        if let Some(held) = self.held.remove(&sequence) {
+            self.held_bytes -= held.bytes;
+            tell(&self.client, held.reply, how).await;
+        }
+    }
+
+    /// Stops asking and gives back what is still on its way to us, so that nobody has to wait for its deadline.
+    pub async fn close(&mut self) {
+        self.not_before = Instant::now() + EXPIRES;
+        while let Some(Some(pulled)) = self.next_now().await {
+            self.settle(pulled.incoming.sequence, AckKind::Nak(None)).await;
+        }
+        if let Err(error) = self.subscription.unsubscribe().await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "unsubscribe not sent");
+        }
+    }
+
+    /// What is here already.
+    async fn next_now(&mut self) -> Option<Option<Pulled>> {
+        std::future::poll_fn(|cx| match self.poll_next(cx) {
+            Poll::Ready(pulled) => Poll::Ready(Some(pulled)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+}
+
+async fn tell(client: &Client, reply: Subject, how: AckKind) {
+    if let Err(error) = client.publish(reply, how.into()).await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "acknowledgement not sent");
+    }
+}

@@ -1,0 +1,418 @@
+//! The loop around a stage: pull, decide, commit, acknowledge.
+//!
+//! One task per queue, which owns all of its state, so that there are no locks and the order of things can be
+//! read from top to bottom:
+//!
+//! ```text
+//!            window per lane          slots, by weight          one at a time per lane
+//! consumer ───────────────► ready ───────────────► deciding ──► decided ──► committing ──► acknowledged
+//! ```
+//!
+//! Guarantees:
+//! - **Nothing is lost**: a message is acknowledged only after what was decided about it is stored.
+//! - **Take what is there**: a commit takes all that is decided when it begins, and never waits for more; under
+//!   load batches grow by themselves.
+//! - **Bounded**: at most `window` messages per lane are here, in whatever state. A full queue behind the
+//!   stage therefore fills the one before it. A lane whose commit waits does not hold up the others.
+//! - **Poison ends**: a message that does not decode, or that makes the stage panic, is a dead letter; so is
+//!   one that was handed out `max_deliveries` times, since it may be what kills the workers.
+//! - **Deadlines move**: every message that is here has its acknowledgement deadline extended while work goes
+//!   on, so a slow call is not done twice.
+//! - **Drain**: when stopped, what has not begun is given back at once, what has begun is finished, within
+//!   `drain`; what is not finished by then comes again elsewhere.
+
+use std::{
+    collections::VecDeque,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use async_nats::{Client, jetstream::AckKind};
+use chasqui_contract::{
+    Class, Clock, Context, Decision, IncomingMessage, Message, Stage, Verdict, decision::parse_message_id,
+};
+use chasqui_schemas::{Channel, Lane, Reason, envelope::DecodeError, stream};
+use chasqui_stores::publisher::Publisher;
+use chasqui_trace::span::Timing;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::{
+    commit::{Decided, commit},
+    lanes::{Lanes, Weights},
+    pull::{Pulled, Puller},
+    topology::consumer_name,
+};
+
+/// Most messages in one commit; what it publishes is split further by size.
+const MAX_COMMIT: usize = 500;
+/// Housekeeping: forgotten requests, deadlines.
+const TICK: Duration = Duration::from_millis(500);
+/// How long a message of a newer version is left to processes that can read it.
+const NEWER_VERSION_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause between tries while a port of the stage is unavailable.
+const MAX_PORT_PAUSE: Duration = Duration::from_secs(2);
+const LANES: usize = Lane::ALL.len();
+
+/// Where messages come from and go to.
+#[derive(Clone)]
+pub struct Broker {
+    /// The connection.
+    pub client: Client,
+    /// Durable publishing on it.
+    pub publisher: Publisher,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// How a queue is worked on. The configuration's `[runner]` documents each.
+#[derive(Debug, Clone)]
+pub struct RunnerSettings {
+    /// The consumers' acknowledgement deadline.
+    pub ack_wait: Duration,
+    /// Most messages here, per lane.
+    pub window: usize,
+    /// Most decisions at once, over all lanes.
+    pub slots: usize,
+    /// Of these, only for critical.
+    pub reserved: usize,
+    /// Shares of the slots.
+    pub weights: Weights,
+    /// A message handed out more often than this is a dead letter.
+    pub max_deliveries: u32,
+    /// Longest time to finish when stopped.
+    pub drain: Duration,
+}
+
+/// A queue could not be worked on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Its consumer is not there, or the broker cannot be reached.
+    #[error("cannot open consumer `{consumer}` of stream {stream}: run `chasqui migrate` and check `nats.url`")]
+    Open {
+        /// The stream.
+        stream: &'static str,
+        /// The consumer.
+        consumer: String,
+        /// What the client said.
+        #[source]
+        source: async_nats::Error,
+    },
+    /// The connection was closed for good.
+    #[error("the connection to NATS is closed")]
+    Closed,
+}
+
+/// Works on one queue until `stop`: all lanes of a stage, of one channel where the stage has a queue per channel.
+///
+/// # Errors
+/// See [`RunError`]. A broker that goes away and comes back is no error.
+pub async fn run_stage<S: Stage>(
+    stage: Arc<S>,
+    channel: Option<Channel>,
+    broker: Broker,
+    settings: RunnerSettings,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let stream = stream::of_stage(S::STAGE);
+    let mut lanes = Vec::with_capacity(LANES);
+    for lane in Lane::ALL {
+        let consumer = consumer_name(lane, channel);
+        let opened = Puller::open(&broker.client, stream, &consumer).await;
+        let puller = opened.map_err(|source| RunError::Open { stream, consumer, source })?;
+        lanes.push(LaneState { puller, ready: VecDeque::new(), deciding: 0, decided: Vec::new(), committing: false });
+    }
+    let picker = Lanes::new(settings.weights, settings.slots, settings.reserved);
+    let deciding = FuturesUnordered::new();
+    let committing = FuturesUnordered::new();
+    let mut runner = Runner { stage, broker, settings, lanes, picker, deciding, committing };
+    runner.run(&stop).await?;
+    runner.drain().await;
+    Ok(())
+}
+
+struct LaneState {
+    puller: Puller,
+    ready: VecDeque<Pulled>,
+    deciding: usize,
+    decided: Vec<Decided>,
+    committing: bool,
+}
+
+/// What became of a message in the stage.
+enum Outcome {
+    Decided(Box<Decided>),
+    /// Not ours to decide: somebody else should take it.
+    PutBack(u64, Duration),
+}
+
+enum Event {
+    Pulled(usize, Pulled),
+    Outcome(usize, Outcome),
+    /// A lane's commit is done with these sequences.
+    Committed(usize, Vec<u64>),
+    Tick,
+    Stop,
+    Closed,
+}
+
+struct Runner<S> {
+    stage: Arc<S>,
+    broker: Broker,
+    settings: RunnerSettings,
+    lanes: Vec<LaneState>,
+    picker: Lanes,
+    deciding: FuturesUnordered<BoxFuture<'static, (usize, Outcome)>>,
+    committing: FuturesUnordered<BoxFuture<'static, (usize, Vec<u64>)>>,
+}
+
+impl<S: Stage> Runner<S> {
+    async fn run(&mut self, stop: &CancellationToken) -> Result<(), RunError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            for lane in &mut self.lanes {
+                lane.puller.demand(self.settings.window).await;
+            }
+            self.start_decisions();
+            self.start_commits();
+            match self.next_event(stop, &mut tick).await {
+                Event::Stop => return Ok(()),
+                Event::Closed => return Err(RunError::Closed),
+                event => self.take(event).await,
+            }
+            // Whatever else is here goes into the same round.
+            while let Some(event) = self.event_now() {
+                self.take(event).await;
+            }
+        }
+    }
+
+    async fn next_event(&mut self, stop: &CancellationToken, tick: &mut tokio::time::Interval) -> Event {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Event::Stop,
+            _ = tick.tick() => Event::Tick,
+            event = std::future::poll_fn(|cx| self.poll_event(cx)) => event,
+        }
+    }
+
+    /// Work in hand first, then new messages, the most urgent lane first.
+    fn poll_event(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Event> {
+        if let Poll::Ready(Some((lane, sequences))) = self.committing.poll_next_unpin(cx) {
+            return Poll::Ready(Event::Committed(lane, sequences));
+        }
+        if let Poll::Ready(Some((lane, outcome))) = self.deciding.poll_next_unpin(cx) {
+            return Poll::Ready(Event::Outcome(lane, outcome));
+        }
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            match lane.puller.poll_next(cx) {
+                Poll::Ready(Some(pulled)) => return Poll::Ready(Event::Pulled(index, pulled)),
+                Poll::Ready(None) => return Poll::Ready(Event::Closed),
+                Poll::Pending => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    fn event_now(&mut self) -> Option<Event> {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        match self.poll_event(&mut cx) {
+            Poll::Ready(event) => Some(event),
+            Poll::Pending => None,
+        }
+    }
+
+    async fn take(&mut self, event: Event) {
+        match event {
+            Event::Pulled(lane, pulled) => self.lanes[lane].ready.push_back(pulled),
+            Event::Outcome(lane, outcome) => {
+                let lane = &mut self.lanes[lane];
+                lane.deciding -= 1;
+                match outcome {
+                    Outcome::Decided(decided) => lane.decided.push(*decided),
+                    Outcome::PutBack(sequence, after) => {
+                        lane.puller.settle(sequence, AckKind::Nak(Some(after))).await;
+                    }
+                }
+            }
+            Event::Committed(lane, sequences) => {
+                let lane = &mut self.lanes[lane];
+                lane.committing = false;
+                for sequence in sequences {
+                    lane.puller.settle(sequence, AckKind::Ack).await;
+                }
+            }
+            Event::Tick => {
+                for lane in &mut self.lanes {
+                    lane.puller.extend(self.settings.ack_wait / 3).await;
+                }
+            }
+            Event::Stop | Event::Closed => {}
+        }
+    }
+
+    fn start_decisions(&mut self) {
+        loop {
+            let ready = std::array::from_fn(|lane| !self.lanes[lane].ready.is_empty());
+            let busy = std::array::from_fn(|lane| self.lanes[lane].deciding);
+            let Some(lane) = self.picker.next(ready, busy) else { return };
+            let state = &mut self.lanes[lane.index()];
+            let Some(pulled) = state.ready.pop_front() else { return };
+            state.deciding += 1;
+            let (stage, clock) = (Arc::clone(&self.stage), Arc::clone(&self.broker.clock));
+            let max_deliveries = self.settings.max_deliveries;
+            self.deciding.push(Box::pin(async move {
+                (lane.index(), decide(&*stage, &*clock, pulled, lane, max_deliveries).await)
+            }));
+        }
+    }
+
+    fn start_commits(&mut self) {
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.committing || lane.decided.is_empty() {
+                continue;
+            }
+            lane.committing = true;
+            let rest = lane.decided.split_off(lane.decided.len().min(MAX_COMMIT));
+            let mut batch = std::mem::replace(&mut lane.decided, rest);
+            let publisher = self.broker.publisher.clone();
+            let span = tracing::info_span!(
+                target: "chasqui::batch",
+                "process",
+                otel.kind = "consumer",
+                messaging.system = "nats",
+                messaging.operation.r#type = "process",
+                messaging.destination.name = stream::of_stage(S::STAGE),
+                messaging.consumer.group.name = Lane::ALL[index].as_str(),
+                messaging.batch.message_count = batch.len(),
+            );
+            let committing = async move {
+                commit(&publisher, S::STAGE, &mut batch).await;
+                (index, batch.iter().map(|decided| decided.incoming.sequence).collect())
+            };
+            self.committing.push(Box::pin(committing.instrument(span)));
+        }
+    }
+
+    /// Gives back what has not begun and finishes what has, within the bound.
+    async fn drain(&mut self) {
+        let deadline = Instant::now() + self.settings.drain;
+        for lane in &mut self.lanes {
+            while let Some(pulled) = lane.ready.pop_front() {
+                lane.puller.settle(pulled.incoming.sequence, AckKind::Nak(None)).await;
+            }
+            lane.puller.close().await;
+        }
+        loop {
+            self.start_commits();
+            if self.deciding.is_empty() && self.committing.is_empty() {
+                break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let next = std::future::poll_fn(|cx| {
+                if let Poll::Ready(Some((lane, sequences))) = self.committing.poll_next_unpin(cx) {
+                    return Poll::Ready(Event::Committed(lane, sequences));
+                }
+                match self.deciding.poll_next_unpin(cx) {
+                    Poll::Ready(Some((lane, outcome))) => Poll::Ready(Event::Outcome(lane, outcome)),
+                    _ => Poll::Pending,
+                }
+            });
+            match tokio::time::timeout(left, next).await {
+                Ok(event) => self.take(event).await,
+                Err(_) => {
+                    let unfinished = self.deciding.len();
+                    tracing::warn!(stage = %S::STAGE, unfinished, "drain took too long: the rest comes again");
+                    break;
+                }
+            }
+        }
+        // Acknowledgements are only queued until now.
+        if let Err(error) = self.broker.client.flush().await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "flush failed");
+        }
+    }
+}
+
+/// Asks the stage, until it has an answer.
+async fn decide<S: Stage>(
+    stage: &S,
+    clock: &dyn Clock,
+    pulled: Pulled,
+    lane: Lane,
+    max_deliveries: u32,
+) -> Outcome {
+    let Pulled { incoming, delivered } = pulled;
+    let started_at = clock.now();
+    let began = Instant::now();
+    let mut context = None;
+    let decision = if delivered > max_deliveries {
+        Decision::dead(Reason::DeliveriesExhausted, format!("handed out {delivered} times without an end"))
+    } else {
+        loop {
+            let input = match S::Input::read(&incoming) {
+                Ok(input) => input,
+                Err(DecodeError::Newer { .. }) => return Outcome::PutBack(incoming.sequence, NEWER_VERSION_PAUSE),
+                Err(error) => break Decision::dead(Reason::Undecodable, sources(&error)),
+            };
+            context = Some(input.context());
+            match AssertUnwindSafe(stage.decide(input)).catch_unwind().await {
+                Ok(Ok(decision)) => break decision,
+                Ok(Err(error)) => match error.class() {
+                    Class::RetryAfter(pause) => wait(&error, pause).await,
+                    Class::Overloaded => wait(&error, MAX_PORT_PAUSE).await,
+                    Class::Permanent | Class::Bug => break Decision::dead(Reason::BadRecord, sources(&error)),
+                },
+                Err(panic) => break Decision::dead(Reason::Panicked, panic_text(&*panic)),
+            }
+        }
+    };
+    let context = context.unwrap_or_else(|| unread_context(&incoming, lane));
+    if let Verdict::Dead { reason, detail } = &decision.verdict {
+        tracing::warn!(stage = %S::STAGE, trace_id = %context.trace_id, %reason, detail, "dead letter");
+    }
+    let timing = Timing { stored_at: incoming.stored_at, started_at, took: began.elapsed() };
+    Outcome::Decided(Box::new(Decided { incoming, delivered, context, timing, decision }))
+}
+
+async fn wait(error: &chasqui_contract::StoreError, pause: Duration) {
+    tracing::debug!(error = error as &dyn std::error::Error, "the stage waits for a store");
+    tokio::time::sleep(pause.min(MAX_PORT_PAUSE)).await;
+}
+
+/// What is known of a message that cannot be read: its message id names notification and delivery.
+fn unread_context(incoming: &IncomingMessage, lane: Lane) -> Context {
+    let named = incoming.message_id.as_deref().and_then(parse_message_id);
+    let (trace_id, delivery_id) = named.unwrap_or_else(|| {
+        let request = chasqui_schemas::id::request(incoming.stored_at, incoming.sequence);
+        (chasqui_schemas::id::request_trace(incoming.stored_at, request), None)
+    });
+    Context {
+        trace_id,
+        notification_id: if named.is_some() { trace_id } else { uuid::Uuid::nil() },
+        delivery_id,
+        lane: Some(lane),
+        ..Context::default()
+    }
+}
+
+/// An error with its sources, in words.
+fn sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic without a message").to_owned()
+}

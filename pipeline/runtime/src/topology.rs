@@ -1,0 +1,239 @@
+//! Streams, consumers and buckets: created and brought up to date, idempotently, by `chasqui migrate`.
+//!
+//! | stream | retention | why |
+//! |---|---|---|
+//! | `STAGE_*` | work queue | one consumer per lane; acknowledging frees space, so that a bound pushes back |
+//! | `LEDGER`, `ATTEMPTS` | limits | a work queue forgets acknowledged message ids when the server restarts |
+//! | `DEFERRED` | work queue | schedules wait without a consumer, due ones leave when returned |
+//! | `DEAD` | limits | kept until an operator has looked |
+//! | `TRACES`, `RECEIPTS` | interest | several readers (ClickHouse, exporters), each acknowledging for itself |
+//! | `INBOX` | limits | the newest messages of each user |
+//!
+//! Every queue refuses what does not fit (`discard: new`), per subject, so that a full bulk lane refuses no
+//! critical message. `DEFERRED` has no such limit, since JetStream allows none on a stream with schedules; the
+//! server's `max_file_store` bounds it.
+
+use std::time::Duration;
+
+use async_nats::{
+    Client,
+    jetstream::{
+        self,
+        consumer::{AckPolicy, pull},
+        kv,
+        stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType},
+    },
+};
+use chasqui_schemas::{Channel, Lane, Stage, bucket::Bucket, stream, subject};
+
+use crate::config::{RunnerConfig, StreamsConfig};
+
+/// The oldest nats-server with everything we use: message schedules and batches as they are now.
+pub const MIN_SERVER: (u64, u64) = (2, 14);
+/// A submission may have a mebibyte; its envelope and headers need more.
+const MAX_MESSAGE_BYTES: i32 = 2 * 1024 * 1024;
+/// Names of the consumers that are not a stage's.
+pub const CLICKHOUSE_CONSUMER: &str = "clickhouse";
+/// Reads receipts into traces.
+pub const RECEIPTS_CONSUMER: &str = "traces";
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The topology could not be brought about.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// The server has no JetStream.
+    #[error("the NATS server at {url} has JetStream disabled: start it with `-js` or a `jetstream {{}}` block")]
+    NoJetStream {
+        /// Which server.
+        url: String,
+    },
+    /// The server is too old.
+    #[error("the NATS server is version {found}; Chasqui needs {}.{} or later (message schedules, batches)", MIN_SERVER.0, MIN_SERVER.1)]
+    TooOld {
+        /// Its version.
+        found: String,
+    },
+    /// A stream cannot be created or changed.
+    #[error("stream {name} cannot be brought up to date")]
+    Stream {
+        /// Which stream.
+        name: String,
+        /// What the server said.
+        #[source]
+        source: async_nats::Error,
+    },
+    /// A consumer cannot be created or changed.
+    #[error("consumer {name} of stream {stream} cannot be brought up to date")]
+    Consumer {
+        /// Its stream.
+        stream: String,
+        /// Which consumer.
+        name: String,
+        /// What the server said.
+        #[source]
+        source: async_nats::Error,
+    },
+}
+
+/// The consumer of a stage's queue for one lane, and one channel where the queue is per channel.
+pub fn consumer_name(lane: Lane, channel: Option<Channel>) -> String {
+    match channel {
+        Some(channel) => format!("{lane}-{channel}"),
+        None => lane.to_string(),
+    }
+}
+
+/// The queues that a stage's runners work on: one, or one per channel for send.
+pub fn queues(stage: Stage) -> Vec<Option<Channel>> {
+    match stage {
+        Stage::Send => Channel::ALL.map(Some).to_vec(),
+        _ => vec![None],
+    }
+}
+
+/// Refuses a server that cannot carry the topology.
+///
+/// # Errors
+/// See [`TopologyError`].
+pub fn check_server(client: &Client, url: &str) -> Result<(), TopologyError> {
+    let info = client.server_info();
+    if !info.jetstream {
+        return Err(TopologyError::NoJetStream { url: url.to_owned() });
+    }
+    let mut numbers = info.version.split(['.', '-']).map_while(|part| part.parse::<u64>().ok());
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if found < MIN_SERVER { Err(TopologyError::TooOld { found: info.version.clone() }) } else { Ok(()) }
+}
+
+/// Creates what is missing and changes what differs. Safe to run again, and from several processes at once.
+///
+/// # Errors
+/// See [`TopologyError`]. A change that JetStream does not allow (of retention, say) is an error that names the stream.
+pub async fn migrate(
+    client: &Client,
+    url: &str,
+    streams: &StreamsConfig,
+    runner: &RunnerConfig,
+) -> Result<(), TopologyError> {
+    check_server(client, url)?;
+    let context = jetstream::new(client.clone());
+    for config in stream_configs(streams) {
+        let name = config.name.clone();
+        let done = context.create_or_update_stream(config).await;
+        done.map_err(|source| TopologyError::Stream { name, source: source.into() })?;
+    }
+    for bucket in Bucket::ALL {
+        let config = kv::Config {
+            bucket: bucket.as_str().to_owned(),
+            history: 1,
+            num_replicas: streams.replicas,
+            storage: StorageType::File,
+            ..kv::Config::default()
+        };
+        let done = context.create_or_update_key_value(config).await;
+        done.map_err(|source| TopologyError::Stream { name: bucket.as_str().to_owned(), source: source.into() })?;
+    }
+    for (stream, config) in consumer_configs(runner) {
+        let name = config.durable_name.clone().unwrap_or_default();
+        let done = context.create_consumer_on_stream(config, stream).await;
+        done.map_err(|source| TopologyError::Consumer { stream: stream.to_owned(), name, source: source.into() })?;
+    }
+    Ok(())
+}
+
+fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
+    let base = |name: &str, subjects: &[&str]| StreamConfig {
+        name: name.to_owned(),
+        subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
+        num_replicas: settings.replicas,
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        max_messages: -1,
+        max_bytes: -1,
+        max_messages_per_subject: -1,
+        max_message_size: MAX_MESSAGE_BYTES,
+        duplicate_window: Duration::from_secs(settings.hop_window_s),
+        allow_atomic_publish: true,
+        allow_direct: true,
+        ..StreamConfig::default()
+    };
+    let claims = |name: &str, subject: &str, window_s: u64| StreamConfig {
+        retention: RetentionPolicy::Limits,
+        duplicate_window: Duration::from_secs(window_s),
+        max_age: Duration::from_secs(window_s),
+        ..base(name, &[subject])
+    };
+
+    let mut configs: Vec<StreamConfig> = Stage::ALL
+        .into_iter()
+        .map(|stage| StreamConfig {
+            retention: RetentionPolicy::WorkQueue,
+            max_messages_per_subject: settings.queue_messages,
+            discard_new_per_subject: true,
+            max_bytes: settings.queue_bytes,
+            ..base(stream::of_stage(stage), &[subject::all_of(stage)])
+        })
+        .collect();
+    configs.extend([
+        claims(stream::LEDGER, subject::LEDGER, settings.dedupe_window_s),
+        claims(stream::ATTEMPTS, subject::ATTEMPTS, settings.attempts_window_s),
+        StreamConfig {
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::Old,
+            allow_message_schedules: true,
+            ..base(stream::DEFERRED, &[subject::DEFERRED, subject::DUE])
+        },
+        StreamConfig {
+            retention: RetentionPolicy::Limits,
+            max_age: DAY * settings.dead_days,
+            max_bytes: settings.queue_bytes,
+            ..base(stream::DEAD, &[subject::DEAD, subject::REJECTED])
+        },
+        StreamConfig {
+            retention: RetentionPolicy::Interest,
+            max_bytes: settings.trace_bytes,
+            ..base(stream::TRACES, &[subject::TRACES])
+        },
+        StreamConfig {
+            retention: RetentionPolicy::Interest,
+            max_bytes: settings.queue_bytes,
+            ..base(stream::RECEIPTS, &[subject::RECEIPTS])
+        },
+        StreamConfig {
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::Old,
+            max_messages_per_subject: settings.inbox_messages,
+            max_age: DAY * settings.inbox_days,
+            ..base(stream::INBOX, &[subject::INBOX])
+        },
+    ]);
+    configs
+}
+
+fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull::Config)> {
+    let consumer = |name: &str, filter: String| pull::Config {
+        durable_name: Some(name.to_owned()),
+        filter_subject: filter,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_millis(runner.ack_wait_ms),
+        max_ack_pending: runner.max_ack_pending,
+        // Counting is the runner's: it knows a crash from a slow provider.
+        max_deliver: -1,
+        ..pull::Config::default()
+    };
+    let mut configs = Vec::new();
+    for stage in Stage::ALL {
+        for lane in Lane::ALL {
+            for channel in queues(stage) {
+                let filter = subject::filter(stage, lane, channel);
+                configs.push((stream::of_stage(stage), consumer(&consumer_name(lane, channel), filter)));
+            }
+        }
+    }
+    for lane in Lane::ALL {
+        configs.push((stream::DEFERRED, consumer(&consumer_name(lane, None), subject::due(lane))));
+    }
+    configs.push((stream::TRACES, consumer(CLICKHOUSE_CONSUMER, String::new())));
+    configs.push((stream::RECEIPTS, consumer(RECEIPTS_CONSUMER, String::new())));
+    configs
+}

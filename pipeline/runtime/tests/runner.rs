@@ -1,0 +1,373 @@
+//! The runner on a real nats-server, around toy stages: what happens when things go wrong.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot set up must fail")]
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::jetstream;
+use bytes::Bytes;
+use chasqui_contract::{Decision, Output, Stage, StoreError, SystemClock, Verdict};
+use chasqui_embedded::{Embedded, NatsOptions, Options};
+use chasqui_runtime::{Broker, Config, RunnerSettings, run_deferred, run_stage, topology};
+use chasqui_schemas::{
+    Lane, Notification, Reason, envelope, header,
+    notification::{Message, Recipient, Request},
+    stream, subject,
+    submission::Content,
+};
+use chasqui_stores::publisher::{Outgoing, Publisher};
+use futures::{StreamExt, future::BoxFuture};
+use jiff::Timestamp;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    _server: Embedded,
+    client: async_nats::Client,
+    broker: Broker,
+    config: Config,
+}
+
+/// A server of its own per test, with the topology; `settings` change the defaults.
+async fn bench(settings: &str) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui");
+    let mut options = Options::new(dir.path().join("data"), cache);
+    options.nats = Some(NatsOptions::default());
+    options.clickhouse = None;
+    let server = Embedded::start(options, |_: &str| {}).await.unwrap();
+    let url = server.nats_url().unwrap().to_owned();
+    let client = async_nats::connect(&url).await.unwrap();
+    let file = dir.path().join("my.toml");
+    std::fs::write(&file, settings).unwrap();
+    let config = Config::load("[send]\n", Some(&file)).unwrap();
+    topology::migrate(&client, &url, &config.streams, &config.runner).await.unwrap();
+    let publisher = Publisher::new(jetstream::new(client.clone()));
+    let broker = Broker { client: client.clone(), publisher, clock: Arc::new(SystemClock) };
+    Bench { _dir: dir, _server: server, client, broker, config }
+}
+
+type Decide = Box<dyn Fn(Notification) -> BoxFuture<'static, Result<Decision, StoreError>> + Send + Sync>;
+
+/// Stands where enrich does, and decides as the test likes.
+struct Toy(Decide);
+
+impl Stage for Toy {
+    const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Enrich;
+    type Input = Notification;
+
+    async fn decide(&self, input: Notification) -> Result<Decision, StoreError> {
+        (self.0)(input).await
+    }
+}
+
+fn pure(decide: impl Fn(Notification) -> Decision + Send + Sync + 'static) -> Toy {
+    Toy(Box::new(move |n| Box::pin(std::future::ready(Ok(decide(n))))))
+}
+
+impl Bench {
+    fn settings(&self) -> RunnerSettings {
+        self.config.runner.settings()
+    }
+
+    fn run(&self, toy: Toy) -> (CancellationToken, JoinHandle<()>) {
+        let stop = CancellationToken::new();
+        let runner = run_stage(Arc::new(toy), None, self.broker.clone(), self.settings(), stop.clone());
+        (stop, tokio::spawn(async move { runner.await.unwrap() }))
+    }
+
+    async fn publish(&self, users: impl IntoIterator<Item = String>) {
+        let messages = users.into_iter().map(|user| {
+            let output = Output::Notification(notification(&user));
+            Outgoing {
+                subject: output.subject(chasqui_schemas::Stage::Enrich),
+                message_id: Some(output.message_id()),
+                headers: vec![],
+                payload: output.encode().unwrap().into(),
+            }
+        });
+        self.broker.publisher.publish(messages.collect()).await.unwrap();
+    }
+
+    async fn stored(&self, stream: &str) -> u64 {
+        jetstream::new(self.client.clone()).get_stream(stream).await.unwrap().cached_info().state.messages
+    }
+
+    async fn until(&self, what: &str, stream: &str, messages: u64) {
+        let waiting = async {
+            while self.stored(stream).await != messages {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            panic!("{what}: {stream} holds {} and not {messages}", self.stored(stream).await);
+        }
+    }
+
+    /// What filter's queue holds, by user, and how often.
+    async fn forwarded(&self) -> BTreeMap<String, usize> {
+        let stream = jetstream::new(self.client.clone()).get_stream("STAGE_FILTER").await.unwrap();
+        let state = &stream.cached_info().state;
+        let mut users = BTreeMap::new();
+        for sequence in state.first_sequence..=state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            let notification: Notification = envelope::decode(&message.payload).unwrap();
+            *users.entry(notification.recipient.user().unwrap().to_owned()).or_default() += 1;
+        }
+        users
+    }
+
+    async fn dead_letters(&self) -> Vec<(String, Bytes)> {
+        let stream = jetstream::new(self.client.clone()).get_stream(stream::DEAD).await.unwrap();
+        let state = &stream.cached_info().state;
+        let mut dead = Vec::new();
+        for sequence in state.first_sequence..=state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            dead.push((message.headers.get(header::REASON).unwrap().to_string(), message.payload));
+        }
+        dead
+    }
+}
+
+fn notification(user: &str) -> Notification {
+    Notification {
+        id: Uuid::now_v7(),
+        app: "shop".into(),
+        lane: Lane::Normal,
+        submitted_at: Timestamp::now(),
+        recipient: Recipient::User(user.into()),
+        request: Arc::new(Request {
+            id: Uuid::now_v7(),
+            idempotency_key: user.into(),
+            category: "c".into(),
+            message: Message::Content(Content::default()),
+            channels: None,
+            send_at: None,
+            expires_at: None,
+            locale: None,
+            collapse_key: None,
+            transaction_id: None,
+            metadata: BTreeMap::default(),
+            overrides: serde_json::Map::default(),
+            traceparent: None,
+        }),
+        pass: 0,
+        contacts: None,
+        policy: None,
+        endpoints: vec![],
+    }
+}
+
+fn users(count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(|i| format!("user-{i}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_message_is_forwarded_once_and_acknowledged() {
+    let bench = bench("").await;
+    bench.publish(users(2_000)).await;
+    let (stop, runner) = bench.run(pure(Decision::forward));
+    bench.until("forwarded", "STAGE_FILTER", 2_000).await;
+    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    assert!(bench.forwarded().await.values().all(|&times| times == 1));
+    assert!(bench.stored(stream::TRACES).await >= 1);
+    stop.cancel();
+    runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_is_a_dead_letter_and_blocks_nobody() {
+    let bench = bench("").await;
+    let subject = subject::queue(chasqui_schemas::Stage::Enrich, Lane::Normal, chasqui_schemas::Channel::Push);
+    let garbage = Bytes::from_static(b"\xc1 garbage");
+    jetstream::new(bench.client.clone()).publish(subject, garbage.clone()).await.unwrap().await.unwrap();
+    bench.publish(["before".into(), "poison".into(), "after".into()]).await;
+    let (stop, runner) = bench.run(pure(|n| {
+        assert_ne!(n.recipient.user(), Some("poison"), "cannot stand it");
+        Decision::forward(n)
+    }));
+    bench.until("dead", stream::DEAD, 2).await;
+    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    let dead: BTreeMap<_, _> = bench.dead_letters().await.into_iter().collect();
+    assert_eq!(dead["undecodable"], garbage);
+    let poison: Notification = envelope::decode(&dead["panicked"]).unwrap();
+    assert_eq!(poison.recipient.user(), Some("poison"));
+    assert_eq!(bench.forwarded().await.into_keys().collect::<Vec<_>>(), ["after", "before"]);
+    stop.cancel();
+    runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deferred_or_retried_comes_back_when_due_and_not_before() {
+    let bench = bench("").await;
+    bench.publish(["defer".into(), "retry".into()]).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let (stop, runner) = bench.run(pure(move |n| {
+        log.lock().unwrap().push((n.recipient.user().unwrap().to_owned(), n.pass, Timestamp::now()));
+        let message = Box::new(Output::Notification(n.clone()));
+        let after = Duration::from_millis(700);
+        match (n.pass, n.recipient.user()) {
+            (0, Some("defer")) => {
+                let until = Timestamp::now() + after;
+                Decision::new(Verdict::Defer { until, reason: Reason::QuietHours, message })
+            }
+            (0, _) => Decision::new(Verdict::Retry { after, reason: Reason::ProviderTransient, message }),
+            _ => Decision::forward(n),
+        }
+    }));
+    let returning = tokio::spawn(run_deferred(bench.client.clone(), bench.broker.publisher.clone(), stop.clone()));
+    bench.until("returned", "STAGE_FILTER", 2).await;
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort();
+    let [(_, 0, first), (_, 1, second), (_, 0, third), (_, 1, fourth)] = seen[..] else { panic!("{seen:?}") };
+    for waited in [second.duration_since(first), fourth.duration_since(third)] {
+        assert!(waited.as_millis() >= 690, "came back after {waited:?}");
+    }
+    bench.until("nothing waits", stream::DEFERRED, 0).await;
+    stop.cancel();
+    runner.await.unwrap();
+    returning.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_work_is_not_done_twice() {
+    let bench = bench("[runner]\nack_wait_ms = 1000").await;
+    bench.publish(["slow".into()]).await;
+    let calls = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&calls);
+    let slow = Toy(Box::new(move |n| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(3_500)).await;
+            Ok(Decision::forward(n))
+        })
+    }));
+    let (stop, runner) = bench.run(slow);
+    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    stop.cancel();
+    runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_pushes_back_and_loses_nothing() {
+    let bench = bench("[streams]\nqueue_messages = 100").await;
+    bench.publish(users(100)).await;
+    let (stop, runner) = bench.run(pure(Decision::forward));
+    bench.until("filled", "STAGE_FILTER", 100).await;
+    bench.until("all moved", "STAGE_ENRICH", 0).await;
+    // Filter's queue is full now: these wait in enrich's.
+    bench.publish(users(50)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((bench.stored("STAGE_ENRICH").await, bench.stored("STAGE_FILTER").await), (50, 100));
+    let filter = jetstream::new(bench.client.clone()).get_stream("STAGE_FILTER").await.unwrap();
+    filter.purge().await.unwrap();
+    bench.until("the rest", "STAGE_FILTER", 50).await;
+    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    stop.cancel();
+    runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_costs_nothing_but_time() {
+    let bench = bench("").await;
+    bench.publish(["patient".into()]).await;
+    let failures = Arc::new(AtomicU32::new(3));
+    let (stop, runner) = bench.run(Toy(Box::new(move |n| {
+        let away = failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        let answer = if away {
+            Err(StoreError::Unavailable { store: "contacts", source: None })
+        } else {
+            Ok(Decision::forward(n))
+        };
+        Box::pin(std::future::ready(answer))
+    })));
+    bench.until("forwarded", "STAGE_FILTER", 1).await;
+    assert_eq!(bench.stored(stream::DEAD).await, 0);
+    stop.cancel();
+    runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_finishes_what_began_and_gives_the_rest_back_at_once() {
+    // The deadline is far longer than the test: only what is given back can be taken by the second runner.
+    let bench = bench("[runner]\nslots = 2\nreserved = 1").await;
+    bench.publish(users(20)).await;
+    let (stop, runner) = bench.run(Toy(Box::new(|n| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Ok(Decision::forward(n))
+        })
+    })));
+    bench.until("began", "STAGE_FILTER", 1).await;
+    stop.cancel();
+    runner.await.unwrap();
+    let began = bench.stored("STAGE_FILTER").await;
+    assert!((1..20).contains(&began), "{began} were finished");
+    let (stop, runner) = bench.run(pure(Decision::forward));
+    bench.until("the rest", "STAGE_FILTER", 20).await;
+    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    assert!(bench.forwarded().await.values().all(|&times| times == 1));
+    stop.cancel();
+    runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_handed_out_too_often_is_a_dead_letter() {
+    let bench = bench("[runner]\nack_wait_ms = 300\nmax_deliveries = 2").await;
+    bench.publish(["killer".into()]).await;
+    // Two readers that die with it.
+    let context = jetstream::new(bench.client.clone());
+    let consumer: jetstream::consumer::PullConsumer =
+        context.get_consumer_from_stream("normal", "STAGE_ENRICH").await.unwrap();
+    for _ in 0..2 {
+        let mut batch = consumer.fetch().max_messages(1).messages().await.unwrap();
+        while batch.next().await.is_none() {
+            batch = consumer.batch().max_messages(1).messages().await.unwrap();
+        }
+    }
+    let (stop, runner) = bench.run(pure(Decision::forward));
+    bench.until("dead", stream::DEAD, 1).await;
+    assert_eq!(bench.dead_letters().await[0].0, "deliveries_exhausted");
+    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    stop.cancel();
+    runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_restarts_costs_no_message() {
+    let bench = bench("[runner]\nack_wait_ms = 2000").await;
+    let (stop, runner) = bench.run(pure(Decision::forward));
+    for round in 0..3 {
+        bench.publish((0..200).map(|i| format!("{round}-{i}"))).await;
+        bench._server.nats().unwrap().kill();
+        assert!(bench._server.nats().unwrap().restarted(round + 1).await);
+    }
+    bench.until("forwarded", "STAGE_FILTER", 600).await;
+    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    assert!(bench.forwarded().await.values().all(|&times| times == 1));
+    stop.cancel();
+    runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_again_changes_nothing() {
+    let bench = bench("").await;
+    bench.publish(users(3)).await;
+    for _ in 0..2 {
+        topology::migrate(&bench.client, "", &bench.config.streams, &bench.config.runner).await.unwrap();
+    }
+    assert_eq!(bench.stored("STAGE_ENRICH").await, 3);
+}
