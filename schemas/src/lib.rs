@@ -12,11 +12,13 @@
 //! | [`receipt`] | what providers and apps report afterwards |
 //! | [`trace`] | what ClickHouse keeps: one [`trace::TraceEvent`] per step |
 //! | [`id`] | how every id is derived |
+//! | [`clickhouse`] | the tables, and the migrations that make them |
 //! | [`subject`], [`stream`], [`bucket`], [`header`] | the names on the broker |
 //! | [`lane`], [`channel`], [`stage`], [`reason`] | the vocabularies |
 
 pub mod bucket;
 pub mod channel;
+pub mod clickhouse;
 pub mod delivery;
 pub mod envelope;
 pub mod header;

@@ -17,6 +17,11 @@ pub const RECEIPTS: &str = "RECEIPTS";
 /// In-app inboxes: a subject per user.
 pub const INBOX: &str = "INBOX";
 
+/// The consumer of [`TRACES`] that writes to ClickHouse.
+pub const TRACES_CONSUMER: &str = "clickhouse";
+/// The consumer of [`RECEIPTS`] that makes traces of them.
+pub const RECEIPTS_CONSUMER: &str = "traces";
+
 /// The stream that holds a stage's queue. One each, so that a full queue stops only the stage before it.
 pub const fn of_stage(stage: Stage) -> &'static str {
     match stage {

@@ -8,6 +8,10 @@ pub const TRACES: &str = "notify.trace";
 pub const RECEIPTS: &str = "notify.receipt.*.*";
 /// Every dead letter, by stage.
 pub const DEAD: &str = "notify.dead.*";
+/// Dead letters of the trace stream: batches that do not decode.
+pub const DEAD_TRACE: &str = "notify.dead.trace";
+/// Dead letters of the receipts: those that cannot be read or name no notification.
+pub const DEAD_RECEIPT: &str = "notify.dead.receipt";
 /// Every rejected submission, by app.
 pub const REJECTED: &str = "notify.rejected.*";
 /// Every claim in the dedupe ledger.

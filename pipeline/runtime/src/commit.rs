@@ -24,6 +24,8 @@ const FLUSH_BYTES: usize = 4 * 1024 * 1024;
 const EVENTS_PER_MESSAGE: usize = 500;
 /// First and longest pause between tries while the broker takes nothing.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// Shortest deferral: what is due sooner comes a little late.
+const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 /// Longest `Chasqui-Detail`, in bytes.
 const MAX_DETAIL: usize = 4 * 1024;
 
@@ -133,7 +135,9 @@ async fn perform(out: &mut Batch<'_>, stage: Stage, decided: &Decided) -> Result
             }
         }
         Verdict::Defer { until, message, .. } => {
-            out.push(stream::DEFERRED, deferred(message, stage, *until)?).await?;
+            // Where the broker's clock is ahead of ours, the message would come back before its time, again and again.
+            let soonest = decided.timing.started_at.saturating_add(MIN_DEFERRAL).unwrap_or(Timestamp::MAX);
+            out.push(stream::DEFERRED, deferred(message, stage, soonest.max(*until))?).await?;
         }
         Verdict::Retry { after, message, .. } => {
             // From when it was decided, so that a repeat of this commit asks for the same moment.
@@ -183,7 +187,7 @@ fn deferred(message: &Output, stage: Stage, until: Timestamp) -> Result<Outgoing
     Ok(Outgoing {
         subject: subject::deferred(&message_id),
         headers: vec![
-            (header::SCHEDULE, format!("@at {until:.3}")),
+            (header::SCHEDULE, format!("@at {until}")),
             (header::SCHEDULE_TARGET, subject::due(lane)),
             (header::SUBJECT, again.subject(stage)),
             (header::DUE_ID, message_id),

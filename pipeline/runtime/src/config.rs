@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -101,7 +102,7 @@ pub struct ClickHouseConfig {
     pub database: String,
     pub user: String,
     pub password_file: PathBuf,
-    pub ttl_days: u32,
+    pub ttl_days: NonZeroU32,
     pub batch_rows: usize,
     pub batch_ms: u64,
 }

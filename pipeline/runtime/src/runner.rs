@@ -38,7 +38,7 @@ use chasqui_stores::publisher::Publisher;
 use chasqui_trace::span::Timing;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Level};
 
 use crate::{
     commit::{Decided, commit},
@@ -128,6 +128,8 @@ pub async fn run_stage<S: Stage>(
     let picker = Lanes::new(settings.weights, settings.slots, settings.reserved);
     let deciding = FuturesUnordered::new();
     let committing = FuturesUnordered::new();
+    // Its own bound on batches in flight: a stream that does not answer then holds up no other queue.
+    let broker = Broker { publisher: broker.publisher.apart(), ..broker };
     let mut runner = Runner { stage, broker, settings, lanes, picker, deciding, committing };
     runner.run(&stop).await?;
     runner.drain().await;
@@ -292,6 +294,10 @@ impl<S: Stage> Runner<S> {
             );
             let committing = async move {
                 commit(&publisher, S::STAGE, &mut batch).await;
+                let messages = batch.len() as u64;
+                let (stage, lane) = (S::STAGE.as_str(), Lane::ALL[index].as_str());
+                tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_messages = messages, stage, lane);
+                tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_batch_size = messages, stage, lane);
                 (index, batch.iter().map(|decided| decided.incoming.sequence).collect())
             };
             self.committing.push(Box::pin(committing.instrument(span)));

@@ -32,10 +32,6 @@ use crate::config::{RunnerConfig, StreamsConfig};
 pub const MIN_SERVER: (u64, u64) = (2, 14);
 /// A submission may have a mebibyte; its envelope and headers need more.
 const MAX_MESSAGE_BYTES: i32 = 2 * 1024 * 1024;
-/// Names of the consumers that are not a stage's.
-pub const CLICKHOUSE_CONSUMER: &str = "clickhouse";
-/// Reads receipts into traces.
-pub const RECEIPTS_CONSUMER: &str = "traces";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The topology could not be brought about.
@@ -233,7 +229,7 @@ fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull::Config)> 
     for lane in Lane::ALL {
         configs.push((stream::DEFERRED, consumer(&consumer_name(lane, None), subject::due(lane))));
     }
-    configs.push((stream::TRACES, consumer(CLICKHOUSE_CONSUMER, String::new())));
-    configs.push((stream::RECEIPTS, consumer(RECEIPTS_CONSUMER, String::new())));
+    configs.push((stream::TRACES, consumer(stream::TRACES_CONSUMER, String::new())));
+    configs.push((stream::RECEIPTS, consumer(stream::RECEIPTS_CONSUMER, String::new())));
     configs
 }

@@ -1,1 +1,37 @@
-//! chasqui-stores
+//! The ports of `chasqui-contract` on NATS, and their twins in memory.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`connection`] | the connection to NATS: who we are, how often we try again |
+//! | [`publisher`] | durable publishing in atomic batches |
+//! | [`directory`] | contacts, preferences, templates, categories, suppressions: what stages read |
+//! | [`records`] | the same buckets as commands write them |
+//! | [`ledger`] | claims, first come, first served |
+//! | [`inbox`] | in-app inboxes |
+//! | [`memory`] | twins of directory, ledger and inbox, for tests of stages |
+//!
+//! Guarantee: a store and its twin answer alike; one conformance suite (`tests/conformance.rs`) holds both to it.
+//! Streams and buckets are made by the runtime's topology; a store that does not find its own says so.
+
+pub mod connection;
+pub mod directory;
+pub mod inbox;
+pub mod ledger;
+pub mod memory;
+mod mirror;
+pub mod publisher;
+pub mod records;
+
+pub use connection::{ConnectError, ConnectOptions, connect};
+pub use directory::NatsDirectory;
+pub use inbox::NatsInbox;
+pub use ledger::NatsLedger;
+pub use publisher::{Outgoing, PublishError, Publisher, Stored};
+pub use records::{RecordError, Records};
+
+use chasqui_contract::StoreError;
+
+/// The store did not answer as it should.
+fn unavailable(store: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
+    StoreError::Unavailable { store, source: Some(source.into()) }
+}

@@ -1,1 +1,77 @@
-//! chasqui-enrich
+//! Enrich: adds how to reach the recipient, and the rules of the category, as they are now.
+//!
+//! A notification whose `send_at` lies ahead waits here, before anything is looked up, so that contacts and
+//! rules are fresh when it goes on. No preference is applied here: that is filter's.
+//!
+//! Guarantee: what goes on has `contacts` and `policy`, and was not too late when it went.
+//!
+//! After a crash the message comes again and is looked up again; reading changes nothing.
+
+use std::sync::Arc;
+
+use chasqui_contract::{Clock, Decision, Directory, Output, Stage, StoreError, Verdict};
+use chasqui_schemas::{
+    Notification, Reason,
+    notification::Recipient,
+    record::{Category, Contacts},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// The enrich stage.
+pub struct Enrich {
+    /// Where contacts and categories are looked up.
+    pub directory: Arc<dyn Directory>,
+    /// Tells whether `send_at` has come, and whether it is too late.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Stage for Enrich {
+    const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Enrich;
+    type Input = Notification;
+
+    async fn decide(&self, mut notification: Notification) -> Result<Decision, StoreError> {
+        let now = self.clock.now();
+        if let Some(send_at) = notification.request.send_at.filter(|&send_at| send_at > now) {
+            // Waiting for a moment at which it will be too late helps nobody.
+            if notification.expires_at().is_some_and(|expires_at| expires_at <= send_at) {
+                return Ok(Decision::suppress(Reason::Expired));
+            }
+            let message = Box::new(Output::Notification(notification));
+            return Ok(Decision::new(Verdict::Defer { until: send_at, reason: Reason::Scheduled, message }));
+        }
+
+        let category = self.directory.category(&notification.request.category).await?;
+        let policy_from = if category.is_some() { "record" } else { "default" };
+        notification.policy = Some(category.as_deref().map_or_else(Category::default, Category::clone));
+        if notification.expires_at().is_some_and(|expires_at| expires_at <= now) {
+            return Ok(Decision::suppress(Reason::Expired).with("policy", policy_from));
+        }
+
+        let contacts = match &notification.recipient {
+            Recipient::Inline(contacts) => contacts.clone(),
+            Recipient::User(user) => match self.directory.contacts(user).await? {
+                Some(contacts) => Contacts::clone(&contacts),
+                None => return Ok(Decision::suppress(Reason::UnknownUser).with("policy", policy_from)),
+            },
+        };
+        let attributes = explain(&contacts, policy_from);
+        notification.contacts = Some(contacts);
+        Ok(Decision { attributes, ..Decision::forward(notification) })
+    }
+}
+
+/// How many addresses there are, never which.
+fn explain(contacts: &Contacts, policy_from: &str) -> Vec<(String, String)> {
+    let mut attributes = vec![
+        ("policy".to_owned(), policy_from.to_owned()),
+        ("devices".to_owned(), contacts.devices.len().to_string()),
+        ("emails".to_owned(), contacts.emails.len().to_string()),
+        ("phones".to_owned(), contacts.phones.len().to_string()),
+    ];
+    for (key, value) in [("locale", &contacts.locale), ("timezone", &contacts.timezone)] {
+        attributes.extend(value.clone().map(|value| (key.to_owned(), value)));
+    }
+    attributes
+}

@@ -1,1 +1,167 @@
-//! chasqui-filter
+//! Filter: where a notification may go, and when.
+//!
+//! | rule | passed by |
+//! |---|---|
+//! | it is too late | nothing |
+//! | the user's opt-outs: everything, the category, the channel, the device | mandatory categories |
+//! | the suppression list, for e-mail addresses and phone numbers | nothing |
+//! | the user's quiet hours | mandatory categories, the critical lane, what goes to the in-app inbox alone |
+//!
+//! Inline recipients have no preferences, so neither opt-outs nor quiet hours.
+//!
+//! Quiet hours come last: a notification that may go nowhere is suppressed now, not in the morning. They hold
+//! the notification as a whole, its in-app part too, because a notification is in one place at a time. When it
+//! comes back everything is decided anew on the preferences and suppressions of then; contacts are still those
+//! that enrich found. A notification that would be too late in the morning is expired at once.
+//!
+//! The lane that counts is the category's, where an operator has set one, as prioritize will: a producer does
+//! not wake people by the choice of a subject.
+//!
+//! Guarantee: without a mandatory category nothing goes where the user has opted out; nothing at all goes to an
+//! address on the suppression list.
+//!
+//! After a crash the message comes again and is decided again; reading changes nothing.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use chasqui_contract::{Clock, Decision, Directory, Output, Stage, StoreError, Verdict};
+use chasqui_schemas::{
+    Channel, Lane, Notification, Reason,
+    delivery::{Address, Endpoint},
+    record::{Contacts, Preferences, QuietHours},
+};
+use jiff::tz::TimeZone;
+
+mod choice;
+mod quiet_hours;
+#[cfg(test)]
+mod tests;
+
+/// The filter stage.
+pub struct Filter {
+    /// Where preferences and suppressions are looked up.
+    pub directory: Arc<dyn Directory>,
+    /// Tells whether it is too late, or quiet hours.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Which endpoints were refused and why, by `<channel>` or `push.<device id>`.
+type Skipped = Vec<(String, Reason)>;
+
+impl Stage for Filter {
+    const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Filter;
+    type Input = Notification;
+
+    async fn decide(&self, mut notification: Notification) -> Result<Decision, StoreError> {
+        let (Some(contacts), Some(policy)) = (&notification.contacts, &notification.policy) else {
+            // Without the policy it is unknown whether the message is mandatory: guessing is not safe either way.
+            return Ok(Decision::dead(Reason::Undecodable, "it lacks the contacts or the policy that enrich sets"));
+        };
+        let now = self.clock.now();
+        let expires_at = notification.expires_at();
+        if expires_at.is_some_and(|expires_at| expires_at <= now) {
+            return Ok(Decision::suppress(Reason::Expired));
+        }
+
+        // Preferences that do not count are not even read: a broken record does not hold up a security alert.
+        let preferences = match notification.recipient.user() {
+            Some(user) if !policy.mandatory => self.directory.preferences(user).await?,
+            _ => None,
+        };
+        let preferences = preferences.as_deref();
+        let (endpoints, skipped) = self.choose(&notification, contacts, preferences).await?;
+        let mut attributes: Vec<(String, String)> =
+            skipped.iter().map(|(key, reason)| (format!("skipped.{key}"), reason.to_string())).collect();
+        if endpoints.is_empty() {
+            let reason = choice::most_telling(skipped.iter().map(|(_, reason)| *reason));
+            return Ok(Decision { attributes, ..Decision::suppress(reason) });
+        }
+
+        let lane = policy.lane.unwrap_or(notification.lane);
+        let disturbs = lane != Lane::Critical && endpoints.iter().any(|e| e.channel() != Channel::InApp);
+        if let Some(quiet) = preferences.and_then(|p| p.quiet_hours.as_ref()).filter(|_| disturbs) {
+            let zone = zone(quiet, contacts, &mut attributes);
+            if let Some(until) = quiet_hours::end(now, &zone, quiet.start, quiet.end) {
+                let zone = zone.iana_name().unwrap_or_default();
+                attributes.push(("quiet_hours".to_owned(), format!("{}-{} {zone}", quiet.start, quiet.end)));
+                let verdict = if expires_at.is_some_and(|expires_at| expires_at <= until) {
+                    Verdict::Suppress(Reason::Expired)
+                } else {
+                    let message = Box::new(Output::Notification(notification));
+                    Verdict::Defer { until, reason: Reason::QuietHours, message }
+                };
+                return Ok(Decision { attributes, ..Decision::new(verdict) });
+            }
+        }
+
+        notification.endpoints = endpoints;
+        Ok(Decision { attributes, ..Decision::forward(notification) })
+    }
+}
+
+impl Filter {
+    /// Every endpoint that is wanted and allowed, and why the others are not.
+    async fn choose(
+        &self,
+        notification: &Notification,
+        contacts: &Contacts,
+        preferences: Option<&Preferences>,
+    ) -> Result<(Vec<Endpoint>, Skipped), StoreError> {
+        let mut endpoints = Vec::new();
+        let mut skipped = Skipped::new();
+        // A set: a channel named twice is wanted once.
+        let wanted: BTreeSet<Channel> = notification.channels().iter().copied().collect();
+        for channel in wanted {
+            if let Some(reason) = choice::opt_out(preferences, &notification.request.category, channel) {
+                skipped.push((channel.to_string(), reason));
+                continue;
+            }
+            let allowed_before = endpoints.len();
+            let mut why = Reason::NoEndpoint;
+            for endpoint in choice::endpoints(channel, &notification.recipient, contacts) {
+                let Some(reason) = self.refusal(&endpoint, preferences).await? else {
+                    endpoints.push(endpoint);
+                    continue;
+                };
+                if channel == Channel::Push {
+                    skipped.push((format!("{channel}.{}", endpoint.id), reason));
+                }
+                why = reason;
+            }
+            if endpoints.len() == allowed_before {
+                skipped.push((channel.to_string(), why));
+            }
+        }
+        Ok((endpoints, skipped))
+    }
+
+    /// Why this one endpoint must not be used, if so.
+    async fn refusal(
+        &self,
+        endpoint: &Endpoint,
+        preferences: Option<&Preferences>,
+    ) -> Result<Option<Reason>, StoreError> {
+        Ok(match &endpoint.address {
+            Address::Device { .. } => {
+                let switched = preferences.and_then(|p| p.devices.get(&endpoint.id));
+                (switched == Some(&false)).then_some(Reason::OptedOutDevice)
+            }
+            Address::Phone(address) | Address::Mailbox(address) => {
+                self.directory.suppression(address).await?.map(|_| Reason::AddressSuppressed)
+            }
+            Address::Inbox(_) => None,
+        })
+    }
+}
+
+/// The zone that the quiet hours are in: UTC where none is given, and where the one given is unknown, which the
+/// attributes then say.
+fn zone(quiet: &QuietHours, contacts: &Contacts, attributes: &mut Vec<(String, String)>) -> TimeZone {
+    /// Longest zone name that a submission may have; records have no such limit of their own.
+    const MAX_NAME_CHARS: usize = 64;
+    let Some(name) = quiet.timezone.as_deref().or(contacts.timezone.as_deref()) else { return TimeZone::UTC };
+    TimeZone::get(name).unwrap_or_else(|_| {
+        attributes.push(("unknown_timezone".to_owned(), name.chars().take(MAX_NAME_CHARS).collect()));
+        TimeZone::UTC
+    })
+}

@@ -1,1 +1,211 @@
-//! chasqui-render
+//! Writes the message: one rendered delivery per endpoint.
+//!
+//! Guarantee: a delivery holds the texts of the notification's own template, in the best locale there is, with the
+//! notification's own data and nothing else; data is never read as a template, and is escaped in HTML. A template
+//! that fails, and a message that no channel can carry, is a dead letter that says where and why without repeating
+//! the data. Time and size of rendering are bounded.
+//!
+//! After a crash the same notification gives the same deliveries: ids, variant and locale are derived from it. The
+//! templates are those of the moment it is rendered again.
+//!
+//! | module | does |
+//! |---|---|
+//! | `choose` | variant by weight, locale by fallback |
+//! | `engine` | compiled templates and their limits |
+//! | `cache` | compiled templates by template key |
+//! | `sms` | how many segments a text takes |
+
+mod cache;
+mod choose;
+mod engine;
+mod sms;
+
+use std::sync::Arc;
+
+use chasqui_contract::{Decision, Directory, Output, Stage, StoreError, Verdict};
+use chasqui_schemas::{
+    Channel, Delivery, Notification, Reason, id, notification::Message, record::Template, submission::Content,
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    cache::Cache,
+    engine::{Compiled, Data},
+};
+
+/// The render stage.
+pub struct Render {
+    directory: Arc<dyn Directory>,
+    cache: Cache,
+}
+
+impl Render {
+    /// Reads templates from `directory`.
+    pub fn new(directory: Arc<dyn Directory>) -> Self {
+        Render { directory, cache: Cache::default() }
+    }
+}
+
+impl Stage for Render {
+    const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Render;
+    type Input = Notification;
+
+    async fn decide(&self, notification: Notification) -> Result<Decision, StoreError> {
+        let request = Arc::clone(&notification.request);
+        Ok(match &request.message {
+            Message::Content(content) => {
+                let locale = request.locale.as_deref().unwrap_or_default();
+                let written = |_: Channel| Ok(Some(Written { content: content.clone(), locale: locale.to_owned() }));
+                deliver(&notification, "", written)
+            }
+            Message::Template { key, data } => match self.directory.template(key).await? {
+                None => Decision::dead(Reason::TemplateMissing, format!("there is no template `{key}`")),
+                Some(template) => self.render(&notification, &template, key, data),
+            },
+        })
+    }
+}
+
+impl Render {
+    fn render(
+        &self,
+        notification: &Notification,
+        template: &Arc<Template>,
+        key: &str,
+        data: &Map<String, Value>,
+    ) -> Decision {
+        let compiled = self.cache.compiled(key, template);
+        let variant = choose::variant(template, key, notification.id);
+        let wanted = notification
+            .request
+            .locale
+            .as_deref()
+            .or_else(|| notification.contacts.as_ref().and_then(|contacts| contacts.locale.as_deref()))
+            .unwrap_or_default();
+        let data = Data::new(data);
+        deliver(notification, variant, |channel| write(template, &compiled, key, variant, channel, wanted, &data))
+    }
+}
+
+/// A message as one channel shows it.
+struct Written {
+    content: Content,
+    locale: String,
+}
+
+/// A rendering that failed, in words without data.
+struct Failed(String);
+
+/// Renders one channel; `None` where the template has nothing for it.
+fn write(
+    template: &Template,
+    compiled: &Compiled,
+    key: &str,
+    variant: &str,
+    channel: Channel,
+    wanted: &str,
+    data: &Data,
+) -> Result<Option<Written>, Failed> {
+    let Some(source) = choose::source(template, variant, channel, wanted) else { return Ok(None) };
+    let content = compiled
+        .render(&source, data)
+        .map_err(|what| Failed(format!("template `{key}`, {channel}, locale `{}`, {what}", source.locale)))?;
+    Ok(Some(Written { content, locale: source.locale.to_owned() }))
+}
+
+/// One delivery per endpoint, of what `written` gives for each channel.
+fn deliver(
+    notification: &Notification,
+    variant: &str,
+    written: impl Fn(Channel) -> Result<Option<Written>, Failed>,
+) -> Decision {
+    if notification.endpoints.is_empty() {
+        return Decision::suppress(Reason::NoEndpoint);
+    }
+    let request = &notification.request;
+    let mut deliveries = Vec::with_capacity(notification.endpoints.len());
+    let mut attributes = Vec::new();
+    let mut explain = |key: String, value: String| attributes.push((key, value));
+    if !variant.is_empty() {
+        explain("variant".to_owned(), variant.to_owned());
+    }
+    for channel in Channel::ALL {
+        let mut endpoints = notification.endpoints.iter().filter(|each| each.channel() == channel).peekable();
+        if endpoints.peek().is_none() {
+            continue;
+        }
+        let written = match written(channel) {
+            Ok(written) => written.and_then(|Written { content, locale }| Some((fit(channel, content)?, locale))),
+            Err(Failed(what)) => return Decision::dead(Reason::RenderFailed, what),
+        };
+        let Some((content, locale)) = written else {
+            explain(format!("skipped.{channel}"), Reason::TemplateMissing.to_string());
+            continue;
+        };
+        let mut sms_segments = 0;
+        if channel == Channel::Sms {
+            let body = content.body.as_deref().unwrap_or_default();
+            let Some(segments) = sms::segments(body) else {
+                let (most, length) = (sms::MAX_SEGMENTS, body.chars().count());
+                let what = format!("an SMS of {length} characters takes more than {most} segments");
+                return Decision::dead(Reason::RenderFailed, what);
+            };
+            sms_segments = segments;
+            explain("sms_segments".to_owned(), segments.to_string());
+        }
+        if !locale.is_empty() {
+            explain(format!("locale.{channel}"), locale.clone());
+        }
+        deliveries.extend(endpoints.map(|endpoint| Delivery {
+            id: id::delivery(notification.id, channel, &endpoint.id),
+            notification_id: notification.id,
+            request_id: request.id,
+            app: notification.app.clone(),
+            category: request.category.clone(),
+            template: request.message.template().to_owned(),
+            variant: variant.to_owned(),
+            locale: locale.clone(),
+            lane: notification.lane,
+            category_lane: notification.policy.as_ref().and_then(|policy| policy.lane),
+            user: notification.recipient.user().map(str::to_owned),
+            endpoint: endpoint.clone(),
+            content: content.clone(),
+            sms_segments,
+            submitted_at: notification.submitted_at,
+            expires_at: notification.expires_at(),
+            collapse_key: request.collapse_key.clone(),
+            metadata: request.metadata.clone(),
+            overrides: request.overrides.clone(),
+            provider: String::new(),
+            attempt: 1,
+            pass: 0,
+        }));
+    }
+    if deliveries.is_empty() {
+        let what = match request.message.template() {
+            "" => "the content says nothing that the recipient's channels can show".to_owned(),
+            key => format!("the template `{key}` has nothing for the recipient's channels"),
+        };
+        return Decision { attributes, ..Decision::dead(Reason::TemplateMissing, what) };
+    }
+    attributes.push(("deliveries".to_owned(), deliveries.len().to_string()));
+    let verdict = Verdict::Forward(deliveries.into_iter().map(Output::Delivery).collect());
+    Decision { attributes, ..Decision::new(verdict) }
+}
+
+/// What a channel can show of a message; `None` where that is nothing.
+fn fit(channel: Channel, content: Content) -> Option<Content> {
+    let says = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.trim().is_empty());
+    // A title becomes a header of an e-mail: a line break in it could begin another header.
+    let title = content.title.map(|title| title.replace(char::is_control, " "));
+    let content = Content { title, ..content };
+    let fitted = match channel {
+        Channel::Sms => {
+            let body = if says(&content.body) { content.body } else { content.title };
+            Content { body, ..Content::default() }
+        }
+        Channel::Email => content,
+        Channel::Push | Channel::InApp => Content { html: None, ..content },
+    };
+    (says(&fitted.title) || says(&fitted.body) || says(&fitted.html)).then_some(fitted)
+}

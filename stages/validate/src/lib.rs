@@ -1,1 +1,240 @@
-//! chasqui-validate
+//! The first stage: reads a submission, checks it against the contract, makes one notification per recipient.
+//!
+//! Guarantee: whatever the bytes are, the answer is either notifications that every later stage may trust, or a
+//! rejection that names every violation the producer has to correct. Hostile input costs bounded time and memory
+//! and makes a bounded rejection.
+//!
+//! After a crash the same message gives the same notifications under the same ids: everything is derived from
+//! the message itself, there is no clock and no state here. A submission that has already expired goes on, so that
+//! it gets a trace and a terminal state like any other.
+//!
+//! | module | does |
+//! |---|---|
+//! | `parse` | bytes to a JSON value, JSON or MessagePack |
+//! | `spelling` | camelCase names of the published fields to their own |
+//! | `schema` | the published JSON Schema, with violations in words |
+//! | `rules` | what a JSON Schema cannot say |
+
+mod parse;
+mod rules;
+mod schema;
+mod spelling;
+mod violations;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use chasqui_contract::{Decision, Output, Stage, StoreError, Submitted, Verdict};
+use chasqui_schemas::{
+    Channel, Lane, Notification, Reason, header, id,
+    notification::{Message, Recipient, Request},
+    record::Contacts,
+    subject,
+    submission::{self, Submission},
+};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::{schema::Schema, violations::Violations};
+
+/// Longest idempotency key, in characters, wherever it comes from.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// The validate stage.
+pub struct Validate {
+    lanes: BTreeMap<String, Vec<Lane>>,
+    schema: Schema,
+}
+
+impl Validate {
+    /// `lanes`: the lanes that each app may publish on; an app not listed may use them all.
+    pub fn new(lanes: BTreeMap<String, Vec<Lane>>) -> Self {
+        Validate { lanes, schema: Schema::new() }
+    }
+
+    fn check(&self, submitted: &Submitted) -> Result<Decision, Rejection> {
+        let incoming = &submitted.incoming;
+        if incoming.payload.len() > submission::MAX_BYTES {
+            let what = format!("{} bytes; at most {} are taken", incoming.payload.len(), submission::MAX_BYTES);
+            return Err(Rejection::new(Reason::TooLarge, "submission", what));
+        }
+        let mut fields = parse::fields(incoming.content_type.as_deref(), &incoming.payload)
+            .map_err(|what| Rejection::new(Reason::Malformed, "submission", what))?;
+        let own_id = fields.get("id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
+        self.check_fields(submitted, &mut fields)
+            .and_then(|()| fan_out(submitted, fields))
+            .map_err(|rejection| Rejection { request_id: own_id, ..rejection })
+    }
+
+    fn check_fields(&self, submitted: &Submitted, fields: &mut Map<String, Value>) -> Result<(), Rejection> {
+        let (app, lane) = (submitted.app.as_str(), submitted.lane);
+        if self.lanes.get(app).is_some_and(|allowed| !allowed.contains(&lane)) {
+            let what = format!("the app `{app}` may not publish on the lane `{lane}`");
+            return Err(Rejection::new(Reason::LaneNotAllowed, "subject", what));
+        }
+        let mut violations = Violations::default();
+        if !subject::is_app(app) {
+            violations.add("subject", "an app's name is one token of 1 to 64 letters, digits, `-` and `_`");
+        }
+        spelling::normalise(fields, &mut violations);
+        // Both sides are written against the raw value, so that one kind of violation does not hide the other.
+        let mut value = Value::Object(std::mem::take(fields));
+        self.schema.check(&mut value, &mut violations);
+        if let Value::Object(checked) = &mut value {
+            rules::check(checked, &mut violations);
+            *fields = std::mem::take(checked);
+        }
+        if !fields.contains_key("idempotency_key") {
+            check_message_id(submitted.incoming.message_id.as_deref(), &mut violations);
+        }
+        if violations.is_empty() { Ok(()) } else { Err(Rejection::invalid(violations)) }
+    }
+}
+
+impl Stage for Validate {
+    const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Validate;
+    type Input = Submitted;
+
+    async fn decide(&self, submitted: Submitted) -> Result<Decision, StoreError> {
+        Ok(self.check(&submitted).unwrap_or_else(Rejection::into_decision))
+    }
+}
+
+/// Why there are no notifications.
+struct Rejection {
+    reason: Reason,
+    violations: Vec<String>,
+    request_id: Option<Uuid>,
+}
+
+impl Rejection {
+    fn new(reason: Reason, path: &str, what: impl AsRef<str>) -> Self {
+        let mut violations = Violations::default();
+        violations.add(path, what.as_ref());
+        Rejection { reason, violations: violations.into_list(), request_id: None }
+    }
+
+    fn invalid(violations: Violations) -> Self {
+        Rejection { reason: Reason::Invalid, violations: violations.into_list(), request_id: None }
+    }
+
+    fn into_decision(self) -> Decision {
+        let Rejection { reason, violations, request_id } = self;
+        Decision::new(Verdict::Reject { reason, violations, request_id })
+    }
+}
+
+/// The header stands in for the field, so it is under the field's rules.
+fn check_message_id(message_id: Option<&str>, violations: &mut Violations) {
+    let Some(message_id) = message_id else { return };
+    if message_id.chars().count() > MAX_IDEMPOTENCY_KEY {
+        violations.add(header::MSG_ID, "longer than 255 characters; give a shorter `idempotency_key`");
+    }
+    if message_id.chars().any(char::is_control) {
+        violations.add(header::MSG_ID, "control characters are not allowed");
+    }
+}
+
+/// One notification per recipient of a submission that passed every check.
+fn fan_out(submitted: &Submitted, fields: Map<String, Value>) -> Result<Decision, Rejection> {
+    let incoming = &submitted.incoming;
+    // The checks leave little to fail here: times outside of the years -9999 to 9999, for example.
+    let submission: Submission = serde_json::from_value(Value::Object(fields))
+        .map_err(|error| Rejection::new(Reason::Invalid, "submission", error.to_string()))?;
+    let request_id = submission.id.unwrap_or_else(|| id::request(incoming.stored_at, incoming.sequence));
+    let message_id = incoming.message_id.clone().filter(|message_id| !message_id.is_empty());
+    let request = Arc::new(Request {
+        id: request_id,
+        idempotency_key: submission.idempotency_key.or(message_id).unwrap_or_else(|| request_id.to_string()),
+        category: submission.category,
+        message: match (submission.template, submission.content) {
+            (Some(key), _) => Message::Template { key, data: submission.data },
+            (None, content) => Message::Content(content.unwrap_or_default()),
+        },
+        channels: submission.channels.map(without_repeats),
+        send_at: submission.send_at,
+        expires_at: submission.expires_at,
+        locale: submission.locale,
+        collapse_key: submission.collapse_key,
+        transaction_id: submission.transaction_id,
+        metadata: submission.metadata,
+        overrides: submission.overrides,
+        traceparent: incoming.traceparent.as_deref().and_then(traceparent).map(str::to_owned),
+    });
+
+    let asked = submission.recipients.len();
+    let mut seen = HashSet::with_capacity(asked);
+    let mut outputs = Vec::with_capacity(asked);
+    for recipient in submission.recipients.into_iter().map(recipient) {
+        let key = recipient.key();
+        let id = id::notification(incoming.stored_at, request_id, &key);
+        if seen.insert(key) {
+            outputs.push(Output::Notification(Notification {
+                id,
+                app: submitted.app.clone(),
+                lane: submitted.lane,
+                submitted_at: incoming.stored_at,
+                recipient,
+                request: Arc::clone(&request),
+                pass: 0,
+                contacts: None,
+                policy: None,
+                endpoints: Vec::new(),
+            }));
+        }
+    }
+    let repeated = asked - outputs.len();
+    let decision = Decision::new(Verdict::Forward(outputs));
+    Ok(if repeated > 0 { decision.with("repeated_recipients", repeated.to_string()) } else { decision })
+}
+
+fn recipient(recipient: submission::Recipient) -> Recipient {
+    match recipient {
+        submission::Recipient::User(user) => Recipient::User(user),
+        submission::Recipient::Object(object) => match object.user {
+            Some(user) => Recipient::User(user),
+            None => Recipient::Inline(Contacts {
+                locale: object.locale,
+                timezone: object.timezone,
+                emails: object.email.into_iter().collect(),
+                phones: object.phone.into_iter().collect(),
+                devices: Vec::new(),
+            }),
+        },
+    }
+}
+
+fn without_repeats(channels: Vec<Channel>) -> Vec<Channel> {
+    let mut kept = Vec::with_capacity(channels.len());
+    for channel in channels {
+        if !kept.contains(&channel) {
+            kept.push(channel);
+        }
+    }
+    kept
+}
+
+/// The part of a `traceparent` that every version shares, if it is well-formed; a broken one costs the producer
+/// the link to its own trace, never the notification. [W3C Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header).
+fn traceparent(text: &str) -> Option<&str> {
+    const LENGTH: usize = 55;
+    let known = text.get(..LENGTH)?;
+    let hex = |field: &str, length: usize| {
+        field.len() == length && field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let set = |field: &str| field.bytes().any(|b| b != b'0');
+    let fields: Vec<&str> = known.split('-').collect();
+    let [version, trace, parent, flags] = fields[..] else { return None };
+    let well_formed = hex(version, 2)
+        && version != "ff"
+        && hex(trace, 32)
+        && set(trace)
+        && hex(parent, 16)
+        && set(parent)
+        && hex(flags, 2);
+    // Later versions may append fields; the first may not.
+    let ends_well = text.len() == LENGTH || (version != "00" && text[LENGTH..].starts_with('-'));
+    (well_formed && ends_well).then_some(known)
+}

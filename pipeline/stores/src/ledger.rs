@@ -1,0 +1,228 @@
+//! The ledger: claims as message ids of two streams, `LEDGER` and `ATTEMPTS`.
+//!
+//! JetStream answers the one question a ledger has, *am I the first to say this?*, by itself: a message id stored
+//! within the stream's duplicate window is not stored again, and the acknowledgement says `duplicate` with the
+//! sequence of the first. That one is read back, for its value.
+//!
+//! Guarantee: of all claims of one id within the window exactly one is answered [`Claim::First`], and only after it is
+//! durably stored; all others get its value. The streams need `limits` retention, `max_age` = `duplicate_window` = the
+//! window, `allow_atomic_publish` and `allow_direct`.
+//!
+//! Claims that come at the same time are committed together: one atomic batch, one fsync. Nobody waits for a batch to
+//! fill; a batch is what came in while the ones before it were on their way.
+//!
+//! After a crash the claim is repeated, and answers `Taken` with our own value if it had been stored.
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_nats::jetstream::{
+    self,
+    stream::{DirectGetErrorKind, Stream},
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use chasqui_contract::{Book, Claim, Ledger, StoreError};
+use chasqui_schemas::{stream, subject};
+use futures::{StreamExt, stream as streams};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::{Outgoing, PublishError, Publisher, Stored, unavailable};
+
+/// Claims that wait for their batch; more make their callers wait.
+const QUEUED_CLAIMS: usize = 2_048;
+/// Claims in one batch. Twice as many are no faster (64,000 a second on 2 cores), and take twice as long.
+const MAX_BATCH: usize = 500;
+/// Batches of one book on their way at a time: enough to keep the disk busy while the next is collected.
+const BATCHES_IN_FLIGHT: usize = 4;
+/// Largest value of a claim, in bytes. Checked for each claim, so that one cannot spoil its batch for the others.
+const MAX_VALUE_BYTES: usize = 64 * 1024;
+/// Values read back at a time.
+const READS_IN_FLIGHT: usize = 64;
+
+/// The ledger on JetStream. Dropping it lets claims on their way finish.
+#[derive(Debug)]
+pub struct NatsLedger {
+    dedupe: mpsc::Sender<Request>,
+    attempts: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    id: String,
+    value: Bytes,
+    answer: oneshot::Sender<Result<Claim, StoreError>>,
+}
+
+/// A book: where its claims are published and read back.
+#[derive(Clone)]
+struct Shelf {
+    store: &'static str,
+    subject: &'static str,
+    stream: Stream,
+    publisher: Publisher,
+}
+
+impl NatsLedger {
+    /// Opens both books. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// `Unavailable` where a stream is missing or does not answer.
+    pub async fn open(context: &jetstream::Context, publisher: Publisher) -> Result<Self, StoreError> {
+        let open = async |store: &'static str, subject: &'static str| {
+            let stream = context.get_stream(store).await.map_err(|error| unavailable(store, error))?;
+            let (claims, requests) = mpsc::channel(QUEUED_CLAIMS);
+            tokio::spawn(commit(Shelf { store, subject, stream, publisher: publisher.apart() }, requests));
+            Ok::<_, StoreError>(claims)
+        };
+        Ok(NatsLedger {
+            dedupe: open(stream::LEDGER, subject::LEDGER).await?,
+            attempts: open(stream::ATTEMPTS, subject::ATTEMPTS).await?,
+        })
+    }
+}
+
+#[async_trait]
+impl Ledger for NatsLedger {
+    async fn claim(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError> {
+        let (store, claims) = match book {
+            Book::Dedupe => (stream::LEDGER, &self.dedupe),
+            Book::Attempts => (stream::ATTEMPTS, &self.attempts),
+        };
+        if value.len() > MAX_VALUE_BYTES {
+            let source = format!("a claim's value is {} bytes, more than {MAX_VALUE_BYTES}", value.len());
+            return Err(StoreError::Refused { store, source: source.into() });
+        }
+        let (answer, answered) = oneshot::channel();
+        let request = Request { id: id.to_owned(), value, answer };
+        // Both fail only if the committing task is gone, with the runtime it ran on.
+        claims.send(request).await.map_err(|error| unavailable(store, error.to_string()))?;
+        answered.await.map_err(|error| unavailable(store, error))?
+    }
+}
+
+/// Takes what is there, commits it, takes what came meanwhile.
+async fn commit(shelf: Shelf, mut requests: mpsc::Receiver<Request>) {
+    let turns = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
+    // The semaphore is never closed.
+    while let Ok(turn) = turns.clone().acquire_owned().await {
+        let mut batch = Vec::new();
+        if requests.recv_many(&mut batch, MAX_BATCH).await == 0 {
+            return;
+        }
+        let shelf = shelf.clone();
+        tokio::spawn(async move {
+            shelf.answer(batch).await;
+            drop(turn);
+        });
+    }
+}
+
+/// The claims of one id within a batch: the first asks for all.
+struct Group {
+    id: String,
+    value: Bytes,
+    answers: Vec<oneshot::Sender<Result<Claim, StoreError>>>,
+}
+
+fn group(batch: Vec<Request>) -> Vec<Group> {
+    let mut places: HashMap<String, usize> = HashMap::with_capacity(batch.len());
+    let mut groups: Vec<Group> = Vec::with_capacity(batch.len());
+    for Request { id, value, answer } in batch {
+        match places.get(&id).and_then(|&place| groups.get_mut(place)) {
+            Some(group) => group.answers.push(answer),
+            None => {
+                places.insert(id.clone(), groups.len());
+                groups.push(Group { id, value, answers: vec![answer] });
+            }
+        }
+    }
+    groups
+}
+
+impl Shelf {
+    async fn answer(&self, batch: Vec<Request>) {
+        let groups = group(batch);
+        let messages = groups
+            .iter()
+            .map(|group| Outgoing {
+                subject: self.subject.to_owned(),
+                message_id: Some(group.id.clone()),
+                headers: Vec::new(),
+                payload: group.value.clone(),
+            })
+            .collect();
+        match self.publisher.publish(messages).await {
+            Ok(stored) => {
+                streams::iter(groups.into_iter().zip(stored))
+                    .for_each_concurrent(READS_IN_FLIGHT, |(group, stored)| self.answer_group(group, stored))
+                    .await;
+            }
+            Err(error) => {
+                tracing::warn!(store = self.store, error = &error as &dyn std::error::Error, "claims were not stored");
+                let error = Arc::new(error);
+                for answer in groups.into_iter().flat_map(|group| group.answers) {
+                    // Whoever asked may have gone away; its claim stands all the same.
+                    _ = answer.send(Err(self.error(&error)));
+                }
+            }
+        }
+    }
+
+    async fn answer_group(&self, group: Group, stored: Stored) {
+        let mut answers = group.answers.into_iter();
+        let value = if stored.duplicate {
+            self.read_back(stored.sequence).await
+        } else {
+            if let Some(first) = answers.next() {
+                _ = first.send(Ok(Claim::First));
+            }
+            Ok(group.value)
+        };
+        let value = value.map_err(Arc::new);
+        for answer in answers {
+            _ = answer.send(match &value {
+                Ok(value) => Ok(Claim::Taken(value.clone())),
+                Err(error) => Err(unavailable(self.store, error.clone())),
+            });
+        }
+    }
+
+    /// The value of the first claim.
+    ///
+    /// A replica may be behind, so where it finds nothing the leader is asked. Where the leader finds nothing either,
+    /// the claim has just reached its `max_age`: that is answered as an error, and the repeat comes after the window,
+    /// as a first claim.
+    async fn read_back(&self, sequence: u64) -> Result<Bytes, StoreError> {
+        let message = match self.stream.direct_get(sequence).await {
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
+                self.stream.get_raw_message(sequence).await.map_err(|error| unavailable(self.store, error))?
+            }
+            answer => answer.map_err(|error| unavailable(self.store, error))?,
+        };
+        Ok(message.payload)
+    }
+
+    fn error(&self, error: &Arc<PublishError>) -> StoreError {
+        match **error {
+            PublishError::Full { .. } => StoreError::Full { store: self.store },
+            _ => unavailable(self.store, error.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_of_one_id_within_a_batch_ask_once_with_the_value_of_the_first() {
+        let (answer, _) = oneshot::channel();
+        let mut batch = vec![Request { id: "a".into(), value: "1".into(), answer }];
+        for (id, value) in [("b", "2"), ("a", "3"), ("a", "4")] {
+            batch.push(Request { id: id.into(), value: value.into(), answer: oneshot::channel().0 });
+        }
+        let groups = group(batch);
+        let told: Vec<_> = groups.iter().map(|g| (g.id.as_str(), &g.value[..], g.answers.len())).collect();
+        assert_eq!(told, [("a", &b"1"[..], 3), ("b", &b"2"[..], 1)]);
+    }
+}

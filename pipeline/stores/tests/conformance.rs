@@ -1,0 +1,284 @@
+//! What every store must do, run on the real one and on its twin in memory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chasqui_contract::{Book, Claim, Class, Directory, Inbox, Ledger, StoreError};
+use chasqui_schemas::{
+    Channel, Lane,
+    bucket::{Bucket, token},
+    id,
+    record::{Category, CategoryPreference, Contacts, Preferences, Suppression, Template},
+    stream, subject,
+    submission::Content,
+};
+use chasqui_stores::{
+    NatsDirectory, NatsInbox, NatsLedger, Records,
+    memory::{MemoryDirectory, MemoryInbox, MemoryLedger},
+};
+use support::{Server, make_stores, publisher};
+use uuid::Uuid;
+
+// --- Ledger ---------------------------------------------------------------------------------------------------------
+
+async fn ledger_conforms(ledger: &dyn Ledger) {
+    the_first_claim_wins(ledger).await;
+    books_are_apart(ledger).await;
+    of_many_at_a_time_exactly_one_is_first(ledger).await;
+    any_value_comes_back_as_it_was(ledger).await;
+}
+
+async fn the_first_claim_wins(ledger: &dyn Ledger) {
+    let claim = id::claim(&["first", "wins"]);
+    let say = |value: &'static str| ledger.claim(Book::Dedupe, &claim, Bytes::from(value));
+    assert_eq!(say("ours").await.unwrap(), Claim::First);
+    assert_eq!(say("theirs").await.unwrap(), Claim::Taken("ours".into()));
+    assert_eq!(say("ours").await.unwrap(), Claim::Taken("ours".into()));
+}
+
+async fn books_are_apart(ledger: &dyn Ledger) {
+    let claim = id::claim(&["books", "apart"]);
+    assert_eq!(ledger.claim(Book::Dedupe, &claim, "a".into()).await.unwrap(), Claim::First);
+    assert_eq!(ledger.claim(Book::Attempts, &claim, "b".into()).await.unwrap(), Claim::First);
+    assert_eq!(ledger.claim(Book::Dedupe, &claim, "c".into()).await.unwrap(), Claim::Taken("a".into()));
+    assert_eq!(ledger.claim(Book::Attempts, &claim, "c".into()).await.unwrap(), Claim::Taken("b".into()));
+}
+
+async fn of_many_at_a_time_exactly_one_is_first(ledger: &dyn Ledger) {
+    const IDS: usize = 100;
+    const CLAIMS_PER_ID: usize = 20;
+    let claims = (0..IDS * CLAIMS_PER_ID).map(|n| async move {
+        let id = n % IDS;
+        let value = Bytes::from(n.to_string());
+        (id, value.clone(), ledger.claim(Book::Dedupe, &id::claim(&["many", &id.to_string()]), value).await.unwrap())
+    });
+    let answers = futures::future::join_all(claims).await;
+
+    let mut firsts = BTreeMap::new();
+    for (id, value, answer) in &answers {
+        if *answer == Claim::First {
+            assert_eq!(firsts.insert(*id, value.clone()), None, "two were first with claim {id}");
+        }
+    }
+    assert_eq!(firsts.len(), IDS);
+    for (id, _, answer) in answers {
+        if let Claim::Taken(value) = answer {
+            assert_eq!(value, firsts[&id]);
+        }
+    }
+}
+
+async fn any_value_comes_back_as_it_was(ledger: &dyn Ledger) {
+    for (n, value) in [Vec::new(), vec![0, 255, 10, 13], vec![7; 60_000]].into_iter().enumerate() {
+        let claim = id::claim(&["value", &n.to_string()]);
+        let value = Bytes::from(value);
+        assert_eq!(ledger.claim(Book::Attempts, &claim, value.clone()).await.unwrap(), Claim::First);
+        assert_eq!(ledger.claim(Book::Attempts, &claim, "other".into()).await.unwrap(), Claim::Taken(value));
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_on_nats_conforms() {
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    ledger_conforms(&NatsLedger::open(&context, publisher(&context)).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn the_ledger_in_memory_conforms() {
+    ledger_conforms(&MemoryLedger::new()).await;
+}
+
+// --- Inbox ----------------------------------------------------------------------------------------------------------
+
+async fn inbox_conforms(inbox: &dyn Inbox) {
+    for user in ["ada", "b.o.b@x *>"] {
+        for n in 0..3_u128 {
+            for _repeat in 0..2 {
+                let delivery = Uuid::from_u128(user.len() as u128 * 100 + n);
+                inbox.append("shop", user, delivery, Bytes::from(format!("{user}{n}"))).await.unwrap();
+            }
+        }
+    }
+}
+
+fn expected(user: &str) -> Vec<Bytes> {
+    (0..3).map(|n| Bytes::from(format!("{user}{n}"))).collect()
+}
+
+#[tokio::test]
+async fn the_inbox_on_nats_takes_each_delivery_once_and_in_order() {
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    inbox_conforms(&NatsInbox::new(publisher(&context))).await;
+
+    let stored = context.get_stream(stream::INBOX).await.unwrap();
+    for user in ["ada", "b.o.b@x *>"] {
+        let mut messages = Vec::new();
+        let mut next = 1;
+        while let Ok(message) = stored.direct_get_next_for_subject(subject::inbox("shop", user), Some(next)).await {
+            next = message.sequence + 1;
+            messages.push(message.payload);
+        }
+        assert_eq!(messages, expected(user));
+    }
+}
+
+#[tokio::test]
+async fn the_inbox_in_memory_takes_each_delivery_once_and_in_order() {
+    let inbox = MemoryInbox::new();
+    inbox_conforms(&inbox).await;
+    for user in ["ada", "b.o.b@x *>"] {
+        let messages: Vec<_> =
+            inbox.messages().into_iter().filter(|m| m.user == user && m.app == "shop").map(|m| m.message).collect();
+        assert_eq!(messages, expected(user));
+    }
+}
+
+// --- Directory ------------------------------------------------------------------------------------------------------
+
+/// Names that are no subject token as they are.
+const NAMES: [&str; 3] = ["ada", "ada@example.com", "누리 .*>=2E"];
+
+fn contacts(name: &str) -> Contacts {
+    Contacts { emails: vec![format!("{name}@example.com")], ..Contacts::default() }
+}
+
+fn preferences(name: &str) -> Preferences {
+    Preferences {
+        categories: BTreeMap::from([(name.to_owned(), CategoryPreference::All(false))]),
+        ..Preferences::default()
+    }
+}
+
+fn template(name: &str) -> Template {
+    let content = Content { title: Some(name.to_owned()), ..Content::default() };
+    Template {
+        channels: BTreeMap::from([(Channel::Push, BTreeMap::from([("default".to_owned(), content)]))]),
+        ..Template::default()
+    }
+}
+
+fn category(name: &str) -> Category {
+    Category { description: Some(name.to_owned()), lane: Some(Lane::Bulk), ..Category::default() }
+}
+
+fn suppression(name: &str) -> Suppression {
+    Suppression { reason: name.to_owned(), since: None }
+}
+
+/// `directory` holds the five records of each of [`NAMES`], and a bad record `bad` in each bucket.
+async fn directory_conforms(directory: &dyn Directory) {
+    for name in NAMES {
+        assert_eq!(*directory.contacts(name).await.unwrap().unwrap(), contacts(name));
+        assert_eq!(*directory.preferences(name).await.unwrap().unwrap(), preferences(name));
+        assert_eq!(*directory.template(name).await.unwrap().unwrap(), template(name));
+        assert_eq!(*directory.category(name).await.unwrap().unwrap(), category(name));
+        assert_eq!(*directory.suppression(name).await.unwrap().unwrap(), suppression(name));
+    }
+    assert!(directory.suppression(" ADA@Example.com ").await.unwrap().is_some(), "addresses compare without case");
+    for name in ["nobody", "", "no.body"] {
+        assert_eq!(directory.contacts(name).await.unwrap(), None);
+        assert_eq!(directory.preferences(name).await.unwrap(), None);
+        assert_eq!(directory.template(name).await.unwrap(), None);
+        assert_eq!(directory.category(name).await.unwrap(), None);
+        assert_eq!(directory.suppression(name).await.unwrap(), None);
+    }
+    is_bad(directory.contacts("bad").await, Bucket::Contacts);
+    is_bad(directory.preferences("bad").await, Bucket::Preferences);
+    is_bad(directory.template("bad").await, Bucket::Templates);
+    is_bad(directory.category("bad").await, Bucket::Categories);
+    is_bad(directory.suppression("bad").await, Bucket::Suppressions);
+}
+
+fn is_bad<T: std::fmt::Debug>(answer: Result<T, StoreError>, bucket: Bucket) {
+    let error = answer.unwrap_err();
+    assert_eq!(error.class(), Class::Permanent);
+    match error {
+        StoreError::BadRecord { store, .. } => assert_eq!(store, bucket.as_str()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_directory_on_nats_conforms() {
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let json = |record: serde_json::Result<Vec<u8>>| Bytes::from(record.unwrap());
+    for bucket in Bucket::ALL {
+        let records = Records::open(&context, bucket).await.unwrap();
+        for name in NAMES {
+            let record = match bucket {
+                Bucket::Contacts => json(serde_json::to_vec(&contacts(name))),
+                Bucket::Preferences => json(serde_json::to_vec(&preferences(name))),
+                Bucket::Templates => json(serde_json::to_vec(&template(name))),
+                Bucket::Categories => json(serde_json::to_vec(&category(name))),
+                Bucket::Suppressions => json(serde_json::to_vec(&suppression(name))),
+            };
+            records.put(name, record).await.unwrap();
+        }
+        // Past the check, as another program would write it.
+        let key = match bucket {
+            Bucket::Suppressions => chasqui_schemas::bucket::address_key("bad"),
+            _ => token("bad"),
+        };
+        let store = context.get_key_value(bucket.as_str()).await.unwrap();
+        store.put(key, r#"{"misspelt":true}"#.into()).await.unwrap();
+    }
+    let directory = NatsDirectory::open(&context).await.unwrap();
+    // At once, before the mirrors have caught up, and again when they have.
+    directory_conforms(&directory).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    directory_conforms(&directory).await;
+}
+
+#[tokio::test]
+async fn the_directory_in_memory_conforms() {
+    let mut directory = MemoryDirectory::new();
+    for name in NAMES {
+        directory = directory
+            .with_contacts(name, contacts(name))
+            .with_preferences(name, preferences(name))
+            .with_template(name, template(name))
+            .with_category(name, category(name))
+            .with_suppression(name, suppression(name));
+    }
+    for bucket in Bucket::ALL {
+        directory = directory.with_bad_record(bucket, "bad");
+    }
+    directory_conforms(&directory).await;
+}
+
+// --- Faults of the twins --------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_twin_fails_as_often_as_told_and_with_the_effect_that_was_asked_for() {
+    let ledger = MemoryLedger::new();
+    ledger.faults.fail_next(1);
+    let error = ledger.claim(Book::Dedupe, "a", "1".into()).await.unwrap_err();
+    assert!(error.class().is_transient());
+    assert_eq!(ledger.value(Book::Dedupe, "a"), None);
+    ledger.faults.lose_next(1);
+    assert!(ledger.claim(Book::Dedupe, "a", "1".into()).await.is_err());
+    assert_eq!(ledger.claim(Book::Dedupe, "a", "2".into()).await.unwrap(), Claim::Taken("1".into()));
+
+    let inbox = MemoryInbox::new();
+    inbox.faults.lose_next(1);
+    assert!(inbox.append("shop", "ada", Uuid::nil(), "m".into()).await.is_err());
+    assert_eq!(inbox.messages().len(), 1);
+
+    let directory = MemoryDirectory::new().with_contacts("ada", Contacts::default());
+    directory.faults.fail_next(2);
+    assert!(directory.contacts("ada").await.is_err());
+    assert!(directory.category("x").await.is_err());
+    assert!(directory.contacts("ada").await.unwrap().is_some());
+    directory.delete(Bucket::Contacts, "ada");
+    assert!(directory.contacts("ada").await.unwrap().is_none());
+}

@@ -1,0 +1,42 @@
+-- The log of what happened: one row per step of a notification, its identity (trace_id, span_id).
+-- A step done again after a crash comes with the same identity and replaces its row when parts merge; read with
+-- FINAL to see it once before that. The partition is the day of the submission, which the trace id carries, so
+-- that both rows always meet. Statements here must be safe to run twice, and from two processes at once.
+CREATE TABLE IF NOT EXISTS trace_events
+(
+    trace_id String COMMENT '32 hex digits of the notification''s UUIDv7, or of the request''s own trace; as text because ClickHouse sorts UUIDs by their random half' CODEC(ZSTD(1)),
+    span_id UInt64 COMMENT 'The step: derived from trace, stage, delivery and attempt' CODEC(ZSTD(1)),
+    parent_span_id UInt64 COMMENT 'The step it came from; 0 for the root' CODEC(ZSTD(1)),
+    submitted_at DateTime64(3, 'UTC') COMMENT 'When the submission was stored; part of the trace id' CODEC(Delta, ZSTD(1)),
+    notification_id UUID COMMENT 'The notification; zero on the request''s own trace' CODEC(ZSTD(1)),
+    request_id UUID COMMENT 'The submission; zero on receipts' CODEC(ZSTD(1)),
+    delivery_id UUID COMMENT 'The delivery; zero on steps of the notification as a whole' CODEC(ZSTD(1)),
+    app LowCardinality(String) COMMENT 'Who published it',
+    category LowCardinality(String) COMMENT 'What kind of message',
+    template LowCardinality(String) COMMENT 'Template key; empty for inline content',
+    variant LowCardinality(String) COMMENT 'Variant of the template',
+    locale LowCardinality(String) COMMENT 'Locale that was rendered',
+    lane LowCardinality(String) COMMENT 'critical, high, normal or bulk',
+    channel LowCardinality(String) COMMENT 'push, sms, email or in_app; empty before render',
+    provider LowCardinality(String) COMMENT 'Provider called, or reporter of a receipt',
+    stage LowCardinality(String) COMMENT 'validate, enrich, filter, dedupe, render, prioritize, send, or receipt',
+    event LowCardinality(String) COMMENT 'request, notification (the root), stage, attempt, or the kind of a receipt: delivered, bounced, opened, clicked, unsubscribed, complained, failed',
+    status LowCardinality(String) COMMENT 'ok, suppressed, deferred, retry, rejected, dead or error',
+    state LowCardinality(String) COMMENT 'Terminal state that this step decides: rejected, suppressed, expired, dead, sent, delivered, bounced; else empty',
+    reason LowCardinality(String) COMMENT 'Reason code of whatever did not simply go on',
+    attempt UInt32 COMMENT 'Provider attempt, from 1' CODEC(ZSTD(1)),
+    queued_ns UInt64 COMMENT 'Nanoseconds that the message had waited in its queue' CODEC(ZSTD(1)),
+    started_at DateTime64(9, 'UTC') COMMENT 'When the work began; of a receipt, when it happened' CODEC(Delta, ZSTD(1)),
+    duration_ns UInt64 COMMENT 'Nanoseconds that the work took' CODEC(ZSTD(1)),
+    attributes Map(LowCardinality(String), String) COMMENT 'What else explains the step; no bodies, no addresses' CODEC(ZSTD(1)),
+    INDEX started_at_range started_at TYPE minmax GRANULARITY 1,
+    INDEX request_ids request_id TYPE bloom_filter(0.01) GRANULARITY 4,
+    INDEX delivery_ids delivery_id TYPE bloom_filter(0.01) GRANULARITY 4,
+    INDEX transaction_ids attributes['transaction_id'] TYPE bloom_filter(0.01) GRANULARITY 4,
+    INDEX statuses status TYPE set(8) GRANULARITY 4
+)
+ENGINE = ReplacingMergeTree
+PARTITION BY toYYYYMMDD(submitted_at)
+ORDER BY (trace_id, span_id)
+SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1
+COMMENT 'One row per step of a notification: the log that everything else derives from';

@@ -1,0 +1,53 @@
+-- trace_events under the column names of the OpenTelemetry ClickHouse exporter, so that Grafana's trace panel and
+-- every other tool made for that schema work untouched. TraceId stays the sorting key: a trace is one key look-up.
+CREATE VIEW IF NOT EXISTS otel_traces AS
+SELECT
+    started_at AS Timestamp,
+    trace_id AS TraceId,
+    leftPad(lower(hex(span_id)), 16, '0') AS SpanId,
+    if(parent_span_id = 0, '', leftPad(lower(hex(parent_span_id)), 16, '0')) AS ParentSpanId,
+    '' AS TraceState,
+    multiIf(
+        event = 'attempt', concat('send ', channel, ' via ', provider, ' #', toString(attempt)),
+        event = 'stage', concat(trim(concat(stage, ' ', channel)), if(status = 'deferred', ' (deferred)', '')),
+        event IN ('notification', 'request'), trim(concat(event, ' ', category)),
+        trim(concat(event, ' ', channel))) AS SpanName,
+    multiIf(event = 'attempt', 'Client', stage = 'receipt', 'Internal', 'Consumer') AS SpanKind,
+    concat('chasqui-', stage) AS ServiceName,
+    CAST(map('service.namespace', 'chasqui', 'service.name', concat('chasqui-', stage)), 'Map(LowCardinality(String), String)') AS ResourceAttributes,
+    'chasqui' AS ScopeName,
+    '' AS ScopeVersion,
+    mapConcat(
+        attributes,
+        mapFilter((k, v) -> v NOT IN ('', '0', '00000000-0000-0000-0000-000000000000'),
+            CAST(map(
+                'notification_id', toString(notification_id),
+                'request_id', toString(request_id),
+                'delivery_id', toString(delivery_id),
+                'app', toString(app),
+                'category', toString(category),
+                'template', toString(template),
+                'variant', toString(variant),
+                'locale', toString(locale),
+                'lane', toString(lane),
+                'channel', toString(channel),
+                'provider', toString(provider),
+                'status', toString(status),
+                'state', toString(state),
+                'reason', toString(reason),
+                'attempt', toString(attempt),
+                'queued_ms', toString(intDiv(queued_ns, 1000000))), 'Map(LowCardinality(String), String)'))) AS SpanAttributes,
+    duration_ns AS Duration,
+    multiIf(status = 'ok', 'Ok', status IN ('retry', 'rejected', 'dead', 'error'), 'Error', 'Unset') AS StatusCode,
+    toString(reason) AS StatusMessage,
+    CAST([], 'Array(DateTime64(9, \'UTC\'))') AS `Events.Timestamp`,
+    CAST([], 'Array(LowCardinality(String))') AS `Events.Name`,
+    CAST([], 'Array(Map(LowCardinality(String), String))') AS `Events.Attributes`,
+    -- The producer's own trace (W3C traceparent: version-trace-span-flags).
+    if(attributes['traceparent'] = '', [], [substring(attributes['traceparent'], 4, 32)]) AS `Links.TraceId`,
+    if(attributes['traceparent'] = '', [], [substring(attributes['traceparent'], 37, 16)]) AS `Links.SpanId`,
+    arrayMap(x -> '', `Links.TraceId`) AS `Links.TraceState`,
+    arrayMap(x -> CAST(map(), 'Map(LowCardinality(String), String)'), `Links.TraceId`) AS `Links.Attributes`
+FROM trace_events FINAL
+SETTINGS do_not_merge_across_partitions_select_final = 1
+COMMENT 'trace_events with the columns of the OpenTelemetry exporter';

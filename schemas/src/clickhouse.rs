@@ -1,0 +1,60 @@
+//! The ClickHouse tables, and the migrations that make them (`schemas/clickhouse/*.sql`).
+//!
+//! Rules for a migration: every statement can be run twice, and by two processes at once; a file that was released
+//! is never changed, another one follows it.
+
+/// The log of what happened; one row per [`crate::trace::TraceEvent`].
+pub const TRACE_EVENTS: &str = "trace_events";
+/// Latest state of every notification.
+pub const NOTIFICATIONS: &str = "notifications";
+/// Latest state of every delivery.
+pub const DELIVERIES: &str = "deliveries";
+/// Which migrations were applied.
+pub const SCHEMA_MIGRATIONS: &str = "schema_migrations";
+/// The tables that hold data, and forget it after the retention.
+pub const STORED: [&str; 3] = [TRACE_EVENTS, "delivery_states", "notification_states"];
+
+/// A step of the schema.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    /// From 1, without gaps.
+    pub version: u32,
+    /// What it makes.
+    pub name: &'static str,
+    /// Statements, separated by semicolons.
+    pub sql: &'static str,
+}
+
+/// Every migration, in order.
+pub const MIGRATIONS: [Migration; 4] = [
+    Migration { version: 1, name: "trace_events", sql: include_str!("../clickhouse/0001_trace_events.sql") },
+    Migration { version: 2, name: "otel_traces", sql: include_str!("../clickhouse/0002_otel_traces.sql") },
+    Migration { version: 3, name: "states", sql: include_str!("../clickhouse/0003_states.sql") },
+    Migration { version: 4, name: "views", sql: include_str!("../clickhouse/0004_views.sql") },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Stage, trace::State};
+
+    #[test]
+    fn versions_have_no_gaps() {
+        assert!(MIGRATIONS.iter().zip(1..).all(|(migration, version)| migration.version == version));
+    }
+
+    #[test]
+    fn the_views_know_every_state_and_stage_by_its_rank() {
+        let list = |words: Vec<&str>| {
+            let names = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ");
+            let ranks = (1..=words.len()).map(|rank| rank.to_string()).collect::<Vec<_>>().join(", ");
+            (format!("[{names}], [{ranks}]"), format!("[{ranks}], [{names}]"))
+        };
+        let states = list(State::ALL.iter().map(|state| state.as_str()).collect());
+        let stages = list(Stage::ALL.iter().map(|stage| stage.as_str()).collect());
+        for (into_rank, into_name) in [states, stages] {
+            assert_eq!(MIGRATIONS[2].sql.matches(&into_rank).count(), 2, "{into_rank}");
+            assert_eq!(MIGRATIONS[3].sql.matches(&into_name).count(), 2, "{into_name}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Which endpoints a recipient has, and which of them the user does not want.
+//!
+//! Pure functions of the records; a crash means nothing here.
+
+use chasqui_schemas::{
+    Channel, Reason, bucket,
+    delivery::{Address, Endpoint},
+    notification::Recipient,
+    record::{CategoryPreference, Contacts, Preferences},
+};
+
+/// Hexadecimal digits of an address's hash in an endpoint's id. It tells apart the few addresses of one
+/// recipient, for which 64 bits are plenty.
+const ADDRESS_ID_DIGITS: usize = 16;
+
+/// Why the user does not want `category` on `channel`, if so; the widest opt-out is named.
+pub(crate) fn opt_out(preferences: Option<&Preferences>, category: &str, channel: Channel) -> Option<Reason> {
+    let preferences = preferences?;
+    let category_off = match preferences.categories.get(category) {
+        Some(CategoryPreference::All(on)) => !on,
+        Some(CategoryPreference::Channels(channels)) => channels.get(&channel) == Some(&false),
+        None => false,
+    };
+    if !preferences.enabled {
+        Some(Reason::OptedOut)
+    } else if category_off {
+        Some(Reason::OptedOutCategory)
+    } else if preferences.channels.get(&channel) == Some(&false) {
+        Some(Reason::OptedOutChannel)
+    } else {
+        None
+    }
+}
+
+/// The endpoints of a recipient on a channel: every device, the first phone, the first mailbox, the user's inbox.
+pub(crate) fn endpoints(channel: Channel, recipient: &Recipient, contacts: &Contacts) -> Vec<Endpoint> {
+    let hashed = |text: &String, address: fn(String) -> Address| {
+        let mut id = bucket::address_key(text);
+        id.truncate(ADDRESS_ID_DIGITS);
+        Endpoint { id, address: address(text.clone()) }
+    };
+    match channel {
+        Channel::Push => devices(contacts),
+        Channel::Sms => contacts.phones.first().map(|phone| hashed(phone, Address::Phone)).into_iter().collect(),
+        Channel::Email => contacts.emails.first().map(|email| hashed(email, Address::Mailbox)).into_iter().collect(),
+        Channel::InApp => recipient
+            .user()
+            .map(|user| Endpoint { id: user.to_owned(), address: Address::Inbox(user.to_owned()) })
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn devices(contacts: &Contacts) -> Vec<Endpoint> {
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(contacts.devices.len());
+    for device in &contacts.devices {
+        // Two devices of one id would be two deliveries of one id.
+        if endpoints.iter().any(|endpoint| endpoint.id == device.id) {
+            continue;
+        }
+        endpoints.push(Endpoint {
+            id: device.id.clone(),
+            address: Address::Device {
+                platform: device.platform,
+                token: device.token.clone(),
+                registered_at: device.registered_at,
+            },
+        });
+    }
+    endpoints
+}
+
+/// The one reason for a notification that may go nowhere: the user's own will is named before the suppression
+/// list, and that before a mere lack of addresses; of several opt-outs the widest.
+pub(crate) fn most_telling(reasons: impl Iterator<Item = Reason>) -> Reason {
+    const WEIGHT: [Reason; 6] = [
+        Reason::NoEndpoint,
+        Reason::AddressSuppressed,
+        Reason::OptedOutDevice,
+        Reason::OptedOutChannel,
+        Reason::OptedOutCategory,
+        Reason::OptedOut,
+    ];
+    reasons.max_by_key(|reason| WEIGHT.iter().position(|each| each == reason)).unwrap_or(Reason::NoEndpoint)
+}

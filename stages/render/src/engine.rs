@@ -1,0 +1,176 @@
+//! The template engine and its limits.
+//!
+//! A template is a program that an operator wrote, run on data that anybody may have written. So: an undefined
+//! variable is an error, never a gap in the text; HTML is escaped; data stays data; a run has a budget of
+//! instructions ([`FUEL`]), of depth and of output. There is no loader: a template can include only texts of its own
+//! record, and can reach no file, no environment and no other notification.
+//!
+//! The engine does not bound what a single expression takes: a text joined to itself again and again by `set`
+//! statements grows without end. Whoever may write to `templates` is trusted not to do that; data alone cannot.
+
+use std::{collections::BTreeMap, io};
+
+use chasqui_schemas::{
+    Channel,
+    record::Template,
+    submission::{Content, MAX_CONTENT_BYTES},
+};
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context,
+    value::{Serde, Value},
+};
+use serde_json::Map;
+
+use crate::choose::Source;
+
+/// Instructions that one text may take: some milliseconds.
+const FUEL: u64 = 100_000;
+/// How deep calls of macros and includes may nest.
+const RECURSION: usize = 50;
+/// Longest piece of a template that an error quotes, in characters.
+const MAX_QUOTE: usize = 100;
+/// The part that is HTML.
+const HTML: &str = "html";
+
+/// The variables of a notification.
+pub(crate) struct Data(Value);
+
+impl Data {
+    pub(crate) fn new(data: &Map<String, serde_json::Value>) -> Self {
+        Data(Value::from(Serde(data)))
+    }
+}
+
+/// One template record, compiled.
+pub(crate) struct Compiled {
+    environment: Environment<'static>,
+    /// The texts that do not compile. They fail when they are wanted; the others work.
+    broken: BTreeMap<String, String>,
+}
+
+impl Compiled {
+    pub(crate) fn new(template: &Template) -> Self {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|name| match name.rsplit_once('/') {
+            Some((_, HTML)) => AutoEscape::Html,
+            _ => AutoEscape::None,
+        });
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION);
+        // So that an error can tell which variable was undefined. Nothing else of it is ever printed.
+        environment.set_debug(true);
+        // Prints every variable there is.
+        environment.remove_global("debug");
+
+        let mut broken = BTreeMap::new();
+        let own = [("", &template.channels)];
+        let variants = template.variants.iter().map(|(name, variant)| (name.as_str(), &variant.channels));
+        for (variant, channels) in own.into_iter().chain(variants) {
+            for (&channel, locales) in channels {
+                for (locale, content) in locales {
+                    for (part, text) in parts(content) {
+                        let name = name(variant, channel, locale, part);
+                        if let Err(error) = environment.add_template_owned(name.clone(), text.to_owned()) {
+                            broken.insert(name, describe(&error, text));
+                        }
+                    }
+                }
+            }
+        }
+        Compiled { environment, broken }
+    }
+
+    /// Renders every part of a text; an error is told as `part, line: what`.
+    pub(crate) fn render(&self, source: &Source<'_>, data: &Data) -> Result<Content, String> {
+        // A variable of the producer's own comes first.
+        let locale = if source.locale == chasqui_schemas::record::DEFAULT_LOCALE { "" } else { source.locale };
+        let variables = minijinja::value::merge_maps([data.0.clone(), context! { locale }]);
+        let mut left = MAX_CONTENT_BYTES;
+        let mut content = Content::default();
+        for (part, text) in parts(source.content) {
+            let name = name(source.variant, source.channel, source.locale, part);
+            if let Some(what) = self.broken.get(&name) {
+                return Err(format!("{part}{what}"));
+            }
+            let mut output = Bounded { bytes: Vec::with_capacity(text.len() * 2), left };
+            let rendered = self
+                .environment
+                .get_template(&name)
+                .and_then(|template| template.render_captured_to(variables.clone(), &mut output).map(drop));
+            if let Err(error) = rendered {
+                let what = match output.left {
+                    0 => format!(": its texts take more than {MAX_CONTENT_BYTES} bytes"),
+                    _ => describe(&error, text),
+                };
+                return Err(format!("{part}{what}"));
+            }
+            left = output.left;
+            let rendered = String::from_utf8(output.bytes).map_err(|_| format!("{part}: is not UTF-8"))?;
+            let place = match part {
+                "title" => &mut content.title,
+                "body" => &mut content.body,
+                HTML => &mut content.html,
+                _ => &mut content.url,
+            };
+            *place = Some(rendered);
+        }
+        Ok(content)
+    }
+}
+
+fn parts(content: &Content) -> impl Iterator<Item = (&'static str, &str)> {
+    [("title", &content.title), ("body", &content.body), (HTML, &content.html), ("url", &content.url)]
+        .into_iter()
+        .filter_map(|(part, text)| Some((part, text.as_deref()?)))
+}
+
+/// The name under which a text is compiled; its end decides about escaping.
+fn name(variant: &str, channel: Channel, locale: &str, part: &str) -> String {
+    format!("{variant}/{channel}/{locale}/{part}")
+}
+
+/// An error in words: of the template's text, never of the data.
+fn describe(error: &Error, text: &str) -> String {
+    let line = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
+    let detail = match error.kind() {
+        // These details are made of names in the template.
+        ErrorKind::UndefinedError
+        | ErrorKind::SyntaxError
+        | ErrorKind::UnknownFilter
+        | ErrorKind::UnknownTest
+        | ErrorKind::UnknownFunction => error.detail().map(str::to_owned),
+        ErrorKind::OutOfFuel => Some(format!("more than {FUEL} instructions")),
+        // Other details may quote a value, so quote the template instead.
+        _ => error.range().and_then(|range| text.get(range)).map(|piece| format!("in `{piece}`")),
+    };
+    let detail = detail.map(|detail| format!(": {}", detail.chars().take(MAX_QUOTE).collect::<String>()));
+    format!("{line}: {}{}", error.kind(), detail.unwrap_or_default())
+}
+
+/// Output of bounded size.
+struct Bounded {
+    bytes: Vec<u8>,
+    left: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.left.checked_sub(bytes.len()) {
+            Some(left) => {
+                self.left = left;
+                self.bytes.extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            None => {
+                // Nothing fits any more; that also tells this error from the template's own.
+                self.left = 0;
+                Err(io::Error::other("too long"))
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! How many segments a text takes as an SMS, which is what it costs.
+//!
+//! Alphabet and sizes: [3GPP TS 23.038](https://www.3gpp.org/dynareport/23038.htm) section 6.2.1 and
+//! 3GPP TS 23.040 section 9.2.3.24.1 (a concatenated message gives up six octets of each segment to a header).
+
+/// Most segments of one SMS: providers refuse more (Twilio: 1,600 characters).
+pub(crate) const MAX_SEGMENTS: u16 = 10;
+
+/// The GSM 7-bit default alphabet, less the escape.
+const BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà";
+/// Its extension table: an escape and a septet each.
+const EXTENSION: &str = "\u{c}^{}\\[~]|€";
+
+/// Sizes in code units: septets, or UTF-16 units.
+struct Encoding {
+    width: fn(char) -> Option<usize>,
+    whole: usize,
+    part: usize,
+}
+
+const GSM_7: Encoding = Encoding { width: septets, whole: 160, part: 153 };
+const UCS_2: Encoding = Encoding { width: |c| Some(c.len_utf16()), whole: 70, part: 67 };
+
+/// The segments of a text; `None` where there are more than [`MAX_SEGMENTS`].
+pub(crate) fn segments(text: &str) -> Option<u16> {
+    // No encoding has units smaller than a character, so this text need not be measured.
+    if text.chars().nth(usize::from(MAX_SEGMENTS) * GSM_7.part).is_some() {
+        return None;
+    }
+    let segments = pack(text, &GSM_7).or_else(|| pack(text, &UCS_2))?;
+    (segments <= MAX_SEGMENTS).then_some(segments)
+}
+
+/// Fills segments character by character, since none may be cut in two; `None` where a character has no code.
+fn pack(text: &str, encoding: &Encoding) -> Option<u16> {
+    let widths = text.chars().map(encoding.width).collect::<Option<Vec<_>>>()?;
+    if widths.iter().sum::<usize>() <= encoding.whole {
+        return Some(1);
+    }
+    let (mut segments, mut filled) = (1, 0);
+    for width in widths {
+        if filled + width > encoding.part {
+            segments += 1;
+            filled = 0;
+        }
+        filled += width;
+    }
+    Some(segments)
+}
+
+fn septets(c: char) -> Option<usize> {
+    if c.is_ascii_alphanumeric() || BASIC.contains(c) {
+        Some(1)
+    } else if EXTENSION.contains(c) {
+        Some(2)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_counted_as_the_standard_has_it() {
+        let table: [(String, Option<u16>); 27] = [
+            (String::new(), Some(1)),
+            ("a".repeat(160), Some(1)),
+            ("a".repeat(161), Some(2)),
+            ("a".repeat(306), Some(2)),
+            ("a".repeat(307), Some(3)),
+            ("a".repeat(1_530), Some(10)),
+            ("a".repeat(1_531), None),
+            // An extended character takes two septets, never of two segments.
+            ("€".repeat(80), Some(1)),
+            ("€".repeat(81), Some(2)),
+            ("€".repeat(152), Some(2)),
+            ("€".repeat(153), Some(3)),
+            (format!("{}€", "a".repeat(158)), Some(1)),
+            (format!("{}€", "a".repeat(159)), Some(2)),
+            (format!("{}€{}", "a".repeat(152), "a".repeat(151)), Some(2)),
+            (format!("{}€{}", "a".repeat(152), "a".repeat(152)), Some(3)),
+            (BASIC.to_owned(), Some(1)),
+            ("`".to_owned(), Some(1)),
+            // One character outside of the alphabet, and all are UCS-2.
+            (format!("{}ş", "a".repeat(69)), Some(1)),
+            (format!("{}ş", "a".repeat(70)), Some(2)),
+            ("안".repeat(70), Some(1)),
+            ("안".repeat(71), Some(2)),
+            ("안".repeat(134), Some(2)),
+            ("안".repeat(135), Some(3)),
+            ("안".repeat(671), None),
+            // Outside of the basic plane a character takes two units, never of two segments.
+            ("😀".repeat(35), Some(1)),
+            ("😀".repeat(36), Some(2)),
+            ("😀".repeat(67), Some(3)),
+        ];
+        for (text, expected) in table {
+            assert_eq!(segments(&text), expected, "{} × {:?}", text.chars().count(), text.chars().next());
+        }
+    }
+
+    #[test]
+    fn the_alphabet_is_complete() {
+        // 128 septets less the escape; ten extended characters.
+        assert_eq!((BASIC.chars().count(), EXTENSION.chars().count()), (127, 10));
+        assert!("ç`¢áŒ’".chars().all(|c| septets(c).is_none()), "often taken for GSM characters, but are not");
+    }
+
+    #[test]
+    fn a_huge_text_is_refused_quickly() {
+        assert_eq!(segments(&"ş".repeat(10_000_000)), None);
+    }
+}

@@ -1,0 +1,206 @@
+//! Which deliveries a notification becomes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::sync::Arc;
+
+use chasqui_contract::{Stage, StoreError, Verdict};
+use chasqui_render::Render;
+use chasqui_schemas::{
+    Channel, Lane, Notification, Reason,
+    bucket::Bucket,
+    id,
+    notification::Message,
+    record::{Contacts, Template},
+    submission::Content,
+};
+use chasqui_stores::memory::MemoryDirectory;
+use common::{dead, decide, deliveries, device, inbox, mailbox, notification, of_template, phone, stage, template};
+use futures::FutureExt;
+use serde_json::json as j;
+
+fn attribute(decision: &chasqui_contract::Decision, key: &str) -> Option<String> {
+    decision.attributes.iter().find(|(each, _)| each == key).map(|(_, value)| value.clone())
+}
+
+#[test]
+fn every_endpoint_gets_a_delivery_with_all_that_a_provider_needs() {
+    let stage = stage(template(j!({
+        "push": {"default": {"title": "Hi {{ name }}", "body": "b", "url": "https://example.com/{{ name }}"}},
+        "sms": {"default": {"body": "sms {{ name }}"}},
+        "email": {"default": {"title": "t", "html": "<p>{{ name }}</p>"}},
+        "in_app": {"default": {"body": "i"}}
+    })));
+    let endpoints = vec![device("a"), phone(), mailbox(), device("b"), inbox()];
+    let input = of_template(j!({"name": "Ada"}), endpoints.clone());
+    let decision = decide(&stage, input.clone());
+    assert_eq!(attribute(&decision, "deliveries").as_deref(), Some("5"));
+    assert_eq!(attribute(&decision, "locale.push").as_deref(), Some("default"));
+    assert_eq!(attribute(&decision, "sms_segments").as_deref(), Some("1"));
+    assert_eq!(decide(&stage, input.clone()), decision, "again, the same");
+    let made = deliveries(decision);
+    assert_eq!(made.len(), 5);
+    for endpoint in endpoints {
+        let delivery = made.iter().find(|each| each.endpoint == endpoint).unwrap();
+        assert_eq!(delivery.id, id::delivery(input.id, endpoint.channel(), &endpoint.id));
+        assert_eq!((delivery.notification_id, delivery.request_id), (input.id, input.request.id));
+        assert_eq!(
+            (delivery.app.as_str(), delivery.category.as_str(), delivery.template.as_str()),
+            ("shop", "order", "t")
+        );
+        assert_eq!((delivery.lane, delivery.category_lane), (Lane::High, Some(Lane::Bulk)));
+        assert_eq!(
+            (delivery.user.as_deref(), delivery.locale.as_str(), delivery.variant.as_str()),
+            (Some("ada"), "default", "")
+        );
+        assert_eq!(delivery.expires_at, Some("2026-03-01T12:01:00Z".parse().unwrap()));
+        assert_eq!((delivery.collapse_key.as_deref(), delivery.metadata["team"].as_str()), (Some("c"), "x"));
+        assert_eq!((delivery.attempt, delivery.pass, delivery.provider.as_str()), (1, 0, ""));
+        assert_eq!(delivery.sms_segments, u16::from(endpoint.channel() == Channel::Sms));
+    }
+    let of = |channel| made.iter().find(|each| each.channel() == channel).unwrap().content.clone();
+    assert_eq!(of(Channel::Push).url.as_deref(), Some("https://example.com/Ada"));
+    assert_eq!(of(Channel::Sms), Content { body: Some("sms Ada".into()), ..Content::default() });
+    assert_eq!(of(Channel::Email).html.as_deref(), Some("<p>Ada</p>"));
+}
+
+#[test]
+fn a_channel_without_a_text_is_skipped_and_the_trace_says_so() {
+    let stage = stage(template(
+        j!({"push": {"default": {"body": "b"}}, "email": {"ko": {"body": "b"}}, "in_app": {"default": {"url": "u"}}}),
+    ));
+    let decision = decide(&stage, of_template(j!({}), vec![device("a"), phone(), mailbox(), inbox()]));
+    for channel in [Channel::Sms, Channel::Email, Channel::InApp] {
+        assert_eq!(attribute(&decision, &format!("skipped.{channel}")).as_deref(), Some("template_missing"));
+    }
+    assert_eq!(deliveries(decision).len(), 1);
+}
+
+#[test]
+fn nothing_for_any_channel_is_a_dead_letter() {
+    let stage = stage(template(j!({"push": {"default": {"body": "b"}}})));
+    let (reason, detail) = dead(decide(&stage, of_template(j!({}), vec![phone(), mailbox()])));
+    assert_eq!(reason, Reason::TemplateMissing);
+    assert_eq!(detail, "the template `t` has nothing for the recipient's channels");
+    let html = Message::Content(Content { html: Some("<p>".into()), ..Content::default() });
+    assert_eq!(dead(decide(&stage, notification(html, vec![phone()]))).0, Reason::TemplateMissing);
+}
+
+#[test]
+fn an_unknown_template_is_a_dead_letter() {
+    let stage = Render::new(Arc::new(MemoryDirectory::new()));
+    let (reason, detail) = dead(decide(&stage, of_template(j!({}), vec![phone()])));
+    assert_eq!((reason, detail.as_str()), (Reason::TemplateMissing, "there is no template `t`"));
+}
+
+#[test]
+fn no_endpoint_is_suppressed() {
+    let stage = stage(template(j!({"push": {"default": {"body": "b"}}})));
+    assert_eq!(decide(&stage, of_template(j!({}), vec![])).verdict, Verdict::Suppress(Reason::NoEndpoint));
+}
+
+#[test]
+fn a_directory_that_fails_is_an_error_of_the_stage_and_not_of_the_message() {
+    let directory = MemoryDirectory::new().with_bad_record(Bucket::Templates, "t");
+    directory.faults.fail_next(1);
+    let stage = Render::new(Arc::new(directory));
+    let ask = || stage.decide(of_template(j!({}), vec![phone()])).now_or_never().unwrap();
+    assert!(matches!(ask(), Err(StoreError::Unavailable { .. })));
+    assert!(matches!(ask(), Err(StoreError::BadRecord { .. })));
+}
+
+#[test]
+fn the_submissions_locale_comes_before_the_contacts() {
+    let stage = stage(template(
+        j!({"push": {"ko": {"body": "안녕"}, "es": {"body": "hola"}, "default": {"body": "hello"}}, "sms": {"default": {"body": "{{ locale }}"}}}),
+    ));
+    let body = |of_request: Option<&str>, of_contacts: Option<&str>| {
+        let mut input = of_template(j!({}), vec![device("a")]);
+        Arc::make_mut(&mut input.request).locale = of_request.map(str::to_owned);
+        input.contacts = Some(Contacts { locale: of_contacts.map(str::to_owned), ..Contacts::default() });
+        let delivery = deliveries(decide(&stage, input)).remove(0);
+        (delivery.locale, delivery.content.body.unwrap())
+    };
+    assert_eq!(body(Some("ko-KR"), Some("es")), ("ko".into(), "안녕".into()));
+    assert_eq!(body(None, Some("es-MX")), ("es".into(), "hola".into()));
+    assert_eq!(body(Some("fr"), Some("es")), ("default".into(), "hello".into()), "what was asked for, not what may do");
+    assert_eq!(body(None, None), ("default".into(), "hello".into()));
+}
+
+#[test]
+fn a_variant_is_rendered_named_and_always_the_same() {
+    let record: Template = serde_json::from_value(j!({
+        "channels": {"push": {"default": {"body": "own"}}, "email": {"default": {"body": "own"}}},
+        "variants": {"a": {"weight": 1}, "b": {"weight": 1, "channels": {"push": {"default": {"body": "b"}}}}}
+    }))
+    .unwrap();
+    let stage = stage(record);
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..50 {
+        let mut input = of_template(j!({}), vec![device("a"), mailbox()]);
+        input.id = uuid::Uuid::from_u128(n);
+        let decision = decide(&stage, input.clone());
+        assert_eq!(decision, decide(&stage, input));
+        let variant = attribute(&decision, "variant").unwrap();
+        let made = deliveries(decision);
+        assert!(made.iter().all(|each| each.variant == variant));
+        let body = |channel| made.iter().find(|each| each.channel() == channel).unwrap().content.body.clone().unwrap();
+        assert_eq!(
+            (body(Channel::Push).as_str(), body(Channel::Email).as_str()),
+            (if variant == "b" { "b" } else { "own" }, "own")
+        );
+        seen.insert(variant);
+    }
+    assert_eq!(seen.len(), 2);
+}
+
+fn inline(content: Content) -> Notification {
+    notification(Message::Content(content), vec![device("a"), phone(), mailbox(), inbox()])
+}
+
+#[test]
+fn inline_content_is_sent_as_it_is() {
+    let content = Content {
+        title: Some("{{ title }}".into()),
+        body: Some("{% for x in y %} & <b>".into()),
+        html: Some("<b>{{ html }}</b>".into()),
+        url: Some("https://example.com/?a={{ b }}".into()),
+    };
+    let mut input = inline(content.clone());
+    Arc::make_mut(&mut input.request).locale = Some("pt-BR".into());
+    let made = deliveries(decide(&Render::new(Arc::new(MemoryDirectory::new())), input));
+    assert_eq!(made.len(), 4);
+    assert!(made.iter().all(|each| (each.template.as_str(), each.locale.as_str()) == ("", "pt-BR")));
+    for each in made {
+        let expected = match each.channel() {
+            Channel::Email => content.clone(),
+            Channel::Push | Channel::InApp => Content { html: None, ..content.clone() },
+            Channel::Sms => Content { body: content.body.clone(), ..Content::default() },
+        };
+        assert_eq!(each.content, expected);
+    }
+}
+
+#[test]
+fn an_sms_without_a_body_says_its_title() {
+    let made = deliveries(decide(
+        &Render::new(Arc::new(MemoryDirectory::new())),
+        inline(Content { title: Some("t".into()), ..Content::default() }),
+    ));
+    let sms = made.iter().find(|each| each.channel() == Channel::Sms).unwrap();
+    assert_eq!(sms.content, Content { body: Some("t".into()), ..Content::default() });
+}
+
+#[test]
+fn an_sms_longer_than_providers_take_is_a_dead_letter() {
+    let stage = stage(template(j!({"sms": {"default": {"body": "{{ text }}"}}})));
+    let of = |text: String| decide(&stage, of_template(j!({"text": text}), vec![phone()]));
+    assert_eq!(deliveries(of("a".repeat(1_530)))[0].sms_segments, 10);
+    let (reason, detail) = dead(of("a".repeat(1_531)));
+    assert_eq!(
+        (reason, detail.as_str()),
+        (Reason::RenderFailed, "an SMS of 1531 characters takes more than 10 segments")
+    );
+}

@@ -1,0 +1,218 @@
+//! The record of attempts: two claims each, `started` and `finished`. See the crate's page for the argument.
+//!
+//! Guarantee: of all workers that ever hold the same message, one is told to call the provider, and all are told
+//! the same end of the attempt.
+//!
+//! After a crash: what was claimed stays claimed for as long as the book's window.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chasqui_contract::{Answer, Book, Claim, Class, Ledger, Outcome, StoreError};
+use chasqui_schemas::{Delivery, id};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+/// How long a claim is tried again while the ledger is unavailable, before the runtime hears of it. Giving up
+/// with an answer in hand loses it, and makes the attempt ambiguous; staying on delays the shutdown.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// The store's name in errors.
+const STORE: &str = "attempts";
+
+/// What the book keeps under `started`.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Started {
+    /// Unique to one call of [`Attempts::start`]: a claim whose acknowledgement got lost is recognised as our own.
+    by: Uuid,
+    /// When.
+    at: Timestamp,
+    /// It was too late already: the provider was not called, and will not be.
+    expired: bool,
+}
+
+/// How an attempt ended: what the book keeps under `finished`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    /// When. Decisions count from here, so that they come out the same after a crash.
+    pub at: Timestamp,
+    /// A crash cut it off: `answer` is not the provider's.
+    pub interrupted: bool,
+    /// What came of it.
+    pub answer: Answer,
+}
+
+impl Finished {
+    /// An attempt that was started, and of which nothing more is known.
+    pub(crate) fn interrupted(at: Timestamp) -> Self {
+        let answer = Answer::new(Outcome::NoAnswer, "interrupted", "the attempt was cut off before its answer");
+        Finished { at, interrupted: true, answer }
+    }
+}
+
+/// Who may call the provider.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Start {
+    /// We may: nobody had begun.
+    Ours,
+    /// Somebody began it before, at this time.
+    Begun(Timestamp),
+    /// Somebody found it too late to begin.
+    Expired,
+}
+
+/// The record of attempts.
+pub(crate) struct Attempts {
+    ledger: Arc<dyn Ledger>,
+}
+
+impl Attempts {
+    pub(crate) fn new(ledger: Arc<dyn Ledger>) -> Self {
+        Attempts { ledger }
+    }
+
+    /// Claims the start of the delivery's attempt. A delivery that is `expired` is claimed too: otherwise one that
+    /// was sent in time, and whose worker crashed then, would look as if it had not been.
+    pub(crate) async fn start(&self, delivery: &Delivery, at: Timestamp, expired: bool) -> Result<Start, StoreError> {
+        let ours = Started { by: Uuid::new_v4(), at, expired };
+        let key = key("started", delivery.id, delivery.attempt);
+        Ok(match self.claim::<Started>(&key, &ours).await? {
+            None => Start::Ours,
+            Some(taken) if taken.by == ours.by => Start::Ours,
+            Some(taken) if taken.expired => Start::Expired,
+            Some(taken) => Start::Begun(taken.at),
+        })
+    }
+
+    /// Claims the end of the delivery's attempt, and answers the end that is on record: `ours`, or an earlier one.
+    pub(crate) async fn finish(&self, delivery: &Delivery, ours: Finished) -> Result<Finished, StoreError> {
+        let key = key("finished", delivery.id, delivery.attempt);
+        Ok(self.claim(&key, &ours).await?.unwrap_or(ours))
+    }
+
+    /// When the delivery's first attempt began.
+    ///
+    /// Where the book has forgotten, its window has passed since: the submission's time stands in.
+    pub(crate) async fn first_started(&self, delivery: &Delivery) -> Result<Timestamp, StoreError> {
+        let stand_in = Started { by: Uuid::nil(), at: delivery.submitted_at, expired: false };
+        let taken: Option<Started> = self.claim(&key("started", delivery.id, 1), &stand_in).await?;
+        Ok(taken.unwrap_or(stand_in).at)
+    }
+
+    /// Claims, patiently; answers what was there before.
+    async fn claim<T: Serialize + DeserializeOwned>(&self, key: &str, value: &T) -> Result<Option<T>, StoreError> {
+        let bad = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::BadRecord {
+            store: STORE,
+            key: key.to_owned(),
+            source,
+        };
+        let bytes = Bytes::from(rmp_serde::to_vec_named(value).map_err(|e| bad(e.into()))?);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.ledger.claim(Book::Attempts, key, bytes.clone()).await {
+                Ok(Claim::First) => return Ok(None),
+                Ok(Claim::Taken(taken)) => return rmp_serde::from_slice(&taken).map(Some).map_err(|e| bad(e.into())),
+                Err(error) => {
+                    let pause = match error.class() {
+                        Class::RetryAfter(pause) => pause.max(Duration::from_millis(10)),
+                        Class::Overloaded => Duration::from_millis(500),
+                        Class::Permanent | Class::Bug => return Err(error),
+                    };
+                    if Instant::now() + pause > deadline {
+                        return Err(error);
+                    }
+                    sleep(pause).await;
+                }
+            }
+        }
+    }
+}
+
+fn key(what: &str, delivery: Uuid, attempt: u32) -> String {
+    id::claim(&[what, &delivery.to_string(), &attempt.to_string()])
+}
+
+#[cfg(test)]
+mod tests {
+    use chasqui_schemas::Channel;
+
+    use super::*;
+    use crate::testing::{Fault, TestLedger, at, delivery};
+
+    fn accepted() -> Finished {
+        Finished { at: at(1), interrupted: false, answer: Answer::new(Outcome::Accepted, "250", "") }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_is_claimed_once() {
+        let attempts = Attempts::new(Arc::new(TestLedger::default()));
+        let first = delivery(Channel::Sms);
+        let second = Delivery { attempt: 2, ..first.clone() };
+        assert_eq!(attempts.start(&first, at(0), false).await.unwrap(), Start::Ours);
+        assert_eq!(attempts.start(&first, at(9), false).await.unwrap(), Start::Begun(at(0)));
+        assert_eq!(attempts.start(&second, at(9), true).await.unwrap(), Start::Ours);
+        assert_eq!(attempts.start(&second, at(10), false).await.unwrap(), Start::Expired);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_whose_acknowledgement_was_lost_is_still_ours() {
+        let ledger = Arc::new(TestLedger::default());
+        ledger.fail(Fault::AfterEffect, 3);
+        let attempts = Attempts::new(ledger);
+        assert_eq!(attempts.start(&delivery(Channel::Sms), at(0), false).await.unwrap(), Start::Ours);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_on_record_wins() {
+        let attempts = Attempts::new(Arc::new(TestLedger::default()));
+        let delivery = delivery(Channel::Sms);
+        let interrupted = Finished::interrupted(at(0));
+        assert_eq!(attempts.finish(&delivery, interrupted.clone()).await.unwrap(), interrupted);
+        assert_eq!(attempts.finish(&delivery, accepted()).await.unwrap(), interrupted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_outlives_a_ledger_that_is_away_for_a_moment() {
+        let ledger = Arc::new(TestLedger::default());
+        ledger.fail(Fault::BeforeEffect, 5);
+        let attempts = Attempts::new(ledger);
+        assert_eq!(attempts.finish(&delivery(Channel::Sms), accepted()).await.unwrap(), accepted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends() {
+        let ledger = Arc::new(TestLedger::default());
+        ledger.fail(Fault::BeforeEffect, usize::MAX);
+        let attempts = Attempts::new(ledger);
+        let began = Instant::now();
+        let error = attempts.finish(&delivery(Channel::Sms), accepted()).await.unwrap_err();
+        assert!(error.class().is_transient());
+        assert!(began.elapsed() <= PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_attempt_is_remembered() {
+        let attempts = Attempts::new(Arc::new(TestLedger::default()));
+        let first = delivery(Channel::Email);
+        let third = Delivery { attempt: 3, ..first.clone() };
+        attempts.start(&first, at(77), false).await.unwrap();
+        assert_eq!(attempts.first_started(&third).await.unwrap(), at(77));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forgotten_first_attempt_counts_from_the_submission() {
+        let attempts = Attempts::new(Arc::new(TestLedger::default()));
+        let third = Delivery { attempt: 3, ..delivery(Channel::Email) };
+        assert_eq!(attempts.first_started(&third).await.unwrap(), third.submitted_at);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_does_not_decode_is_permanent() {
+        let ledger = Arc::new(TestLedger::default());
+        let delivery = delivery(Channel::Sms);
+        ledger.plant(&key("finished", delivery.id, 1), b"\xc1");
+        let error = Attempts::new(ledger).finish(&delivery, accepted()).await.unwrap_err();
+        assert_eq!(error.class(), Class::Permanent);
+    }
+}

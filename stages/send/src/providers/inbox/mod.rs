@@ -1,0 +1,165 @@
+//! The in-app inbox: a stream per user that the producer's app reads.
+//!
+//! Guarantee: an inbox takes a delivery once, so an attempt cut off by a crash is simply made again. What is in
+//! the inbox has arrived: the `delivered` receipt comes with the answer.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chasqui_contract::{Answer, Class, Inbox, Outcome, Provider, StoreError};
+use chasqui_schemas::{Delivery, ReceiptKind, delivery::Address, receipt::Actor};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::receipt;
+
+/// The provider's name.
+pub const NAME: &str = "inbox";
+
+/// What the app reads, as JSON. Receipts that it publishes name both ids.
+#[derive(Debug, Serialize)]
+pub struct InboxMessage<'a> {
+    /// The notification.
+    pub notification_id: Uuid,
+    /// The delivery; the inbox holds it once.
+    pub delivery_id: Uuid,
+    /// What kind of message.
+    pub category: &'a str,
+    /// A heading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<&'a str>,
+    /// Plain text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<&'a str>,
+    /// Where a tap leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<&'a str>,
+    /// A newer message with the same key replaces an older one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collapse_key: Option<&'a str>,
+    /// When it was submitted.
+    pub at: Timestamp,
+    /// When it is of no use any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The submission's `overrides.inbox`, untouched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<&'a Value>,
+}
+
+/// Appends to inboxes.
+pub(crate) struct InboxProvider {
+    inbox: Arc<dyn Inbox>,
+}
+
+impl InboxProvider {
+    pub(crate) fn new(inbox: Arc<dyn Inbox>) -> Self {
+        InboxProvider { inbox }
+    }
+}
+
+#[async_trait]
+impl Provider for InboxProvider {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    async fn send(&self, delivery: &Delivery) -> Answer {
+        let Address::Inbox(user) = &delivery.endpoint.address else {
+            return Answer::new(Outcome::Misconfigured, "channel", "the inbox serves the channel in_app only");
+        };
+        let message = InboxMessage {
+            notification_id: delivery.notification_id,
+            delivery_id: delivery.id,
+            category: &delivery.category,
+            title: delivery.content.title.as_deref(),
+            body: delivery.content.body.as_deref(),
+            url: delivery.content.url.as_deref(),
+            collapse_key: delivery.collapse_key.as_deref(),
+            at: delivery.submitted_at,
+            expires_at: delivery.expires_at,
+            data: delivery.overrides.get(NAME),
+        };
+        let json = match serde_json::to_vec(&message) {
+            Ok(json) => json,
+            Err(error) => return Answer::new(Outcome::Refused, "json", error.to_string()),
+        };
+        match self.inbox.append(&delivery.app, user, delivery.id, json.into()).await {
+            Ok(()) => Answer {
+                message_id: delivery.id.to_string(),
+                receipts: vec![(ReceiptKind::Delivered, receipt(NAME, delivery, Actor::Unknown))],
+                ..Answer::new(Outcome::Accepted, "", "")
+            },
+            Err(error) => classify(&error),
+        }
+    }
+}
+
+/// An append may be repeated without harm, so what passes is tried again, not ambiguous.
+fn classify(error: &StoreError) -> Answer {
+    let outcome = match error.class() {
+        Class::RetryAfter(after) => Outcome::TryLater { after: Some(after) },
+        Class::Overloaded => Outcome::Throttled { after: None },
+        Class::Permanent | Class::Bug => Outcome::Refused,
+    };
+    Answer::new(outcome, "store", error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use chasqui_schemas::{Channel, submission::Content};
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{TestInbox, delivery};
+
+    #[tokio::test]
+    async fn a_delivery_is_appended_and_has_arrived() {
+        let inbox = Arc::new(TestInbox::default());
+        let mut delivery = delivery(Channel::InApp);
+        delivery.content = Content { url: Some("https://example.com/o/1".into()), ..delivery.content };
+        delivery.overrides = json!({"inbox": {"badge": 3}, "sandbox": {}}).as_object().unwrap().clone();
+
+        let answer = InboxProvider::new(inbox.clone()).send(&delivery).await;
+
+        assert_eq!(answer.outcome, Outcome::Accepted);
+        assert_eq!(answer.receipts[0].0, ReceiptKind::Delivered);
+        assert_eq!(answer.receipts[0].1.delivery_id, delivery.id);
+        let appended = inbox.appended.lock().unwrap();
+        let [(app, user, id, message)] = &appended[..] else { panic!("{} messages", appended.len()) };
+        assert_eq!((app.as_str(), user.as_str(), *id), ("shop", "ada", delivery.id));
+        assert_eq!(
+            serde_json::from_slice::<Value>(message).unwrap(),
+            json!({
+                "notification_id": delivery.notification_id, "delivery_id": delivery.id, "category": "order",
+                "title": "Your order", "body": "It is on its way.", "url": "https://example.com/o/1",
+                "at": "2026-03-01T12:00:00Z", "data": {"badge": 3},
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_or_full_is_tried_later() {
+        for (error, transient) in [
+            (StoreError::Unavailable { store: "inbox", source: None }, true),
+            (StoreError::Full { store: "inbox" }, true),
+            (StoreError::BadRecord { store: "inbox", key: "k".into(), source: "bad".into() }, false),
+        ] {
+            let inbox = Arc::new(TestInbox::default());
+            *inbox.error.lock().unwrap() = Some(error);
+            let outcome = InboxProvider::new(inbox).send(&delivery(Channel::InApp)).await.outcome;
+            let tried_again = matches!(outcome, Outcome::TryLater { .. } | Outcome::Throttled { .. });
+            assert_eq!(tried_again, transient, "{outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn other_channels_are_a_configuration_error() {
+        let inbox = Arc::new(TestInbox::default());
+        let answer = InboxProvider::new(inbox.clone()).send(&delivery(Channel::Sms)).await;
+        assert_eq!(answer.outcome, Outcome::Misconfigured);
+        assert!(inbox.appended.lock().unwrap().is_empty());
+    }
+}

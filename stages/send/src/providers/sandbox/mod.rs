@@ -1,0 +1,208 @@
+//! The sandbox: a provider for every channel that delivers nowhere, and behaves as the address says.
+//!
+//! Guarantee: deterministic; the same delivery and attempt get the same answer. For development, demonstrations
+//! and tests; nothing is sent, nothing costs.
+//!
+//! # Magic recipients
+//! The word may stand anywhere in a device token, in the local part of a mailbox or in an inbox's user; for SMS
+//! the last four digits of a number `+1555000….` select.
+//!
+//! | word | number | what happens |
+//! |---|---|---|
+//! | (none) | any other | accepted, `delivered` |
+//! | `always-fails` | `0001` | a passing trouble, at every attempt |
+//! | `fails-N-times` | `01NN` | a passing trouble at the first N attempts |
+//! | `rate-limited` | `0002` | throttled at the first attempt, come back after 1 s |
+//! | `dead-endpoint` | `0003` | the address does not exist |
+//! | `refused` | `0004` | refused for good |
+//! | `no-answer` | `0005` | no answer, although it was sent |
+//! | `bounces` | `0006` | accepted, `bounced` |
+//! | `opens` | `0007` | accepted, `delivered`, `opened` and `clicked` |
+//! | `slow-MS` | `02NN` | takes MS (NN times 100) milliseconds longer; goes with any other word |
+//!
+//! # The log
+//! With `log` set, every call appends one line, `delivery_id attempt unix_nanos pid`, with one write to a file
+//! opened for appending, before it does anything else: what the provider was really asked, whatever crashes then.
+
+mod magic;
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write as _,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chasqui_contract::{Answer, Clock, Outcome, Provider};
+use chasqui_schemas::{Delivery, ReceiptKind, receipt::Actor};
+use serde::Deserialize;
+
+use self::magic::Ending;
+use super::receipt;
+use crate::ConfigError;
+
+/// The provider's name.
+pub const NAME: &str = "sandbox";
+
+/// `[send.sandbox]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How long every call takes, in milliseconds.
+    pub latency_ms: u64,
+    /// The file that gets a line per call. It grows without bound.
+    pub log: Option<PathBuf>,
+}
+
+/// Delivers nowhere.
+pub(crate) struct Sandbox {
+    latency: Duration,
+    log: Option<File>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Sandbox {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+        let open = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
+        let log = config.log.as_ref().map(open).transpose();
+        let log = log.map_err(|source| ConfigError::File { key: "send.sandbox.log", source })?;
+        Ok(Sandbox { latency: Duration::from_millis(config.latency_ms), log, clock })
+    }
+
+    /// One line, one write: lines of several processes do not mix.
+    fn record(&self, delivery: &Delivery) -> std::io::Result<()> {
+        let Some(mut log) = self.log.as_ref() else { return Ok(()) };
+        let (nanos, pid) = (self.clock.now().as_nanosecond(), std::process::id());
+        log.write_all(format!("{} {} {nanos} {pid}\n", delivery.id, delivery.attempt).as_bytes())
+    }
+}
+
+#[async_trait]
+impl Provider for Sandbox {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    async fn send(&self, delivery: &Delivery) -> Answer {
+        if let Err(error) = self.record(delivery) {
+            // A test that trusts the log must not go on without it.
+            return Answer::new(Outcome::Misconfigured, "log", error.to_string());
+        }
+        let magic = magic::read(&delivery.endpoint.address);
+        let latency = self.latency.saturating_add(magic.slow);
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        answer(delivery, magic.ending)
+    }
+}
+
+fn answer(delivery: &Delivery, ending: Ending) -> Answer {
+    let accepted = |receipts: &[(ReceiptKind, Actor)]| Answer {
+        message_id: format!("{NAME}-{}-{}", delivery.id, delivery.attempt),
+        receipts: receipts.iter().map(|&(kind, by)| (kind, receipt(NAME, delivery, by))).collect(),
+        ..Answer::new(Outcome::Accepted, "ok", "")
+    };
+    let delivered = (ReceiptKind::Delivered, Actor::Unknown);
+    let failure = |outcome, code| Answer::new(outcome, code, "as the address asks");
+    match ending {
+        Ending::FailsTimes(times) if delivery.attempt <= times => {
+            failure(Outcome::TryLater { after: None }, "fails-n-times")
+        }
+        Ending::RateLimited if delivery.attempt <= 1 => {
+            failure(Outcome::Throttled { after: Some(Duration::from_secs(1)) }, "rate-limited")
+        }
+        Ending::Delivered | Ending::FailsTimes(_) | Ending::RateLimited => accepted(&[delivered]),
+        Ending::AlwaysFails => failure(Outcome::TryLater { after: None }, "always-fails"),
+        Ending::DeadEndpoint => failure(Outcome::DeadEndpoint, "dead-endpoint"),
+        Ending::Refused => failure(Outcome::Refused, "refused"),
+        Ending::NoAnswer => failure(Outcome::NoAnswer, "no-answer"),
+        Ending::Bounces => accepted(&[(ReceiptKind::Bounced, Actor::Unknown)]),
+        Ending::Opens => {
+            accepted(&[delivered, (ReceiptKind::Opened, Actor::Human), (ReceiptKind::Clicked, Actor::Human)])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chasqui_contract::ManualClock;
+    use chasqui_schemas::{Channel, delivery::Address};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::testing::{at, delivery, delivery_to};
+
+    fn sandbox(latency_ms: u64, log: Option<PathBuf>) -> Sandbox {
+        Sandbox::new(&Config { latency_ms, log }, Arc::new(ManualClock::new(at(5)))).unwrap()
+    }
+
+    async fn send(local: &str, attempt: u32) -> Answer {
+        let to = delivery_to(Address::Mailbox(format!("{local}@example.com")));
+        sandbox(0, None).send(&Delivery { attempt, ..to }).await
+    }
+
+    fn kinds(answer: &Answer) -> Vec<ReceiptKind> {
+        answer.receipts.iter().map(|(kind, _)| *kind).collect()
+    }
+
+    #[tokio::test]
+    async fn every_channel_is_served() {
+        for channel in Channel::ALL {
+            let answer = sandbox(0, None).send(&delivery(channel)).await;
+            assert_eq!(answer.outcome, Outcome::Accepted);
+            assert_eq!(kinds(&answer), [ReceiptKind::Delivered]);
+        }
+    }
+
+    #[tokio::test]
+    async fn some_addresses_fail_a_number_of_times() {
+        let outcomes = [send("fails-2-times", 1), send("fails-2-times", 2)];
+        for outcome in outcomes {
+            assert_eq!(outcome.await.outcome, Outcome::TryLater { after: None });
+        }
+        assert_eq!(send("fails-2-times", 3).await.outcome, Outcome::Accepted);
+        assert_eq!(send("always-fails", 99).await.outcome, Outcome::TryLater { after: None });
+        assert!(matches!(send("rate-limited", 1).await.outcome, Outcome::Throttled { after: Some(_) }));
+        assert_eq!(send("rate-limited", 2).await.outcome, Outcome::Accepted);
+    }
+
+    #[tokio::test]
+    async fn some_addresses_report_more() {
+        assert_eq!(kinds(&send("bounces", 1).await), [ReceiptKind::Bounced]);
+        let opened = [ReceiptKind::Delivered, ReceiptKind::Opened, ReceiptKind::Clicked];
+        assert_eq!(kinds(&send("opens", 1).await), opened);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn latency_is_what_is_set_and_what_the_address_adds() {
+        let began = Instant::now();
+        sandbox(300, None).send(&delivery_to(Address::Inbox("slow-700".into()))).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn every_call_leaves_a_line_even_one_that_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let sandbox = sandbox(0, Some(path.clone()));
+        let delivery = delivery_to(Address::Inbox("slow-60000".into()));
+        let cut_off = tokio::time::timeout(Duration::from_millis(5), sandbox.send(&delivery)).await;
+        assert!(cut_off.is_err());
+        sandbox.send(&Delivery { attempt: 2, ..delivery_to(Address::Inbox("ada".into())) }).await;
+
+        let log = std::fs::read_to_string(path).unwrap();
+        let (nanos, pid) = (at(5).as_nanosecond(), std::process::id());
+        let id = delivery.id;
+        assert_eq!(log, format!("{id} 1 {nanos} {pid}\n{id} 2 {nanos} {pid}\n"));
+    }
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_opened_is_refused_at_start_up() {
+        let config = Config { latency_ms: 0, log: Some("/nowhere/at/all".into()) };
+        let error = Sandbox::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap();
+        assert!(error.to_string().starts_with("send.sandbox.log"), "{error}");
+    }
+}

@@ -1,0 +1,180 @@
+//! What a JSON Schema cannot say: relations between fields, sizes of whole objects, addresses, zones.
+//!
+//! Rules read the raw value, so that they find what they can also in a submission that breaks the schema; a value
+//! of the wrong type is the schema's to report and is passed over here.
+
+use std::io;
+
+use chasqui_schemas::submission::{MAX_CONTENT_BYTES, MAX_DATA_BYTES, MAX_EXTRA_BYTES};
+use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::violations::Violations;
+
+type Fields = Map<String, Value>;
+
+/// Adds every violation.
+pub(crate) fn check(fields: &Fields, violations: &mut Violations) {
+    for name in ["idempotency_key", "category", "template", "locale", "collapse_key", "transaction_id"] {
+        check_name(fields, "", name, violations);
+    }
+    if text(fields, "id").is_some_and(|id| id.bytes().all(|b| matches!(b, b'0' | b'-'))) {
+        violations.add("id", "must not be the nil UUID");
+    }
+    check_locale(fields, "", violations);
+    check_message(fields, violations);
+    check_times(fields, violations);
+    for (name, most) in [("data", MAX_DATA_BYTES), ("metadata", MAX_EXTRA_BYTES), ("overrides", MAX_EXTRA_BYTES)] {
+        let size = fields.get(name).map_or(0, json_size);
+        if size > most {
+            violations.add(name, format_args!("takes {size} bytes as JSON; at most {most} are taken"));
+        }
+    }
+    for (index, recipient) in fields.get("recipients").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        if violations.are_enough() {
+            break;
+        }
+        match recipient {
+            Value::String(user) if unprintable(user) => {
+                violations.add(format_args!("recipients[{index}]"), NO_CONTROL);
+            }
+            Value::String(user) if is_blank(user) => {
+                violations.add(format_args!("recipients[{index}]"), "must not be blank");
+            }
+            Value::Object(recipient) => check_recipient(recipient, &format!("recipients[{index}]"), violations),
+            _ => {}
+        }
+    }
+}
+
+const NO_CONTROL: &str = "control characters are not allowed";
+
+fn check_message(fields: &Fields, violations: &mut Violations) {
+    match (given(fields, "template"), given(fields, "content")) {
+        (false, false) => violations.add("submission", "either `template` or `content` is required"),
+        (true, true) => violations.add("submission", "give either `template` or `content`, not both"),
+        _ => {}
+    }
+    let Some(content) = fields.get("content").and_then(Value::as_object) else { return };
+    let says = |name| content.get(name).is_some_and(|value| value.as_str().is_none_or(|text| !text.trim().is_empty()));
+    if !["title", "body", "html"].into_iter().any(|name| given(content, name) && says(name)) {
+        violations.add("content", "says nothing: give `title`, `body` or `html`");
+    }
+    let size: usize = content.values().filter_map(Value::as_str).map(str::len).sum();
+    if size > MAX_CONTENT_BYTES {
+        violations.add("content", format_args!("takes {size} bytes; at most {MAX_CONTENT_BYTES} are taken"));
+    }
+    check_name(content, "content.", "url", violations);
+}
+
+fn check_times(fields: &Fields, violations: &mut Violations) {
+    let moment = |name| text(fields, name)?.parse::<Timestamp>().ok();
+    if let (Some(send_at), Some(expires_at)) = (moment("send_at"), moment("expires_at"))
+        && send_at >= expires_at
+    {
+        violations.add("expires_at", "must be later than `send_at`");
+    }
+}
+
+fn check_recipient(recipient: &Fields, path: &str, violations: &mut Violations) {
+    let address = given(recipient, "email") || given(recipient, "phone");
+    match (given(recipient, "user"), address) {
+        (false, false) => violations.add(path, "give `user`, or an address in `email` or `phone`"),
+        (true, true) => violations.add(path, "give either `user` or an address, not both"),
+        (true, false) => {
+            for name in ["locale", "timezone"] {
+                if given(recipient, name) {
+                    violations
+                        .add(format_args!("{path}.{name}"), "only beside an address; a user's own is in `contacts`");
+                }
+            }
+        }
+        (false, true) => {}
+    }
+    let inside = format!("{path}.");
+    check_name(recipient, &inside, "user", violations);
+    if text(recipient, "email").is_some_and(|email| !is_email(email)) {
+        violations.add(format_args!("{path}.email"), "must be an e-mail address, such as ada@example.com");
+    }
+    check_locale(recipient, &inside, violations);
+    if text(recipient, "timezone").is_some_and(|zone| TimeZone::get(zone).is_err()) {
+        violations.add(format_args!("{path}.timezone"), "must be an IANA time zone, such as America/Lima");
+    }
+}
+
+/// Names end up in headers, subjects, traces and terminals.
+fn check_name(fields: &Fields, path: &str, name: &str, violations: &mut Violations) {
+    let Some(text) = text(fields, name) else { return };
+    if unprintable(text) {
+        violations.add(format_args!("{path}{name}"), NO_CONTROL);
+    } else if is_blank(text) {
+        violations.add(format_args!("{path}{name}"), "must not be blank");
+    }
+}
+
+fn check_locale(fields: &Fields, path: &str, violations: &mut Violations) {
+    if text(fields, "locale").is_some_and(|locale| !is_language_tag(locale)) {
+        violations.add(format_args!("{path}locale"), "must be a BCP 47 language tag, such as pt-BR");
+    }
+}
+
+/// The form of a [BCP 47](https://www.rfc-editor.org/rfc/rfc5646#section-2.1) tag: a language, then subtags.
+fn is_language_tag(tag: &str) -> bool {
+    let mut subtags = tag.split('-');
+    let language = subtags.next().unwrap_or_default();
+    (2..=8).contains(&language.len())
+        && language.bytes().all(|b| b.is_ascii_alphabetic())
+        && subtags.all(|subtag| (1..=8).contains(&subtag.len()) && subtag.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// A dot-atom and a domain of two labels or more ([RFC 5321](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.2)):
+/// what providers take, less quoted local parts and address literals. Nothing in it can break out of a header.
+fn is_email(text: &str) -> bool {
+    let Some((local, domain)) = text.split_once('@') else { return false };
+    let is_atom = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+/=?^_`{|}~-".contains(&b))
+    };
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    local.len() <= 64 && local.split('.').all(is_atom) && domain.contains('.') && domain.split('.').all(is_label)
+}
+
+fn given(fields: &Fields, name: &str) -> bool {
+    fields.get(name).is_some_and(|value| !value.is_null())
+}
+
+/// A field's text. Where the empty text is wrong, the schema says so.
+fn text<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
+    fields.get(name)?.as_str().filter(|text| !text.is_empty())
+}
+
+fn is_blank(text: &str) -> bool {
+    !text.is_empty() && text.trim().is_empty()
+}
+
+fn unprintable(text: &str) -> bool {
+    text.chars().any(char::is_control)
+}
+
+/// Bytes of a value as compact JSON, counted without keeping them.
+fn json_size(value: &Value) -> usize {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Counting cannot fail, and neither can a value that came from JSON or MessagePack.
+    _ = value.serialize(&mut serde_json::Serializer::new(&mut count));
+    count.0
+}
