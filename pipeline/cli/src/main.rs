@@ -1,2 +1,53 @@
-//! chasqui
-fn main() {}
+//! `chasqui`: the one binary. It knows all stages and wires them to the runtime.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`args`] | what can be typed |
+//! | [`servers`] | which NATS and ClickHouse: configured, running beside us, or our own |
+//! | [`worker`] | builds the stages and runs them: the one line of registration of each |
+//! | [`telemetry`] | logs, and spans and metrics by OTLP |
+//! | [`commands`] | a module per command |
+
+mod args;
+mod commands;
+mod servers;
+mod telemetry;
+mod worker;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use chasqui_runtime::Config;
+use clap::Parser;
+
+use crate::args::{Args, Command};
+
+fn main() -> ExitCode {
+    // Before anything else: this process may be the embedded ClickHouse, which wants no threads of ours.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == chasqui_embedded::CLICKHOUSE_SUBCOMMAND) {
+        chasqui_embedded::run_clickhouse_child(arguments);
+    }
+    match run(Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if matches!(args.command, Command::Config) {
+        print!("{}\n{}", chasqui_runtime::config::DEFAULTS, chasqui_send::DEFAULTS);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::load(chasqui_send::DEFAULTS, args.config.as_deref())?;
+    let telemetry = telemetry::start(&config, args.command.default_log_filter())?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let code = runtime.block_on(commands::run(args.command, config));
+    // Detached work must not hold up the end: everything that matters has been awaited.
+    runtime.shutdown_background();
+    telemetry.shutdown();
+    code
+}

@@ -1,1 +1,15 @@
-//! chasqui-harness
+//! Development only: real servers and real worker processes per test, and the oracle that judges what they did.
+//!
+//! A [`House`] is what an operator runs: nats-server, ClickHouse, and any number of `chasqui serve` processes that
+//! can be killed. Tests look at it from outside: through NATS as a producer does, through ClickHouse as an analyst
+//! does, and into the sandbox provider's log, which is written by the call itself and knows nothing of traces.
+//!
+//! The binary is the one that cargo built beside the test; `make test` builds it first.
+
+pub mod house;
+pub mod oracle;
+pub mod settings;
+pub mod submissions;
+
+pub use house::{House, Worker};
+pub use oracle::{Calls, Deliveries};

@@ -260,7 +260,8 @@ impl Config {
             }
             layers = layers.merge(Toml::file_exact(path));
         }
-        layers = layers.merge(Env::prefixed("CHASQUI_").split("__"));
+        // Without two underscores it is not a setting: CHASQUI_CONFIG, or a secret that a setting names.
+        layers = layers.merge(Env::prefixed("CHASQUI_").filter(|key| key.as_str().contains("__")).split("__"));
         let config: Config = layers.extract().map_err(|error| ConfigError::Unusable(Box::new(error)))?;
         config.check()?;
         Ok(config)

@@ -1,0 +1,286 @@
+//! What can be typed.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use chasqui_schemas::{Lane, Reason, Stage, subject};
+use clap::{Parser, Subcommand};
+use jiff::{Span, Timestamp, tz::TimeZone};
+use uuid::Uuid;
+
+use crate::worker::Role;
+
+/// A notification pipeline over NATS JetStream with traces in ClickHouse.
+#[derive(Debug, Parser)]
+#[command(name = "chasqui", version, propagate_version = true)]
+pub(crate) struct Args {
+    /// Your settings; `chasqui config` prints all of them with their defaults.
+    #[arg(long, short, global = true, env = "CHASQUI_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows everything at work, embedded, in a minute; fails if a notification is unaccounted for.
+    Demo(DemoArgs),
+    /// One-machine mode: starts NATS, ClickHouse and all stages, and stays.
+    Up,
+    /// Runs stages against the configured servers, until SIGTERM or Ctrl-C.
+    Serve(ServeArgs),
+    /// Creates or updates streams, consumers, buckets and tables.
+    Migrate,
+    /// Publishes a submission, as a producer would; one without an `id` gets one, so that you can trace it.
+    Send(SendArgs),
+    /// Shows what happened to a notification; takes the id of a notification, request, delivery or transaction.
+    Trace(TraceArgs),
+    /// Shows how many notifications ended in which state and why, and delivery rates.
+    Stats(StatsArgs),
+    /// How to reach users.
+    #[command(subcommand)]
+    Contacts(RecordsCommand),
+    /// What users want.
+    #[command(subcommand)]
+    Preferences(RecordsCommand),
+    /// Texts, by channel and locale.
+    #[command(subcommand)]
+    Templates(RecordsCommand),
+    /// Defaults and rules of the kinds of message.
+    #[command(subcommand)]
+    Categories(RecordsCommand),
+    /// Addresses that get nothing any more.
+    #[command(subcommand)]
+    Suppressions(RecordsCommand),
+    /// Dead letters and rejected submissions.
+    #[command(subcommand)]
+    Dead(DeadCommand),
+    /// Measures throughput and latency, embedded, beside a bare relay.
+    Bench(BenchArgs),
+    /// Prints every setting with its default and its meaning.
+    Config,
+}
+
+impl Command {
+    /// Commands whose output is for reading are silent unless something is wrong.
+    pub(crate) fn default_log_filter(&self) -> Option<&'static str> {
+        match self {
+            Command::Serve(_) | Command::Up => None,
+            Command::Demo(_) | Command::Bench(_) => Some("error"),
+            _ => Some("warn"),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatsArgs {
+    /// Submitted since: a time (RFC 3339), or how long ago (`2h`, `7d`).
+    #[arg(long, default_value = "24h", value_parser = since)]
+    pub(crate) since: Timestamp,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoArgs {
+    /// Submissions to publish, beside the fixed ones of the story.
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) count: u32,
+    /// Stays afterwards, to look around, until Ctrl-C.
+    #[arg(long)]
+    pub(crate) stay: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Only these, separated by commas: stages, and the services deferred, receipts and writer. All if absent.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) stages: Vec<Role>,
+    /// Creates or updates streams and tables first, as `migrate` does.
+    #[arg(long)]
+    pub(crate) migrate: bool,
+    /// Serves `/healthz` here: 200 while every role runs. Example: 127.0.0.1:8080.
+    #[arg(long)]
+    pub(crate) health: Option<SocketAddr>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SendArgs {
+    /// The submission: JSON, or MessagePack in a file called `.msgpack`; `-` reads JSON from standard input.
+    pub(crate) file: PathBuf,
+    /// The app that publishes.
+    #[arg(long, default_value = "cli")]
+    pub(crate) app: String,
+    /// The lane to publish on.
+    #[arg(long, default_value_t = Lane::Normal)]
+    pub(crate) lane: Lane,
+    /// Waits until it has come to an end, 30 s at most, and prints its trace.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TraceArgs {
+    /// Of a notification, request, delivery or transaction.
+    pub(crate) id: String,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecordsCommand {
+    /// Writes many: a JSON object of records by name, or one `{"name": …, "record": …}` a line; `-` is standard input.
+    Import {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Prints one.
+    Get {
+        /// Its name.
+        name: String,
+    },
+    /// Writes one.
+    Put {
+        /// Its name.
+        name: String,
+        /// The record, JSON; standard input if absent.
+        record: Option<String>,
+    },
+    /// Deletes one.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+    /// Prints the names of all.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadCommand {
+    /// Lists them, newest last.
+    List {
+        #[command(flatten)]
+        filter: DeadFilter,
+        /// Most to list, counted from the newest.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows one with its content.
+    Show {
+        /// Its number, from `list`.
+        sequence: u64,
+        /// Shows addresses and tokens, and bytes that cannot be read.
+        #[arg(long)]
+        reveal: bool,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sends them on their way again, from the stage where they ended. One that ended at send gets one more attempt.
+    Replay {
+        /// Their numbers, from `list`; all that the filter leaves, if absent.
+        sequences: Vec<u64>,
+        #[command(flatten)]
+        filter: DeadFilter,
+        /// Really all of them, without a filter.
+        #[arg(long)]
+        all: bool,
+        /// Only says what would be replayed.
+        #[arg(long)]
+        dry_run: bool,
+        /// Most per second.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        rate: u32,
+    },
+}
+
+#[derive(Debug, Default, PartialEq, clap::Args)]
+pub(crate) struct DeadFilter {
+    /// Only with this reason code.
+    #[arg(long, value_parser = reason)]
+    pub(crate) reason: Option<Reason>,
+    /// Only from this stage, or from the services `trace` and `receipt`; rejected submissions are validate's.
+    #[arg(long, value_parser = dead_stage)]
+    pub(crate) stage: Option<String>,
+    /// Only from this provider.
+    #[arg(long)]
+    pub(crate) provider: Option<String>,
+    /// Only of this notification, delivery or rejected request.
+    #[arg(long)]
+    pub(crate) notification: Option<Uuid>,
+    /// Only since: a time (RFC 3339), or how long ago (`2h`, `7d`).
+    #[arg(long, value_parser = since)]
+    pub(crate) since: Option<Timestamp>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Notifications in the throughput run.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
+    pub(crate) notifications: u32,
+    /// Notifications a second in the latency run, for ten seconds.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rate: u32,
+    /// Prints one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn reason(word: &str) -> Result<Reason, String> {
+    Reason::ALL.into_iter().find(|reason| reason.as_str() == word).ok_or_else(|| {
+        let words: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        format!("unknown reason: expected one of {}", words.join(", "))
+    })
+}
+
+/// Whoever writes dead letters: a stage, or one of the services beside them.
+fn dead_stage(word: &str) -> Result<String, String> {
+    let service = [subject::DEAD_TRACE, subject::DEAD_RECEIPT].iter().any(|dead| dead.rsplit('.').next() == Some(word));
+    if service {
+        return Ok(word.to_owned());
+    }
+    word.parse::<Stage>().map(|stage| stage.to_string()).map_err(|error| format!("{error}, trace, receipt"))
+}
+
+/// A time, or how long ago.
+fn since(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let ago: Span =
+        text.parse().map_err(|_| "expected a time such as 2030-01-31T12:00:00Z, or 2h, or 7d".to_owned())?;
+    let then = Timestamp::now().to_zoned(TimeZone::UTC).checked_sub(ago).map_err(|error| error.to_string())?;
+    Ok(then.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn since_is_a_time_or_how_long_ago() {
+        assert_eq!(since("2030-01-31T12:00:00Z").unwrap().as_second(), 1_896_091_200);
+        let (before, yesterday, after) = (Timestamp::now(), since("1d").unwrap(), Timestamp::now());
+        let day = jiff::SignedDuration::from_hours(24);
+        assert!((before - day..=after - day).contains(&yesterday), "{yesterday}");
+        assert!(since("yesterday").is_err());
+    }
+
+    #[test]
+    fn a_misspelt_reason_or_stage_is_an_error() {
+        assert!(reason("retries_exhausted").is_ok() && reason("retries").is_err());
+        assert!(dead_stage("send").is_ok() && dead_stage("receipt").is_ok() && dead_stage("sends").is_err());
+    }
+}

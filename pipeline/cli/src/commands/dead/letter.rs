@@ -1,0 +1,252 @@
+//! Letters of the stream, and which of them are meant.
+//!
+//! A scan reads headers only, oldest first, up to what was there when it began: letters that come meanwhile, from a
+//! replay that failed again for example, are not seen, so it ends. What a crash leaves behind is a consumer that the
+//! server forgets by itself.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        consumer::{AckPolicy, pull},
+        stream::{DirectGetErrorKind, Stream},
+    },
+};
+use bytes::Bytes;
+use chasqui_schemas::{Stage, header};
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::args::DeadFilter;
+
+/// Headers read with one request.
+const BATCH: usize = 500;
+/// Longest wait for the next of them.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The server forgets a reader that was not heard of for this long.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// Set by JetStream in place of a payload that was not asked for (`headers_only`).
+const SIZE: &str = "Nats-Msg-Size";
+/// Where rejections are; [`chasqui_schemas::subject::rejected`].
+const REJECTED: &str = "notify.rejected.";
+
+/// A dead letter or a rejected submission.
+#[derive(Debug, Clone)]
+pub(super) struct Letter {
+    pub(super) sequence: u64,
+    pub(super) stored_at: Timestamp,
+    /// Where it is kept.
+    pub(super) subject: String,
+    pub(super) headers: HeaderMap,
+    /// Empty in a scan.
+    pub(super) payload: Bytes,
+}
+
+/// What a letter's headers say, for people and programs.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Summary {
+    pub(super) sequence: u64,
+    pub(super) stored_at: Timestamp,
+    pub(super) stage: String,
+    pub(super) reason: String,
+    pub(super) detail: String,
+    /// Of a dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) notification_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) delivery_id: Option<String>,
+    /// Of a rejection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) request_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) provider: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) delivered: Option<u32>,
+    /// Where it ended, and where a replay goes.
+    pub(super) subject: String,
+    pub(super) bytes: usize,
+}
+
+impl Letter {
+    /// A header's value; empty where it has none.
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.as_str()).unwrap_or_default()
+    }
+
+    fn some(&self, name: &str) -> Option<String> {
+        Some(self.header(name)).filter(|value| !value.is_empty()).map(str::to_owned)
+    }
+
+    /// The stage that gave up; `None` where it was a service.
+    pub(super) fn stage(&self) -> Option<Stage> {
+        self.header(header::STAGE).parse().ok()
+    }
+
+    pub(super) fn is_rejection(&self) -> bool {
+        self.subject.starts_with(REJECTED)
+    }
+
+    /// Whether `filter` leaves it.
+    pub(super) fn matches(&self, filter: &DeadFilter) -> bool {
+        let is = |wanted: Option<&str>, name| wanted.is_none_or(|wanted| wanted == self.header(name));
+        let of = |id: uuid::Uuid| {
+            let ids = [header::NOTIFICATION, header::DELIVERY, header::REQUEST];
+            ids.into_iter().any(|name| self.header(name).parse() == Ok(id))
+        };
+        is(filter.reason.map(|reason| reason.as_str()), header::REASON)
+            && is(filter.stage.as_deref(), header::STAGE)
+            && is(filter.provider.as_deref(), header::PROVIDER)
+            && filter.notification.is_none_or(of)
+            && filter.since.is_none_or(|since| self.stored_at >= since)
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let detail = self.header(header::DETAIL);
+        Summary {
+            sequence: self.sequence,
+            stored_at: self.stored_at,
+            stage: self.header(header::STAGE).to_owned(),
+            reason: self.header(header::REASON).to_owned(),
+            // A rejection's is a JSON list of violations, which may be cut off.
+            detail: serde_json::from_str::<Vec<String>>(detail)
+                .map_or_else(|_| detail.to_owned(), |all| all.join("; ")),
+            // On a rejection it names the request's own trace.
+            notification_id: self.some(header::NOTIFICATION).filter(|_| !self.is_rejection()),
+            delivery_id: self.some(header::DELIVERY),
+            request_id: self.some(header::REQUEST),
+            provider: self.some(header::PROVIDER),
+            attempts: self.header(header::ATTEMPTS).parse().ok().filter(|attempts| *attempts > 0),
+            delivered: self.header(header::DELIVERED).parse().ok(),
+            subject: self.header(header::SUBJECT).to_owned(),
+            bytes: self.header(SIZE).parse().unwrap_or(self.payload.len()),
+        }
+    }
+}
+
+/// Hands every letter's headers to `each`, oldest first.
+pub(super) async fn scan(stream: &Stream, mut each: impl FnMut(Letter)) -> anyhow::Result<()> {
+    let last = stream.cached_info().state.last_sequence;
+    let reader = stream
+        .create_consumer(pull::Config {
+            ack_policy: AckPolicy::None,
+            headers_only: true,
+            memory_storage: true,
+            num_replicas: 1,
+            inactive_threshold: FORGET_AFTER,
+            ..pull::Config::default()
+        })
+        .await
+        .context("the dead letters cannot be read")?;
+    loop {
+        let mut batch =
+            reader.fetch().max_messages(BATCH).messages().await.context("the dead letters cannot be read")?;
+        let mut read = 0;
+        while let Some(message) = next(batch.next()).await? {
+            let info = message.info().map_err(|error| anyhow!(error))?;
+            let (sequence, stored_at) = (info.stream_sequence, timestamp(info.published.unix_timestamp_nanos()));
+            if sequence > last {
+                return Ok(());
+            }
+            let (subject, headers) = (message.subject.to_string(), message.headers.clone().unwrap_or_default());
+            each(Letter { sequence, stored_at, subject, headers, payload: Bytes::new() });
+            read += 1;
+        }
+        if read == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn next<T>(next: impl Future<Output = Option<Result<T, async_nats::Error>>>) -> anyhow::Result<Option<T>> {
+    let message = tokio::time::timeout(PATIENCE, next).await.context("NATS stopped answering: try again")?;
+    message.transpose().map_err(|error| anyhow!(error).context("the dead letters cannot be read"))
+}
+
+/// One letter with its payload; `None` where there is none of this number.
+pub(super) async fn fetch(stream: &Stream, sequence: u64) -> anyhow::Result<Option<Letter>> {
+    match stream.direct_get(sequence).await {
+        Ok(message) => Ok(Some(Letter {
+            sequence,
+            stored_at: timestamp(message.time.unix_timestamp_nanos()),
+            subject: message.subject.to_string(),
+            headers: message.headers,
+            payload: message.payload,
+        })),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("dead letter {sequence} cannot be read")),
+    }
+}
+
+fn timestamp(nanos: i128) -> Timestamp {
+    Timestamp::from_nanosecond(nanos).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use chasqui_schemas::{Reason, subject};
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// A dead letter of `stage` with more headers.
+    pub(crate) fn letter(stage: Stage, headers: &[(&str, &str)], payload: &[u8]) -> Letter {
+        let mut map = HeaderMap::new();
+        map.insert(header::STAGE, stage.as_str());
+        for (name, value) in headers {
+            map.insert(*name, *value);
+        }
+        Letter {
+            sequence: 7,
+            stored_at: Timestamp::from_second(1_900_000_000).unwrap(),
+            subject: subject::dead(stage),
+            headers: map,
+            payload: Bytes::copy_from_slice(payload),
+        }
+    }
+
+    #[test]
+    fn a_filter_leaves_what_has_all_of_it() {
+        let (notification, delivery) = (Uuid::now_v7(), Uuid::now_v7());
+        let letter = letter(
+            Stage::Send,
+            &[
+                (header::REASON, "held"),
+                (header::PROVIDER, "apns"),
+                (header::NOTIFICATION, &notification.to_string()),
+                (header::DELIVERY, &delivery.to_string()),
+            ],
+            b"",
+        );
+        let matching = [
+            DeadFilter::default(),
+            DeadFilter { reason: Some(Reason::Held), provider: Some("apns".into()), ..DeadFilter::default() },
+            DeadFilter { stage: Some("send".into()), notification: Some(notification), ..DeadFilter::default() },
+            DeadFilter { notification: Some(delivery), since: Some(letter.stored_at), ..DeadFilter::default() },
+        ];
+        assert!(matching.iter().all(|filter| letter.matches(filter)));
+        let later = letter.stored_at + jiff::SignedDuration::from_nanos(1);
+        let others = [
+            DeadFilter { reason: Some(Reason::Held), provider: Some("fcm".into()), ..DeadFilter::default() },
+            DeadFilter { reason: Some(Reason::Panicked), ..DeadFilter::default() },
+            DeadFilter { stage: Some("render".into()), ..DeadFilter::default() },
+            DeadFilter { notification: Some(Uuid::nil()), ..DeadFilter::default() },
+            DeadFilter { since: Some(later), ..DeadFilter::default() },
+        ];
+        assert!(others.iter().all(|filter| !letter.matches(filter)));
+    }
+
+    #[test]
+    fn a_rejection_tells_its_violations_and_its_request() {
+        let headers =
+            [(header::DETAIL, r#"["a: wrong","b: missing"]"#), (header::REQUEST, "r"), (header::NOTIFICATION, "t")];
+        let rejection = Letter { subject: subject::rejected("shop"), ..letter(Stage::Validate, &headers, b"") };
+        let summary = rejection.summary();
+        assert_eq!(summary.detail, "a: wrong; b: missing");
+        assert_eq!((summary.request_id.as_deref(), summary.notification_id), (Some("r"), None));
+    }
+}

@@ -1,0 +1,139 @@
+//! `dead`: dead letters and rejected submissions: looking at them, and sending them on their way again.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`letter`] | reads letters and their headers from the stream; the filter |
+//! | [`content`] | what a letter holds, in readable form, without addresses |
+//! | [`replay`] | publishes a letter again where it ended |
+//!
+//! Reading changes nothing. Memory is bounded by what is listed, whatever the stream holds.
+
+mod content;
+mod letter;
+mod replay;
+
+use std::collections::VecDeque;
+
+use anyhow::Context;
+use async_nats::jetstream::{self, stream::Stream};
+use chasqui_runtime::Config;
+use chasqui_schemas::stream;
+use chasqui_stores::Publisher;
+use comfy_table::{ColumnConstraint, Table};
+
+use crate::{
+    args::{DeadCommand, DeadFilter},
+    commands::output::{clean, print, print_json, table},
+    servers,
+};
+
+use letter::{Letter, Summary, fetch, scan};
+use replay::Replay;
+
+/// Longest detail in a table, in characters; `show` prints all of it.
+const MAX_DETAIL: usize = 160;
+
+/// Does what was asked.
+pub(crate) async fn run(command: DeadCommand, config: &Config) -> anyhow::Result<()> {
+    let context = jetstream::new(servers::nats_alone(config).await?);
+    let stream = context.get_stream(stream::DEAD).await.with_context(|| {
+        format!("the stream {} cannot be read: if it does not exist, run `chasqui migrate`", stream::DEAD)
+    })?;
+    match command {
+        DeadCommand::List { filter, limit, json } => list(&stream, &filter, limit, json).await,
+        DeadCommand::Show { sequence, reveal, json } => {
+            let letter = fetch(&stream, sequence).await?.with_context(|| {
+                format!("there is no dead letter {sequence}: `chasqui dead list` prints those there are")
+            })?;
+            show(&letter, reveal, json)
+        }
+        DeadCommand::Replay { sequences, filter, all, dry_run, rate } => {
+            let sequences = replay::chosen(&stream, sequences, &filter, all).await?;
+            Replay { stream, publisher: Publisher::new(context), dry_run, rate }.run(sequences).await
+        }
+    }
+}
+
+async fn list(stream: &Stream, filter: &DeadFilter, limit: usize, json: bool) -> anyhow::Result<()> {
+    let mut newest: VecDeque<Summary> = VecDeque::new();
+    let mut found: u64 = 0;
+    scan(stream, |letter| {
+        if letter.matches(filter) {
+            found += 1;
+            newest.push_back(letter.summary());
+            if newest.len() > limit {
+                newest.pop_front();
+            }
+        }
+    })
+    .await?;
+    if json {
+        let lines: Result<Vec<String>, _> = newest.iter().map(serde_json::to_string).collect();
+        return print(&lines?.into_iter().map(|line| line + "\n").collect::<String>());
+    }
+    if found == 0 {
+        let which = if *filter == DeadFilter::default() { "" } else { " like that" };
+        return print(&format!("There are no dead letters{which}.\n"));
+    }
+    print(&format!("{}\n", listed(&newest)))?;
+    let hidden = found - newest.len() as u64;
+    if hidden > 0 {
+        print(&format!("{hidden} older ones are not shown: `--limit {found}` shows all.\n"))?;
+    }
+    print("`chasqui dead show NUMBER` shows one, `chasqui dead replay NUMBER…` sends it on its way again.\n")
+}
+
+fn listed(letters: &VecDeque<Summary>) -> Table {
+    let mut table = table(&["number", "since", "stage", "reason", "of", "detail"]);
+    for letter in letters {
+        let of = letter.notification_id.as_ref().or(letter.request_id.as_ref()).map(String::as_str).unwrap_or_default();
+        table.add_row([
+            letter.sequence.to_string(),
+            format!("{:.0}", letter.stored_at),
+            clean(&letter.stage, 20),
+            clean(&letter.reason, 30),
+            clean(of, 40),
+            clean(&letter.detail, MAX_DETAIL),
+        ]);
+    }
+    // Times and ids are to be copied: what a narrow terminal breaks is the rest.
+    for column in [1, 4] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    table
+}
+
+fn show(letter: &Letter, reveal: bool, json: bool) -> anyhow::Result<()> {
+    let summary = letter.summary();
+    let (content, note) = content::readable(letter, reveal);
+    if json {
+        let mut value = serde_json::to_value(&summary)?;
+        value["content"] = content.unwrap_or_default();
+        if let Some(note) = note {
+            value["note"] = note.into();
+        }
+        return print_json(&value);
+    }
+    let mut text = String::new();
+    if let serde_json::Value::Object(fields) = serde_json::to_value(&summary)? {
+        for (name, value) in fields {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            text.push_str(&format!("{:16}{}\n", name, clean(&value, usize::MAX)));
+        }
+    }
+    match content {
+        // The line breaks of bytes shown as text are theirs; the rest of it cannot steer the screen.
+        Some(serde_json::Value::String(bytes)) => {
+            let lines: Vec<String> = bytes.lines().map(|line| clean(line, usize::MAX)).collect();
+            text.push_str(&format!("\n{}\n", lines.join("\n")));
+        }
+        Some(content) => text.push_str(&format!("\n{}\n", serde_json::to_string_pretty(&content)?)),
+        None => {}
+    }
+    if let Some(note) = note {
+        text.push_str(&format!("\n{note}\n"));
+    }
+    print(&text)
+}

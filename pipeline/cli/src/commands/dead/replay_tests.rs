@@ -1,0 +1,141 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use chasqui_contract::decision::parse_message_id;
+use chasqui_schemas::{
+    Channel, Delivery, Lane, Notification,
+    delivery::{Address, Endpoint},
+    envelope,
+    notification::{Message, Recipient, Request},
+    submission::Content as Said,
+};
+use jiff::Timestamp;
+
+use super::{super::letter::tests::letter, *};
+
+fn delivery() -> Delivery {
+    Delivery {
+        id: Uuid::now_v7(),
+        notification_id: Uuid::now_v7(),
+        request_id: Uuid::now_v7(),
+        app: "shop".into(),
+        category: "order".into(),
+        template: String::new(),
+        variant: String::new(),
+        locale: String::new(),
+        lane: Lane::High,
+        category_lane: None,
+        user: None,
+        endpoint: Endpoint { id: "m".into(), address: Address::Mailbox("ada@example.com".into()) },
+        content: Said::default(),
+        sms_segments: 0,
+        submitted_at: Timestamp::UNIX_EPOCH,
+        expires_at: None,
+        collapse_key: None,
+        metadata: BTreeMap::new(),
+        overrides: serde_json::Map::new(),
+        provider: "smtp".into(),
+        attempt: 3,
+        pass: 2,
+    }
+}
+
+fn notification() -> Notification {
+    Notification {
+        id: Uuid::now_v7(),
+        app: "shop".into(),
+        lane: Lane::High,
+        submitted_at: Timestamp::UNIX_EPOCH,
+        recipient: Recipient::User("ada".into()),
+        request: Arc::new(Request {
+            id: Uuid::now_v7(),
+            idempotency_key: "k".into(),
+            category: "order".into(),
+            message: Message::Content(Said::default()),
+            channels: None,
+            send_at: None,
+            expires_at: None,
+            locale: None,
+            collapse_key: None,
+            transaction_id: None,
+            metadata: BTreeMap::new(),
+            overrides: serde_json::Map::new(),
+            traceparent: None,
+        }),
+        pass: 0,
+        contacts: None,
+        policy: None,
+        endpoints: Vec::new(),
+    }
+}
+
+/// A letter of `stage` that ended where such messages are queued.
+fn ended(stage: Stage, payload: &[u8]) -> Letter {
+    letter(stage, &[(header::SUBJECT, &subject::queue(stage, Lane::High, Channel::Email))], payload)
+}
+
+#[test]
+fn a_delivery_that_ended_at_send_gets_the_next_attempt() {
+    let died = delivery();
+    let prepared = prepare(&ended(Stage::Send, &envelope::encode(&died).unwrap())).unwrap();
+    let expected = Output::Delivery(Delivery { attempt: 4, pass: 3, ..died });
+    assert_eq!(prepared.message.subject, "notify.send.high.email");
+    assert_eq!(prepared.message.message_id, Some(expected.message_id()));
+    assert_eq!(prepared.message.payload, expected.encode().unwrap());
+    assert!(prepared.to_string().contains("attempt 4"), "{prepared}");
+}
+
+#[test]
+fn a_delivery_that_ended_before_send_keeps_its_attempt() {
+    let died = delivery();
+    let prepared = prepare(&ended(Stage::Prioritize, &envelope::encode(&died).unwrap())).unwrap();
+    assert_eq!(prepared.output, Some(Output::Delivery(Delivery { pass: 3, ..died })));
+}
+
+#[test]
+fn a_notification_goes_on_with_another_pass() {
+    let died = notification();
+    let prepared = prepare(&ended(Stage::Render, &envelope::encode(&died).unwrap())).unwrap();
+    assert_eq!(prepared.message.subject, "notify.render.high");
+    assert_eq!(prepared.output, Some(Output::Notification(Notification { pass: 1, ..died })));
+}
+
+#[test]
+fn preparing_twice_gives_the_same_id() {
+    for payload in [envelope::encode(&delivery()).unwrap(), b"noise".to_vec()] {
+        let letter = ended(Stage::Send, &payload);
+        let id = || prepare(&letter).unwrap().message.message_id;
+        assert_eq!(id(), id());
+        assert!(id().is_some());
+    }
+}
+
+#[test]
+fn a_rejected_submission_goes_out_as_it_was() {
+    let headers = [
+        (header::SUBJECT, "notify.submit.bulk.shop"),
+        (header::CONTENT_TYPE, "application/msgpack"),
+        (header::NOTIFICATION, "0190a1b2-0000-7000-8000-000000000001"),
+    ];
+    let rejection = Letter { subject: subject::rejected("shop"), ..letter(Stage::Validate, &headers, b"\x80") };
+    let Prepared { message, output } = prepare(&rejection).unwrap();
+    assert_eq!(output, None);
+    assert_eq!((message.subject.as_str(), &message.payload[..]), ("notify.submit.bulk.shop", &b"\x80"[..]));
+    assert_eq!(message.headers, [(header::CONTENT_TYPE, "application/msgpack".to_owned())]);
+    assert_eq!(message.message_id.as_deref(), Some("replay.1900000000000000000.7"));
+}
+
+#[test]
+fn what_does_not_decode_can_still_be_traced() {
+    let (notification, delivery) = (Uuid::now_v7(), Uuid::now_v7());
+    let mut noise = ended(Stage::Send, b"noise");
+    noise.headers.insert(header::NOTIFICATION, notification.to_string().as_str());
+    let traced = |letter: &Letter| parse_message_id(&prepare(letter).unwrap().message.message_id.unwrap());
+    assert_eq!(traced(&noise), Some((notification, None)));
+    noise.headers.insert(header::DELIVERY, delivery.to_string().as_str());
+    assert_eq!(traced(&noise), Some((notification, Some(delivery))));
+}
+
+#[test]
+fn a_letter_that_does_not_say_where_it_ended_cannot_be_replayed() {
+    assert!(prepare(&letter(Stage::Send, &[], b"")).is_err());
+}

@@ -1,0 +1,229 @@
+//! `demo`: everything at work on real servers of our own, in a minute, and then the accounts.
+//!
+//! It publishes as a producer would, knows only what it published, and judges by what ClickHouse says: each
+//! notification has ended, or waits for a time with a reason, and each invalid submission is rejected.
+
+mod story;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use async_nats::jetstream::{self, message::PublishMessage};
+use bytes::Bytes;
+use chasqui_runtime::Config;
+use chasqui_schemas::{bucket::Bucket, subject};
+use chasqui_stores::records::Records;
+use chasqui_trace::{
+    TraceTree,
+    stats::{self, Accounted, Outcome},
+    waterfall,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use self::story::Submission;
+use super::stats::{outcomes_table, rates_table};
+use crate::{
+    args::DemoArgs,
+    commands::stop_signal,
+    servers::{Addresses, OwnServers},
+    worker::{Role, Worker},
+};
+
+/// What the demo imports; the same files document the records.
+const FIXTURES: [(Bucket, &str); 5] = [
+    (Bucket::Categories, include_str!("../../../../../schemas/fixtures/categories.json")),
+    (Bucket::Contacts, include_str!("../../../../../schemas/fixtures/contacts.json")),
+    (Bucket::Preferences, include_str!("../../../../../schemas/fixtures/preferences.json")),
+    (Bucket::Templates, include_str!("../../../../../schemas/fixtures/templates.json")),
+    (Bucket::Suppressions, include_str!("../../../../../schemas/fixtures/suppressions.json")),
+];
+/// Publishes under way at once; a producer that waits for each would be slow with an fsync each.
+const PUBLISHES: usize = 64;
+/// When the demo gives up on what is still unaccounted for.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What was published, and what has to be found.
+#[derive(Debug, Default)]
+struct Published {
+    submissions: u64,
+    notifications: u64,
+    rejections: u64,
+    /// Notifications whose time comes long after the demo. In quiet hours there may be more, as the hour has it.
+    scheduled: u64,
+}
+
+/// Runs the demo; fails where a notification is unaccounted for.
+pub(crate) async fn run(args: &DemoArgs, mut config: Config) -> anyhow::Result<ExitCode> {
+    let dir = tempfile::Builder::new().prefix("chasqui-demo-").tempdir().context("cannot make a directory")?;
+    impatient(&mut config);
+    println!("Chasqui demo: real NATS, real ClickHouse, all seven stages, a provider that delivers nowhere.\n");
+
+    let bar = progress(0);
+    bar.set_message("starting servers");
+    let told = bar.clone();
+    let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
+    let result = story(args, &config, &servers.addresses, &bar).await;
+    if args.stay && result.is_ok() {
+        let Addresses { nats, clickhouse } = &servers.addresses;
+        println!(
+            "Staying until Ctrl-C. In another terminal:\n  export CHASQUI_NATS__URL={nats} CHASQUI_CLICKHOUSE__URL={clickhouse}"
+        );
+        stop_signal().await?;
+    }
+    servers.shutdown().await;
+    result
+}
+
+async fn story(args: &DemoArgs, config: &Config, addresses: &Addresses, bar: &ProgressBar) -> anyhow::Result<ExitCode> {
+    bar.set_message("creating streams and tables");
+    addresses.migrate(config).await?;
+    bar.set_message("importing contacts, preferences, templates");
+    let context = jetstream::new(addresses.nats(config).await?);
+    import(&context).await?;
+    let worker = Worker::start(config, addresses, &Role::all()).await?;
+
+    let since = Timestamp::now();
+    let published = publish(args, &context, since, bar).await?;
+    let clickhouse = addresses.clickhouse(config)?;
+    let accounted = account(&clickhouse, since, &published, bar).await;
+    bar.finish_and_clear();
+    // The accounts are printed before the verdict: a failed demo is when they are needed most.
+    report(&clickhouse, since, &published).await?;
+    worker.stop().await?;
+    accounted?;
+    println!("Every notification is accounted for.\n");
+    println!("Where to look next:");
+    println!("  make up                     the same servers and stages, to stay");
+    println!(
+        "  chasqui send FILE --wait    publish a submission of your own; samples are in schemas/fixtures/submissions"
+    );
+    println!("  chasqui trace ID            what happened to it");
+    println!("  chasqui dead list           what was given up, and `dead replay`");
+    println!("  README.md                   one notification's way through the code");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Retries within the minute that the demo has.
+fn impatient(config: &mut Config) {
+    for channel in ["push", "sms", "email"] {
+        if let Some(settings) = config.send.get_mut(channel).and_then(Value::as_object_mut) {
+            settings.insert("schedule_ms".to_owned(), json!([300, 600, 1_200]));
+            settings.insert("max_attempts".to_owned(), json!(4));
+        }
+    }
+}
+
+async fn import(context: &jetstream::Context) -> anyhow::Result<()> {
+    for (bucket, text) in FIXTURES {
+        let records: Map<String, Value> = serde_json::from_str(text)?;
+        let records = records.into_iter().map(|(name, record)| (name, Bytes::from(record.to_string())));
+        Records::open(context, bucket).await?.import(stream::iter(records), |_| {}).await?;
+    }
+    let contacts = Records::open(context, Bucket::Contacts).await?;
+    for (user, record) in story::people() {
+        contacts.put(user, serde_json::to_vec(&record)?.into()).await?;
+    }
+    let preferences = story::rafas_preferences(Timestamp::now());
+    Records::open(context, Bucket::Preferences).await?.put("rafa", serde_json::to_vec(&preferences)?.into()).await?;
+    Ok(())
+}
+
+async fn publish(
+    args: &DemoArgs,
+    context: &jetstream::Context,
+    now: Timestamp,
+    bar: &ProgressBar,
+) -> anyhow::Result<Published> {
+    let cases = story::cases(now);
+    bar.set_length(cases.len() as u64 + u64::from(args.count));
+    bar.set_message("publishing");
+    let submissions = stream::iter(cases).chain(stream::iter(story::crowd(args.count)));
+    let publishing = submissions.map(|submission| async move {
+        let Submission { lane, app, message_id, payload, notifications, scheduled } = submission;
+        let mut message = PublishMessage::build().payload(payload.into());
+        if let Some(id) = message_id {
+            message = message.message_id(id);
+        }
+        context.send_publish(subject::submit(lane, app), message).await?.await.context("a submission was refused")?;
+        bar.inc(1);
+        anyhow::Ok((notifications, scheduled))
+    });
+    let mut publishing = publishing.buffered(PUBLISHES);
+    let mut published = Published::default();
+    while let Some((notifications, scheduled)) = publishing.try_next().await? {
+        published.submissions += 1;
+        published.notifications += notifications;
+        published.rejections += u64::from(notifications == 0);
+        published.scheduled += u64::from(scheduled);
+    }
+    Ok(published)
+}
+
+/// Waits until ClickHouse accounts for all that was published.
+async fn account(
+    clickhouse: &clickhouse::Client,
+    since: Timestamp,
+    published: &Published,
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
+    bar.set_length(published.notifications);
+    bar.set_message("on their way");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let Accounted { notifications, terminal, rejected_requests, .. } = stats::accounted(clickhouse, since).await?;
+        let outcomes = stats::outcomes(clickhouse, since).await?;
+        let pending = |reason: &str| {
+            let of = |o: &&Outcome| o.state == "pending" && o.reason == reason;
+            outcomes.iter().filter(of).map(|o| o.notifications).sum::<u64>()
+        };
+        let waiting = pending("scheduled") + pending("quiet_hours");
+        bar.set_position(terminal + waiting);
+        let complete = notifications == published.notifications && rejected_requests == published.rejections;
+        if complete && terminal + waiting == notifications && pending("scheduled") == published.scheduled {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "not all is accounted for: published {published:?}; in ClickHouse {notifications} notifications, \
+                 {terminal} ended, {waiting} waiting, {rejected_requests} rejected"
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn report(clickhouse: &clickhouse::Client, since: Timestamp, published: &Published) -> anyhow::Result<()> {
+    let Published { submissions, notifications, rejections, .. } = published;
+    println!(
+        "Published {submissions} submissions: {notifications} notifications, and {rejections} that are invalid.\n"
+    );
+    println!("How they ended\n{}\n", outcomes_table(&stats::outcomes(clickhouse, since).await?));
+    println!("Delivery rates\n{}\n", rates_table(&stats::rates(clickhouse, since).await?));
+    for (title, user) in [("One that was delivered, at the third attempt", "mira"), ("One that failed", "noor")] {
+        if let Some(tree) = trace_of(clickhouse, user).await? {
+            println!("{title}\n{}\n", waterfall::render(&tree, 120, false));
+        }
+    }
+    Ok(())
+}
+
+async fn trace_of(clickhouse: &clickhouse::Client, user: &str) -> anyhow::Result<Option<TraceTree>> {
+    let sql = "SELECT toString(notification_id) FROM trace_events FINAL WHERE attributes['user'] = ? LIMIT 1";
+    let Some(id) = clickhouse.query(sql).bind(user).fetch_optional::<String>().await? else { return Ok(None) };
+    Ok(chasqui_trace::load(clickhouse, &id).await?.into_iter().next())
+}
+
+/// Drawn only where somebody is watching.
+fn progress(length: u64) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    // The template is a constant; were it wrong, the default style would do.
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg:45} {wide_bar} {pos}/{len}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}

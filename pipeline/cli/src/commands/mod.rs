@@ -1,0 +1,53 @@
+//! A module per command.
+
+mod bench;
+mod dead;
+mod demo;
+mod output;
+mod records;
+mod send;
+mod serve;
+mod stats;
+mod trace;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use chasqui_runtime::Config;
+use chasqui_schemas::bucket::Bucket;
+
+use crate::{args::Command, servers::Addresses};
+
+/// Does what was asked.
+pub(crate) async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(args) => return demo::run(&args, config).await,
+        Command::Bench(args) => bench::run(&args, config).await?,
+        Command::Up => serve::up(&config).await?,
+        Command::Serve(args) => serve::serve(&args, &config).await?,
+        Command::Migrate => Addresses::find(&config)?.migrate(&config).await?,
+        Command::Send(args) => send::run(&args, &config).await?,
+        Command::Trace(args) => return trace::run(&args, &config).await,
+        Command::Stats(args) => stats::run(&args, &config).await?,
+        Command::Dead(command) => dead::run(command, &config).await?,
+        Command::Contacts(command) => records::run(Bucket::Contacts, command, &config).await?,
+        Command::Preferences(command) => records::run(Bucket::Preferences, command, &config).await?,
+        Command::Templates(command) => records::run(Bucket::Templates, command, &config).await?,
+        Command::Categories(command) => records::run(Bucket::Categories, command, &config).await?,
+        Command::Suppressions(command) => records::run(Bucket::Suppressions, command, &config).await?,
+        // Printed before any server is asked for.
+        Command::Config => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ready when we are asked to stop: Ctrl-C or SIGTERM.
+pub(crate) async fn stop_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupt = tokio::signal::ctrl_c() => interrupt.context("cannot listen for Ctrl-C")?,
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! What commands print: to a terminal for people, to a pipe for programs.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use anyhow::Context;
+use comfy_table::{ContentArrangement, LineStyle, Table, presets};
+use serde::Serialize;
+
+/// Characters in a line where nobody says how wide the screen is.
+const WIDTH: usize = 120;
+
+/// Prints `text` as it is. A reader that has seen enough (`chasqui … | head`) is no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.context("cannot print"),
+    }
+}
+
+/// Prints a value for programs, indented.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// A table as wide as the terminal at most; in a pipe as wide as it needs to be.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let underlined = presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
+    let mut table = Table::new();
+    table.load_style(underlined).set_header(header);
+    if io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    table
+}
+
+/// How many characters a line may have.
+pub(crate) fn width() -> usize {
+    Table::new().width().map_or(WIDTH, usize::from)
+}
+
+/// Whether colours help: for people who did not say no ([NO_COLOR](https://no-color.org)).
+pub(crate) fn colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
+}
+
+/// Text from outside for a terminal: nothing in it steers the screen, and it has at most `max` characters.
+pub(crate) fn clean(text: &str, max: usize) -> String {
+    let mut clean: String = text.chars().take(max).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(max).is_some() {
+        clean.pop();
+        clean.push('…');
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_cannot_steer_the_terminal() {
+        assert_eq!(clean("a\x1b[31mb", 80), "a\u{fffd}[31mb");
+        assert_eq!((clean("abc", 3), clean("abcd", 3)), ("abc".into(), "ab…".into()));
+    }
+}

@@ -1,0 +1,281 @@
+//! `send`: publishes a submission as a producer would, with JetStream's acknowledgement.
+//!
+//! Guarantee: what it reports as published is stored. A submission without an `id` gets one here, so that its
+//! trace can be found; everything else goes out as it was written. After an error it may or may not be stored: the
+//! error names the id to look for.
+
+use std::{fs::File, io::Read, path::Path, time::Duration};
+
+use anyhow::{Context, bail};
+use async_nats::jetstream;
+use bytes::Bytes;
+use chasqui_runtime::Config;
+use chasqui_schemas::{header, subject, submission::MAX_BYTES, trace::event};
+use chasqui_stores::{Outgoing, Publisher};
+use chasqui_trace::{TraceTree, load};
+use indicatif::ProgressBar;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{
+    args::SendArgs,
+    commands::{
+        output::{print, print_json},
+        trace::waterfalls,
+    },
+    servers::{self, require_topology},
+};
+
+/// Longest wait for the end of a request.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How a submission is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    MessagePack,
+}
+
+impl Format {
+    fn of(file: &Path) -> Self {
+        if file.extension().is_some_and(|extension| extension == "msgpack") {
+            Format::MessagePack
+        } else {
+            Format::Json
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::MessagePack => "application/msgpack",
+        }
+    }
+}
+
+/// Publishes the file, tells its id, and waits for its end if asked to.
+pub(crate) async fn run(args: &SendArgs, config: &Config) -> anyhow::Result<()> {
+    if !subject::is_app(&args.app) {
+        bail!("`{}` cannot be an app: use 1 to 64 letters, digits, `-` and `_`", args.app);
+    }
+    let format = Format::of(&args.file);
+    let (payload, id) = with_id(&read(&args.file)?, format)?;
+    // Before publishing, so that a missing address is no surprise afterwards.
+    let clickhouse = args.wait.then(|| servers::clickhouse_alone(config)).transpose()?;
+    let client = servers::nats_alone(config).await?;
+    require_topology(&client).await?;
+
+    let subject = subject::submit(args.lane, &args.app);
+    let submission = Outgoing {
+        subject: subject.clone(),
+        message_id: None,
+        headers: vec![(header::CONTENT_TYPE, format.content_type().to_owned())],
+        payload,
+    };
+    let stored = Publisher::new(jetstream::new(client)).publish(vec![submission]).await;
+    let stored = stored.with_context(|| {
+        format!("not confirmed: `chasqui trace {id}` tells whether it arrived all the same; if not, send it again")
+    })?;
+    let sequence = stored.first().map(|stored| stored.sequence);
+    let mut answer = serde_json::json!({ "request_id": id, "subject": subject, "sequence": sequence });
+    if !args.json {
+        let place = sequence.map(|sequence| format!(" as number {sequence}")).unwrap_or_default();
+        print(&format!("published to {subject}{place}\nrequest {id}\n"))?;
+    }
+    let Some(clickhouse) = clickhouse else {
+        let hint = format!("see what happens to it with: chasqui trace {id}\n");
+        return if args.json { print_json(&answer) } else { print(&hint) };
+    };
+
+    let (traces, ended) = wait(&clickhouse, id).await?;
+    if args.json {
+        answer["traces"] = serde_json::to_value(&traces)?;
+        print_json(&answer)?;
+    } else {
+        print(&format!("\n{}", waterfalls(&traces)))?;
+    }
+    match (ended, traces.is_empty()) {
+        (true, _) => Ok(()),
+        (false, true) => bail!(
+            "no trace of it after {} s: is every stage running (`chasqui up` or `chasqui serve`)? It is stored, and \
+             waits for them",
+            PATIENCE.as_secs()
+        ),
+        (false, false) => {
+            bail!("it is still on its way after {} s: look again with `chasqui trace {id}`", PATIENCE.as_secs())
+        }
+    }
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let input: Box<dyn Read> = match file.to_str() {
+        Some("-") => Box::new(std::io::stdin()),
+        _ => Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?),
+    };
+    let mut bytes = Vec::new();
+    input.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).context("cannot read the submission")?;
+    Ok(bytes)
+}
+
+/// What is read of a submission; all else is validate's.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    /// As text in either format: a UUID of our own type would be bytes in MessagePack.
+    id: Option<String>,
+}
+
+/// The submission with an id, its own or a new one.
+fn with_id(bytes: &[u8], format: Format) -> anyhow::Result<(Bytes, Uuid)> {
+    let (head, object) = match format {
+        Format::Json => (serde_json::from_slice::<Head>(bytes).map_err(anyhow::Error::from), {
+            bytes.trim_ascii_start().starts_with(b"{")
+        }),
+        Format::MessagePack => (rmp_serde::from_slice::<Head>(bytes).map_err(anyhow::Error::from), {
+            matches!(bytes.first(), Some(0x80..=0x8f | 0xde | 0xdf))
+        }),
+    };
+    if bytes.len() > MAX_BYTES {
+        bail!("the submission has more than {MAX_BYTES} bytes: split its recipients over several");
+    }
+    let head = head.context("the submission cannot be read")?;
+    if !object {
+        bail!("the submission must be an object: `schemas/json/submission.json` describes it");
+    }
+    if let Some(id) = head.id {
+        let id = id.parse().with_context(|| format!("the submission's `id` must be a UUID, not `{id}`"))?;
+        return Ok((Bytes::copy_from_slice(bytes), id));
+    }
+    let id = Uuid::now_v7();
+    let bytes = match format {
+        Format::Json => insert_id(bytes, id)?,
+        Format::MessagePack => {
+            let mut fields: Map<String, Value> =
+                rmp_serde::from_slice(bytes).context("the submission cannot be read")?;
+            fields.insert("id".to_owned(), id.to_string().into());
+            rmp_serde::to_vec(&fields)?
+        }
+    };
+    if bytes.len() > MAX_BYTES {
+        bail!("the submission has more than {MAX_BYTES} bytes with its id: split its recipients over several");
+    }
+    Ok((bytes.into(), id))
+}
+
+/// The same text with an id in front: whatever else is in it, right or wrong, is for validate to see.
+fn insert_id(json: &[u8], id: Uuid) -> anyhow::Result<Vec<u8>> {
+    let fields: Map<String, Value> = serde_json::from_slice(json).context("the submission cannot be read")?;
+    let brace = json.iter().position(|byte| *byte == b'{').context("the submission must be an object")?;
+    let (before, after) = json.split_at(brace + 1);
+    // A null is no id, but the field may be there only once.
+    if fields.contains_key("id") {
+        bail!("`id` is null: leave it out, or give a UUID");
+    }
+    let comma = if fields.is_empty() { "" } else { "," };
+    let id = format!("\"id\":\"{id}\"{comma}");
+    Ok([before, id.as_bytes(), after].concat())
+}
+
+/// The traces of a request, and whether all of it has come to an end within our patience.
+async fn wait(client: &clickhouse::Client, id: Uuid) -> anyhow::Result<(Vec<TraceTree>, bool)> {
+    let progress = ProgressBar::new_spinner().with_message("waiting for its end");
+    progress.enable_steady_tick(Duration::from_millis(100));
+    let patience = Instant::now() + PATIENCE;
+    let found = loop {
+        let traces = load(client, &id.to_string()).await?;
+        let ended = ended(&traces);
+        if ended || Instant::now() >= patience {
+            break (traces, ended);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    };
+    progress.finish_and_clear();
+    Ok(found)
+}
+
+/// Whether every notification of a request is there and decided. The request's own trace, where it has one, says
+/// how many they are.
+fn ended(traces: &[TraceTree]) -> bool {
+    let own = |tree: &&TraceTree| tree.state == PENDING && tree.roots.iter().any(|root| root.event == event::REQUEST);
+    let expected = traces.iter().find(own).and_then(|tree| tree.roots.first()?.attributes.get("notifications"));
+    let expected = expected.and_then(|count| count.parse().ok()).unwrap_or(1);
+    let decided = traces.iter().filter(|tree| tree.state != PENDING).count();
+    let waiting = traces.iter().filter(|tree| tree.state == PENDING && !own(tree)).count();
+    waiting == 0 && decided >= expected
+}
+
+/// The state of a trace in which nothing is decided yet.
+const PENDING: &str = "pending";
+
+#[cfg(test)]
+mod tests {
+    use chasqui_schemas::trace::TraceEvent;
+    use chasqui_trace::reconstruct::trees;
+
+    use super::*;
+
+    #[test]
+    fn an_id_of_its_own_is_kept_and_the_bytes_untouched() {
+        let json = br#" {"id": "0190a1b2-0000-7000-8000-000000000001", "category": "x"}"#;
+        let (bytes, id) = with_id(json, Format::Json).unwrap();
+        assert_eq!((&bytes[..], id.to_string().as_str()), (&json[..], "0190a1b2-0000-7000-8000-000000000001"));
+    }
+
+    #[test]
+    fn an_id_is_added_and_nothing_else_changed() {
+        let (bytes, id) = with_id(b" {\"n\": 1.50, \"n\": 2}", Format::Json).unwrap();
+        assert_eq!(String::from_utf8(bytes.to_vec()).unwrap(), format!(" {{\"id\":\"{id}\",\"n\": 1.50, \"n\": 2}}"));
+        let (bytes, id) = with_id(b"{ }", Format::Json).unwrap();
+        assert_eq!(serde_json::from_slice::<Head>(&bytes).unwrap().id, Some(id.to_string()));
+    }
+
+    #[test]
+    fn message_pack_gets_an_id_too() {
+        let bytes = rmp_serde::to_vec(&serde_json::json!({"category": "x"})).unwrap();
+        let (bytes, id) = with_id(&bytes, Format::MessagePack).unwrap();
+        let fields: Map<String, Value> = rmp_serde::from_slice(&bytes).unwrap();
+        assert_eq!((fields["id"].as_str(), fields["category"].as_str()), (Some(id.to_string().as_str()), Some("x")));
+        assert_eq!(with_id(&bytes, Format::MessagePack).unwrap(), (bytes, id));
+    }
+
+    #[test]
+    fn what_is_no_submission_is_refused() {
+        for json in ["", "[]", "[null]", "{", "7", r#"{"id":"seven"}"#, r#"{"id":null}"#, "{} {}"] {
+            assert!(with_id(json.as_bytes(), Format::Json).is_err(), "{json}");
+        }
+        let large = format!("{{\"category\":\"{}\"}}", "a".repeat(MAX_BYTES));
+        assert!(with_id(large.as_bytes(), Format::Json).unwrap_err().to_string().contains("split"));
+        let brim = format!("{{\"c\":\"{}\"}}", "a".repeat(MAX_BYTES - 10));
+        assert!(with_id(brim.as_bytes(), Format::Json).is_err());
+    }
+
+    fn root(trace: u128, event: &str, state: &str, notifications: &str) -> TraceEvent {
+        TraceEvent {
+            trace_id: Uuid::from_u128(trace),
+            span_id: 1,
+            event: event.to_owned(),
+            state: state.to_owned(),
+            attributes: vec![("notifications".to_owned(), notifications.to_owned())],
+            ..TraceEvent::default()
+        }
+    }
+
+    #[test]
+    fn a_request_has_ended_when_all_its_notifications_have() {
+        let ended = |events: &[TraceEvent]| ended(&trees(events.to_vec()));
+        let fan_out = root(9, event::REQUEST, "", "2");
+        let sent = |trace| root(trace, event::NOTIFICATION, "sent", "");
+        let waiting = root(2, event::NOTIFICATION, "", "");
+        assert!(!ended(&[]));
+        assert!(ended(&[sent(1)]));
+        assert!(ended(&[root(9, event::REQUEST, "rejected", "")]));
+        assert!(!ended(std::slice::from_ref(&fan_out)));
+        assert!(!ended(&[fan_out.clone(), sent(1)]));
+        assert!(!ended(&[fan_out.clone(), sent(1), waiting]));
+        assert!(ended(&[fan_out, sent(1), sent(2)]));
+    }
+}

@@ -1,0 +1,143 @@
+//! `stats`: how many notifications ended in which state and why, and what came of the deliveries.
+//!
+//! Guarantee: exact under redelivery; as old as the writer is behind, which is a second or so.
+
+use chasqui_runtime::Config;
+use chasqui_trace::stats::{Accounted, ChannelRates, Outcome, accounted, outcomes, rates};
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use crate::{
+    args::StatsArgs,
+    commands::output::{clean, print, print_json, table},
+    servers,
+};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Stats {
+    since: jiff::Timestamp,
+    outcomes: Vec<Outcome>,
+    channels: Vec<ChannelRates>,
+    accounted: Accounted,
+}
+
+/// Prints the numbers.
+pub(crate) async fn run(args: &StatsArgs, config: &Config) -> anyhow::Result<()> {
+    let client = servers::clickhouse_alone(config)?;
+    let since = args.since;
+    let (outcomes, channels, accounted) =
+        tokio::try_join!(outcomes(&client, since), rates(&client, since), accounted(&client, since))?;
+    let stats = Stats { since, outcomes, channels, accounted };
+    if args.json { print_json(&stats) } else { print(&text(&stats)) }
+}
+
+fn text(stats: &Stats) -> String {
+    let Stats { since, outcomes, channels, accounted } = stats;
+    let mut text = format!(
+        "Submitted since {since:.0}: {} notifications, of which {} still on the way; {} requests rejected.\n",
+        accounted.notifications,
+        accounted.pending(),
+        accounted.rejected_requests,
+    );
+    if !outcomes.is_empty() {
+        text.push_str(&format!("\n{}\n", outcomes_table(outcomes)));
+    }
+    if !channels.is_empty() {
+        text.push_str(&format!("\n{}\n", rates_table(channels)));
+        text.push_str("Shares are of what was sent. p50 and p99: from submission to the provider's yes.\n");
+    }
+    if accounted.notifications + accounted.rejected_requests == 0 {
+        text.push_str("Publish one with `chasqui send`, or look further back with `--since 30d`.\n");
+    }
+    text
+}
+
+/// How many notifications ended in which state, and why.
+pub(crate) fn outcomes_table(outcomes: &[Outcome]) -> Table {
+    let all = outcomes.iter().map(|outcome| outcome.notifications).sum();
+    let mut table = table(&["state", "reason", "notifications", "share"]);
+    for Outcome { state, reason, notifications } in outcomes {
+        table.add_row([state.clone(), clean(reason, 60), notifications.to_string(), share(*notifications, all)]);
+    }
+    right(table, 2)
+}
+
+/// What came of the deliveries of each channel.
+pub(crate) fn rates_table(channels: &[ChannelRates]) -> Table {
+    let header =
+        ["channel", "deliveries", "sent", "delivered", "bounced", "opened", "by people", "clicked", "p50", "p99"];
+    let mut table = table(&header);
+    for each in channels {
+        let count = |count: u64| format!("{count} {}", share(count, each.sent));
+        table.add_row([
+            clean(&each.channel, 20),
+            each.deliveries.to_string(),
+            each.sent.to_string(),
+            count(each.delivered),
+            count(each.bounced),
+            count(each.opened),
+            count(each.opened_human),
+            count(each.clicked),
+            format!("{:.0} ms", each.sent_p50_ms),
+            format!("{:.0} ms", each.sent_p99_ms),
+        ]);
+    }
+    right(table, 1)
+}
+
+/// Numbers, from column `first` on, to the right.
+fn right(mut table: Table, first: usize) -> Table {
+    for column in table.column_iter_mut().skip(first) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn share(part: u64, whole: u64) -> String {
+    if whole == 0 { "–".to_owned() } else { format!("{:.1}%", 100.0 * part as f64 / whole as f64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_nothing_is_no_number() {
+        assert_eq!((share(1, 3).as_str(), share(0, 0).as_str()), ("33.3%", "–"));
+    }
+
+    #[test]
+    fn an_empty_house_says_what_to_do() {
+        let accounted = Accounted { notifications: 0, terminal: 0, rejected_requests: 0 };
+        let stats = Stats { since: jiff::Timestamp::UNIX_EPOCH, outcomes: vec![], channels: vec![], accounted };
+        assert!(text(&stats).contains("chasqui send"));
+    }
+
+    #[test]
+    fn every_outcome_and_channel_has_its_line() {
+        let rates = ChannelRates {
+            channel: "push".into(),
+            deliveries: 5,
+            sent: 4,
+            delivered: 3,
+            bounced: 1,
+            opened: 2,
+            opened_human: 1,
+            clicked: 0,
+            sent_p50_ms: 12.4,
+            sent_p99_ms: 80.0,
+        };
+        let outcome = Outcome { state: "suppressed".into(), reason: "opted_out".into(), notifications: 7 };
+        let accounted = Accounted { notifications: 7, terminal: 7, rejected_requests: 1 };
+        let text = text(&Stats {
+            since: jiff::Timestamp::UNIX_EPOCH,
+            outcomes: vec![outcome],
+            channels: vec![rates],
+            accounted,
+        });
+        for expected in ["opted_out", "100.0%", "3 75.0%", "12 ms", "80 ms"] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Which NATS and ClickHouse: the configured ones, those that `chasqui up` runs beside us, or our own.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use async_nats::{Client, jetstream};
+use chasqui_embedded::{ClickHouseOptions, Embedded, NatsOptions, Options, SyncInterval};
+use chasqui_runtime::{
+    Config,
+    config::{self, EmbeddedConfig},
+    topology,
+};
+use chasqui_stores::connection;
+use chasqui_trace::MigrateSettings;
+use serde::{Deserialize, Serialize};
+
+/// Where servers are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Addresses {
+    pub(crate) nats: String,
+    pub(crate) clickhouse: String,
+}
+
+impl Addresses {
+    /// The configured addresses; what is not configured, `chasqui up` may be running.
+    pub(crate) fn find(config: &Config) -> anyhow::Result<Self> {
+        Ok(Addresses { nats: nats_url(config)?, clickhouse: clickhouse_url(config)? })
+    }
+
+    /// Connects to NATS.
+    pub(crate) async fn nats(&self, config: &Config) -> anyhow::Result<Client> {
+        Ok(connection::connect(&self.nats, &config.nats.connect_options()?).await?)
+    }
+
+    /// A client of ClickHouse; it connects when used.
+    pub(crate) fn clickhouse(&self, config: &Config) -> anyhow::Result<clickhouse::Client> {
+        let settings = &config.clickhouse;
+        let mut client = clickhouse::Client::default()
+            .with_url(&self.clickhouse)
+            .with_database(&settings.database)
+            .with_user(&settings.user);
+        if let Some(password) = settings.password()? {
+            client = client.with_password(password);
+        }
+        Ok(client)
+    }
+
+    /// Brings streams, buckets and tables up to date.
+    pub(crate) async fn migrate(&self, config: &Config) -> anyhow::Result<()> {
+        let client = self.nats(config).await?;
+        topology::migrate(&client, &self.nats, &config.streams, &config.runner).await?;
+        let clickhouse = self.clickhouse(config)?;
+        let settings = MigrateSettings {
+            database: config.clickhouse.database.clone(),
+            retention_days: config.clickhouse.ttl_days,
+        };
+        chasqui_trace::migrate(&clickhouse, &settings).await?;
+        Ok(())
+    }
+}
+
+/// Servers of our own, for as long as this lives; where the configuration names one, that one.
+pub(crate) struct OwnServers {
+    pub(crate) addresses: Addresses,
+    pub(crate) embedded: Embedded,
+    /// Told to other commands by a file, while we run.
+    address_file: Option<PathBuf>,
+}
+
+impl OwnServers {
+    /// Starts them in `data_dir`. `tell` lets other commands find them.
+    pub(crate) async fn start(
+        config: &Config,
+        data_dir: &Path,
+        tell: bool,
+        progress: impl Fn(&str) + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        let settings = &config.embedded;
+        let options = Options {
+            data_dir: data_dir.to_owned(),
+            cache_dir: settings.cache_dir.clone(),
+            nats: config.nats.url.is_empty().then(|| nats_options(settings)),
+            clickhouse: config.clickhouse.url.is_empty().then(|| ClickHouseOptions {
+                libchdb: path(&settings.libchdb),
+                port: port(settings.clickhouse_port),
+                max_memory_bytes: settings.clickhouse_memory_bytes,
+                ..ClickHouseOptions::default()
+            }),
+        };
+        let embedded = Embedded::start(options, progress).await?;
+        let url = |own: Option<&str>, configured: &str| own.unwrap_or(configured).to_owned();
+        let addresses = Addresses {
+            nats: url(embedded.nats_url(), &config.nats.url),
+            clickhouse: url(embedded.clickhouse_url(), &config.clickhouse.url),
+        };
+        let address_file = tell.then(|| address_file(data_dir));
+        if let Some(file) = &address_file {
+            let text = serde_json::to_string(&addresses)?;
+            std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(OwnServers { addresses, embedded, address_file })
+    }
+
+    /// Stops them in order.
+    pub(crate) async fn shutdown(self) {
+        if let Some(file) = &self.address_file {
+            // A stale file only makes the next command fail to connect.
+            _ = std::fs::remove_file(file);
+        }
+        self.embedded.shutdown().await;
+    }
+}
+
+/// Connects to NATS alone: for commands that work while nobody knows where ClickHouse is.
+pub(crate) async fn nats_alone(config: &Config) -> anyhow::Result<Client> {
+    Addresses { nats: nats_url(config)?, clickhouse: String::new() }.nats(config).await
+}
+
+/// A client of ClickHouse alone.
+pub(crate) fn clickhouse_alone(config: &Config) -> anyhow::Result<clickhouse::Client> {
+    Addresses { nats: String::new(), clickhouse: clickhouse_url(config)? }.clickhouse(config)
+}
+
+fn nats_url(config: &Config) -> anyhow::Result<String> {
+    configured_or_up(config, &config.nats.url, |up| up.nats, "nats.url")
+}
+
+fn clickhouse_url(config: &Config) -> anyhow::Result<String> {
+    configured_or_up(config, &config.clickhouse.url, |up| up.clickhouse, "clickhouse.url")
+}
+
+fn configured_or_up(config: &Config, url: &str, pick: fn(Addresses) -> String, key: &str) -> anyhow::Result<String> {
+    if !url.is_empty() {
+        return Ok(url.to_owned());
+    }
+    let up = std::fs::read_to_string(address_file(&config.embedded.data_dir)).ok();
+    up.and_then(|text| serde_json::from_str(&text).ok()).map(pick).with_context(|| {
+        format!("no server: set `{key}` (CHASQUI_{}), or start `chasqui up`", key.to_uppercase().replace('.', "__"))
+    })
+}
+
+fn address_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("addresses.json")
+}
+
+fn nats_options(settings: &EmbeddedConfig) -> NatsOptions {
+    NatsOptions {
+        binary: path(&settings.nats_server),
+        port: port(settings.nats_port),
+        sync_interval: match settings.sync_interval {
+            config::SyncInterval::Word(config::Always::Always) => SyncInterval::Always,
+            config::SyncInterval::Seconds(seconds) => SyncInterval::Every(std::time::Duration::from_secs(seconds)),
+        },
+        max_file_store_bytes: Some(settings.nats_disk_bytes),
+        memory_limit_bytes: Some(settings.nats_memory_bytes),
+        ..NatsOptions::default()
+    }
+}
+
+fn path(path: &Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
+}
+
+fn port(port: u16) -> Option<u16> {
+    (port != 0).then_some(port)
+}
+
+/// Refuses to go on where `migrate` has not run.
+pub(crate) async fn require_topology(client: &Client) -> anyhow::Result<()> {
+    let context = jetstream::new(client.clone());
+    if context.get_stream(chasqui_schemas::stream::of_stage(chasqui_schemas::Stage::Validate)).await.is_err() {
+        bail!("the streams do not exist: run `chasqui migrate` first");
+    }
+    Ok(())
+}

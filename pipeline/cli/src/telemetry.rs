@@ -1,0 +1,84 @@
+//! Logs to standard error; spans and metrics of Chasqui itself by OTLP over HTTP, where an endpoint is configured.
+//!
+//! Spans are per batch, with OpenTelemetry's messaging conventions; notifications are traced in ClickHouse, not
+//! here. Without an endpoint no layer wants the two targets, and `tracing` skips their call sites: no cost.
+
+use anyhow::Context;
+use chasqui_runtime::{Config, config::LogFormat};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    metrics::SdkMeterProvider,
+    trace::{Sampler, SdkTracerProvider},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+/// Batch spans.
+const SPANS: &str = "chasqui::batch";
+/// Counters and histograms.
+const METRICS: &str = "chasqui::metrics";
+
+/// Exporters to flush at the end.
+#[derive(Default)]
+pub(crate) struct Telemetry {
+    spans: Option<SdkTracerProvider>,
+    metrics: Option<SdkMeterProvider>,
+}
+
+/// Begins to log and to export. `filter` stands in for `log.filter`; RUST_LOG overrides both.
+pub(crate) fn start(config: &Config, filter: Option<&str>) -> anyhow::Result<Telemetry> {
+    let mut telemetry = Telemetry::default();
+    let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
+
+    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.unwrap_or(&config.log.filter).to_owned());
+    let directives = format!("{directives},{SPANS}=off,{METRICS}=off");
+    let filter = EnvFilter::try_new(&directives).with_context(|| format!("the log filter `{directives}` is wrong"))?;
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    layers.push(match config.log.format {
+        LogFormat::Text => log.with_filter(filter).boxed(),
+        LogFormat::Json => log.json().with_filter(filter).boxed(),
+    });
+
+    let endpoint = config.telemetry.otlp_endpoint.trim_end_matches('/');
+    if !endpoint.is_empty() {
+        let resource = Resource::builder().with_service_name("chasqui").build();
+        let exporter = SpanExporter::builder().with_http().with_endpoint(format!("{endpoint}/v1/traces")).build();
+        let spans = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter.context("telemetry.otlp_endpoint cannot be used")?)
+            .with_sampler(Sampler::TraceIdRatioBased(config.telemetry.sample_ratio))
+            .with_resource(resource.clone())
+            .build();
+        let exporter = MetricExporter::builder().with_http().with_endpoint(format!("{endpoint}/v1/metrics")).build();
+        let metrics = SdkMeterProvider::builder()
+            .with_periodic_exporter(exporter.context("telemetry.otlp_endpoint cannot be used")?)
+            .with_resource(resource)
+            .build();
+        let only = |target| Targets::new().with_target(target, LevelFilter::INFO);
+        let layer = tracing_opentelemetry::layer().with_tracer(spans.tracer("chasqui"));
+        layers.push(layer.with_filter(only(SPANS)).boxed());
+        let layer = tracing_opentelemetry::MetricsLayer::new(metrics.clone());
+        layers.push(layer.with_filter(only(METRICS)).boxed());
+        telemetry = Telemetry { spans: Some(spans), metrics: Some(metrics) };
+    }
+
+    tracing_subscriber::registry().with(layers).try_init().context("logging is already set up")?;
+    Ok(telemetry)
+}
+
+impl Telemetry {
+    /// Sends what is left. A collector that is away must not keep us.
+    pub(crate) fn shutdown(self) {
+        if let Some(spans) = self.spans {
+            _ = spans.shutdown();
+        }
+        if let Some(metrics) = self.metrics {
+            _ = metrics.shutdown();
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The commands that need only NATS, as a user types them, against a real nats-server.
+
+#![allow(clippy::unwrap_used, reason = "a test's support")]
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    process::{Command, Output, Stdio},
+};
+
+use async_nats::jetstream;
+use bytes::Bytes;
+use chasqui_embedded::{Embedded, NatsOptions, Options};
+use chasqui_runtime::{Config, topology};
+use chasqui_schemas::{
+    Channel, Lane, Notification, Stage, envelope, header,
+    notification::{Message, Recipient, Request},
+    stream, subject,
+};
+use chasqui_stores::{ConnectOptions, Outgoing, Publisher, connect};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+/// A nats-server with every stream and bucket, gone when dropped.
+struct House {
+    embedded: Embedded,
+    context: jetstream::Context,
+    dir: tempfile::TempDir,
+}
+
+impl House {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            nats: Some(NatsOptions { max_file_store_bytes: Some(2 << 30), ..NatsOptions::default() }),
+            clickhouse: None,
+            ..Options::new(dir.path().join("data"), concat!(env!("CARGO_TARGET_TMPDIR"), "/embedded"))
+        };
+        let embedded = Embedded::start(options, |_| {}).await.unwrap();
+        let url = embedded.nats_url().unwrap();
+        let client = connect(url, &ConnectOptions::default()).await.unwrap();
+        let mut config = Config::load(chasqui_send::DEFAULTS, None).unwrap();
+        config.streams.queue_bytes = 64 << 20;
+        config.streams.trace_bytes = 64 << 20;
+        topology::migrate(&client, url, &config.streams, &config.runner).await.unwrap();
+        House { context: jetstream::new(client), embedded, dir }
+    }
+
+    /// Runs `chasqui` to its end, with `input` on its standard input.
+    fn run_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_chasqui"))
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env("CHASQUI_NATS__URL", self.embedded.nats_url().unwrap())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that does not read its input may be gone already.
+        _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    /// Its output; it must succeed.
+    fn output(&self, arguments: &[&str]) -> String {
+        let output = self.run_with(arguments, "");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What it complains of; it must fail with the exit code 1.
+    fn complaint(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.run_with(arguments, input);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn file(&self, name: &str, text: &str) {
+        std::fs::write(self.dir.path().join(name), text).unwrap();
+    }
+
+    async fn bury(&self, subject: String, headers: &[(&'static str, &str)], payload: &[u8]) -> u64 {
+        let letter = Outgoing {
+            subject,
+            message_id: None,
+            headers: headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
+            payload: Bytes::copy_from_slice(payload),
+        };
+        Publisher::new(self.context.clone()).publish(vec![letter]).await.unwrap()[0].sequence
+    }
+
+    /// A dead letter of the render stage whose bytes nobody can read.
+    async fn bury_noise(&self, reason: &str) -> u64 {
+        self.bury_in_render(reason, b"noise").await
+    }
+
+    async fn bury_in_render(&self, reason: &str, payload: &[u8]) -> u64 {
+        let ended = subject::queue(Stage::Render, Lane::Bulk, Channel::Push);
+        let headers = [
+            (header::STAGE, Stage::Render.as_str()),
+            (header::REASON, reason),
+            (header::DETAIL, "what happened"),
+            (header::SUBJECT, &ended),
+        ];
+        self.bury(subject::dead(Stage::Render), &headers, payload).await
+    }
+
+    async fn count(&self, stream: &str) -> u64 {
+        self.context.get_stream(stream).await.unwrap().cached_info().state.messages
+    }
+
+    fn dead(&self, arguments: &[&str]) -> Vec<Value> {
+        let listed = self.output(&[&["dead", "list", "--json"], arguments].concat());
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn numbers(letters: &[Value]) -> Vec<u64> {
+    letters.iter().map(|letter| letter["sequence"].as_u64().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_is_written_read_listed_and_deleted() {
+    let house = House::new().await;
+    house.output(&["contacts", "put", "ada", r#"{"emails":["ada@example.com"]}"#]);
+    let read: Value = serde_json::from_str(&house.output(&["contacts", "get", "ada"])).unwrap();
+    assert_eq!(read["emails"][0], "ada@example.com");
+    assert!(house.run_with(&["contacts", "put", "zoe.b@x"], "{}").status.success());
+    assert_eq!(house.output(&["contacts", "list"]), "ada\nzoe.b@x\n");
+    house.output(&["contacts", "delete", "ada"]);
+    assert!(house.complaint(&["contacts", "get", "ada"], "").contains("chasqui contacts list"));
+    assert!(house.output(&["contacts", "delete", "ada"]).contains("no `ada`"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_record_is_refused_and_its_field_named() {
+    let house = House::new().await;
+    assert!(house.complaint(&["preferences", "put", "ada", r#"{"enabeld":false}"#], "").contains("enabeld"));
+    assert!(house.complaint(&["preferences", "put", "ada"], "").contains("standard input is empty"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_imported_from_an_object_and_from_lines() {
+    let house = House::new().await;
+    house.file("object.json", r#"{"b": {"locale": "en"}, "a": {}}"#);
+    assert_eq!(house.output(&["contacts", "import", "object.json"]), "imported 2 contacts\n");
+    let lines: String = (0..5_000).map(|n| format!("{{\"name\":\"user-{n:04}\",\"record\":{{}}}}\n")).collect();
+    let imported = house.run_with(&["contacts", "import", "-"], &lines);
+    assert_eq!(String::from_utf8(imported.stdout).unwrap(), "imported 5000 contacts\n");
+    let names = house.output(&["contacts", "list"]);
+    assert_eq!(names.lines().count(), 5_002);
+    assert!(names.lines().is_sorted());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_stops_at_what_is_wrong() {
+    let house = House::new().await;
+    let lines = "{\"name\":\"a\",\"record\":{}}\n{\"name\":\"b\",\"record\":{\"emials\":[]}}\n";
+    let told = house.complaint(&["contacts", "import", "-"], lines);
+    assert!(told.contains("`b`") && told.contains("emials"), "{told}");
+    let told = house.complaint(&["contacts", "import", "-"], "{\"name\":\"a\",\"record\":{}}\nnonsense\n");
+    assert!(told.contains("line 2") && told.contains("after 1 records"), "{told}");
+    assert!(house.complaint(&["contacts", "import", "nowhere.json"], "").contains("nowhere.json"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submission_is_stored_with_an_id() {
+    let house = House::new().await;
+    house.file("order.json", r#"{"category":"order","recipients":["ada"],"content":{"title":"hi"}}"#);
+    let sent: Value =
+        serde_json::from_str(&house.output(&["send", "order.json", "--app", "shop", "--lane", "high", "--json"]))
+            .unwrap();
+    assert_eq!((&sent["subject"], &sent["sequence"]), (&"notify.submit.high.shop".into(), &1.into()));
+    let stored =
+        house.context.get_stream(stream::of_stage(Stage::Validate)).await.unwrap().direct_get(1).await.unwrap();
+    let submission: Value = serde_json::from_slice(&stored.payload).unwrap();
+    assert_eq!(submission["id"], sent["request_id"]);
+    assert_eq!(stored.headers.get(header::CONTENT_TYPE).unwrap().as_str(), "application/json");
+
+    let told = house.output(&["send", "order.json"]);
+    assert!(told.contains("chasqui trace "), "{told}");
+    assert!(house.complaint(&["send", "-"], &"a".repeat(1_100_000)).contains("more than"));
+    assert!(house.complaint(&["send", "-", "--app", "a.b"], "{}").contains("`a.b`"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_newest_last_and_filtered() {
+    let house = House::new().await;
+    assert!(house.output(&["dead", "list"]).contains("no dead letters"));
+    for n in 0..1_203 {
+        house.bury_noise(if n % 2 == 0 { "render_failed" } else { "undecodable" }).await;
+    }
+    assert_eq!(numbers(&house.dead(&["--limit", "3"])), [1_201, 1_202, 1_203]);
+    let failed = house.dead(&["--reason", "render_failed", "--stage", "render", "--limit", "9999"]);
+    assert_eq!(failed.len(), 602);
+    assert_eq!((&failed[0]["detail"], &failed[0]["bytes"]), (&"what happened".into(), &5.into()));
+    let since = failed[600]["stored_at"].as_str().unwrap();
+    assert_eq!(numbers(&house.dead(&["--reason", "render_failed", "--since", since])), [1_201, 1_203]);
+    assert!(house.dead(&["--stage", "send"]).is_empty());
+    let table = house.output(&["dead", "list", "--limit", "2"]);
+    assert!(table.contains("1203") && table.contains("1201 older ones"), "{table}");
+    assert_eq!(house.run_with(&["dead", "list", "--reason", "nonsense"], "").status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_submission_is_shown_without_addresses() {
+    let house = House::new().await;
+    let ended = subject::submit(Lane::High, "shop");
+    let headers = [
+        (header::STAGE, "validate"),
+        (header::REASON, "invalid"),
+        (header::DETAIL, r#"["category: missing"]"#),
+        (header::SUBJECT, &ended),
+    ];
+    let submission = br#"{"recipients":[{"email":"ada@example.com"}]}"#;
+    let number = house.bury(subject::rejected("shop"), &headers, submission).await.to_string();
+    let shown = house.output(&["dead", "show", &number]);
+    assert!(shown.contains("category: missing") && shown.contains("(hidden)"), "{shown}");
+    assert!(!shown.contains("ada@example.com"), "{shown}");
+    let revealed: Value =
+        serde_json::from_str(&house.output(&["dead", "show", &number, "--reveal", "--json"])).unwrap();
+    assert_eq!(revealed["content"]["recipients"][0]["email"], "ada@example.com");
+    assert!(house.complaint(&["dead", "show", "99"], "").contains("chasqui dead list"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_is_replayed_once_to_where_it_ended() {
+    let house = House::new().await;
+    let number = house.bury_noise("undecodable").await.to_string();
+    let told = house.output(&["dead", "replay", &number, "--dry-run"]);
+    assert!(told.contains("notify.render.bulk") && told.contains("1 of 1"), "{told}");
+    assert_eq!((house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render)).await), (1, 0));
+
+    assert!(house.output(&["dead", "replay", &number]).contains("1 replayed, 0 already gone"));
+    assert!(house.output(&["dead", "replay", &number]).contains("0 replayed, 1 already gone"));
+    assert_eq!((house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render)).await), (0, 1));
+    let stage = house.context.get_stream(stream::of_stage(Stage::Render)).await.unwrap();
+    let message = stage.direct_get(1).await.unwrap();
+    assert_eq!((message.subject.as_str(), &message.payload[..]), ("notify.render.bulk", &b"noise"[..]));
+}
+
+/// A notification as render reads it.
+fn notification() -> Vec<u8> {
+    let request = Request {
+        id: Uuid::now_v7(),
+        idempotency_key: "k".into(),
+        category: "order".into(),
+        message: Message::Template { key: "order".into(), data: Map::new() },
+        channels: None,
+        send_at: None,
+        expires_at: None,
+        locale: None,
+        collapse_key: None,
+        transaction_id: None,
+        metadata: BTreeMap::new(),
+        overrides: Map::new(),
+        traceparent: None,
+    };
+    let notification = Notification {
+        id: Uuid::now_v7(),
+        app: "shop".into(),
+        lane: Lane::Bulk,
+        submitted_at: jiff::Timestamp::now(),
+        recipient: Recipient::User("ada".into()),
+        request: request.into(),
+        pass: 0,
+        contacts: None,
+        policy: None,
+        endpoints: Vec::new(),
+    };
+    envelope::encode(&notification).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_cut_off_before_the_deletion_stores_nothing_twice() {
+    let house = House::new().await;
+    let bytes = notification();
+    // The letter that is still there when the first replay was stored already.
+    for _ in 0..2 {
+        house.bury_in_render("template_missing", &bytes).await;
+    }
+    assert!(house.output(&["dead", "replay", "1"]).contains("1 replayed"));
+    assert!(house.output(&["dead", "replay", "2"]).contains("1 replayed"));
+    assert_eq!((house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render)).await), (0, 1));
+    let stage = house.context.get_stream(stream::of_stage(Stage::Render)).await.unwrap();
+    let replayed: Notification = envelope::decode(&stage.direct_get(1).await.unwrap().payload).unwrap();
+    assert_eq!(Notification { pass: 0, ..replayed.clone() }, envelope::decode(&bytes).unwrap());
+    assert_eq!(replayed.pass, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_wants_to_be_told_which() {
+    let house = House::new().await;
+    for reason in ["held", "undecodable", "held"] {
+        house.bury_noise(reason).await;
+    }
+    assert!(house.complaint(&["dead", "replay"], "").contains("--all"));
+    assert!(house.complaint(&["dead", "replay", "1", "--reason", "held"], "").contains("not both"));
+    assert!(house.output(&["dead", "replay", "--reason", "held", "--rate", "1000"]).contains("2 replayed"));
+    assert_eq!(numbers(&house.dead(&[])), [2]);
+    assert!(house.output(&["dead", "replay", "--all"]).contains("1 replayed"));
+    assert_eq!(house.count(stream::of_stage(Stage::Render)).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_cannot_be_replayed_stays() {
+    let house = House::new().await;
+    house.bury(subject::dead(Stage::Render), &[(header::STAGE, "render")], b"").await;
+    house.bury_noise("held").await;
+    let told = house.complaint(&["dead", "replay", "--all"], "");
+    assert!(told.contains("dead letter 1 stays") && told.contains("chasqui dead show"), "{told}");
+    assert_eq!(numbers(&house.dead(&[])), [1]);
+}

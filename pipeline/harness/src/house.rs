@@ -1,0 +1,177 @@
+//! Servers and worker processes of one test. Everything is gone when it is dropped.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use async_nats::jetstream;
+use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, Options};
+use tokio::process::{Child, Command};
+
+/// How long a test waits for what must happen. Far above what is needed, because machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What an operator runs, in a directory of its own.
+pub struct House {
+    dir: tempfile::TempDir,
+    servers: Embedded,
+    settings: PathBuf,
+    /// A connection as a producer has one.
+    pub nats: async_nats::Client,
+    /// A connection as an analyst has one.
+    pub clickhouse: clickhouse::Client,
+}
+
+impl House {
+    /// Starts servers and creates streams and tables. `settings` is TOML, as an operator would write it.
+    ///
+    /// # Errors
+    /// Whatever keeps them from starting.
+    pub async fn start(settings: &str) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui");
+        let mut options = Options::new(dir.path().join("data"), cache);
+        options.clickhouse = Some(ClickHouseOptions {
+            child: Some(ChildProgram {
+                program: binary()?,
+                args: vec![chasqui_embedded::CLICKHOUSE_SUBCOMMAND.into()],
+            }),
+            ..ClickHouseOptions::default()
+        });
+        let servers = Embedded::start(options, |_| {}).await?;
+        let path = dir.path().join("settings.toml");
+        std::fs::write(&path, settings)?;
+        let url = servers.clickhouse_url().context("no ClickHouse")?;
+        let clickhouse = clickhouse::Client::default().with_url(url).with_database("chasqui");
+        let nats = async_nats::connect(servers.nats_url().context("no NATS")?).await?;
+        let house = House { dir, servers, settings: path, nats, clickhouse };
+        house.run(&["migrate"]).await?;
+        Ok(house)
+    }
+
+    /// The servers, to kill.
+    pub fn servers(&self) -> &Embedded {
+        &self.servers
+    }
+
+    /// Where the sandbox provider's log is, for `send.sandbox.log`. Settings name it by `SANDBOX_LOG`.
+    pub fn sandbox_log(&self) -> PathBuf {
+        self.dir.path().join("sandbox.log")
+    }
+
+    /// A command line against these servers.
+    fn command(&self, args: &[&str]) -> anyhow::Result<Command> {
+        let mut command = Command::new(binary()?);
+        command
+            .args(args)
+            .env("CHASQUI_CONFIG", &self.settings)
+            .env("CHASQUI_NATS__URL", self.servers.nats_url().context("no NATS")?)
+            .env("CHASQUI_CLICKHOUSE__URL", self.servers.clickhouse_url().context("no ClickHouse")?)
+            .env("CHASQUI_SEND__SANDBOX__LOG", self.sandbox_log())
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Runs a command to its end and returns what it printed.
+    ///
+    /// # Errors
+    /// Fails where it exits with an error, with its words.
+    pub async fn run(&self, args: &[&str]) -> anyhow::Result<String> {
+        let output = self.command(args)?.output().await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            bail!("chasqui {}: {}\n{text}\n{}", args.join(" "), output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(text)
+    }
+
+    /// Starts a worker process with these stages; all where empty.
+    ///
+    /// # Errors
+    /// Fails where the process cannot be started.
+    pub fn worker(&self, stages: &str) -> anyhow::Result<Worker> {
+        let mut args = vec!["serve"];
+        if !stages.is_empty() {
+            args.extend(["--stages", stages]);
+        }
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("worker.log"))?;
+        let child = self.command(&args)?.stdout(Stdio::null()).stderr(log).spawn()?;
+        Ok(Worker { child })
+    }
+
+    /// What the workers logged, for the message of a failed test.
+    pub fn worker_log(&self) -> String {
+        let log = std::fs::read_to_string(self.dir.path().join("worker.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// Publishes JSON as a producer would, waiting for each acknowledgement; repeated while NATS is away, with the
+    /// same message id, as a careful producer does.
+    ///
+    /// # Errors
+    /// Fails where the broker refuses it for good, or is away too long.
+    pub async fn publish(&self, subject: &str, message_id: &str, submission: &serde_json::Value) -> anyhow::Result<()> {
+        let context = jetstream::new(self.nats.clone());
+        let payload = bytes::Bytes::from(serde_json::to_vec(submission)?);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let message = jetstream::message::PublishMessage::build().payload(payload.clone()).message_id(message_id);
+            let acknowledged = async { context.send_publish(subject.to_owned(), message).await?.await };
+            match acknowledged.await {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(error).context("the broker stays away"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Messages in a stream.
+    ///
+    /// # Errors
+    /// Fails where the broker does not answer.
+    pub async fn stored(&self, stream: &str) -> anyhow::Result<u64> {
+        let stream = jetstream::new(self.nats.clone()).get_stream(stream).await?;
+        Ok(stream.cached_info().state.messages)
+    }
+}
+
+/// A `chasqui serve` process.
+pub struct Worker {
+    child: Child,
+}
+
+impl Worker {
+    /// kill -9.
+    ///
+    /// # Errors
+    /// Fails where it is gone already.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("the worker was gone before it was killed")
+    }
+
+    /// SIGTERM; returns how long it took to end, which it must do well.
+    ///
+    /// # Errors
+    /// Fails where it ends with an error, or not at all.
+    pub async fn terminate(mut self) -> anyhow::Result<Duration> {
+        let pid = self.child.id().context("the worker is gone")?;
+        let began = Instant::now();
+        let status = Command::new("kill").arg(pid.to_string()).status().await?;
+        anyhow::ensure!(status.success(), "kill failed");
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.context("it does not end")??;
+        anyhow::ensure!(status.success(), "it ended with {status}");
+        Ok(began.elapsed())
+    }
+}
+
+/// The `chasqui` that cargo built beside this test.
+fn binary() -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let built = test.parent().and_then(Path::parent).context("not in a target directory")?.join("chasqui");
+    anyhow::ensure!(built.is_file(), "{} is missing: run `make test`, or `cargo build --bins` first", built.display());
+    Ok(built)
+}

@@ -1,0 +1,138 @@
+//! What happened, seen from outside.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::house::{House, PATIENCE};
+
+/// Calls of the sandbox provider, by delivery and attempt, from its own log.
+#[derive(Debug, Default)]
+pub struct Calls(pub BTreeMap<(Uuid, u32), usize>);
+
+impl Calls {
+    /// Reads the log: one line a call, `delivery attempt unix_nanos pid`.
+    ///
+    /// # Errors
+    /// Fails where a line is not one.
+    pub fn read(house: &House) -> anyhow::Result<Self> {
+        let log = std::fs::read_to_string(house.sandbox_log()).unwrap_or_default();
+        let mut calls = BTreeMap::new();
+        for line in log.lines() {
+            let mut words = line.split(' ');
+            let mut word = || words.next().with_context(|| format!("not a call: {line}"));
+            *calls.entry((word()?.parse()?, word()?.parse()?)).or_default() += 1;
+        }
+        Ok(Calls(calls))
+    }
+
+    /// Calls by delivery, over all attempts.
+    pub fn by_delivery(&self) -> BTreeMap<Uuid, usize> {
+        let mut deliveries = BTreeMap::new();
+        for ((delivery, _), calls) in &self.0 {
+            *deliveries.entry(*delivery).or_default() += calls;
+        }
+        deliveries
+    }
+}
+
+/// One row of `chasqui.deliveries`, as an analyst sees it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct DeliveryRow {
+    /// Its id.
+    pub delivery_id: Uuid,
+    /// The notification.
+    pub notification_id: Uuid,
+    /// The request.
+    pub request_id: Uuid,
+    /// Where it has got to.
+    pub state: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// All deliveries.
+#[derive(Debug)]
+pub struct Deliveries(pub Vec<DeliveryRow>);
+
+/// Rows of a query, through ClickHouse's own JSON, so that no type of ours is on the way.
+///
+/// # Errors
+/// Fails where the query does, or a row is not of the type.
+pub async fn query<T: serde::de::DeserializeOwned>(house: &House, sql: &str) -> anyhow::Result<Vec<T>> {
+    let mut lines = house.clickhouse.query(sql).fetch_bytes("JSONEachRow")?;
+    let text = lines.collect().await?;
+    let rows = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    rows.map(|line| serde_json::from_slice(line).with_context(|| String::from_utf8_lossy(line).into_owned())).collect()
+}
+
+/// The one number that a query answers.
+///
+/// # Errors
+/// Fails where the query does.
+pub async fn number(house: &House, sql: &str) -> anyhow::Result<u64> {
+    #[derive(Deserialize)]
+    struct Row {
+        n: serde_json::Value,
+    }
+    let rows: Vec<Row> = query(house, sql).await?;
+    let value = &rows.first().context("no row")?.n;
+    value.as_u64().or_else(|| value.as_str()?.parse().ok()).with_context(|| format!("not a number: {value}"))
+}
+
+/// Waits until a count in ClickHouse is reached; a count that stays wrong fails, with the workers' last words.
+///
+/// # Errors
+/// Fails when patience ends.
+pub async fn until(house: &House, what: &str, sql: &str, wanted: u64) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // ClickHouse may be the one that is down.
+        let found = number(house, sql).await;
+        if matches!(found, Ok(found) if found == wanted) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{what}: {found:?} and not {wanted}\n{}", house.worker_log());
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+impl Deliveries {
+    /// Reads all.
+    ///
+    /// # Errors
+    /// Fails where ClickHouse does not answer.
+    pub async fn read(house: &House) -> anyhow::Result<Self> {
+        let sql = "SELECT delivery_id, notification_id, request_id, state, reason FROM deliveries";
+        Ok(Deliveries(query(house, sql).await?))
+    }
+
+    /// How many are in each state.
+    pub fn by_state(&self) -> BTreeMap<&str, usize> {
+        let mut states = BTreeMap::new();
+        for row in &self.0 {
+            *states.entry(row.state.as_str()).or_default() += 1;
+        }
+        states
+    }
+}
+
+/// Every trace is one tree: one root, every parent present, no span twice.
+///
+/// # Errors
+/// Fails with the first traces that are not.
+pub async fn traces_are_trees(house: &House) -> anyhow::Result<()> {
+    let sql = "
+        WITH spans AS (SELECT trace_id, span_id, parent_span_id, event FROM trace_events FINAL)
+        SELECT toString(trace_id) AS trace,
+               countIf(parent_span_id = 0) AS roots,
+               count() - uniqExact(span_id) AS repeats,
+               length(arrayFilter(parent -> parent != 0 AND NOT has(groupArray(span_id), parent),
+                                  groupArray(parent_span_id))) AS orphans
+        FROM spans GROUP BY trace_id HAVING roots != 1 OR repeats != 0 OR orphans != 0 LIMIT 5";
+    let broken: Vec<serde_json::Value> = query(house, sql).await?;
+    ensure!(broken.is_empty(), "traces that are no trees: {broken:?}\n{}", house.worker_log());
+    Ok(())
+}

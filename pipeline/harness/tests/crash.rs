@@ -1,0 +1,135 @@
+//! Processes and servers die in mid-flow, and nobody can tell afterwards, but for calls that were in flight.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use anyhow::ensure;
+use chasqui_harness::{
+    Calls, Deliveries, House, oracle,
+    settings::{IMPATIENT, SLOTS},
+    submissions,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
+
+/// Publishes `count` mails, every tenth to a mailbox that fails at first, and counts those acknowledged.
+async fn publish(house: &House, count: u64, published: &AtomicU64) -> anyhow::Result<()> {
+    let publishing = stream::iter(0..count).map(|i| async move {
+        let id = Uuid::now_v7();
+        let mailbox = if i % 10 == 0 { format!("fails-1-times-{i}") } else { format!("person-{i}") };
+        house.publish("notify.submit.normal.test", &id.to_string(), &submissions::mail(id, &mailbox)).await?;
+        published.fetch_add(1, Ordering::Relaxed);
+        anyhow::Ok(())
+    });
+    publishing.buffer_unordered(32).try_collect().await
+}
+
+/// What must hold after any crash. Returns how many calls were repeated.
+async fn nothing_lost_nothing_doubled(house: &House, count: u64) -> anyhow::Result<usize> {
+    let ended = "SELECT count() AS n FROM notifications WHERE state != 'pending'";
+    oracle::until(house, "notifications that ended", ended, count).await?;
+    oracle::until(house, "delivered", "SELECT count() AS n FROM deliveries WHERE state = 'delivered'", count).await?;
+    let all = oracle::number(house, "SELECT count() AS n FROM notifications").await?;
+    ensure!(all == count, "{all} notifications of {count} submissions");
+    let states = Deliveries::read(house).await?;
+    ensure!(states.by_state() == BTreeMap::from([("delivered", count as usize)]), "{:?}", states.by_state());
+
+    let false_duplicates = "SELECT count() AS n FROM trace_events FINAL WHERE reason = 'duplicate'";
+    ensure!(oracle::number(house, false_duplicates).await? == 0, "the ledger took a redelivery for a duplicate");
+    ensure!(house.stored("DEAD").await? == 0, "dead letters");
+    oracle::traces_are_trees(house).await?;
+
+    let calls = Calls::read(house)?;
+    let twice: Vec<_> = calls.0.iter().filter(|(_, calls)| **calls > 1).collect();
+    ensure!(twice.is_empty(), "attempts that called twice: {twice:?}");
+    let deliveries = calls.by_delivery();
+    ensure!(deliveries.len() == count as usize, "{} deliveries were called", deliveries.len());
+    // A tenth fails once by intention.
+    Ok(deliveries.values().sum::<usize>() - count as usize - count.div_ceil(10) as usize)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_are_killed_ten_times() -> anyhow::Result<()> {
+    const COUNT: u64 = 5_000;
+    const KILLS: u64 = 10;
+    let house = House::start(IMPATIENT).await?;
+    let mut workers = [house.worker("")?, house.worker("")?];
+    let published = AtomicU64::new(0);
+    let killing = async {
+        for kill in 0..KILLS {
+            // At moments that depend on the flow, not on the clock, and never quite the same.
+            while published.load(Ordering::Relaxed) < (kill + 1) * COUNT / (KILLS + 2) {
+                tokio::time::sleep(Duration::from_millis(7)).await;
+            }
+            let worker = &mut workers[kill as usize % 2];
+            std::mem::replace(worker, house.worker("")?).kill().await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(publish(&house, COUNT, &published), killing)?;
+    let repeated = nothing_lost_nothing_doubled(&house, COUNT).await?;
+    ensure!(repeated <= KILLS as usize * SLOTS, "{repeated} calls repeated: more than were in flight");
+    for worker in workers {
+        worker.terminate().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_is_killed_in_mid_flow() -> anyhow::Result<()> {
+    const COUNT: u64 = 1_500;
+    const KILLS: u64 = 3;
+    let house = House::start(IMPATIENT).await?;
+    let workers = [house.worker("")?, house.worker("")?];
+    let published = AtomicU64::new(0);
+    let killing = async {
+        let nats = house.servers().nats().expect("embedded");
+        for kill in 0..KILLS {
+            while published.load(Ordering::Relaxed) < (kill + 1) * COUNT / 5 {
+                tokio::time::sleep(Duration::from_millis(7)).await;
+            }
+            nats.kill();
+            ensure!(nats.restarted(kill + 1).await, "nats-server does not come back");
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(publish(&house, COUNT, &published), killing)?;
+    let repeated = nothing_lost_nothing_doubled(&house, COUNT).await?;
+    // A server that comes back may hand out again what a worker still has in hand.
+    ensure!(repeated <= KILLS as usize * 2 * SLOTS, "{repeated} calls repeated: more than were in flight");
+    for worker in workers {
+        worker.terminate().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clickhouse_is_away_for_a_while() -> anyhow::Result<()> {
+    const COUNT: u64 = 800;
+    let house = House::start(IMPATIENT).await?;
+    let worker = house.worker("")?;
+    let clickhouse = house.servers().clickhouse().expect("embedded");
+    let pid = clickhouse.pid().expect("running").to_string();
+    let signal = async |signal: &str| -> anyhow::Result<()> {
+        let status = tokio::process::Command::new("kill").args([signal, &pid]).status().await?;
+        ensure!(status.success(), "kill {signal}");
+        Ok(())
+    };
+    // First it hangs, as an overloaded server does; while it hangs, everything is sent.
+    signal("-STOP").await?;
+    publish(&house, COUNT, &AtomicU64::new(0)).await?;
+    let deadline = tokio::time::Instant::now() + chasqui_harness::house::PATIENCE;
+    while Calls::read(&house)?.by_delivery().len() < COUNT as usize {
+        ensure!(tokio::time::Instant::now() < deadline, "sending waits for ClickHouse\n{}", house.worker_log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Then it dies altogether, and comes back.
+    signal("-KILL").await?;
+    ensure!(clickhouse.restarted(1).await, "ClickHouse does not come back");
+    nothing_lost_nothing_doubled(&house, COUNT).await?;
+    worker.terminate().await?;
+    Ok(())
+}
