@@ -37,7 +37,13 @@ WHERE known = 1
 SETTINGS do_not_merge_across_partitions_select_final = 1
 COMMENT 'Latest state of every delivery, one row each';
 
+-- A notification has got as far as the best of its deliveries: one that arrived outweighs another that bounced.
 CREATE VIEW IF NOT EXISTS notifications AS
+WITH multiIf(
+    has_deliveries = 0, s.state_rank,
+    notEmpty(arrayFilter(delivery -> NOT has(s.bounced, delivery), s.arrived)), 6,
+    notEmpty(arrayFilter(delivery -> NOT has(s.bounced, delivery), s.accepted)), 5,
+    delivery_state_rank) AS rank
 SELECT
     notification_id,
     request_id,
@@ -49,9 +55,9 @@ SELECT
     arraySort(s.channels) AS channels,
     substring(s.lane, 3) AS lane,
     transform(
-        if(has_deliveries = 1, delivery_state_rank, state_rank),
+        rank,
         [1, 2, 3, 4, 5, 6, 7], ['rejected', 'suppressed', 'expired', 'dead', 'sent', 'delivered', 'bounced'], 'pending') AS state,
-    substring(if(has_deliveries = 1, delivery_outcome, outcome), 7) AS reason,
+    multiIf(rank IN (5, 6), '', has_deliveries = 1, substring(delivery_outcome, 7), substring(outcome, 7)) AS reason,
     transform(stage_rank, [1, 2, 3, 4, 5, 6, 7], ['validate', 'enrich', 'filter', 'dedupe', 'render', 'prioritize', 'send'], '') AS stage,
     ended_at,
     coalesce(s.sent_at, s.delivered_at) AS sent_at,

@@ -3,6 +3,8 @@
 //! Spans are per batch, with OpenTelemetry's messaging conventions; notifications are traced in ClickHouse, not
 //! here. Without an endpoint no layer wants the two targets, and `tracing` skips their call sites: no cost.
 
+use std::io::IsTerminal;
+
 use anyhow::Context;
 use chasqui_runtime::{Config, config::LogFormat};
 use opentelemetry::trace::TracerProvider as _;
@@ -39,7 +41,7 @@ pub(crate) fn start(config: &Config, filter: Option<&str>) -> anyhow::Result<Tel
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.unwrap_or(&config.log.filter).to_owned());
     let directives = format!("{directives},{SPANS}=off,{METRICS}=off");
     let filter = EnvFilter::try_new(&directives).with_context(|| format!("the log filter `{directives}` is wrong"))?;
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     layers.push(match config.log.format {
         LogFormat::Text => log.with_filter(filter).boxed(),
         LogFormat::Json => log.json().with_filter(filter).boxed(),

@@ -93,12 +93,22 @@ impl House {
     /// # Errors
     /// Fails where the process cannot be started.
     pub fn worker(&self, stages: &str) -> anyhow::Result<Worker> {
+        self.worker_with(stages, &[])
+    }
+
+    /// The same, with more settings, as environment variables.
+    ///
+    /// # Errors
+    /// Fails where the process cannot be started.
+    pub fn worker_with(&self, stages: &str, variables: &[(&str, &str)]) -> anyhow::Result<Worker> {
         let mut args = vec!["serve"];
         if !stages.is_empty() {
             args.extend(["--stages", stages]);
         }
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("worker.log"))?;
-        let child = self.command(&args)?.stdout(Stdio::null()).stderr(log).spawn()?;
+        let mut command = self.command(&args)?;
+        command.envs(variables.iter().copied());
+        let child = command.stdout(Stdio::null()).stderr(log).spawn()?;
         Ok(Worker { child })
     }
 
@@ -145,6 +155,18 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// The most memory it ever had resident, in bytes. Linux tells it.
+    ///
+    /// # Errors
+    /// Fails where it is gone, or the system does not tell.
+    pub fn peak_memory(&self) -> anyhow::Result<u64> {
+        let pid = self.child.id().context("the worker is gone")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kilobytes * 1024)
+    }
+
     /// kill -9.
     ///
     /// # Errors

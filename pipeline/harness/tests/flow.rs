@@ -67,7 +67,8 @@ async fn a_critical_message_does_not_wait_for_bulk() -> anyhow::Result<()> {
     }
     let urgent = "SELECT count() AS n FROM deliveries WHERE lane = 'critical' AND sent_at IS NOT NULL";
     oracle::until(&house, "urgent mails sent", urgent, 20).await?;
-    let slowest = "SELECT max(dateDiff('millisecond', submitted_at, sent_at)) AS n FROM deliveries WHERE lane = 'critical'";
+    let slowest =
+        "SELECT max(dateDiff('millisecond', submitted_at, sent_at)) AS n FROM deliveries WHERE lane = 'critical'";
     let slowest = oracle::number(&house, slowest).await?;
     let bulk = "SELECT count() AS n FROM deliveries WHERE lane = 'bulk' AND sent_at IS NOT NULL";
     let bulk = oracle::number(&house, bulk).await?;

@@ -1,2 +1,31 @@
-//! chasqui-trace
+//! What happened to every notification: from the trace stream into ClickHouse, and back as one tree.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`span`] | builds the trace events of a decision |
+//! | [`receipts`] | makes trace events of receipts |
+//! | [`writer`] | writes the trace stream to ClickHouse |
+//! | [`migrate`] | brings ClickHouse's tables up to date |
+//! | [`reconstruct`] | reads a notification's events back as one tree |
+//! | [`waterfall`] | draws that tree as text |
+//! | [`stats`] | counts outcomes and rates |
+//!
+//! Guarantee: an event that the trace stream has acknowledged reaches ClickHouse, at least once; whatever arrives
+//! again replaces itself, so that states and rates are exact.
+
+mod consume;
+mod error;
+pub mod migrate;
+pub mod receipts;
+pub mod reconstruct;
+mod row;
 pub mod span;
+pub mod stats;
+pub mod waterfall;
+pub mod writer;
+
+pub use error::TraceError;
+pub use migrate::{MigrateSettings, migrate};
+pub use receipts::run_receipts;
+pub use reconstruct::{TraceTree, load};
+pub use writer::{WriterSettings, run_writer};

@@ -80,9 +80,9 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
             if let Some(request_id) = request_id {
                 event.request_id = *request_id;
             }
-            event.attributes.extend(
-                violations.iter().enumerate().map(|(i, text)| (format!("violation.{i}"), text.clone())),
-            );
+            event
+                .attributes
+                .extend(violations.iter().enumerate().map(|(i, text)| (format!("violation.{i}"), text.clone())));
         }
         Verdict::Dead { detail, .. } => event.attributes.push(("detail".to_owned(), detail.clone())),
         Verdict::Defer { until, .. } => event.attributes.push(("until".to_owned(), until.to_string())),

@@ -1,0 +1,144 @@
+//! A trace event as a row of `trace_events`.
+
+use chasqui_schemas::trace::TraceEvent;
+use clickhouse::Row;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The columns of `trace_events`, by name; what they mean is said in the DDL and at [`TraceEvent`].
+#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+pub(crate) struct EventRow {
+    trace_id: String,
+    span_id: u64,
+    parent_span_id: u64,
+    /// Milliseconds.
+    submitted_at: i64,
+    #[serde(with = "clickhouse::serde::uuid")]
+    notification_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    request_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    delivery_id: Uuid,
+    app: String,
+    category: String,
+    template: String,
+    variant: String,
+    locale: String,
+    lane: String,
+    channel: String,
+    provider: String,
+    stage: String,
+    event: String,
+    status: String,
+    state: String,
+    reason: String,
+    attempt: u32,
+    queued_ns: u64,
+    /// Nanoseconds.
+    started_at: i64,
+    duration_ns: u64,
+    attributes: Vec<(String, String)>,
+}
+
+/// The time inside a UUIDv7, in milliseconds since 1970. The partition hangs on it, so it may depend on nothing
+/// but the id: an id of another kind, which Chasqui never makes, has the time 0 and is forgotten soon.
+pub(crate) fn embedded_ms(id: Uuid) -> i64 {
+    match id.get_version_num() {
+        7 => i64::try_from(id.as_u128() >> 80).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// A trace id as `trace_events` spells it.
+pub(crate) fn trace_hex(id: Uuid) -> String {
+    id.simple().to_string()
+}
+
+impl From<TraceEvent> for EventRow {
+    fn from(event: TraceEvent) -> Self {
+        EventRow {
+            trace_id: trace_hex(event.trace_id),
+            span_id: event.span_id,
+            parent_span_id: event.parent_span_id,
+            submitted_at: embedded_ms(event.trace_id),
+            notification_id: event.notification_id,
+            request_id: event.request_id,
+            delivery_id: event.delivery_id,
+            app: event.app,
+            category: event.category,
+            template: event.template,
+            variant: event.variant,
+            locale: event.locale,
+            lane: event.lane,
+            channel: event.channel,
+            provider: event.provider,
+            stage: event.stage,
+            event: event.event,
+            status: event.status,
+            state: event.state,
+            reason: event.reason,
+            attempt: event.attempt,
+            queued_ns: event.queued_ns,
+            started_at: event.started_at,
+            duration_ns: event.duration_ns,
+            attributes: event.attributes,
+        }
+    }
+}
+
+impl From<EventRow> for TraceEvent {
+    fn from(row: EventRow) -> Self {
+        TraceEvent {
+            // Written from a UUID; nil if somebody else wrote something else.
+            trace_id: row.trace_id.parse().unwrap_or_default(),
+            span_id: row.span_id,
+            parent_span_id: row.parent_span_id,
+            notification_id: row.notification_id,
+            request_id: row.request_id,
+            delivery_id: row.delivery_id,
+            app: row.app,
+            category: row.category,
+            template: row.template,
+            variant: row.variant,
+            locale: row.locale,
+            lane: row.lane,
+            channel: row.channel,
+            provider: row.provider,
+            stage: row.stage,
+            event: row.event,
+            status: row.status,
+            state: row.state,
+            reason: row.reason,
+            attempt: row.attempt,
+            queued_ns: row.queued_ns,
+            started_at: row.started_at,
+            duration_ns: row.duration_ns,
+            attributes: row.attributes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_row_is_the_time_in_its_trace_id() {
+        let at = jiff::Timestamp::from_millisecond(1_790_000_000_123).unwrap();
+        let id = chasqui_schemas::id::notification(at, Uuid::nil(), "user:ada");
+        assert_eq!(embedded_ms(id), 1_790_000_000_123);
+        assert_eq!(embedded_ms(Uuid::nil()), 0);
+    }
+
+    #[test]
+    fn an_event_survives_the_way_through_a_row() {
+        let event = TraceEvent {
+            trace_id: Uuid::now_v7(),
+            span_id: u64::MAX,
+            started_at: -5,
+            attributes: vec![("k".into(), "v".into())],
+            ..TraceEvent::default()
+        };
+        assert_eq!(TraceEvent::from(EventRow::from(event.clone())), event);
+    }
+}

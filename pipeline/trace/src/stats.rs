@@ -1,0 +1,129 @@
+//! What came of everything: the numbers that `chasqui stats` and `chasqui demo` print.
+//!
+//! Guarantee: exact under redelivery, because they are counted from states. They are as old as the writer is behind.
+
+use chasqui_schemas::clickhouse::{DELIVERIES, NOTIFICATIONS, TRACE_EVENTS};
+use clickhouse::{Client, Row};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::TraceError;
+
+/// Rows answered at most; there are fewer states and reasons.
+const MAX_ROWS: usize = 1_000;
+
+/// How many notifications ended so.
+#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+pub struct Outcome {
+    /// A state, or `pending`.
+    pub state: String,
+    /// Its reason; empty where there is none.
+    pub reason: String,
+    /// How many.
+    pub notifications: u64,
+}
+
+/// What came of the deliveries of a channel.
+#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+pub struct ChannelRates {
+    /// The channel.
+    pub channel: String,
+    /// How many deliveries.
+    pub deliveries: u64,
+    /// Accepted by the provider.
+    pub sent: u64,
+    /// Arrived, as far as the provider says.
+    pub delivered: u64,
+    /// Refused by the address.
+    pub bounced: u64,
+    /// Opened by anybody, mail proxies included.
+    pub opened: u64,
+    /// Opened by a person.
+    pub opened_human: u64,
+    /// Clicked by anybody.
+    pub clicked: u64,
+    /// Milliseconds from submission to acceptance: median. Zero where nothing was sent.
+    pub sent_p50_ms: f64,
+    /// The same: 99th percentile.
+    pub sent_p99_ms: f64,
+}
+
+impl ChannelRates {
+    /// A count's share of what was sent, between 0 and 1; 0 where nothing was sent.
+    pub fn of_sent(&self, count: u64) -> f64 {
+        if self.sent == 0 { 0.0 } else { count as f64 / self.sent as f64 }
+    }
+}
+
+/// Whether everything that came in has come to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Serialize, Deserialize)]
+pub struct Accounted {
+    /// Notifications known.
+    pub notifications: u64,
+    /// Of these, in a terminal state.
+    pub terminal: u64,
+    /// Requests that were rejected, or died before they became notifications.
+    pub rejected_requests: u64,
+}
+
+impl Accounted {
+    /// Notifications that are still on their way.
+    pub fn pending(&self) -> u64 {
+        self.notifications.saturating_sub(self.terminal)
+    }
+}
+
+/// Notifications submitted from `since` on, by state and reason, the most frequent first.
+///
+/// # Errors
+/// What ClickHouse said.
+pub async fn outcomes(client: &Client, since: Timestamp) -> Result<Vec<Outcome>, TraceError> {
+    let sql = format!(
+        "SELECT state, reason, count() AS notifications FROM {NOTIFICATIONS}
+         WHERE submitted_at >= fromUnixTimestamp64Milli(?)
+         GROUP BY state, reason ORDER BY notifications DESC, state, reason LIMIT {MAX_ROWS}"
+    );
+    let query = client.query(&sql).bind(since.as_millisecond());
+    query.fetch_all().await.map_err(TraceError::clickhouse("counting outcomes"))
+}
+
+/// Deliveries of notifications submitted from `since` on, by channel.
+///
+/// # Errors
+/// What ClickHouse said.
+pub async fn rates(client: &Client, since: Timestamp) -> Result<Vec<ChannelRates>, TraceError> {
+    let sql = format!(
+        "SELECT toString(channel) AS channel,
+                count() AS deliveries,
+                countIf(sent_at IS NOT NULL) AS sent,
+                countIf(delivered_at IS NOT NULL) AS delivered,
+                countIf(bounced_at IS NOT NULL) AS bounced,
+                countIf(opened_at IS NOT NULL) AS opened,
+                countIf(opened_human_at IS NOT NULL) AS opened_human,
+                countIf(clicked_at IS NOT NULL) AS clicked,
+                ifNull(quantileOrNull(0.5)(dateDiff('millisecond', submitted_at, sent_at)), 0) AS sent_p50_ms,
+                ifNull(quantileOrNull(0.99)(dateDiff('millisecond', submitted_at, sent_at)), 0) AS sent_p99_ms
+         FROM {DELIVERIES} WHERE submitted_at >= fromUnixTimestamp64Milli(?)
+         GROUP BY channel ORDER BY channel LIMIT {MAX_ROWS}"
+    );
+    let query = client.query(&sql).bind(since.as_millisecond());
+    query.fetch_all().await.map_err(TraceError::clickhouse("counting rates"))
+}
+
+/// Whether everything submitted from `since` on has come to an end.
+///
+/// # Errors
+/// What ClickHouse said.
+pub async fn accounted(client: &Client, since: Timestamp) -> Result<Accounted, TraceError> {
+    // Trace ids begin with their time, so the sorting key finds those from `since` on.
+    let sql = format!(
+        "SELECT count() AS notifications, countIf(state != 'pending') AS terminal,
+                ifNull((SELECT uniqExact(trace_id) FROM {TRACE_EVENTS}
+                 WHERE trace_id >= ? AND state IN ('rejected', 'dead')
+                   AND notification_id = toUUID('00000000-0000-0000-0000-000000000000')), 0) AS rejected_requests
+         FROM {NOTIFICATIONS} WHERE submitted_at >= fromUnixTimestamp64Milli(?)"
+    );
+    let since_ms = since.as_millisecond().max(0);
+    let query = client.query(&sql).bind(format!("{since_ms:012x}")).bind(since_ms);
+    query.fetch_one().await.map_err(TraceError::clickhouse("accounting for notifications"))
+}

@@ -1,0 +1,259 @@
+//! A real nats-server and a real ClickHouse for one test, the streams this crate reads, and a road between writer
+//! and ClickHouse that can be closed.
+
+pub(crate) mod story;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use async_nats::jetstream::{
+    self, Context,
+    consumer::{AckPolicy, pull},
+    stream::{Config, RetentionPolicy},
+};
+use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, Options};
+use chasqui_schemas::{
+    stream, subject,
+    trace::{self, TraceEvent},
+};
+use chasqui_trace::{MigrateSettings, WriterSettings, migrate, run_receipts, run_writer, writer};
+use clickhouse::Client;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Far more than anything here takes; so that a hang fails instead of hanging.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Bench {
+    pub(crate) nats: Context,
+    pub(crate) clickhouse: Client,
+    pub(crate) clickhouse_url: String,
+    embedded: Embedded,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(crate) async fn start() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let child = ChildProgram { program: clickhouse_program()?, args: Vec::new() };
+        let options = Options {
+            clickhouse: Some(ClickHouseOptions { child: Some(child), ..ClickHouseOptions::default() }),
+            ..Options::new(dir.path(), Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui"))
+        };
+        let embedded = Embedded::start(options, |step| eprintln!("{step}")).await?;
+        let nats = jetstream::new(async_nats::connect(embedded.nats_url().context("nats")?).await?);
+        let clickhouse_url = embedded.clickhouse_url().context("clickhouse")?.to_owned();
+        let clickhouse = Client::default().with_url(&clickhouse_url).with_database("chasqui");
+        Ok(Bench { nats, clickhouse, clickhouse_url, embedded, _dir: dir })
+    }
+
+    /// With streams and tables.
+    pub(crate) async fn ready() -> Result<Self> {
+        let bench = Self::start().await?;
+        migrate(&bench.clickhouse, &MigrateSettings::default()).await?;
+        for (name, subject, consumer) in [
+            (stream::TRACES, subject::TRACES, Some(stream::TRACES_CONSUMER)),
+            (stream::RECEIPTS, subject::RECEIPTS, Some(stream::RECEIPTS_CONSUMER)),
+            (stream::DEAD, subject::DEAD, None),
+        ] {
+            let retention = consumer.map_or(RetentionPolicy::Limits, |_| RetentionPolicy::Interest);
+            let config = Config { name: name.into(), subjects: vec![subject.into()], retention, ..Config::default() };
+            let made = bench.nats.create_stream(config).await?;
+            if let Some(consumer) = consumer {
+                made.create_consumer(pull::Config {
+                    durable_name: Some(consumer.into()),
+                    ack_policy: AckPolicy::Explicit,
+                    // Short, so that deadlines pass while ClickHouse is away.
+                    ack_wait: Duration::from_secs(1),
+                    max_ack_pending: 1_000,
+                    ..pull::Config::default()
+                })
+                .await?;
+            }
+        }
+        Ok(bench)
+    }
+
+    /// Merges all parts of a table. ClickHouse declines while it is merging some of them by itself.
+    pub(crate) async fn merge(&self, table: &str) -> Result<()> {
+        let sql = format!("OPTIMIZE TABLE {table} FINAL SETTINGS optimize_throw_if_noop = 1");
+        let merged = async {
+            while self.clickhouse.query(&sql).execute().await.is_err() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, merged).await.with_context(|| format!("merging {table}"))
+    }
+
+    /// Kills ClickHouse, for the `times`th time, and waits until it is back.
+    pub(crate) async fn kill_clickhouse(&self, times: u64) -> Result<()> {
+        let server = self.embedded.clickhouse().context("clickhouse")?;
+        server.kill();
+        ensure!(timeout(PATIENCE, server.restarted(times)).await?, "ClickHouse did not come back");
+        Ok(())
+    }
+
+    /// Runs the writer with small batches; `url` is where ClickHouse is for it.
+    pub(crate) fn writer(&self, url: &str) -> Running {
+        let settings =
+            WriterSettings { max_rows: 50, max_wait: Duration::from_millis(50), ..WriterSettings::default() };
+        let client = Client::default().with_url(url).with_database("chasqui");
+        let stop = CancellationToken::new();
+        Running { task: tokio::spawn(run_writer(self.nats.clone(), client, settings, stop.clone())), stop }
+    }
+
+    pub(crate) fn receipts(&self) -> Running {
+        let stop = CancellationToken::new();
+        Running { task: tokio::spawn(run_receipts(self.nats.clone(), stop.clone())), stop }
+    }
+
+    /// Publishes events in messages of `size`.
+    pub(crate) async fn trace(&self, events: &[TraceEvent], size: usize) -> Result<()> {
+        for part in events.chunks(size) {
+            self.nats.publish(subject::TRACES, trace::encode(part)?.into()).await?.await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything published is acknowledged.
+    pub(crate) async fn drained(&self) -> Result<()> {
+        let drained = async {
+            loop {
+                let receipts = self.nats.get_stream(stream::RECEIPTS).await?.cached_info().state.messages;
+                if receipts == 0 && writer::backlog(&self.nats).await? == 0 {
+                    return anyhow::Ok(());
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, drained).await.context("traces were not written")?
+    }
+
+    pub(crate) async fn dead_letters(&self) -> Result<u64> {
+        Ok(self.nats.get_stream(stream::DEAD).await?.cached_info().state.messages)
+    }
+
+    pub(crate) async fn number(&self, sql: &str) -> Result<u64> {
+        self.clickhouse.query(sql).fetch_one().await.with_context(|| sql.to_owned())
+    }
+
+    /// A query's result as text.
+    pub(crate) async fn text(&self, sql: &str) -> Result<String> {
+        let bytes = self.clickhouse.query(sql).fetch_bytes("TSVWithNames")?.collect().await?;
+        Ok(String::from_utf8(bytes.to_vec())?)
+    }
+
+    /// Every state there is.
+    pub(crate) async fn states(&self) -> Result<String> {
+        let notifications = self.text("SELECT * FROM notifications ORDER BY notification_id").await?;
+        let deliveries = self.text("SELECT * FROM deliveries ORDER BY delivery_id").await?;
+        let stats = self.text("SELECT * FROM delivery_stats ORDER BY ALL").await?;
+        Ok(notifications + &deliveries + &stats)
+    }
+}
+
+/// Something of this crate at work.
+pub(crate) struct Running {
+    task: JoinHandle<Result<(), chasqui_trace::TraceError>>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        Ok(timeout(PATIENCE, self.task).await???)
+    }
+}
+
+/// The program that becomes ClickHouse: of another package, so cargo does not build it with these tests.
+fn clickhouse_program() -> Result<PathBuf> {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(program) = PROGRAM.get() {
+        return Ok(program.clone());
+    }
+    let executable = std::env::current_exe()?;
+    let profile = executable.ancestors().nth(2).context("target directory")?;
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--package", "chasqui-embedded", "--bin", "chasqui-clickhouse"]);
+    build.arg("--target-dir").arg(profile.parent().context("target directory")?);
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    ensure!(build.status()?.success(), "building chasqui-clickhouse");
+    Ok(PROGRAM.get_or_init(|| profile.join("chasqui-clickhouse")).clone())
+}
+
+/// What a [`Road`] does with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Traffic {
+    Open,
+    /// Nothing gets through.
+    Closed,
+    /// What is asked arrives and is done; the answer is lost.
+    OneWay,
+}
+
+/// A road to a server that can be closed.
+pub(crate) struct Road {
+    pub(crate) url: String,
+    traffic: Arc<AtomicU8>,
+}
+
+impl Road {
+    pub(crate) async fn to(url: &str, traffic: Traffic) -> Result<Self> {
+        let target = url.strip_prefix("http://").context("url")?.to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let shared = Arc::new(AtomicU8::new(traffic as u8));
+        let traffic = shared.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let (target, traffic) = (target.clone(), traffic.clone());
+                tokio::spawn(async move { drive(near, &target, &traffic).await });
+            }
+        });
+        Ok(Road { url, traffic: shared })
+    }
+
+    pub(crate) fn set(&self, traffic: Traffic) {
+        self.traffic.store(traffic as u8, Ordering::SeqCst);
+    }
+}
+
+/// Carries bytes both ways; looks at the traffic rule before each piece.
+async fn drive(near: TcpStream, target: &str, traffic: &AtomicU8) -> Option<()> {
+    let is = |rule: Traffic| traffic.load(Ordering::SeqCst) == rule as u8;
+    if is(Traffic::Closed) {
+        return None;
+    }
+    let far = TcpStream::connect(target).await.ok()?;
+    let (mut near_read, mut near_write) = near.into_split();
+    let (mut far_read, mut far_write) = far.into_split();
+    let (mut ask, mut answer) = (vec![0; 65_536], vec![0; 65_536]);
+    loop {
+        tokio::select! {
+            read = near_read.read(&mut ask) => match read.ok()? {
+                n if n > 0 && !is(Traffic::Closed) => far_write.write_all(&ask[..n]).await.ok()?,
+                _ => return None,
+            },
+            read = far_read.read(&mut answer) => match read.ok()? {
+                n if n > 0 && is(Traffic::Open) => near_write.write_all(&answer[..n]).await.ok()?,
+                _ => return None,
+            },
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What the stages record about notifications, made as the runtime makes it.
+
+use std::{sync::Arc, time::Duration};
+
+use chasqui_contract::{Context, Decision, Message as _, Output, Verdict};
+use chasqui_schemas::{
+    Delivery, Lane, Notification, Reason, Stage,
+    delivery::{Address, Endpoint},
+    id,
+    notification::{Message, Recipient, Request},
+    submission::Content,
+    trace::TraceEvent,
+};
+use chasqui_trace::span::{Timing, of_decision};
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+pub(crate) fn submitted_at() -> Timestamp {
+    // Yesterday, so that retention does not concern it.
+    let now = Timestamp::now().as_millisecond() - 86_400_000;
+    Timestamp::from_millisecond(now).expect("yesterday")
+}
+
+pub(crate) fn notification(at: Timestamp, request_id: Uuid, user: &str, transaction: Option<&str>) -> Notification {
+    Notification {
+        id: id::notification(at, request_id, user),
+        app: "shop".into(),
+        lane: Lane::Normal,
+        submitted_at: at,
+        recipient: Recipient::User(user.into()),
+        request: Arc::new(Request {
+            id: request_id,
+            idempotency_key: "k".into(),
+            category: "order".into(),
+            message: Message::Template { key: "welcome".into(), data: serde_json::Map::new() },
+            channels: None,
+            send_at: None,
+            expires_at: None,
+            locale: None,
+            collapse_key: None,
+            transaction_id: transaction.map(str::to_owned),
+            metadata: Default::default(),
+            overrides: serde_json::Map::new(),
+            traceparent: None,
+        }),
+        pass: 0,
+        contacts: None,
+        policy: None,
+        endpoints: vec![],
+    }
+}
+
+pub(crate) fn delivery(of: &Notification, address: Address) -> Delivery {
+    let endpoint = Endpoint { id: address.text().to_owned(), address };
+    Delivery {
+        id: id::delivery(of.id, endpoint.channel(), &endpoint.id),
+        notification_id: of.id,
+        request_id: of.request.id,
+        app: of.app.clone(),
+        category: of.request.category.clone(),
+        template: "welcome".into(),
+        variant: "b".into(),
+        locale: "ko".into(),
+        lane: Lane::High,
+        category_lane: None,
+        user: None,
+        endpoint,
+        content: Content::default(),
+        sms_segments: 0,
+        submitted_at: of.submitted_at,
+        expires_at: None,
+        collapse_key: None,
+        metadata: Default::default(),
+        overrides: serde_json::Map::new(),
+        provider: "twilio".into(),
+        attempt: 1,
+        pass: 0,
+    }
+}
+
+/// Everything the stages record about one notification, as the runtime makes it.
+pub(crate) struct Story {
+    notification: Notification,
+    pub(crate) events: Vec<TraceEvent>,
+    pub(crate) at: Timestamp,
+}
+
+impl Story {
+    pub(crate) fn begin(notification: Notification) -> Self {
+        let at = notification.submitted_at;
+        let mut story = Story { notification: notification.clone(), events: Vec::new(), at };
+        let request = Context { trace_id: Uuid::nil(), app: "shop".into(), ..Context::default() };
+        story.decide(Stage::Validate, &request, Verdict::Forward(vec![Output::Notification(notification)]));
+        story
+    }
+
+    fn decide(&mut self, stage: Stage, context: &Context, verdict: Verdict) {
+        let began = self.at + SignedDuration::from_millis(2);
+        let timing = Timing { stored_at: self.at, started_at: began, took: Duration::from_millis(3) };
+        self.at = began + SignedDuration::from_millis(3);
+        self.events.extend(of_decision(stage, context, &timing, &Decision::new(verdict)));
+    }
+
+    pub(crate) fn stage(&mut self, stage: Stage, verdict: Verdict) {
+        let context = self.notification.context();
+        self.decide(stage, &context, verdict);
+    }
+
+    fn pass(&mut self, stage: Stage) {
+        let on = Output::Notification(self.notification.clone());
+        self.stage(stage, Verdict::Forward(vec![on]));
+    }
+
+    pub(crate) fn rendered(mut self, deliveries: &[Delivery]) -> Self {
+        for stage in [Stage::Enrich, Stage::Filter, Stage::Dedupe] {
+            self.pass(stage);
+        }
+        let outputs = deliveries.iter().cloned().map(Output::Delivery).collect();
+        self.stage(Stage::Render, Verdict::Forward(outputs));
+        for delivery in deliveries {
+            let on = Verdict::Forward(vec![Output::Delivery(delivery.clone())]);
+            self.decide(Stage::Prioritize, &delivery.context(), on);
+        }
+        self
+    }
+
+    pub(crate) fn attempt(&mut self, delivery: &Delivery, attempt: u32, verdict: Verdict) {
+        let delivery = Delivery { attempt, ..delivery.clone() };
+        self.decide(Stage::Send, &delivery.context(), verdict);
+    }
+}
+
+pub(crate) fn retry(delivery: &Delivery) -> Verdict {
+    Verdict::Retry {
+        after: Duration::from_secs(1),
+        reason: Reason::ProviderThrottled,
+        message: Box::new(Output::Delivery(delivery.clone())),
+    }
+}
+
+/// Notifications that end in every way; `n` of them.
+pub(crate) fn stories(n: usize) -> Vec<TraceEvent> {
+    let at = submitted_at();
+    let mut events = Vec::new();
+    for i in 0..n {
+        let user = format!("user-{i}");
+        let notification = notification(at, id::request(at, (i / 3) as u64), &user, None);
+        let phone = delivery(&notification, Address::Phone(format!("+1{i}")));
+        let mailbox = delivery(&notification, Address::Mailbox(format!("{i}@example.com")));
+        let both = [phone.clone(), mailbox.clone()];
+        let mut story = Story::begin(notification);
+        match i % 6 {
+            0 => story.stage(Stage::Enrich, Verdict::Suppress(Reason::UnknownUser)),
+            1 => story.pass(Stage::Enrich),
+            2 => {
+                story = story.rendered(&both);
+                story.attempt(&phone, 1, retry(&phone));
+                story.attempt(&phone, 2, Verdict::Sent);
+                story.attempt(&mailbox, 1, Verdict::Bounce(Reason::DeadEndpoint));
+            }
+            3 => {
+                story = story.rendered(&both[..1]);
+                let detail = "no answer".to_owned();
+                story.attempt(&phone, 1, Verdict::Dead { reason: Reason::RetriesExhausted, detail });
+                // A replayed dead letter can still be sent.
+                story.attempt(&phone, 2, Verdict::Sent);
+            }
+            4 => {
+                story = story.rendered(&both[..1]);
+                story.attempt(&phone, 1, Verdict::Suppress(Reason::Expired));
+            }
+            _ => {
+                story = story.rendered(&both);
+                story.attempt(&phone, 1, retry(&phone));
+            }
+        }
+        events.extend(story.events);
+    }
+    events
+}

@@ -1,0 +1,352 @@
+//! The way of traces into ClickHouse and back, on real servers.
+
+#![allow(clippy::expect_used, reason = "a test may fail")]
+
+mod bench;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bench::{
+    Bench, Road, Traffic,
+    story::{Story, delivery, notification, retry, stories, submitted_at},
+};
+use chasqui_contract::{Output, Verdict};
+use chasqui_schemas::{
+    Channel, Delivery, Reason, Receipt, ReceiptKind, Stage,
+    delivery::Address,
+    id,
+    receipt::Actor,
+    stream, subject,
+    trace::{State, TraceEvent},
+};
+use chasqui_trace::{MigrateSettings, TraceError, load, migrate, reconstruct::Node, stats, waterfall};
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::sleep;
+use uuid::Uuid;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_run_twice_and_at_once_and_refuse_a_newer_schema() -> Result<()> {
+    let bench = Bench::start().await?;
+    let settings = MigrateSettings::default();
+    let at_once = (0..4).map(|_| migrate(&bench.clickhouse, &settings));
+    for done in futures::future::join_all(at_once).await {
+        assert_eq!(done?, 4);
+    }
+    assert_eq!(migrate(&bench.clickhouse, &settings).await?, 4);
+    assert_eq!(bench.number("SELECT count() FROM schema_migrations FINAL").await?, 4);
+
+    let retained = |days: u32| {
+        format!(
+            "SELECT count() FROM system.tables WHERE database = 'chasqui' AND engine_full LIKE '%toIntervalDay({days}) %'"
+        )
+    };
+    assert_eq!(bench.number(&retained(90)).await?, 3);
+    let settings = MigrateSettings { retention_days: 7.try_into()?, ..settings };
+    migrate(&bench.clickhouse, &settings).await?;
+    assert_eq!(bench.number(&retained(7)).await?, 3);
+
+    let undocumented = "SELECT count() FROM system.columns AS c JOIN system.tables AS t ON t.name = c.table
+        AND t.database = c.database WHERE c.database = 'chasqui' AND t.engine LIKE '%MergeTree' AND c.comment = ''";
+    assert_eq!(bench.number(undocumented).await?, 0);
+
+    bench.clickhouse.query("INSERT INTO schema_migrations (version, name) VALUES (99, 'later')").execute().await?;
+    let refused = migrate(&bench.clickhouse, &settings).await;
+    assert!(matches!(refused, Err(TraceError::NewerSchema { found: 99, known: 4 })), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_in_other_batches_changes_no_state() -> Result<()> {
+    let bench = Bench::ready().await?;
+    let writer = bench.writer(&bench.clickhouse_url);
+    let events = stories(60);
+    bench.trace(&events, 7).await?;
+    bench.drained().await?;
+    let before = bench.states().await?;
+    let counted = bench.text("SELECT state, count() AS n FROM notifications GROUP BY state ORDER BY state").await?;
+    assert_eq!(counted, "state\tn\nexpired\t10\npending\t20\nsent\t20\nsuppressed\t10\n");
+    let attempts = "SELECT sum(attempts) FROM deliveries WHERE state = 'sent' AND reason = '' AND provider = 'twilio' AND lane = 'high'";
+    assert_eq!(bench.number(attempts).await?, 40);
+
+    // Half of it once more, in other messages and other batches; and the whole backwards.
+    bench.trace(&events[events.len() / 3..events.len() * 5 / 6], 3).await?;
+    let backwards: Vec<TraceEvent> = events.iter().rev().cloned().collect();
+    bench.trace(&backwards, 11).await?;
+    bench.drained().await?;
+    assert_eq!(bench.states().await?, before);
+    assert_eq!(bench.number("SELECT count() FROM trace_events FINAL").await?, events.len() as u64);
+
+    // And after ClickHouse has merged everything.
+    for table in ["trace_events", "delivery_states", "notification_states"] {
+        bench.merge(table).await?;
+    }
+    assert_eq!(bench.states().await?, before);
+    assert_eq!(bench.number("SELECT count() FROM trace_events").await?, events.len() as u64);
+    writer.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_clickhouse_loses_and_doubles_nothing() -> Result<()> {
+    let bench = Bench::ready().await?;
+    // Merging would hide what was inserted twice.
+    bench.clickhouse.query("SYSTEM STOP MERGES trace_events").execute().await?;
+    let road = Road::to(&bench.clickhouse_url, Traffic::Open).await?;
+    let writer = bench.writer(&road.url);
+    let events = stories(60);
+    let (before, after) = events.split_at(7);
+    bench.trace(before, 7).await?;
+    bench.drained().await?;
+
+    road.set(Traffic::Closed);
+    bench.trace(after, 7).await?;
+    // Longer than the deadline of a message: it must have been extended.
+    sleep(Duration::from_millis(2_500)).await;
+    let written = "SELECT count() FROM trace_events";
+    assert_eq!(bench.number(written).await?, 7);
+
+    // Now ClickHouse does what is asked, and its answers get lost.
+    road.set(Traffic::OneWay);
+    let first_batch = async {
+        while bench.number(written).await? == 7 {
+            sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(bench::PATIENCE, first_batch).await??;
+    let backlog = chasqui_trace::writer::backlog(&bench.nats).await?;
+    assert_eq!(backlog, after.chunks(7).count() as u64, "nothing may be acknowledged without an answer");
+
+    road.set(Traffic::Open);
+    bench.drained().await?;
+    writer.stop().await?;
+    // Each row once although the first batch was inserted twice: the second time under the same token.
+    assert_eq!(bench.number(written).await?, events.len() as u64);
+    assert_eq!(bench.number("SELECT uniqExact(notification_id) FROM notifications").await?, 60);
+    let states = bench.states().await?;
+
+    // The same on a server without troubles.
+    let calm = Bench::ready().await?;
+    let writer = calm.writer(&calm.clickhouse_url);
+    calm.trace(&events, 7).await?;
+    calm.drained().await?;
+    writer.stop().await?;
+    assert_eq!(calm.states().await?, states);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clickhouse_that_dies_again_and_again_has_everything_in_the_end() -> Result<()> {
+    let bench = Bench::ready().await?;
+    let writer = bench.writer(&bench.clickhouse_url);
+    let events = stories(600);
+    for (round, part) in events.chunks(events.len() / 4 + 1).enumerate() {
+        bench.trace(part, 3).await?;
+        bench.kill_clickhouse(round as u64 + 1).await?;
+    }
+    bench.drained().await?;
+    writer.stop().await?;
+    assert_eq!(bench.number("SELECT count() FROM trace_events FINAL").await?, events.len() as u64);
+    let counted = bench.text("SELECT state, count() AS n FROM notifications GROUP BY state ORDER BY state").await?;
+    assert_eq!(counted, "state\tn\nexpired\t100\npending\t200\nsent\t200\nsuppressed\t100\n");
+    let attempts = "SELECT sum(attempts) FROM deliveries WHERE state = 'sent'";
+    assert_eq!(bench.number(attempts).await?, 400);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_stops_during_an_outage_gives_everything_back() -> Result<()> {
+    let bench = Bench::ready().await?;
+    let road = Road::to(&bench.clickhouse_url, Traffic::Closed).await?;
+    let writer = bench.writer(&road.url);
+    let events = stories(12);
+    bench.trace(&events, 5).await?;
+    sleep(Duration::from_millis(300)).await;
+    writer.stop().await?;
+    let writer = bench.writer(&bench.clickhouse_url);
+    bench.drained().await?;
+    // Cancelled at once: what was gathered is written before the end.
+    bench.trace(&events[..1], 1).await?;
+    writer.stop().await?;
+    assert_eq!(bench.number("SELECT count() FROM trace_events FINAL").await?, events.len() as u64);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_is_reconstructed_with_its_late_receipts() -> Result<()> {
+    let bench = Bench::ready().await?;
+    let (writer, receipts) = (bench.writer(&bench.clickhouse_url), bench.receipts());
+    let at = submitted_at();
+    let request_id = id::request(at, 1);
+    let first = notification(at, request_id, "ada", Some("order-17"));
+    let phone = delivery(&first, Address::Phone("+15550001".into()));
+    let mailbox = delivery(&first, Address::Mailbox("ada@example.com".into()));
+    let mut story = Story::begin(first.clone());
+    let until = story.at;
+    let message = Box::new(Output::Notification(first.clone()));
+    story.stage(Stage::Filter, Verdict::Defer { until, reason: Reason::QuietHours, message });
+    let mut story = story.rendered(&[phone.clone(), mailbox.clone()]);
+    story.attempt(&phone, 1, retry(&phone));
+    story.attempt(&phone, 2, Verdict::Sent);
+    story.attempt(&mailbox, 1, Verdict::Sent);
+
+    // Receipts come before the trace, after it, twice, and for a notification nobody knows.
+    let receipt = |of: &Delivery, seconds: i64, by: Actor| Receipt {
+        delivery_id: of.id,
+        notification_id: of.notification_id,
+        at: Some(at + SignedDuration::from_secs(seconds)),
+        provider: Some("twilio".into()),
+        detail: None,
+        by,
+    };
+    let stranger = delivery(&notification(at, request_id, "nobody", None), Address::Phone("+1".into()));
+    let publish = async |kind: ReceiptKind, channel: Channel, bytes: Vec<u8>| {
+        anyhow::Ok(bench.nats.publish(subject::receipt(kind, channel), bytes.into()).await?.await?)
+    };
+    let json = |receipt: &Receipt| serde_json::to_vec(receipt).unwrap();
+    publish(ReceiptKind::Opened, Channel::Email, json(&receipt(&mailbox, 50, Actor::Human))).await?;
+    bench.drained().await?;
+    bench.trace(&story.events, 4).await?;
+    publish(ReceiptKind::Opened, Channel::Email, b"not a receipt".to_vec()).await?;
+    publish(ReceiptKind::Opened, Channel::Email, json(&receipt(&mailbox, 40, Actor::Machine))).await?;
+    publish(ReceiptKind::Opened, Channel::Email, json(&receipt(&mailbox, 60, Actor::Human))).await?;
+    publish(ReceiptKind::Clicked, Channel::Email, json(&receipt(&mailbox, 61, Actor::Human))).await?;
+    publish(ReceiptKind::Delivered, Channel::Sms, json(&receipt(&phone, 30, Actor::Unknown))).await?;
+    publish(ReceiptKind::Delivered, Channel::Sms, json(&receipt(&stranger, 30, Actor::Unknown))).await?;
+    bench.drained().await?;
+    receipts.stop().await?;
+    writer.stop().await?;
+    assert_eq!(bench.dead_letters().await?, 1);
+
+    let tree = load(&bench.clickhouse, &first.id.to_string()).await?.remove(0);
+    assert_eq!((tree.orphans.len(), tree.duplicates.len(), tree.roots.len()), (0, 0, 1), "{tree:#?}");
+    assert_eq!(tree.state, State::Delivered.as_str());
+    assert_eq!(tree.request_id, request_id);
+    let mut steps = Vec::new();
+    collect(&tree.roots[0], 0, &mut steps);
+    insta::assert_snapshot!(steps.iter().map(|(line, _)| line.as_str()).collect::<Vec<_>>().join("\n"), @"
+    notification order ok
+    . filter (deferred) deferred quiet_hours
+    . enrich ok
+    . filter ok
+    . dedupe ok
+    . render ok
+    . . prioritize sms ok
+    . . . send sms via twilio #1 retry provider_throttled
+    . . . send sms via twilio #2 ok
+    . . . delivered sms ok
+    . . prioritize email ok
+    . . . send email via twilio #1 ok
+    . . . opened email ok
+    . . . opened email ok
+    . . . clicked email ok
+    ");
+    assert!(waterfall::render(&tree, 140, false).contains("send sms via twilio #2"));
+
+    // Grafana sees the same steps under the same names.
+    for (_, node) in &steps {
+        let sql = "SELECT toUInt64(count()) FROM otel_traces WHERE TraceId = ? AND SpanId = ? AND SpanName = ?";
+        let found: u64 = bench
+            .clickhouse
+            .query(sql)
+            .bind(tree.trace_id.simple().to_string())
+            .bind(&node.span_id)
+            .bind(&node.name)
+            .fetch_one()
+            .await?;
+        assert_eq!(found, 1, "{node:?}");
+    }
+    // Found by whatever id one has at hand.
+    for id in [first.id.simple().to_string(), phone.id.to_string(), request_id.to_string(), "order-17".to_owned()] {
+        let found = load(&bench.clickhouse, &id).await?;
+        assert_eq!(found, std::slice::from_ref(&tree), "{id}");
+    }
+    assert_eq!(load(&bench.clickhouse, "unheard-of").await?, []);
+
+    let milestones = bench
+        .text(&format!(
+            "SELECT channel, state, dateDiff('second', submitted_at, opened_at) AS opened,
+                dateDiff('second', submitted_at, opened_human_at) AS human,
+                dateDiff('second', submitted_at, clicked_human_at) AS clicked,
+                dateDiff('second', submitted_at, delivered_at) AS delivered, attempts, stage
+             FROM deliveries WHERE notification_id = toUUID('{}') ORDER BY channel",
+            first.id
+        ))
+        .await?;
+    insta::assert_snapshot!(milestones.replace('\t', " "), @r"
+    channel state opened human clicked delivered attempts stage
+    email sent 40 50 61 \N 1 send
+    sms delivered \N \N \N 30 2 send
+    ");
+
+    // A receipt alone makes nothing: the stranger is not counted.
+    let since = at;
+    let accounted = stats::accounted(&bench.clickhouse, since).await?;
+    assert_eq!((accounted.notifications, accounted.terminal, accounted.rejected_requests), (1, 1, 0));
+    let rates = stats::rates(&bench.clickhouse, since).await?;
+    let numbers: Vec<_> = rates
+        .iter()
+        .map(|r| (r.channel.as_str(), r.deliveries, r.sent, r.delivered, r.opened, r.opened_human))
+        .collect();
+    assert_eq!(numbers, [("email", 1, 1, 0, 1, 1), ("sms", 1, 1, 1, 0, 0)]);
+    assert!(rates.iter().all(|rate| rate.sent_p50_ms > 0.0));
+    Ok(())
+}
+
+fn collect<'a>(node: &'a Node, depth: usize, steps: &mut Vec<(String, &'a Node)>) {
+    steps.push((format!("{}{} {} {}", ". ".repeat(depth), node.name, node.status, node.reason).trim().into(), node));
+    for child in &node.children {
+        collect(child, depth + 1, steps);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_decode_is_a_dead_letter_and_blocks_nobody() -> Result<()> {
+    let bench = Bench::ready().await?;
+    let writer = bench.writer(&bench.clickhouse_url);
+    let events = stories(6);
+    bench.nats.publish(subject::TRACES, "noise".into()).await?.await?;
+    bench.trace(&events, 5).await?;
+    bench.drained().await?;
+    writer.stop().await?;
+    assert_eq!(bench.number("SELECT count() FROM trace_events").await?, events.len() as u64);
+    let dead = bench.nats.get_stream(stream::DEAD).await?.get_last_raw_message_by_subject(subject::DEAD_TRACE).await?;
+    assert_eq!(dead.payload.as_ref(), b"noise");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_and_dead_letters_are_counted_once() -> Result<()> {
+    let bench = Bench::ready().await?;
+    let writer = bench.writer(&bench.clickhouse_url);
+    let events = stories(12);
+    let mut rejected = events[0].clone();
+    rejected.trace_id = id::request_trace(submitted_at(), Uuid::from_u128(1));
+    rejected.notification_id = Uuid::nil();
+    rejected.event = "request".into();
+    (rejected.status, rejected.state) = ("rejected".into(), "rejected".into());
+    for _ in 0..2 {
+        bench.trace(&events, 4).await?;
+        bench.trace(std::slice::from_ref(&rejected), 1).await?;
+    }
+    bench.drained().await?;
+    writer.stop().await?;
+    let since = Timestamp::UNIX_EPOCH;
+    let accounted = stats::accounted(&bench.clickhouse, since).await?;
+    assert_eq!((accounted.notifications, accounted.pending(), accounted.rejected_requests), (12, 4, 1));
+    let outcomes = stats::outcomes(&bench.clickhouse, since).await?;
+    let of = |state: &str, reason: &str| {
+        outcomes.iter().find(|o| o.state == state && o.reason == reason).map_or(0, |o| o.notifications)
+    };
+    assert_eq!(of("suppressed", "unknown_user"), 2);
+    // Half of these had a second delivery that bounced: what was sent outweighs it.
+    assert_eq!(of("bounced", "dead_endpoint"), 0);
+    let bounced = "SELECT count() FROM deliveries WHERE state = 'bounced' AND reason = 'dead_endpoint'";
+    assert_eq!(bench.number(bounced).await?, 2);
+    assert_eq!(of("pending", "provider_throttled"), 2);
+    assert_eq!(of("sent", ""), 4);
+    assert_eq!(outcomes.iter().map(|o| o.notifications).sum::<u64>(), 12);
+    assert_eq!(bench.number("SELECT count() FROM dead_letters WHERE detail = 'no answer'").await?, 2);
+    Ok(())
+}
