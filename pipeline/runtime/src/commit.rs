@@ -145,7 +145,9 @@ async fn perform(out: &mut Batch<'_>, stage: Stage, decided: &Decided) -> Result
             let until = decided.timing.started_at.saturating_add(after).unwrap_or(Timestamp::MAX);
             out.push(stream::DEFERRED, deferred(message, stage, until)?).await?;
         }
-        Verdict::Dead { reason, detail } => out.push(stream::DEAD, dead_letter(stage, decided, *reason, detail)).await?,
+        Verdict::Dead { reason, detail } => {
+            out.push(stream::DEAD, dead_letter(stage, decided, *reason, detail)).await?
+        }
         Verdict::Reject { reason, violations, request_id } => {
             let request = request_id.unwrap_or(decided.context.request_id);
             out.push(stream::DEAD, rejection(decided, *reason, violations, request)).await?;

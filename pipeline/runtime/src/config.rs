@@ -18,7 +18,7 @@ use figment::{
 };
 use serde::Deserialize;
 
-use crate::runner::RunnerSettings;
+use crate::lanes::Weights;
 
 /// The manual.
 pub const DEFAULTS: &str = include_str!("../chasqui.toml");
@@ -158,6 +158,25 @@ pub struct RunnerConfig {
     pub max_ack_pending: i64,
     pub drain_ms: u64,
     pub weights: BTreeMap<Lane, u32>,
+}
+
+/// How a queue is worked on. The configuration's `[runner]` documents each.
+#[derive(Debug, Clone)]
+pub struct RunnerSettings {
+    /// The consumers' acknowledgement deadline.
+    pub ack_wait: Duration,
+    /// Most messages here, per lane.
+    pub window: usize,
+    /// Most decisions at once, over all lanes.
+    pub slots: usize,
+    /// Of these, only for critical.
+    pub reserved: usize,
+    /// Shares of the slots.
+    pub weights: Weights,
+    /// A message handed out more often than this is a dead letter.
+    pub max_deliveries: u32,
+    /// Longest time to finish when stopped.
+    pub drain: Duration,
 }
 
 impl RunnerConfig {

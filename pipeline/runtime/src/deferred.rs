@@ -36,12 +36,7 @@ pub async fn run_deferred(client: Client, publisher: Publisher, stop: Cancellati
     Ok(())
 }
 
-async fn run_lane(
-    client: Client,
-    publisher: Publisher,
-    lane: Lane,
-    stop: CancellationToken,
-) -> Result<(), RunError> {
+async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: CancellationToken) -> Result<(), RunError> {
     let name = consumer_name(lane, None);
     let open = async {
         let context = jetstream::new(client);
@@ -50,8 +45,7 @@ async fn run_lane(
         Ok(messages)
     };
     let opened: Result<_, async_nats::Error> = open.await;
-    let messages =
-        opened.map_err(|source| RunError::Open { stream: stream::DEFERRED, consumer: name, source })?;
+    let messages = opened.map_err(|source| RunError::Open { stream: stream::DEFERRED, consumer: name, source })?;
     let mut batches = messages.ready_chunks(BATCH);
     loop {
         let batch = tokio::select! {

@@ -18,6 +18,6 @@ pub mod pull;
 pub mod runner;
 pub mod topology;
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, RunnerSettings};
 pub use deferred::run_deferred;
-pub use runner::{Broker, RunError, RunnerSettings, run_stage};
+pub use runner::{Broker, RunError, run_stage};

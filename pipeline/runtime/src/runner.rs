@@ -42,7 +42,8 @@ use tracing::{Instrument, Level};
 
 use crate::{
     commit::{Decided, commit},
-    lanes::{Lanes, Weights},
+    config::RunnerSettings,
+    lanes::Lanes,
     pull::{Pulled, Puller},
     topology::consumer_name,
 };
@@ -66,25 +67,6 @@ pub struct Broker {
     pub publisher: Publisher,
     /// The time.
     pub clock: Arc<dyn Clock>,
-}
-
-/// How a queue is worked on. The configuration's `[runner]` documents each.
-#[derive(Debug, Clone)]
-pub struct RunnerSettings {
-    /// The consumers' acknowledgement deadline.
-    pub ack_wait: Duration,
-    /// Most messages here, per lane.
-    pub window: usize,
-    /// Most decisions at once, over all lanes.
-    pub slots: usize,
-    /// Of these, only for critical.
-    pub reserved: usize,
-    /// Shares of the slots.
-    pub weights: Weights,
-    /// A message handed out more often than this is a dead letter.
-    pub max_deliveries: u32,
-    /// Longest time to finish when stopped.
-    pub drain: Duration,
 }
 
 /// A queue could not be worked on.
@@ -345,13 +327,7 @@ impl<S: Stage> Runner<S> {
 }
 
 /// Asks the stage, until it has an answer.
-async fn decide<S: Stage>(
-    stage: &S,
-    clock: &dyn Clock,
-    pulled: Pulled,
-    lane: Lane,
-    max_deliveries: u32,
-) -> Outcome {
+async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, pulled: Pulled, lane: Lane, max_deliveries: u32) -> Outcome {
     let Pulled { incoming, delivered } = pulled;
     let started_at = clock.now();
     let began = Instant::now();

@@ -5,7 +5,7 @@
 //! | [`span`] | builds the trace events of a decision |
 //! | [`receipts`] | makes trace events of receipts |
 //! | [`writer`] | writes the trace stream to ClickHouse |
-//! | [`migrate`] | brings ClickHouse's tables up to date |
+//! | [`mod@migrate`] | brings ClickHouse's tables up to date |
 //! | [`reconstruct`] | reads a notification's events back as one tree |
 //! | [`waterfall`] | draws that tree as text |
 //! | [`stats`] | counts outcomes and rates |

@@ -4,6 +4,7 @@
 pub(crate) mod story;
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -47,10 +48,22 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn start() -> Result<Self> {
+        let program = clickhouse_program()?;
+        Self::start_with(ChildProgram { program, args: Vec::new() }, String::new()).await
+    }
+
+    /// With users that ClickHouse is configured with, and the variables that their passwords are read from. The client
+    /// is still the default user's.
+    pub(crate) async fn start_with_users(users: String, variables: &[&str]) -> Result<Self> {
+        let mut args: Vec<OsString> = variables.iter().map(Into::into).collect();
+        args.push(clickhouse_program()?.into());
+        Self::start_with(ChildProgram { program: "/usr/bin/env".into(), args }, users).await
+    }
+
+    async fn start_with(child: ChildProgram, extra_config: String) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let child = ChildProgram { program: clickhouse_program()?, args: Vec::new() };
         let options = Options {
-            clickhouse: Some(ClickHouseOptions { child: Some(child), ..ClickHouseOptions::default() }),
+            clickhouse: Some(ClickHouseOptions { child: Some(child), extra_config, ..ClickHouseOptions::default() }),
             ..Options::new(dir.path(), Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui"))
         };
         let embedded = Embedded::start(options, |step| eprintln!("{step}")).await?;
@@ -63,7 +76,13 @@ impl Bench {
     /// With streams and tables.
     pub(crate) async fn ready() -> Result<Self> {
         let bench = Self::start().await?;
-        migrate(&bench.clickhouse, &MigrateSettings::default()).await?;
+        bench.prepare().await?;
+        Ok(bench)
+    }
+
+    /// Makes streams and tables.
+    pub(crate) async fn prepare(&self) -> Result<()> {
+        migrate(&self.clickhouse, &MigrateSettings::default()).await?;
         for (name, subject, consumer) in [
             (stream::TRACES, subject::TRACES, Some(stream::TRACES_CONSUMER)),
             (stream::RECEIPTS, subject::RECEIPTS, Some(stream::RECEIPTS_CONSUMER)),
@@ -71,7 +90,7 @@ impl Bench {
         ] {
             let retention = consumer.map_or(RetentionPolicy::Limits, |_| RetentionPolicy::Interest);
             let config = Config { name: name.into(), subjects: vec![subject.into()], retention, ..Config::default() };
-            let made = bench.nats.create_stream(config).await?;
+            let made = self.nats.create_stream(config).await?;
             if let Some(consumer) = consumer {
                 made.create_consumer(pull::Config {
                     durable_name: Some(consumer.into()),
@@ -84,7 +103,7 @@ impl Bench {
                 .await?;
             }
         }
-        Ok(bench)
+        Ok(())
     }
 
     /// Merges all parts of a table. ClickHouse declines while it is merging some of them by itself.
@@ -110,7 +129,7 @@ impl Bench {
     pub(crate) fn writer(&self, url: &str) -> Running {
         let settings =
             WriterSettings { max_rows: 50, max_wait: Duration::from_millis(50), ..WriterSettings::default() };
-        let client = Client::default().with_url(url).with_database("chasqui");
+        let client = self.clickhouse.clone().with_url(url);
         let stop = CancellationToken::new();
         Running { task: tokio::spawn(run_writer(self.nats.clone(), client, settings, stop.clone())), stop }
     }
