@@ -1,6 +1,8 @@
 //! A real nats-server and a real ClickHouse for one test, the streams this crate reads, and a road between writer
 //! and ClickHouse that can be closed.
 
+#![allow(dead_code, reason = "not every test uses all of it")]
+
 pub(crate) mod story;
 
 use std::{
@@ -52,12 +54,13 @@ impl Bench {
         Self::start_with(ChildProgram { program, args: Vec::new() }, String::new()).await
     }
 
-    /// With users that ClickHouse is configured with, and the variables that their passwords are read from. The client
-    /// is still the default user's.
-    pub(crate) async fn start_with_users(users: String, variables: &[&str]) -> Result<Self> {
+    /// With users from a file of ClickHouse's own kind, and the variables that it refers to. The client is still the
+    /// default user's.
+    pub(crate) async fn start_with_users(users: &Path, variables: &[&str]) -> Result<Self> {
         let mut args: Vec<OsString> = variables.iter().map(Into::into).collect();
         args.push(clickhouse_program()?.into());
-        Self::start_with(ChildProgram { program: "/usr/bin/env".into(), args }, users).await
+        let child = ChildProgram { program: "/usr/bin/env".into(), args };
+        Self::start_with(child, format!("<users_config>{}</users_config>", users.display())).await
     }
 
     async fn start_with(child: ChildProgram, extra_config: String) -> Result<Self> {
