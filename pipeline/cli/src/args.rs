@@ -228,6 +228,9 @@ pub(crate) struct BenchArgs {
     /// Notifications a second in the latency run, for ten seconds.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rate: u32,
+    /// Throughput runs, each with a bare relay after it; medians are printed.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) pairs: u32,
     /// Prints one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

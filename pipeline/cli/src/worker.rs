@@ -14,7 +14,7 @@ use chasqui_runtime::{Broker, Config, run_deferred, run_stage, topology};
 use chasqui_schemas::Stage;
 use chasqui_send::SendStage;
 use chasqui_stores::{directory::NatsDirectory, inbox::NatsInbox, ledger::NatsLedger, publisher::Publisher};
-use chasqui_trace::{WriterSettings, run_receipts, run_writer};
+use chasqui_trace::{TraceSink, WriterSettings, run_receipts, run_writer};
 use chasqui_validate::Validate;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -115,7 +115,7 @@ impl Worker {
             }
             Role::Receipts => {
                 let context = jetstream::new(parts.broker.client.clone());
-                let receipts = run_receipts(context, self.stop.clone());
+                let receipts = run_receipts(context, parts.broker.traces.clone(), self.stop.clone());
                 self.tasks.spawn(async move { receipts.await.context("receipts") });
             }
             Role::Writer => {
@@ -184,7 +184,7 @@ impl Parts {
         Ok(Parts {
             directory: Arc::new(NatsDirectory::open(&context).await?),
             ledger: Arc::new(NatsLedger::open(&context, publisher.clone()).await?),
-            broker: Broker { client, publisher, clock },
+            broker: Broker { client, traces: TraceSink::start(&publisher), publisher, clock },
             send: serde_json::from_value(config.send.clone()).context("the [send] settings are wrong")?,
         })
     }

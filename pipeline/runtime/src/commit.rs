@@ -1,7 +1,7 @@
 //! Performs decisions. Outputs and trace events are stored (PubAck received) before the input is acknowledged.
 //!
-//! What a batch of decisions publishes goes out as one atomic batch per stream, and its trace events as one
-//! message; with `sync_interval: always` that is one fsync each, whatever the size of the batch.
+//! What a batch of decisions publishes goes out as one atomic batch per stream, and its trace events as one message,
+//! together with those of other stages; with `sync_interval: always` that is one fsync each, whatever the size of the batch.
 //!
 //! After a crash in the middle, the inputs come again and their outputs are published again under the same
 //! message ids, which JetStream takes for repeats.
@@ -10,9 +10,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
-use chasqui_schemas::{Reason, Stage, header, stream, subject, trace, trace::TraceEvent};
+use chasqui_schemas::{Reason, Stage, header, stream, subject, trace::TraceEvent};
 use chasqui_stores::publisher::{Outgoing, PublishError, Publisher};
-use chasqui_trace::span::{self, Timing};
+use chasqui_trace::{
+    TraceSink,
+    span::{self, Timing},
+};
 use futures::future::join_all;
 use jiff::Timestamp;
 
@@ -20,8 +23,6 @@ use jiff::Timestamp;
 const FLUSH_MESSAGES: usize = 500;
 /// Published at once at the latest when this many bytes are ready.
 const FLUSH_BYTES: usize = 4 * 1024 * 1024;
-/// Trace events in one message: about 150 kB.
-const EVENTS_PER_MESSAGE: usize = 500;
 /// First and longest pause between tries while the broker takes nothing.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// Shortest deferral: what is due sooner comes a little late.
@@ -47,16 +48,16 @@ pub struct Decided {
 /// Publishes everything that `batch` asks for, however long the broker refuses or is away.
 ///
 /// A decision that the broker can never store (a message too large for it) becomes a dead letter itself.
-pub async fn commit(publisher: &Publisher, stage: Stage, batch: &mut [Decided]) {
-    if publish_all(publisher, stage, batch).await.is_ok() {
+pub async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [Decided]) {
+    if publish_all(publisher, traces, stage, batch).await.is_ok() {
         return;
     }
     // One of them is impossible. Alone, it can be told from the others.
     for decided in batch {
-        if let Err(error) = publish_all(publisher, stage, std::slice::from_ref(decided)).await {
+        if let Err(error) = publish_all(publisher, traces, stage, std::slice::from_ref(decided)).await {
             tracing::error!(%stage, error = &error as &dyn std::error::Error, "decision cannot be stored: dead letter");
             decided.decision = Decision::dead(Reason::TooLarge, error.to_string());
-            if let Err(error) = publish_all(publisher, stage, std::slice::from_ref(decided)).await {
+            if let Err(error) = publish_all(publisher, traces, stage, std::slice::from_ref(decided)).await {
                 // Nothing of it fits: the trace at least must say so, and it has no content of the message.
                 tracing::error!(%stage, error = &error as &dyn std::error::Error, "dead letter cannot be stored");
             }
@@ -109,19 +110,20 @@ async fn publish(publisher: &Publisher, stream: &str, messages: Vec<Outgoing>) -
     }
 }
 
-async fn publish_all(publisher: &Publisher, stage: Stage, batch: &[Decided]) -> Result<(), PublishError> {
+async fn publish_all(
+    publisher: &Publisher,
+    traces: &TraceSink,
+    stage: Stage,
+    batch: &[Decided],
+) -> Result<(), PublishError> {
     let mut out = Batch { publisher, by_stream: BTreeMap::new(), messages: 0, bytes: 0 };
     let mut events: Vec<TraceEvent> = Vec::with_capacity(batch.len());
     for decided in batch {
         perform(&mut out, stage, decided).await?;
         events.extend(span::of_decision(stage, &decided.context, &decided.timing, &decided.decision));
     }
-    for chunk in events.chunks(EVENTS_PER_MESSAGE) {
-        let payload = trace::encode(chunk).map_err(unencodable)?.into();
-        let message = Outgoing { subject: subject::TRACES.to_owned(), message_id: None, headers: vec![], payload };
-        out.push(stream::TRACES, message).await?;
-    }
-    out.flush().await
+    // Neither waits for the other; the input is acknowledged after both.
+    tokio::join!(out.flush(), traces.record(events)).0
 }
 
 /// What one decision publishes, traces apart.

@@ -16,6 +16,8 @@
 //!   stage therefore fills the one before it. A lane whose commit waits does not hold up the others.
 //! - **Poison ends**: a message that does not decode, or that makes the stage panic, is a dead letter; so is
 //!   one that was handed out `max_deliveries` times, since it may be what kills the workers.
+//! - **Space comes back**: what is acknowledged is removed from its queue within seconds, many at a time
+//!   ([`chasqui_stores::release`]).
 //! - **Deadlines move**: every message that is here has its acknowledgement deadline extended while work goes
 //!   on, so a slow call is not done twice.
 //! - **Drain**: when stopped, what has not begun is given back at once, what has begun is finished, within
@@ -29,14 +31,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{Client, jetstream::AckKind};
+use async_nats::{
+    Client,
+    jetstream::{self, AckKind},
+};
 use chasqui_contract::{
     Class, Clock, Context, Decision, IncomingMessage, Message, Stage, Verdict, decision::parse_message_id,
 };
 use chasqui_schemas::{Channel, Lane, Reason, envelope::DecodeError, stream};
-use chasqui_stores::publisher::Publisher;
-use chasqui_trace::span::Timing;
+use chasqui_stores::{keep_releasing, publisher::Publisher};
+use chasqui_trace::{TraceSink, span::Timing};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Level};
 
@@ -65,6 +71,8 @@ pub struct Broker {
     pub client: Client,
     /// Durable publishing on it.
     pub publisher: Publisher,
+    /// Where trace events go.
+    pub traces: TraceSink,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -101,10 +109,12 @@ pub async fn run_stage<S: Stage>(
 ) -> Result<(), RunError> {
     let stream = stream::of_stage(S::STAGE);
     let mut lanes = Vec::with_capacity(LANES);
+    let mut releasing = JoinSet::new();
     for lane in Lane::ALL {
         let consumer = consumer_name(lane, channel);
         let opened = Puller::open(&broker.client, stream, &consumer).await;
-        let puller = opened.map_err(|source| RunError::Open { stream, consumer, source })?;
+        let puller = opened.map_err(|source| RunError::Open { stream, consumer: consumer.clone(), source })?;
+        releasing.spawn(keep_releasing(jetstream::new(broker.client.clone()), stream, consumer));
         lanes.push(LaneState { puller, ready: VecDeque::new(), deciding: 0, decided: Vec::new(), committing: false });
     }
     let picker = Lanes::new(settings.weights, settings.slots, settings.reserved);
@@ -263,7 +273,7 @@ impl<S: Stage> Runner<S> {
             lane.committing = true;
             let rest = lane.decided.split_off(lane.decided.len().min(MAX_COMMIT));
             let mut batch = std::mem::replace(&mut lane.decided, rest);
-            let publisher = self.broker.publisher.clone();
+            let (publisher, traces) = (self.broker.publisher.clone(), self.broker.traces.clone());
             let span = tracing::info_span!(
                 target: "chasqui::batch",
                 "process",
@@ -275,7 +285,7 @@ impl<S: Stage> Runner<S> {
                 messaging.batch.message_count = batch.len(),
             );
             let committing = async move {
-                commit(&publisher, S::STAGE, &mut batch).await;
+                commit(&publisher, &traces, S::STAGE, &mut batch).await;
                 let messages = batch.len() as u64;
                 let (stage, lane) = (S::STAGE.as_str(), Lane::ALL[index].as_str());
                 tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_messages = messages, stage, lane);

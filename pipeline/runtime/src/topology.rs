@@ -2,11 +2,10 @@
 //!
 //! | stream | retention | why |
 //! |---|---|---|
-//! | `STAGE_*` | work queue | one consumer per lane; acknowledging frees space, so that a bound pushes back |
+//! | `STAGE_*`, `TRACES`, `RECEIPTS` | limits | what is acknowledged is removed many at a time: [`chasqui_stores::release`] |
 //! | `LEDGER`, `ATTEMPTS` | limits | a work queue forgets acknowledged message ids when the server restarts |
 //! | `DEFERRED` | work queue | schedules wait without a consumer, due ones leave when returned |
 //! | `DEAD` | limits | kept until an operator has looked |
-//! | `TRACES`, `RECEIPTS` | interest | several readers (ClickHouse, exporters), each acknowledging for itself |
 //! | `INBOX` | limits | the newest messages of each user |
 //!
 //! Every queue refuses what does not fit (`discard: new`), per subject, so that a full bulk lane refuses no
@@ -163,7 +162,7 @@ fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
     let mut configs: Vec<StreamConfig> = Stage::ALL
         .into_iter()
         .map(|stage| StreamConfig {
-            retention: RetentionPolicy::WorkQueue,
+            retention: RetentionPolicy::Limits,
             max_messages_per_subject: settings.queue_messages,
             discard_new_per_subject: true,
             max_bytes: settings.queue_bytes,
@@ -186,12 +185,12 @@ fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
             ..base(stream::DEAD, &[subject::DEAD, subject::REJECTED])
         },
         StreamConfig {
-            retention: RetentionPolicy::Interest,
+            retention: RetentionPolicy::Limits,
             max_bytes: settings.trace_bytes,
             ..base(stream::TRACES, &[subject::TRACES])
         },
         StreamConfig {
-            retention: RetentionPolicy::Interest,
+            retention: RetentionPolicy::Limits,
             max_bytes: settings.queue_bytes,
             ..base(stream::RECEIPTS, &[subject::RECEIPTS])
         },

@@ -23,6 +23,7 @@ use chasqui_schemas::{
     submission::Content,
 };
 use chasqui_stores::publisher::{Outgoing, Publisher};
+use chasqui_trace::TraceSink;
 use futures::{StreamExt, future::BoxFuture};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
@@ -54,7 +55,8 @@ async fn bench(settings: &str) -> Bench {
     let config = Config::load("[send]\n", Some(&file)).unwrap();
     topology::migrate(&client, &url, &config.streams, &config.runner).await.unwrap();
     let publisher = Publisher::new(jetstream::new(client.clone()));
-    let broker = Broker { client: client.clone(), publisher, clock: Arc::new(SystemClock) };
+    let traces = TraceSink::start(&publisher);
+    let broker = Broker { client: client.clone(), publisher, traces, clock: Arc::new(SystemClock) };
     Bench { _dir: dir, _server: server, client, broker, config }
 }
 

@@ -8,6 +8,7 @@
 //! | [`records`] | the same buckets as commands write them |
 //! | [`ledger`] | claims, first come, first served |
 //! | [`inbox`] | in-app inboxes |
+//! | [`release`] | frees what a consumer has acknowledged |
 //! | [`memory`] | twins of directory, ledger and inbox, for tests of stages |
 //!
 //! Guarantee: a store and its twin answer alike; one conformance suite (`tests/conformance.rs`) holds both to it.
@@ -21,6 +22,7 @@ pub mod memory;
 mod mirror;
 pub mod publisher;
 pub mod records;
+pub mod release;
 
 pub use connection::{ConnectError, ConnectOptions, connect};
 pub use directory::NatsDirectory;
@@ -28,6 +30,7 @@ pub use inbox::NatsInbox;
 pub use ledger::NatsLedger;
 pub use publisher::{Outgoing, PublishError, Publisher, Stored};
 pub use records::{RecordError, Records};
+pub use release::keep_releasing;
 
 use chasqui_contract::StoreError;
 

@@ -12,8 +12,11 @@ use async_nats::jetstream::{
 };
 use chasqui_contract::Class;
 use chasqui_schemas::{Reason, header};
-use chasqui_stores::{Outgoing, Publisher};
-use tokio::time::{Instant, interval_at, sleep, timeout};
+use chasqui_stores::{Outgoing, Publisher, keep_releasing};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, interval_at, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::TraceError;
@@ -35,6 +38,8 @@ pub(crate) struct Intake {
     pub(crate) incarnation: i128,
     /// How often the deadlines of held messages have to be moved.
     pub(crate) extend_every: Duration,
+    /// Removes what is acknowledged from the stream, for as long as we read.
+    _releasing: JoinSet<()>,
 }
 
 impl Intake {
@@ -47,7 +52,10 @@ impl Intake {
         };
         let (incarnation, ack_wait) =
             found.await.map_err(|source: async_nats::Error| TraceError::Consumer { stream, consumer: name, source })?;
-        Ok(Intake { context, stream, name, incarnation, extend_every: (ack_wait / 3).max(Duration::from_millis(10)) })
+        let mut releasing = JoinSet::new();
+        releasing.spawn(keep_releasing(context.clone(), stream, name.to_owned()));
+        let extend_every = (ack_wait / 3).max(Duration::from_millis(10));
+        Ok(Intake { context, stream, name, incarnation, extend_every, _releasing: releasing })
     }
 
     /// Starts to read. While the broker is away it tries again; `None` once `stop` asks for it.

@@ -3,6 +3,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`span`] | builds the trace events of a decision |
+//! | [`sink`] | stores events in the durable trace stream |
 //! | [`receipts`] | makes trace events of receipts |
 //! | [`writer`] | writes the trace stream to ClickHouse |
 //! | [`mod@migrate`] | brings ClickHouse's tables up to date |
@@ -19,6 +20,7 @@ pub mod migrate;
 pub mod receipts;
 pub mod reconstruct;
 mod row;
+pub mod sink;
 pub mod span;
 pub mod stats;
 pub mod waterfall;
@@ -28,4 +30,5 @@ pub use error::TraceError;
 pub use migrate::{MigrateSettings, migrate};
 pub use receipts::run_receipts;
 pub use reconstruct::{TraceTree, load};
+pub use sink::TraceSink;
 pub use writer::{WriterSettings, run_writer};

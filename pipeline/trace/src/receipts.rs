@@ -7,20 +7,18 @@
 //! After a crash: unacknowledged receipts come again, and make the same events.
 
 use async_nats::jetstream::{Context, Message, message::Acker};
-use chasqui_contract::Class;
 use chasqui_schemas::{
     Channel, Receipt, ReceiptKind, id, stream, subject,
-    trace::{self, State, Status, TraceEvent},
+    trace::{State, Status, TraceEvent},
 };
-use chasqui_stores::{Outgoing, Publisher};
+use chasqui_stores::Publisher;
 use futures::StreamExt;
 use jiff::Timestamp;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    TraceError,
-    consume::{self, Broken, Intake, Pauses},
+    TraceError, TraceSink,
+    consume::{self, Broken, Intake},
     row::embedded_ms,
     span,
 };
@@ -38,7 +36,7 @@ const MAX_CODE: usize = 64;
 ///
 /// # Errors
 /// [`TraceError::Consumer`] where the stream or its consumer is not there at the start. Later troubles are waited for.
-pub async fn run_receipts(nats: Context, stop: CancellationToken) -> Result<(), TraceError> {
+pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToken) -> Result<(), TraceError> {
     let intake = Intake::open(nats.clone(), stream::RECEIPTS, stream::RECEIPTS_CONSUMER).await?;
     let publisher = Publisher::new(nats);
     while let Some(messages) = intake.messages(&stop).await {
@@ -61,7 +59,13 @@ pub async fn run_receipts(nats: Context, stop: CancellationToken) -> Result<(), 
                     }
                 }
             }
-            consume::hold(&batch.held, intake.extend_every, publish(&publisher, &batch, &stop)).await;
+            let recording = sink.record(batch.events);
+            tokio::select! {
+                () = consume::hold(&batch.held, intake.extend_every, recording) => {
+                    consume::acknowledge(&batch.held).await;
+                }
+                () = stop.cancelled() => consume::give_back(&batch.held).await,
+            }
             consume::bury(&publisher, subject::DEAD_RECEIPT, batch.broken, &stop).await;
             if over {
                 break;
@@ -69,41 +73,6 @@ pub async fn run_receipts(nats: Context, stop: CancellationToken) -> Result<(), 
         }
     }
     Ok(())
-}
-
-/// Publishes the batch's events and acknowledges its receipts; gives them back where `stop` comes first.
-async fn publish(publisher: &Publisher, batch: &Batch, stop: &CancellationToken) {
-    if batch.events.is_empty() {
-        return;
-    }
-    let payload = match trace::encode(&batch.events) {
-        Ok(bytes) => bytes.into(),
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "receipts cannot be encoded");
-            return consume::give_back(&batch.held).await;
-        }
-    };
-    // No message id: to write an event twice is harmless.
-    let message = Outgoing { subject: subject::TRACES.to_owned(), message_id: None, headers: Vec::new(), payload };
-    let mut pauses = Pauses::new();
-    loop {
-        match publisher.publish(vec![message.clone()]).await {
-            Ok(_) => return consume::acknowledge(&batch.held).await,
-            Err(error) if error.class() == Class::Permanent => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the trace stream refuses receipts; trying again"
-                );
-            }
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "receipts are not in the trace stream yet");
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return consume::give_back(&batch.held).await,
-            () = sleep(pauses.next()) => {}
-        }
-    }
 }
 
 #[derive(Default)]

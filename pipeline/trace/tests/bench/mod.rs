@@ -27,7 +27,8 @@ use chasqui_schemas::{
     stream, subject,
     trace::{self, TraceEvent},
 };
-use chasqui_trace::{MigrateSettings, WriterSettings, migrate, run_receipts, run_writer, writer};
+use chasqui_stores::Publisher;
+use chasqui_trace::{MigrateSettings, TraceSink, WriterSettings, migrate, run_receipts, run_writer, writer};
 use clickhouse::Client;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -139,7 +140,8 @@ impl Bench {
 
     pub(crate) fn receipts(&self) -> Running {
         let stop = CancellationToken::new();
-        Running { task: tokio::spawn(run_receipts(self.nats.clone(), stop.clone())), stop }
+        let sink = TraceSink::start(&Publisher::new(self.nats.clone()));
+        Running { task: tokio::spawn(run_receipts(self.nats.clone(), sink, stop.clone())), stop }
     }
 
     /// Publishes events in messages of `size`.

@@ -218,7 +218,7 @@ async fn trace_of(clickhouse: &clickhouse::Client, user: &str) -> anyhow::Result
 }
 
 /// Drawn only where somebody is watching.
-fn progress(length: u64) -> ProgressBar {
+pub(super) fn progress(length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length);
     // The template is a constant; were it wrong, the default style would do.
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg:45} {wide_bar} {pos}/{len}") {

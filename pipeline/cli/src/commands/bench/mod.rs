@@ -1,0 +1,259 @@
+//! `bench`: how much passes through, how quickly, and at what cost, on servers of its own; beside a bare relay.
+//!
+//! One run is a pair: the pipeline, then the relay, on the same nats-server and with the same settings, so that
+//! their ratio says what the pipeline's own work costs, however fast or busy the machine is.
+//!
+//! It judges by what arrived: a run counts once every notification is `delivered` in ClickHouse and the trace stream
+//! is empty. Whatever does not arrive in time is an error and no number. Nothing is left behind, unless this process
+//! is killed with SIGKILL: then its worker has to be killed too.
+
+mod end_to_end;
+mod process;
+mod relay;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use chasqui_runtime::{
+    Config,
+    config::{Always, SyncInterval},
+};
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use self::{
+    end_to_end::{Bench, Latency, Throughput},
+    process::{Cost, Worker, peak_rss_mb},
+};
+use super::{
+    demo::progress,
+    output::{print, print_json, table},
+    stop_signal,
+};
+use crate::{args::BenchArgs, servers::OwnServers};
+
+/// Traffic before anything is measured: connections, mirrored records, compiled templates, table parts.
+const WARM_UP: u32 = 500;
+
+/// What is measured. Of several pairs: the medians, and each.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// From the first publish until every notification is `delivered` in ClickHouse, all traces included.
+    notifications_per_s: f64,
+    /// The same, until the last provider call.
+    calls_per_s: f64,
+    bare_relay_per_s: f64,
+    /// Median of the pairs' `notifications_per_s / bare_relay_per_s`.
+    ratio: f64,
+    /// `always`, or seconds.
+    sync: String,
+    /// From just before the publish until the provider call, at `rate_at_rest`.
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+    rate_at_rest: u32,
+    notifications: u32,
+    /// As published, without headers.
+    submission_bytes: usize,
+    /// Mean between stages, and of the relay's messages.
+    message_bytes: usize,
+    trace_events_per_notification: f64,
+    /// In ClickHouse, on disk, all tables, merged.
+    bytes_per_notification: f64,
+    /// Processor time per notification in the throughput run. None where there is no /proc.
+    cpu_us: Option<Cost>,
+    worker_rss_mb: Option<f64>,
+    nats_rss_mb: Option<f64>,
+    clickhouse_rss_mb: Option<f64>,
+    cores: usize,
+    pairs: Vec<Pair>,
+}
+
+/// The pipeline and the relay, one after the other.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Pair {
+    notifications_per_s: f64,
+    calls_per_s: f64,
+    bare_relay_per_s: f64,
+    ratio: f64,
+    #[serde(skip)]
+    cpu_us: Option<Cost>,
+}
+
+/// Measures, and prints what was measured.
+pub(crate) async fn run(args: &BenchArgs, config: Config) -> anyhow::Result<()> {
+    if !config.nats.url.is_empty() || !config.clickhouse.url.is_empty() {
+        bail!("bench measures servers of its own: unset nats.url and clickhouse.url");
+    }
+    let dir = tempfile::Builder::new().prefix("chasqui-bench-").tempdir().context("cannot make a directory")?;
+    let bar = progress(0);
+    bar.set_message("starting servers");
+    let told = bar.clone();
+    let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
+    let measured = tokio::select! {
+        measured = measure(args, &config, &servers, dir.path(), &bar) => measured,
+        stopped = stop_signal() => stopped.and_then(|()| bail!("stopped before there was a result")),
+    };
+    bar.finish_and_clear();
+    servers.shutdown().await;
+    let report = measured?;
+    if args.json { print_json(&report) } else { print(&text(&report)) }
+}
+
+async fn measure(
+    args: &BenchArgs,
+    config: &Config,
+    servers: &OwnServers,
+    dir: &std::path::Path,
+    bar: &ProgressBar,
+) -> anyhow::Result<Report> {
+    bar.set_message("creating streams, tables and users");
+    servers.addresses.migrate(config).await?;
+    let bench = Bench::open(config, &servers.addresses, dir.join("calls.log")).await?;
+    bench.import().await?;
+    let server_pids = [servers.embedded.nats(), servers.embedded.clickhouse()].map(|server| server?.pid());
+
+    let (mut pairs, mut latency, mut worker_rss_mb, mut message_bytes) = (Vec::new(), None, None, 0);
+    for pair in 1..=args.pairs {
+        let of = if args.pairs > 1 { format!(" ({pair} of {})", args.pairs) } else { String::new() };
+        bar.set_message(format!("warming up{of}"));
+        let mut worker = Worker::start(&servers.addresses, dir, &bench.calls)?;
+        message_bytes = bench.warm_up(WARM_UP, &mut worker, bar).await?;
+        bar.set_message(format!("end to end{of}"));
+        let [nats, clickhouse] = server_pids;
+        let pids = [worker.pid(), nats, clickhouse];
+        let Throughput { notifications_per_s, calls_per_s, cpu_us } =
+            bench.throughput(args.notifications, &mut worker, pids, bar).await?;
+        if latency.is_none() {
+            bar.set_message(format!("at {} a second", args.rate));
+            latency = Some(bench.at_rest(args.rate, &mut worker, bar).await?);
+        }
+        worker_rss_mb = peak_rss_mb(worker.pid()).into_iter().chain(worker_rss_mb).reduce(f64::max);
+        // Not there to take processor time from the relay.
+        worker.kill().await?;
+        bar.set_message(format!("bare relay{of}"));
+        let bare_relay_per_s = relay::rate(config, &servers.addresses, message_bytes, bar).await?;
+        let ratio = notifications_per_s / bare_relay_per_s;
+        pairs.push(Pair { notifications_per_s, calls_per_s, bare_relay_per_s, ratio, cpu_us });
+    }
+    let Latency { p50_ms, p99_ms, max_ms } = latency.context("nothing was measured")?;
+    bar.set_message("merging tables");
+    let (trace_events_per_notification, bytes_per_notification) = bench.stored().await?;
+    let [nats_rss_mb, clickhouse_rss_mb] = server_pids.map(peak_rss_mb);
+    let median_of = |value: fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
+    Ok(Report {
+        notifications_per_s: median_of(|pair| pair.notifications_per_s),
+        calls_per_s: median_of(|pair| pair.calls_per_s),
+        bare_relay_per_s: median_of(|pair| pair.bare_relay_per_s),
+        ratio: median_of(|pair| pair.ratio),
+        sync: match config.embedded.sync_interval {
+            SyncInterval::Word(Always::Always) => "always".to_owned(),
+            SyncInterval::Seconds(seconds) => seconds.to_string(),
+        },
+        p50_ms,
+        p99_ms,
+        max_ms,
+        rate_at_rest: args.rate,
+        notifications: args.notifications,
+        submission_bytes: bench.submission_bytes(),
+        message_bytes,
+        trace_events_per_notification,
+        bytes_per_notification,
+        cpu_us: pairs.iter().find_map(|pair| pair.cpu_us),
+        worker_rss_mb,
+        nats_rss_mb,
+        clickhouse_rss_mb,
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        pairs,
+    })
+}
+
+/// The value in the middle; of an even number the lower of the two.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    percentile(&values, 0.5)
+}
+
+/// The smallest of the sorted values that at least the fraction `q` of them do not exceed. Zero where there is none.
+fn percentile(sorted: &[f64], q: f64) -> f64 {
+    // Positive and below the length: the casts lose nothing.
+    let rank = (q * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
+}
+
+fn text(report: &Report) -> String {
+    let Report { pairs, rate_at_rest, .. } = report;
+    let spread = |value: fn(&Pair) -> f64| match &pairs[..] {
+        [] | [_] => String::new(),
+        _ => {
+            let values = || pairs.iter().map(value);
+            format!("{:.2} to {:.2}", values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max))
+        }
+    };
+    let mut rows = table(&["", "measured", "of all pairs", "bar"]);
+    let mut row = |name: &str, measured: String, spread: String, bar: &str| {
+        rows.add_row([name, &measured, &spread, bar]);
+    };
+    let none = String::new;
+    let always = report.sync == "always";
+    let bar = |bar| if always { bar } else { "" };
+    row(
+        "notifications/s, traces included",
+        format!("{:.0}", report.notifications_per_s),
+        spread(|pair| pair.notifications_per_s),
+        bar("2,000 on 2 cores"),
+    );
+    row(
+        "notifications/s, to the provider call",
+        format!("{:.0}", report.calls_per_s),
+        spread(|pair| pair.calls_per_s),
+        "",
+    );
+    row("bare relay, messages/s", format!("{:.0}", report.bare_relay_per_s), spread(|pair| pair.bare_relay_per_s), "");
+    row("ratio", format!("{:.2}", report.ratio), spread(|pair| pair.ratio), "");
+    row(&format!("p50 at {rate_at_rest}/s, ms"), format!("{:.1}", report.p50_ms), none(), "");
+    row(&format!("p99 at {rate_at_rest}/s, ms"), format!("{:.1}", report.p99_ms), none(), bar("50 at 100/s"));
+    row(&format!("maximum at {rate_at_rest}/s, ms"), format!("{:.1}", report.max_ms), none(), "");
+    row("ClickHouse, bytes per notification", format!("{:.0}", report.bytes_per_notification), none(), "");
+    if let Some(Cost { worker, nats, clickhouse, bench }) = report.cpu_us {
+        let cost = format!("{worker:.0} + {nats:.0} + {clickhouse:.0} + {bench:.0}");
+        row("processor time per notification, µs", cost, none(), "");
+    }
+    if let (Some(worker), Some(nats), Some(clickhouse)) =
+        (report.worker_rss_mb, report.nats_rss_mb, report.clickhouse_rss_mb)
+    {
+        row("peak memory, MB", format!("{worker:.0} + {nats:.0} + {clickhouse:.0}"), none(), "");
+    }
+    format!(
+        "{} notifications of {} bytes, {} bytes between stages; sync {}; {} cores.\n\n{rows}\n\
+         Sums are of worker, NATS, ClickHouse{}.\n",
+        report.notifications,
+        report.submission_bytes,
+        report.message_bytes,
+        report.sync,
+        report.cores,
+        if report.cpu_us.is_some() { ", and (processor time) this producer" } else { "" },
+    )
+}
+
+/// Messages per second.
+fn per_s(count: u32, took: Duration) -> f64 {
+    f64::from(count) / took.as_secs_f64().max(f64::EPSILON)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|q| percentile(&values, q)), [1.0, 100.0, 198.0, 200.0]);
+        assert_eq!((percentile(&[7.0], 0.99), percentile(&[], 0.5)), (7.0, 0.0));
+    }
+
+    #[test]
+    fn a_median_does_not_mind_the_order() {
+        assert_eq!((median(vec![9.0, 1.0, 5.0]), median(vec![4.0, 2.0])), (5.0, 2.0));
+    }
+}

@@ -1,0 +1,132 @@
+//! The way into the durable trace stream: all of a process's stages share one.
+//!
+//! Guarantee: when [`TraceSink::record`] returns, the events are stored. Events that come at the same time are stored
+//! together, with one fsync: nobody waits for a batch to fill; a batch is what came in while the one before it was on
+//! its way. At rest seven stages would otherwise ask the disk seven times for every notification.
+//!
+//! After a crash the inputs of what was not recorded come again, and their events replace themselves.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chasqui_schemas::{
+    subject,
+    trace::{self, TraceEvent},
+};
+use chasqui_stores::{Outgoing, Publisher};
+use tokio::sync::{mpsc, oneshot};
+
+/// Calls that wait for their batch; more make their callers wait.
+const QUEUED_CALLS: usize = 256;
+/// Events in one message: about 150 kB.
+const EVENTS_PER_MESSAGE: usize = 500;
+/// Largest message, in bytes; events are larger than usual where a submission was wrong in many ways.
+const MAX_MESSAGE_BYTES: usize = 512 * 1024;
+/// First and longest pause between tries while the broker takes nothing.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+
+/// Records trace events durably. Clones share one stream of batches.
+#[derive(Debug, Clone)]
+pub struct TraceSink {
+    calls: mpsc::Sender<Call>,
+}
+
+#[derive(Debug)]
+struct Call {
+    events: Vec<TraceEvent>,
+    recorded: oneshot::Sender<()>,
+}
+
+impl TraceSink {
+    /// Must be called in a tokio runtime; ends when the last clone is dropped.
+    pub fn start(publisher: &Publisher) -> Self {
+        let (calls, waiting) = mpsc::channel(QUEUED_CALLS);
+        tokio::spawn(record(publisher.apart(), waiting));
+        TraceSink { calls }
+    }
+
+    /// Returns when `events` are stored, however long the broker is away.
+    pub async fn record(&self, events: Vec<TraceEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        let (recorded, done) = oneshot::channel();
+        // Both fail only where the runtime is being shut down: then nobody may believe that it is recorded.
+        if self.calls.send(Call { events, recorded }).await.is_err() || done.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Takes what is there, stores it, takes what came meanwhile.
+async fn record(publisher: Publisher, mut waiting: mpsc::Receiver<Call>) {
+    let mut calls = Vec::new();
+    while waiting.recv_many(&mut calls, QUEUED_CALLS).await > 0 {
+        let mut events = Vec::new();
+        let mut callers = Vec::with_capacity(calls.len());
+        for Call { events: more, recorded } in calls.drain(..) {
+            events.extend(more);
+            callers.push(recorded);
+        }
+        store(&publisher, messages(&events)).await;
+        for caller in callers {
+            // Whoever asked may have been stopped meanwhile.
+            _ = caller.send(());
+        }
+    }
+}
+
+/// The events as messages of the trace stream.
+fn messages(events: &[TraceEvent]) -> Vec<Outgoing> {
+    let mut messages = Vec::new();
+    let mut rest: Vec<&[TraceEvent]> = events.chunks(EVENTS_PER_MESSAGE).rev().collect();
+    while let Some(chunk) = rest.pop() {
+        match trace::encode(chunk) {
+            Ok(payload) if payload.len() > MAX_MESSAGE_BYTES && chunk.len() > 1 => {
+                let (first, second) = chunk.split_at(chunk.len() / 2);
+                rest.extend([second, first]);
+            }
+            // No message id: to store an event twice is harmless.
+            Ok(payload) => messages.push(Outgoing {
+                subject: subject::TRACES.to_owned(),
+                message_id: None,
+                headers: Vec::new(),
+                payload: Bytes::from(payload),
+            }),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "trace events cannot be encoded"),
+        }
+    }
+    messages
+}
+
+/// Stores `messages`, however often it takes.
+async fn store(publisher: &Publisher, messages: Vec<Outgoing>) {
+    let [mut pause, longest] = BACKOFF;
+    while let Err(error) = publisher.publish(messages.clone()).await {
+        if pause >= longest {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the trace stream takes nothing; stages wait");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(bytes: usize) -> TraceEvent {
+        TraceEvent { attributes: vec![("k".into(), "v".repeat(bytes))], ..TraceEvent::default() }
+    }
+
+    #[test]
+    fn messages_are_bounded_by_events_and_by_bytes() {
+        let small: Vec<_> = (0..1_200).map(|i| TraceEvent { span_id: i, ..event(1) }).collect();
+        assert_eq!(messages(&small).len(), 3);
+        let large: Vec<_> = (0..100).map(|i| TraceEvent { span_id: i, ..event(20_000) }).collect();
+        let messages = messages(&large);
+        assert!(messages.iter().all(|message| message.payload.len() <= MAX_MESSAGE_BYTES));
+        let again: Vec<_> = messages.iter().flat_map(|message| trace::decode(&message.payload).unwrap()).collect();
+        assert_eq!(again, large, "in order, and none is missing");
+    }
+}
