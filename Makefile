@@ -4,16 +4,16 @@ CARGO ?= cargo
 .PHONY: demo up test bench check fmt clean
 
 demo: ## everything at work, in a minute
-	$(CARGO) run --release --quiet --package chasqui -- demo
+	$(CARGO) run --quiet --package chasqui -- demo
 
 up: ## the same servers and stages, until Ctrl-C
-	$(CARGO) run --release --quiet --package chasqui -- up
+	$(CARGO) run --quiet --package chasqui -- up
 
 test: ## the whole suite, on a real nats-server and a real ClickHouse
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --no-fail-fast
 
-bench: ## throughput and latency beside a bare relay
+bench: ## throughput and latency beside a bare relay; builds with optimisation
 	$(CARGO) run --release --quiet --package chasqui -- bench
 
 check: ## what CI checks before the tests

@@ -19,8 +19,8 @@ use chasqui_trace::{
 use futures::future::join_all;
 use jiff::Timestamp;
 
-/// Published at once at the latest when this many are ready; the broker's limit is 1,000 (ADR-50).
-const FLUSH_MESSAGES: usize = 500;
+/// Published at once at the latest when this many are ready: the broker's limit for a batch (ADR-50).
+const FLUSH_MESSAGES: usize = 1_000;
 /// Published at once at the latest when this many bytes are ready.
 const FLUSH_BYTES: usize = 4 * 1024 * 1024;
 /// First and longest pause between tries while the broker takes nothing.

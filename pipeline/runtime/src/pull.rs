@@ -31,7 +31,7 @@ const EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A request without news for this long is forgotten.
 const SILENCE: Duration = Duration::from_millis(2_500);
-/// After a refusal, wait this long before asking again.
+/// After a request that ended without bringing anything, wait this long before asking again.
 const REFUSED: Duration = Duration::from_millis(500);
 /// Most bytes held, and most bytes asked for at once: a megabyte message times a window would be too much.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
@@ -55,6 +55,8 @@ pub struct Puller {
     outstanding: usize,
     heard_at: Instant,
     not_before: Instant,
+    /// Whether a message has come since a request last ended.
+    brought: bool,
     /// Where to acknowledge each message that is here, by sequence, and when its deadline was last moved.
     held: HashMap<u64, Held>,
     held_bytes: usize,
@@ -85,6 +87,7 @@ impl Puller {
             outstanding: 0,
             heard_at: now,
             not_before: now,
+            brought: false,
             held: HashMap::new(),
             held_bytes: 0,
         })
@@ -141,7 +144,10 @@ impl Puller {
         }
     }
 
-    /// A request ended with messages missing: they can be asked for again.
+    /// A request ended, with messages missing or not: they can be asked for again.
+    ///
+    /// With `max_bytes` the server ends every request by a status, also one that it served in full ("Batch
+    /// Completed"); a refusal is told from that by having brought nothing.
     fn ended(&mut self, status: StatusCode, message: &async_nats::Message) {
         let missing = message
             .headers
@@ -149,13 +155,15 @@ impl Puller {
             .and_then(|headers| headers.get("Nats-Pending-Messages"))
             .and_then(|value| value.as_str().parse().ok());
         self.outstanding = missing.map_or(0, |missing| self.outstanding.saturating_sub(missing));
-        if !matches!(status, StatusCode::TIMEOUT | StatusCode::NOT_FOUND) {
+        let brought = std::mem::take(&mut self.brought);
+        if !brought && !matches!(status, StatusCode::TIMEOUT | StatusCode::NOT_FOUND) {
             tracing::debug!(%status, description = message.description.as_deref(), "pull request ended");
             self.not_before = Instant::now() + REFUSED;
         }
     }
 
     fn take(&mut self, message: async_nats::Message) -> Option<Pulled> {
+        self.brought = true;
         self.outstanding = self.outstanding.saturating_sub(1);
         let message = jetstream::Message { message, context: jetstream::new(self.client.clone()) };
         let (sequence, delivered, stored_at) = match message.info() {

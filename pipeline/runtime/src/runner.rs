@@ -55,7 +55,7 @@ use crate::{
 };
 
 /// Most messages in one commit; what it publishes is split further by size.
-const MAX_COMMIT: usize = 500;
+const MAX_COMMIT: usize = 1_000;
 /// Housekeeping: forgotten requests, deadlines.
 const TICK: Duration = Duration::from_millis(500);
 /// How long a message of a newer version is left to processes that can read it.
