@@ -10,10 +10,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::{
     Client,
-    jetstream::{self, AckKind, consumer::PullConsumer},
+    jetstream::{self, AckKind},
 };
 use chasqui_schemas::{Lane, header, stream};
-use chasqui_stores::publisher::{Outgoing, Publisher};
+use chasqui_stores::{Outgoing, Publisher, find_consumer};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,7 @@ async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: Cancel
     let name = consumer_name(lane, None);
     let open = async {
         let context = jetstream::new(client);
-        let consumer: PullConsumer = context.get_consumer_from_stream(&name, stream::DEFERRED).await?;
+        let consumer = find_consumer(&context, stream::DEFERRED, &name).await?;
         let messages = consumer.stream().max_messages_per_batch(BATCH).heartbeat(HEARTBEAT).messages().await?;
         Ok(messages)
     };

@@ -22,6 +22,7 @@ use async_nats::{
 };
 use chasqui_contract::IncomingMessage;
 use chasqui_schemas::header;
+use chasqui_stores::find_consumer;
 use futures::StreamExt;
 use jiff::Timestamp;
 
@@ -75,7 +76,7 @@ impl Puller {
     /// Fails where it does not exist (`chasqui migrate` creates it) or the broker cannot be reached.
     pub async fn open(client: &Client, stream: &str, consumer: &str) -> Result<Self, async_nats::Error> {
         let context = jetstream::new(client.clone());
-        let consumer = context.get_consumer_from_stream(consumer, stream).await?;
+        let consumer = find_consumer(&context, stream, consumer).await?;
         let inbox = Subject::from(client.new_inbox());
         let subscription = client.subscribe(inbox.clone()).await?;
         let now = Instant::now();
@@ -218,14 +219,15 @@ impl Puller {
         }
     }
 
-    /// Stops asking and gives back what is still on its way to us, so that nobody has to wait for its deadline.
+    /// Stops asking and gives back what has come unasked for since, so that nobody has to wait for its deadline.
+    ///
+    /// To be called before anything is given back: while we are subscribed, the server would hand it to us again.
     pub async fn close(&mut self) {
-        self.not_before = Instant::now() + EXPIRES;
-        while let Some(Some(pulled)) = self.next_now().await {
-            self.settle(pulled.incoming.sequence, AckKind::Nak(None)).await;
-        }
         if let Err(error) = self.subscription.unsubscribe().await {
             tracing::debug!(error = &error as &dyn std::error::Error, "unsubscribe not sent");
+        }
+        while let Some(Some(pulled)) = self.next_now().await {
+            self.settle(pulled.incoming.sequence, AckKind::Nak(None)).await;
         }
     }
 

@@ -300,10 +300,10 @@ impl<S: Stage> Runner<S> {
     async fn drain(&mut self) {
         let deadline = Instant::now() + self.settings.drain;
         for lane in &mut self.lanes {
+            lane.puller.close().await;
             while let Some(pulled) = lane.ready.pop_front() {
                 lane.puller.settle(pulled.incoming.sequence, AckKind::Nak(None)).await;
             }
-            lane.puller.close().await;
         }
         loop {
             self.start_commits();

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`connection`] | the connection to NATS: who we are, how often we try again |
+//! | [`consumer`] | finding a durable consumer |
 //! | [`publisher`] | durable publishing in atomic batches |
 //! | [`directory`] | contacts, preferences, templates, categories, suppressions: what stages read |
 //! | [`records`] | the same buckets as commands write them |
@@ -15,6 +16,7 @@
 //! Streams and buckets are made by the runtime's topology; a store that does not find its own says so.
 
 pub mod connection;
+pub mod consumer;
 pub mod directory;
 pub mod inbox;
 pub mod ledger;
@@ -25,6 +27,7 @@ pub mod records;
 pub mod release;
 
 pub use connection::{ConnectError, ConnectOptions, connect};
+pub use consumer::find_consumer;
 pub use directory::NatsDirectory;
 pub use inbox::NatsInbox;
 pub use ledger::NatsLedger;

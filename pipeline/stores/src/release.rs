@@ -21,14 +21,18 @@ const LATER: Duration = Duration::from_secs(5);
 /// so again and again, for as long as it is polled.
 pub async fn keep_releasing(context: Context, stream: &'static str, consumer: String) {
     let mut released = 0;
+    let mut pause = SOON;
     loop {
+        // First the pause: a removal makes the server forget what it was about to hand out again, until its deadline
+        // (nats-server's consumer.purge), and a worker that starts may be there to take just that.
+        tokio::time::sleep(pause).await;
         let before = released;
         match release(&context, stream, &consumer, released).await {
             Ok(floor) => released = floor,
             // Nothing is lost: it is there the next time.
             Err(error) => tracing::debug!(stream, consumer, error = &*error, "acknowledged messages not removed yet"),
         }
-        tokio::time::sleep(if released > before { SOON } else { LATER }).await;
+        pause = if released > before { SOON } else { LATER };
     }
 }
 

@@ -138,7 +138,8 @@ async fn a_full_stream_is_told_apart_from_a_wrong_one() {
     }
     let publisher = publisher(&context);
     let batch = |subject: &str, bytes: usize| -> Vec<_> {
-        (0..5).map(|n| Outgoing { payload: Bytes::from(vec![b'x'; bytes]), ..message(subject, n) }).collect()
+        // Enough of them to be an atomic batch.
+        (0..20).map(|n| Outgoing { payload: Bytes::from(vec![b'x'; bytes]), ..message(subject, n) }).collect()
     };
 
     let few = publisher.publish(batch("few", 1)).await.unwrap_err();

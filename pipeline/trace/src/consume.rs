@@ -12,7 +12,7 @@ use async_nats::jetstream::{
 };
 use chasqui_contract::Class;
 use chasqui_schemas::{Reason, header};
-use chasqui_stores::{Outgoing, Publisher, keep_releasing};
+use chasqui_stores::{Outgoing, Publisher, find_consumer, keep_releasing};
 use tokio::{
     task::JoinSet,
     time::{Instant, interval_at, sleep, timeout},
@@ -46,8 +46,8 @@ impl Intake {
     /// Finds the consumer `name` of `stream`.
     pub(crate) async fn open(context: Context, stream: &'static str, name: &'static str) -> Result<Self, TraceError> {
         let found = async {
+            let consumer = find_consumer(&context, stream, name).await?;
             let info = context.get_stream(stream).await?;
-            let consumer: PullConsumer = context.get_consumer_from_stream(name, stream).await?;
             Ok((info.cached_info().created.unix_timestamp_nanos(), consumer.cached_info().config.ack_wait))
         };
         let (incarnation, ack_wait) =
