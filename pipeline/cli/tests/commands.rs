@@ -87,7 +87,7 @@ impl House {
             headers: headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
             payload: Bytes::copy_from_slice(payload),
         };
-        Publisher::new(self.context.clone()).publish(vec![letter]).await.unwrap()[0].sequence
+        Publisher::new(self.context.clone()).publish(&[letter]).await.unwrap()[0].sequence
     }
 
     /// A dead letter of the render stage whose bytes nobody can read.

@@ -94,7 +94,7 @@ impl Batch<'_> {
 async fn publish(publisher: &Publisher, stream: &str, messages: Vec<Outgoing>) -> Result<(), PublishError> {
     let [mut pause, longest] = BACKOFF;
     loop {
-        match publisher.publish(messages.clone()).await {
+        match publisher.publish(&messages).await {
             Ok(_) => return Ok(()),
             Err(error) if error.class().is_transient() => {
                 if pause >= longest {

@@ -69,7 +69,7 @@ async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: Cancel
         }
         for (queue, messages) in by_queue {
             let (outgoing, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
-            let how = match publisher.publish(outgoing).await {
+            let how = match publisher.publish(&outgoing).await {
                 Ok(_) => AckKind::Ack,
                 Err(error) => {
                     tracing::warn!(queue, error = &error as &dyn std::error::Error, "due messages wait");

@@ -166,19 +166,14 @@ impl Puller {
     fn take(&mut self, message: async_nats::Message) -> Option<Pulled> {
         self.brought = true;
         self.outstanding = self.outstanding.saturating_sub(1);
-        let message = jetstream::Message { message, context: jetstream::new(self.client.clone()) };
-        let (sequence, delivered, stored_at) = match message.info() {
-            Ok(info) => {
-                let stored_at = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
-                (info.stream_sequence, u32::try_from(info.delivered).unwrap_or(0), stored_at.unwrap_or_default())
-            }
-            Err(error) => {
-                tracing::warn!(error = &*error, subject = %message.subject, "not a JetStream message: ignored");
-                return None;
-            }
+        let Some(reply) = message.reply else {
+            tracing::warn!(subject = %message.subject, "not a JetStream message: ignored");
+            return None;
         };
-        let message = message.message;
-        let reply = message.reply?;
+        let Some(Delivery { delivered, sequence, stored_at }) = delivery(&reply) else {
+            tracing::warn!(subject = %message.subject, %reply, "not a JetStream message: ignored");
+            return None;
+        };
         let bytes = message.payload.len();
         let held = Held { reply, extended_at: Instant::now(), bytes };
         if self.held.insert(sequence, held).is_some() {
@@ -241,8 +236,50 @@ impl Puller {
     }
 }
 
+/// What JetStream says of a message in the subject to acknowledge it on.
+#[derive(Debug, PartialEq)]
+struct Delivery {
+    delivered: u32,
+    sequence: u64,
+    stored_at: Timestamp,
+}
+
+/// Reads `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<nanoseconds>.<pending>`,
+/// with more tokens behind it from later servers (ADR-15).
+///
+/// The client library reads it too, but only for a message with a context of its own, and each of those starts a task.
+fn delivery(reply: &str) -> Option<Delivery> {
+    const SHORT: usize = 7;
+    let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+    let rest = if tokens.len() > SHORT { tokens.get(2..)? } else { &tokens[..] };
+    let [_stream, _consumer, delivered, sequence, _consumer_sequence, stored_at, _pending, ..] = rest else {
+        return None;
+    };
+    Some(Delivery {
+        delivered: delivered.parse().ok()?,
+        sequence: sequence.parse().ok()?,
+        stored_at: Timestamp::from_nanosecond(stored_at.parse().ok()?).ok()?,
+    })
+}
+
 async fn tell(client: &Client, reply: Subject, how: AckKind) {
     if let Err(error) = client.publish(reply, how.into()).await {
         tracing::debug!(error = &error as &dyn std::error::Error, "acknowledgement not sent");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reply_tells_of_the_delivery_in_both_forms() {
+        let expected = Some(Delivery { delivered: 2, sequence: 41, stored_at: Timestamp::from_second(7).unwrap() });
+        assert_eq!(delivery("$JS.ACK.STAGE_SEND.bulk-email.2.41.9.7000000000.3"), expected);
+        assert_eq!(delivery("$JS.ACK._.ACCOUNT.STAGE_SEND.bulk-email.2.41.9.7000000000.3"), expected);
+        assert_eq!(delivery("$JS.ACK.hub.ACCOUNT.STAGE_SEND.bulk-email.2.41.9.7000000000.3.token"), expected);
+        for wrong in ["_INBOX.x", "$JS.ACK.a.b.c", "$JS.ACK.s.c.x.41.9.7.3", ""] {
+            assert_eq!(delivery(wrong), None, "{wrong}");
+        }
     }
 }

@@ -99,7 +99,7 @@ impl Bench {
                 payload: output.encode().unwrap().into(),
             }
         });
-        self.broker.publisher.publish(messages.collect()).await.unwrap();
+        self.broker.publisher.publish(&messages.collect::<Vec<_>>()).await.unwrap();
     }
 
     async fn stored(&self, stream: &str) -> u64 {

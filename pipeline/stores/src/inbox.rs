@@ -35,7 +35,7 @@ impl Inbox for NatsInbox {
             headers: Vec::new(),
             payload: message,
         };
-        self.publisher.publish(vec![message]).await.map_err(|error| error.of_store(stream::INBOX))?;
+        self.publisher.publish(&[message]).await.map_err(|error| error.of_store(stream::INBOX))?;
         Ok(())
     }
 }

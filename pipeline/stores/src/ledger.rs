@@ -142,7 +142,7 @@ fn group(batch: Vec<Request>) -> Vec<Group> {
 impl Shelf {
     async fn answer(&self, batch: Vec<Request>) {
         let groups = group(batch);
-        let messages = groups
+        let messages: Vec<_> = groups
             .iter()
             .map(|group| Outgoing {
                 subject: self.subject.to_owned(),
@@ -151,7 +151,7 @@ impl Shelf {
                 payload: group.value.clone(),
             })
             .collect();
-        match self.publisher.publish(messages).await {
+        match self.publisher.publish(&messages).await {
             Ok(stored) => {
                 streams::iter(groups.into_iter().zip(stored))
                     .for_each_concurrent(READS_IN_FLIGHT, |(group, stored)| self.answer_group(group, stored))

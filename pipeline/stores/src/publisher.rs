@@ -20,6 +20,7 @@
 //! So in all three cases the batch is published again message by message: each then has its own answer.
 
 use std::{
+    borrow::Cow,
     error::Error,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -170,14 +171,14 @@ impl Publisher {
     ///
     /// # Errors
     /// See [`PublishError`]. After an error some of the messages may be stored; repeat the whole, with the same ids.
-    pub async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<Stored>, PublishError> {
+    pub async fn publish(&self, messages: &[Outgoing]) -> Result<Vec<Stored>, PublishError> {
         // Looked at beforehand: an error in the middle would leave an open batch on the server.
         let max_payload = self.context.client().server_info().max_payload;
         if let Some(large) = messages.iter().find(|message| message.size() > max_payload) {
             return Err(large.too_large());
         }
         let mut stored = Vec::with_capacity(messages.len());
-        let mut rest = messages.as_slice();
+        let mut rest = messages;
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(batch_len(rest));
             stored.extend(self.exchange(batch).await?);
@@ -279,10 +280,10 @@ impl Outgoing {
     fn header_map(&self, batch: Option<(&str, u64)>) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in &self.headers {
-            map.append(*name, one_line(value));
+            map.append(*name, one_line(value).as_ref());
         }
         if let Some(id) = &self.message_id {
-            map.insert(header::MSG_ID, one_line(id));
+            map.insert(header::MSG_ID, one_line(id).as_ref());
         }
         if let Some((id, sequence)) = batch {
             map.insert(NATS_BATCH_ID, id);
@@ -320,8 +321,8 @@ fn batch_len(messages: &[Outgoing]) -> usize {
 }
 
 /// A header value cannot hold line breaks; the client panics on them.
-fn one_line(value: &str) -> String {
-    value.replace(['\r', '\n'], " ")
+fn one_line(value: &str) -> Cow<'_, str> {
+    if value.contains(['\r', '\n']) { value.replace(['\r', '\n'], " ").into() } else { value.into() }
 }
 
 fn refused_here(error: &dyn Error) -> PublishError {

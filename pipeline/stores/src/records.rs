@@ -75,7 +75,7 @@ impl Records {
             headers: Vec::new(),
             payload: json,
         };
-        self.publisher.publish(vec![put]).await.map_err(|error| error.of_store(self.bucket.as_str()))?;
+        self.publisher.publish(&[put]).await.map_err(|error| error.of_store(self.bucket.as_str()))?;
         Ok(())
     }
 

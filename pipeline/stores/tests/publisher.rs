@@ -26,7 +26,7 @@ async fn more_than_one_batch_is_stored_in_order() {
     let stream = context.create_stream(stream_config("S", "s.*")).await.unwrap();
 
     let messages: Vec<_> = (0..2_500).map(|n| message(&format!("s.{}", n % 3), n)).collect();
-    let stored = publisher(&context).publish(messages).await.unwrap();
+    let stored = publisher(&context).publish(&messages).await.unwrap();
 
     let expected: Vec<_> = (1..=2_500).map(|sequence| Stored { sequence, duplicate: false }).collect();
     assert_eq!(stored, expected);
@@ -47,7 +47,7 @@ async fn large_messages_are_spread_over_batches() {
     context.create_stream(stream_config("S", "s")).await.unwrap();
 
     let large = |n: u32| Outgoing { payload: Bytes::from(vec![b'x'; 1_500_000]), ..message("s", n) };
-    let stored = publisher(&context).publish((0..7).map(large).collect()).await.unwrap();
+    let stored = publisher(&context).publish(&(0..7).map(large).collect::<Vec<_>>()).await.unwrap();
 
     assert_eq!(stored.iter().map(|s| s.sequence).collect::<Vec<_>>(), (1..=7).collect::<Vec<_>>());
 }
@@ -55,7 +55,7 @@ async fn large_messages_are_spread_over_batches() {
 #[tokio::test]
 async fn nothing_to_publish_is_no_exchange() {
     let server = Server::start().await;
-    assert_eq!(publisher(&server.context().await).publish(Vec::new()).await.unwrap(), []);
+    assert_eq!(publisher(&server.context().await).publish(&[]).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -64,14 +64,14 @@ async fn a_batch_with_repeats_stores_the_rest_and_tells_which() {
     let context = server.context().await;
     context.create_stream(stream_config("S", "s")).await.unwrap();
     let publisher = publisher(&context);
-    publisher.publish(vec![message("s", "a"), message("s", "b")]).await.unwrap();
+    publisher.publish(&[message("s", "a"), message("s", "b")]).await.unwrap();
 
-    let stored = publisher.publish(["c", "b", "d", "d"].map(|id| message("s", id)).into()).await.unwrap();
+    let stored = publisher.publish(&["c", "b", "d", "d"].map(|id| message("s", id))).await.unwrap();
 
     let expected = [(3, false), (2, true), (4, false), (4, true)];
     assert_eq!(stored, expected.map(|(sequence, duplicate)| Stored { sequence, duplicate }));
     assert_eq!(count(&context, "S").await, 4);
-    let again = publisher.publish(vec![message("s", "a")]).await.unwrap();
+    let again = publisher.publish(&[message("s", "a")]).await.unwrap();
     assert_eq!(again, [Stored { sequence: 1, duplicate: true }]);
 }
 
@@ -83,8 +83,8 @@ async fn messages_without_an_id_are_stored_each_time() {
     let anonymous = Outgoing { message_id: None, ..message("s", "a") };
 
     for _ in 0..2 {
-        publisher(&context).publish(vec![anonymous.clone(), anonymous.clone()]).await.unwrap();
-        publisher(&context).publish(vec![anonymous.clone()]).await.unwrap();
+        publisher(&context).publish(&[anonymous.clone(), anonymous.clone()]).await.unwrap();
+        publisher(&context).publish(std::slice::from_ref(&anonymous)).await.unwrap();
     }
 
     assert_eq!(count(&context, "S").await, 6);
@@ -97,7 +97,7 @@ async fn headers_arrive_on_one_line() {
     let stream = context.create_stream(stream_config("S", "s")).await.unwrap();
     let with_headers = Outgoing { headers: vec![("Chasqui-Detail", "one\r\ntwo".to_owned())], ..message("s", "a") };
 
-    publisher(&context).publish(vec![with_headers, message("s", "b")]).await.unwrap();
+    publisher(&context).publish(&[with_headers, message("s", "b")]).await.unwrap();
 
     let kept = stream.direct_get(1).await.unwrap();
     assert_eq!(kept.headers.get("Chasqui-Detail").unwrap().as_str(), "one  two");
@@ -113,12 +113,12 @@ async fn a_full_subject_does_not_keep_the_others_out() {
     let publisher = publisher(&context);
     let batch: Vec<_> = (0..5).map(|n| message("s.narrow", n)).chain([message("s.wide", "w")]).collect();
 
-    let error = publisher.publish(batch.clone()).await.unwrap_err();
+    let error = publisher.publish(&batch).await.unwrap_err();
 
     assert!(matches!(error, PublishError::Full { code: 10_077, .. }), "{error:?}");
     assert_eq!(error.class(), Class::Overloaded);
     assert_eq!(count(&context, "S").await, 4);
-    let error = publisher.publish(batch).await.unwrap_err();
+    let error = publisher.publish(&batch).await.unwrap_err();
     assert!(matches!(error, PublishError::Full { code: 10_077, .. }), "{error:?}");
     assert_eq!(count(&context, "S").await, 4);
 }
@@ -142,27 +142,27 @@ async fn a_full_stream_is_told_apart_from_a_wrong_one() {
         (0..20).map(|n| Outgoing { payload: Bytes::from(vec![b'x'; bytes]), ..message(subject, n) }).collect()
     };
 
-    let few = publisher.publish(batch("few", 1)).await.unwrap_err();
+    let few = publisher.publish(&batch("few", 1)).await.unwrap_err();
     assert!(matches!(few, PublishError::Full { .. }), "{few:?}");
     assert_eq!(count(&context, "FEW").await, 3);
-    let small = publisher.publish(batch("small", 300)).await.unwrap_err();
+    let small = publisher.publish(&batch("small", 300)).await.unwrap_err();
     assert!(matches!(small, PublishError::Full { .. }), "{small:?}");
-    let short = publisher.publish(batch("short", 300)).await.unwrap_err();
+    let short = publisher.publish(&batch("short", 300)).await.unwrap_err();
     assert!(matches!(short, PublishError::TooLarge { .. }), "{short:?}");
     assert_eq!(short.class(), Class::Permanent);
     let mut one_of_many = batch("short", 1);
     one_of_many[1].payload = Bytes::from(vec![b'x'; 300]);
-    let short = publisher.publish(one_of_many).await.unwrap_err();
+    let short = publisher.publish(&one_of_many).await.unwrap_err();
     assert!(matches!(short, PublishError::TooLarge { .. }), "{short:?}");
-    let plain = publisher.publish(batch("plain", 1)).await.unwrap_err();
+    let plain = publisher.publish(&batch("plain", 1)).await.unwrap_err();
     assert!(matches!(plain, PublishError::Refused { code: 10_174, .. }), "{plain:?}");
-    let nowhere = publisher.publish(batch("nowhere", 1)).await.unwrap_err();
+    let nowhere = publisher.publish(&batch("nowhere", 1)).await.unwrap_err();
     assert!(matches!(nowhere, PublishError::Unavailable(_)), "{nowhere:?}");
-    let huge = publisher.publish(batch("fine", 3_000_000)).await.unwrap_err();
+    let huge = publisher.publish(&batch("fine", 3_000_000)).await.unwrap_err();
     assert!(matches!(huge, PublishError::TooLarge { .. }), "{huge:?}");
-    let wrong = publisher.publish(batch("fine thing", 1)).await.unwrap_err();
+    let wrong = publisher.publish(&batch("fine thing", 1)).await.unwrap_err();
     assert!(matches!(wrong, PublishError::Refused { .. } | PublishError::Unavailable(_)), "{wrong:?}");
-    publisher.publish(batch("fine", 1)).await.unwrap();
+    publisher.publish(&batch("fine", 1)).await.unwrap();
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn more_batches_than_the_server_takes_at_a_time_all_get_through() {
 
     let batches = (0..100).map(|batch| {
         let publisher = publisher.clone();
-        async move { publisher.publish((0..300).map(|n| message("s", batch * 300 + n)).collect()).await }
+        async move { publisher.publish(&(0..300).map(|n| message("s", batch * 300 + n)).collect::<Vec<_>>()).await }
     });
     let stored = futures::future::try_join_all(batches).await.unwrap();
 
@@ -195,7 +195,7 @@ async fn a_server_that_crashes_midway_loses_nothing_and_doubles_nothing() {
         let mut batches = 0;
         while !stopped.load(Ordering::Relaxed) {
             let batch: Vec<_> = (0..50).map(|n| message("s", batches * 50 + n)).collect();
-            while let Err(error) = publisher.publish(batch.clone()).await {
+            while let Err(error) = publisher.publish(&batch).await {
                 assert!(error.class().is_transient(), "{error:?}");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

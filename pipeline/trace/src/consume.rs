@@ -151,7 +151,7 @@ pub(crate) async fn bury(publisher: &Publisher, subject: &str, broken: Vec<Broke
         let letter = dead_letter(subject, &message, &why);
         let mut pauses = Pauses::new();
         let kind = loop {
-            match publisher.publish(vec![letter.clone()]).await {
+            match publisher.publish(std::slice::from_ref(&letter)).await {
                 Ok(_) => {
                     tracing::error!(subject = %message.subject, why, dead_letter = subject, "a message cannot be used");
                     break AckKind::Ack;

@@ -102,7 +102,7 @@ fn messages(events: &[TraceEvent]) -> Vec<Outgoing> {
 /// Stores `messages`, however often it takes.
 async fn store(publisher: &Publisher, messages: Vec<Outgoing>) {
     let [mut pause, longest] = BACKOFF;
-    while let Err(error) = publisher.publish(messages.clone()).await {
+    while let Err(error) = publisher.publish(&messages).await {
         if pause >= longest {
             tracing::warn!(error = &error as &dyn std::error::Error, "the trace stream takes nothing; stages wait");
         }

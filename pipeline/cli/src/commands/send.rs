@@ -76,7 +76,7 @@ pub(crate) async fn run(args: &SendArgs, config: &Config) -> anyhow::Result<()> 
         headers: vec![(header::CONTENT_TYPE, format.content_type().to_owned())],
         payload,
     };
-    let stored = Publisher::new(jetstream::new(client)).publish(vec![submission]).await;
+    let stored = Publisher::new(jetstream::new(client)).publish(&[submission]).await;
     let stored = stored.with_context(|| {
         format!("not confirmed: `chasqui trace {id}` tells whether it arrived all the same; if not, send it again")
     })?;

@@ -138,7 +138,7 @@ impl Bench {
         let (since, began) = (Timestamp::now(), Instant::now());
         let publishing = async {
             for batch in batches {
-                self.publisher.publish(batch).await?;
+                self.publisher.publish(&batch).await?;
             }
             anyhow::Ok(())
         };

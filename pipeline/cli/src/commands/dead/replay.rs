@@ -123,7 +123,7 @@ impl Replay {
             Ok(prepared) => prepared.message,
             Err(error) => return Ok(Done::Impossible(error)),
         };
-        match self.publisher.publish(vec![message]).await {
+        match self.publisher.publish(&[message]).await {
             Ok(_) => {}
             Err(error) if error.class() == Class::Permanent => return Ok(Done::Impossible(error.into())),
             Err(error) => return Err(error.into()),
