@@ -19,8 +19,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::{
     self, Context,
-    consumer::{AckPolicy, pull},
-    stream::{Config, RetentionPolicy},
+    consumer::{AckPolicy, PullConsumer, pull},
+    stream::Config,
 };
 use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, Options};
 use chasqui_schemas::{
@@ -28,7 +28,7 @@ use chasqui_schemas::{
     trace::{self, TraceEvent},
 };
 use chasqui_stores::Publisher;
-use chasqui_trace::{MigrateSettings, TraceSink, WriterSettings, migrate, run_receipts, run_writer, writer};
+use chasqui_trace::{MigrateSettings, TraceSink, WriterSettings, migrate, run_receipts, run_writer};
 use clickhouse::Client;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -92,8 +92,7 @@ impl Bench {
             (stream::RECEIPTS, subject::RECEIPTS, Some(stream::RECEIPTS_CONSUMER)),
             (stream::DEAD, subject::DEAD, None),
         ] {
-            let retention = consumer.map_or(RetentionPolicy::Limits, |_| RetentionPolicy::Interest);
-            let config = Config { name: name.into(), subjects: vec![subject.into()], retention, ..Config::default() };
+            let config = Config { name: name.into(), subjects: vec![subject.into()], ..Config::default() };
             let made = self.nats.create_stream(config).await?;
             if let Some(consumer) = consumer {
                 made.create_consumer(pull::Config {
@@ -154,14 +153,19 @@ impl Bench {
 
     /// Waits until everything published is acknowledged.
     pub(crate) async fn drained(&self) -> Result<()> {
+        // By sequence: what the server counts as pending lags a moment behind what it has acknowledged to publishers.
+        let done = async |stream: &'static str, consumer: &'static str| {
+            let last = self.nats.get_stream(stream).await?.cached_info().state.last_sequence;
+            let consumer: PullConsumer = self.nats.get_consumer_from_stream(consumer, stream).await?;
+            anyhow::Ok(consumer.cached_info().ack_floor.stream_sequence >= last)
+        };
         let drained = async {
-            loop {
-                let receipts = self.nats.get_stream(stream::RECEIPTS).await?.cached_info().state.messages;
-                if receipts == 0 && writer::backlog(&self.nats).await? == 0 {
-                    return anyhow::Ok(());
-                }
+            while !(done(stream::RECEIPTS, stream::RECEIPTS_CONSUMER).await?
+                && done(stream::TRACES, stream::TRACES_CONSUMER).await?)
+            {
                 sleep(Duration::from_millis(20)).await;
             }
+            anyhow::Ok(())
         };
         timeout(PATIENCE, drained).await.context("traces were not written")?
     }
