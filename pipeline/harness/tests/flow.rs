@@ -94,7 +94,8 @@ async fn a_producer_in_python_needs_only_nats() -> anyhow::Result<()> {
     };
     if !packages.join("nats").is_dir() {
         let target = packages.to_string_lossy();
-        let install = ["-m", "pip", "install", "--quiet", "--root-user-action=ignore", "--target", &target, "nats-py==2.16.0"];
+        let install =
+            ["-m", "pip", "install", "--quiet", "--root-user-action=ignore", "--target", &target, "nats-py==2.16.0"];
         ensure!(python(&install).status().await?.success(), "pip cannot install nats-py");
     }
     let script = here.join("tests/producer.py");
