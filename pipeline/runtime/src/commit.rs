@@ -6,7 +6,7 @@
 //! After a crash in the middle, the inputs come again and their outputs are published again under the same
 //! message ids, which JetStream takes for repeats.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
@@ -23,8 +23,6 @@ use jiff::Timestamp;
 const FLUSH_MESSAGES: usize = 1_000;
 /// Published at once at the latest when this many bytes are ready.
 const FLUSH_BYTES: usize = 4 * 1024 * 1024;
-/// First and longest pause between tries while the broker takes nothing.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// Shortest deferral: what is due sooner comes a little late.
 const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 /// Longest `Chasqui-Detail`, in bytes.
@@ -85,28 +83,8 @@ impl Batch<'_> {
     async fn flush(&mut self) -> Result<(), PublishError> {
         (self.messages, self.bytes) = (0, 0);
         let streams = std::mem::take(&mut self.by_stream);
-        let publishing = streams.into_iter().map(|(stream, messages)| publish(self.publisher, stream, messages));
+        let publishing = streams.values().map(|messages| self.publisher.insist(messages));
         join_all(publishing).await.into_iter().collect()
-    }
-}
-
-/// Publishes until it is stored or can never be.
-async fn publish(publisher: &Publisher, stream: &str, messages: Vec<Outgoing>) -> Result<(), PublishError> {
-    let [mut pause, longest] = BACKOFF;
-    loop {
-        match publisher.publish(&messages).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.class().is_transient() => {
-                if pause >= longest {
-                    tracing::warn!(stream, error = &error as &dyn std::error::Error, "waiting for the broker");
-                } else {
-                    tracing::debug!(stream, error = &error as &dyn std::error::Error, "waiting for the broker");
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(longest);
-            }
-            Err(error) => return Err(error),
-        }
     }
 }
 

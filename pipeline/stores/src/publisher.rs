@@ -59,6 +59,8 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 const GRACE_AFTER_RECONNECT: Duration = Duration::from_millis(500);
 /// How often a waiting exchange looks whether there was a reconnect.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// First and longest pause between tries of [`Publisher::insist`].
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// When to try again after an answer that did not come.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -185,6 +187,28 @@ impl Publisher {
             rest = later;
         }
         Ok(stored)
+    }
+
+    /// The same, repeated for as long as the stream is full or the broker is away.
+    ///
+    /// # Errors
+    /// Only what no repeat can mend.
+    pub async fn insist(&self, messages: &[Outgoing]) -> Result<(), PublishError> {
+        let [mut pause, longest] = PAUSES;
+        while let Err(error) = self.publish(messages).await {
+            if !error.class().is_transient() {
+                return Err(error);
+            }
+            let subject = messages.first().map(|message| message.subject.as_str());
+            if pause >= longest {
+                tracing::warn!(subject, error = &error as &dyn Error, "waiting for the broker");
+            } else {
+                tracing::debug!(subject, error = &error as &dyn Error, "waiting for the broker");
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+        Ok(())
     }
 
     /// Publishes one batch within bounded time.

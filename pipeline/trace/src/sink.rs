@@ -22,8 +22,8 @@ const QUEUED_CALLS: usize = 256;
 const EVENTS_PER_MESSAGE: usize = 500;
 /// Largest message, in bytes; events are larger than usual where a submission was wrong in many ways.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
-/// First and longest pause between tries while the broker takes nothing.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// Pause after a refusal, which only an operator can mend.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// Records trace events durably. Clones share one stream of batches.
 #[derive(Debug, Clone)]
@@ -101,13 +101,9 @@ fn messages(events: &[TraceEvent]) -> Vec<Outgoing> {
 
 /// Stores `messages`, however often it takes.
 async fn store(publisher: &Publisher, messages: Vec<Outgoing>) {
-    let [mut pause, longest] = BACKOFF;
-    while let Err(error) = publisher.publish(&messages).await {
-        if pause >= longest {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the trace stream takes nothing; stages wait");
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(longest);
+    while let Err(error) = publisher.insist(&messages).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "the trace stream refuses events; stages wait");
+        tokio::time::sleep(REFUSED).await;
     }
 }
 

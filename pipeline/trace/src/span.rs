@@ -84,7 +84,11 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
                 .attributes
                 .extend(violations.iter().enumerate().map(|(i, text)| (format!("violation.{i}"), text.clone())));
         }
-        Verdict::Dead { detail, .. } => event.attributes.push(("detail".to_owned(), detail.clone())),
+        Verdict::Dead { detail, .. } => {
+            // A stage may have told a part of it; a key stands once.
+            event.attributes.retain(|(key, _)| key != "detail");
+            event.attributes.push(("detail".to_owned(), detail.clone()));
+        }
         Verdict::Defer { until, .. } => event.attributes.push(("until".to_owned(), until.to_string())),
         Verdict::Retry { after, .. } => {
             event.attributes.push(("retry_after_ms".to_owned(), after.as_millis().to_string()));

@@ -116,10 +116,6 @@ fn words(delivery: &Delivery, answer: &Answer) -> String {
 
 /// Adds what the provider said to the trace.
 fn explain(mut decision: Decision, answer: &Answer) -> Decision {
-    if let Verdict::Retry { after, .. } = &decision.verdict {
-        let after_ms = after.as_millis().to_string();
-        decision = decision.with("retry_after_ms", after_ms);
-    }
     for (key, value) in
         [("code", &answer.code), ("detail", &answer.detail), ("provider_message_id", &answer.message_id)]
     {
