@@ -89,7 +89,7 @@ pub enum ConfigError {
     #[error("{key}: the file cannot be used")]
     File {
         /// The setting that names it.
-        key: &'static str,
+        key: String,
         /// Why.
         #[source]
         source: std::io::Error,

@@ -35,9 +35,11 @@
 
 mod attempt;
 pub mod config;
+pub mod http;
 pub mod providers;
 mod redact;
 pub mod retry;
+pub mod secret;
 mod stage;
 #[cfg(test)]
 mod testing;

@@ -67,7 +67,7 @@ impl Sandbox {
     pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
         let open = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
         let log = config.log.as_ref().map(open).transpose();
-        let log = log.map_err(|source| ConfigError::File { key: "send.sandbox.log", source })?;
+        let log = log.map_err(|source| ConfigError::File { key: "send.sandbox.log".to_owned(), source })?;
         Ok(Sandbox { latency: Duration::from_millis(config.latency_ms), log, clock })
     }
 

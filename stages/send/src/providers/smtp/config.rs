@@ -67,7 +67,7 @@ impl Config {
                 ConfigError::invalid("send.smtp.password_env", format!("the environment variable `{name}` is not set"))
             })?,
             (Some(_), None, Some(path)) => std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::File { key: "send.smtp.password_file", source })?,
+                .map_err(|source| ConfigError::File { key: "send.smtp.password_file".to_owned(), source })?,
             _ => {
                 let problem = "needs one of `password_env` and `password_file`, and they need it";
                 return Err(ConfigError::invalid("send.smtp.username", problem));
