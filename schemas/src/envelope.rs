@@ -1,9 +1,14 @@
 //! The envelope between stages: MessagePack, `[version, body]`, body as a map by field name.
 //!
+//! Under load one JetStream message carries many envelopes: a *bundle*, a MessagePack array of `bin`, each of them one
+//! whole envelope. What the server does per message (store, fsync, deliver, acknowledge) is then done once for all of
+//! them. A single envelope travels as it is.
+//!
 //! Guarantee: a reader accepts its own version and the one before, so that processes can be upgraded one by
 //! one; a later version is told apart from garbage, so that the message can wait for a newer process.
 //! Hostile input costs no memory: declared lengths are not trusted, nesting is bounded.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version that this build writes. A field that older readers may ignore needs no new version.
@@ -50,6 +55,31 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     reader.set_max_depth(MAX_DEPTH);
     let (_, body) = <(u16, T)>::deserialize(&mut reader).map_err(|e| DecodeError::NotAnEnvelope(Some(e)))?;
     Ok(body)
+}
+
+/// One message of several envelopes, or the only one as it is.
+///
+/// # Errors
+/// As [`encode`].
+pub fn bundle(envelopes: Vec<Vec<u8>>) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+    match <[Vec<u8>; 1]>::try_from(envelopes) {
+        Ok([only]) => Ok(only),
+        Err(envelopes) => {
+            rmp_serde::to_vec(&envelopes.iter().map(|each| serde_bytes::Bytes::new(each)).collect::<Vec<_>>())
+        }
+    }
+}
+
+/// The envelopes of a message: those of a bundle, or the one that it is. What is neither is returned whole, for
+/// [`decode`] to say so.
+pub fn unbundle(message: &Bytes) -> Vec<Bytes> {
+    if version(message).is_none()
+        && let Ok(envelopes) = rmp_serde::from_slice::<Vec<&serde_bytes::Bytes>>(message)
+        && !envelopes.is_empty()
+    {
+        return envelopes.into_iter().map(|each| message.slice_ref(each)).collect();
+    }
+    vec![message.clone()]
 }
 
 /// The version of an envelope, read without its body: a two-element array that begins with an integer.
@@ -139,6 +169,20 @@ mod tests {
                 metadata: BTreeMap::new(), overrides: serde_json::Map::new(), provider: String::new(), attempt, pass: 0,
             };
             prop_assert_eq!(decode::<Delivery>(&encode(&original).unwrap()).unwrap(), original);
+        }
+
+        #[test]
+        fn a_bundle_comes_apart_as_it_was_put_together(bodies in proptest::collection::vec(".{0,80}", 1..300)) {
+            let envelopes: Vec<_> = bodies.iter().map(|body| encode(body).unwrap()).collect();
+            let message = Bytes::from(bundle(envelopes.clone()).unwrap());
+            prop_assert_eq!(unbundle(&message), envelopes);
+        }
+
+        #[test]
+        fn noise_is_not_a_bundle_that_hides_anything(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let message = Bytes::from(bytes);
+            let parts = unbundle(&message);
+            prop_assert!(parts == [message.clone()] || parts.iter().map(Bytes::len).sum::<usize>() < message.len());
         }
 
         #[test]

@@ -56,6 +56,14 @@ pub fn span(trace_id: Uuid, step: &str, delivery_id: Option<Uuid>, attempt: u32)
     u64::from_be_bytes(first(&digest)).max(1)
 }
 
+/// The message id of a bundle: of its only message, or a hash of those of its messages.
+pub fn bundle(message_ids: &[String]) -> String {
+    match message_ids {
+        [only] => only.clone(),
+        several => claim(&several.iter().map(String::as_str).collect::<Vec<_>>()),
+    }
+}
+
 /// The message id of a claim: 128 bits, short because the server keeps it in memory for the whole window.
 pub fn claim(parts: &[&str]) -> String {
     let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();

@@ -1,6 +1,6 @@
 //! Receipts and engagement: what providers and apps report after the send, on `notify.receipt.<kind>.<channel>`.
 //!
-//! JSON. Late, repeated and out-of-order receipts are normal and harmless.
+//! JSON: one receipt, or an array of receipts of the same kind and channel. Late, repeated and out-of-order receipts are normal and harmless.
 
 use std::{fmt, str::FromStr};
 
@@ -115,4 +115,16 @@ pub struct Receipt {
     /// Who opened or clicked.
     #[serde(default)]
     pub by: Actor,
+}
+
+/// The receipts of a message: one, or an array.
+///
+/// # Errors
+/// Where it is neither.
+pub fn read(payload: &[u8]) -> Result<Vec<Receipt>, serde_json::Error> {
+    if payload.trim_ascii_start().starts_with(b"[") {
+        serde_json::from_slice(payload)
+    } else {
+        Ok(vec![serde_json::from_slice(payload)?])
+    }
 }

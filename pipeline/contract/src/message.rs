@@ -26,10 +26,17 @@ pub struct IncomingMessage {
     pub stored_at: Timestamp,
     /// Its sequence in the stream: the same at every redelivery.
     pub sequence: u64,
+    /// Its place in the bundle it came in, zero where it came alone: the same at every redelivery.
+    pub index: usize,
 }
 
 /// What a stage takes in: read from an [`IncomingMessage`], traceable.
 pub trait Message: Sized + Send + 'static {
+    /// The messages that one payload carries: one, unless stages bundle them.
+    fn split(payload: &Bytes) -> Vec<Bytes> {
+        envelope::unbundle(payload)
+    }
+
     /// Reads it.
     ///
     /// # Errors
@@ -73,6 +80,11 @@ pub struct Submitted {
 }
 
 impl Message for Submitted {
+    /// A producer's bytes are its own.
+    fn split(payload: &Bytes) -> Vec<Bytes> {
+        vec![payload.clone()]
+    }
+
     fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError> {
         let (lane, app) =
             chasqui_schemas::subject::parse_submit(&incoming.subject).ok_or(DecodeError::NotAnEnvelope(None))?;

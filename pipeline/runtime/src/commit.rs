@@ -1,16 +1,19 @@
 //! Performs decisions. Outputs and trace events are stored (PubAck received) before the input is acknowledged.
 //!
-//! What a batch of decisions publishes goes out as one atomic batch per stream, and its trace events as one message,
-//! together with those of other stages; with `sync_interval: always` that is one fsync each, whatever the size of the batch.
+//! What a batch of decisions forwards to one queue goes there as bundles of up to [`BUNDLE_MESSAGES`]: one JetStream
+//! message, one fsync, one delivery and one acknowledgement for all of them, which is most of what the server's work
+//! on a notification comes to. The same for its receipts, and for its trace events, which go together with those of
+//! other stages.
 //!
-//! After a crash in the middle, the inputs come again and their outputs are published again under the same
-//! message ids, which JetStream takes for repeats.
+//! After a crash in the middle, the inputs come again and their outputs are published again: under the same message
+//! ids, which JetStream takes for repeats, or bundled otherwise, which the stages' idempotence takes care of: the
+//! ledger lets each notification, and each attempt, through once.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
-use chasqui_schemas::{Reason, Stage, header, stream, subject, trace::TraceEvent};
+use chasqui_schemas::{Reason, Receipt, Stage, envelope, header, id, stream, subject, trace::TraceEvent};
 use chasqui_stores::publisher::{Outgoing, PublishError, Publisher};
 use chasqui_trace::{
     TraceSink,
@@ -19,6 +22,10 @@ use chasqui_trace::{
 use futures::future::join_all;
 use jiff::Timestamp;
 
+/// Most messages in a bundle: more would save little, and hold up the first for the last.
+pub const BUNDLE_MESSAGES: usize = 128;
+/// Most bytes in a bundle of several: bounds what one message of a queue can take.
+const BUNDLE_BYTES: usize = 128 * 1024;
 /// Published at once at the latest when this many are ready: the broker's limit for a batch (ADR-50).
 const FLUSH_MESSAGES: usize = 1_000;
 /// Published at once at the latest when this many bytes are ready.
@@ -39,8 +46,9 @@ pub struct Decided {
     pub context: Context,
     /// When it was decided.
     pub timing: Timing,
-    /// The decision.
-    pub decision: Decision,
+    /// The decision. None: it came in a bundle so often that another message in it may be what kills the workers;
+    /// it goes back to its queue alone.
+    pub decision: Option<Decision>,
 }
 
 /// Publishes everything that `batch` asks for, however long the broker refuses or is away.
@@ -54,7 +62,7 @@ pub async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, bat
     for decided in batch {
         if let Err(error) = publish_all(publisher, traces, stage, std::slice::from_ref(decided)).await {
             tracing::error!(%stage, error = &error as &dyn std::error::Error, "decision cannot be stored: dead letter");
-            decided.decision = Decision::dead(Reason::TooLarge, error.to_string());
+            decided.decision = Some(Decision::dead(Reason::TooLarge, error.to_string()));
             if let Err(error) = publish_all(publisher, traces, stage, std::slice::from_ref(decided)).await {
                 // Nothing of it fits: the trace at least must say so, and it has no content of the message.
                 tracing::error!(%stage, error = &error as &dyn std::error::Error, "dead letter cannot be stored");
@@ -66,22 +74,87 @@ pub async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, bat
 /// Messages by stream, sent off before they grow too large.
 struct Batch<'a> {
     publisher: &'a Publisher,
+    bundles: BTreeMap<(&'static str, String), Bundle>,
+    receipts: BTreeMap<String, Vec<(String, Receipt)>>,
     by_stream: BTreeMap<&'static str, Vec<Outgoing>>,
     messages: usize,
     bytes: usize,
 }
 
+/// What goes to one queue.
+#[derive(Default)]
+struct Bundle {
+    ids: Vec<String>,
+    envelopes: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
 impl Batch<'_> {
     async fn push(&mut self, stream: &'static str, message: Outgoing) -> Result<(), PublishError> {
-        self.messages += 1;
-        self.bytes += message.payload.len();
+        let bytes = message.payload.len();
         self.by_stream.entry(stream).or_default().push(message);
+        self.count(bytes).await
+    }
+
+    async fn forward(&mut self, stream: &'static str, output: &Output, next: Stage) -> Result<(), PublishError> {
+        let envelope = output.encode().map_err(unencodable)?;
+        let bytes = envelope.len();
+        let key = (stream, output.subject(next));
+        let full = |bundle: &Bundle| bundle.ids.len() == BUNDLE_MESSAGES || bundle.bytes + bytes > BUNDLE_BYTES;
+        if let Some(bundle) = self.bundles.get_mut(&key)
+            && full(bundle)
+        {
+            let bundle = std::mem::take(bundle);
+            self.close(key.clone(), bundle)?;
+        }
+        let bundle = self.bundles.entry(key).or_default();
+        bundle.ids.push(output.message_id());
+        bundle.envelopes.push(envelope);
+        bundle.bytes += bytes;
+        self.count(bytes).await
+    }
+
+    async fn receipt(&mut self, subject: String, receipt: &Receipt, id: String) -> Result<(), PublishError> {
+        let receipts = self.receipts.entry(subject).or_default();
+        receipts.push((id, receipt.clone()));
+        self.count(size_of::<Receipt>()).await
+    }
+
+    async fn count(&mut self, bytes: usize) -> Result<(), PublishError> {
+        self.messages += 1;
+        self.bytes += bytes;
         if self.messages >= FLUSH_MESSAGES || self.bytes >= FLUSH_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    fn close(&mut self, (stream, subject): (&'static str, String), bundle: Bundle) -> Result<(), PublishError> {
+        if !bundle.ids.is_empty() {
+            let message_id = Some(id::bundle(&bundle.ids));
+            let payload = envelope::bundle(bundle.envelopes).map_err(unencodable)?.into();
+            let message = Outgoing { subject, message_id, headers: vec![], payload };
+            self.by_stream.entry(stream).or_default().push(message);
+        }
+        Ok(())
     }
 
     /// Streams do not wait for each other.
     async fn flush(&mut self) -> Result<(), PublishError> {
         (self.messages, self.bytes) = (0, 0);
+        for (queue, bundle) in std::mem::take(&mut self.bundles) {
+            self.close(queue, bundle)?;
+        }
+        for (subject, receipts) in std::mem::take(&mut self.receipts) {
+            for receipts in receipts.chunks(BUNDLE_MESSAGES) {
+                let (ids, receipts): (Vec<_>, Vec<_>) = receipts.iter().cloned().unzip();
+                let payload = match &receipts[..] {
+                    [only] => serde_json::to_vec(only),
+                    several => serde_json::to_vec(several),
+                };
+                let payload = payload.map_err(unencodable)?.into();
+                let message =
+                    Outgoing { subject: subject.clone(), message_id: Some(id::bundle(&ids)), headers: vec![], payload };
+                self.by_stream.entry(stream::RECEIPTS).or_default().push(message);
+            }
+        }
         let streams = std::mem::take(&mut self.by_stream);
         let publishing = streams.values().map(|messages| self.publisher.insist(messages));
         join_all(publishing).await.into_iter().collect()
@@ -94,23 +167,49 @@ async fn publish_all(
     stage: Stage,
     batch: &[Decided],
 ) -> Result<(), PublishError> {
-    let mut out = Batch { publisher, by_stream: BTreeMap::new(), messages: 0, bytes: 0 };
+    let mut out = Batch {
+        publisher,
+        bundles: BTreeMap::new(),
+        receipts: BTreeMap::new(),
+        by_stream: BTreeMap::new(),
+        messages: 0,
+        bytes: 0,
+    };
     let mut events: Vec<TraceEvent> = Vec::with_capacity(batch.len());
     for decided in batch {
-        perform(&mut out, stage, decided).await?;
-        events.extend(span::of_decision(stage, &decided.context, &decided.timing, &decided.decision));
+        let Some(decision) = &decided.decision else {
+            out.push(stream::of_stage(stage), alone(&decided.incoming)).await?;
+            continue;
+        };
+        perform(&mut out, stage, decided, decision).await?;
+        events.extend(span::of_decision(stage, &decided.context, &decided.timing, decision));
     }
     // Neither waits for the other; the input is acknowledged after both.
     tokio::join!(out.flush(), traces.record(events)).0
 }
 
+/// A message of a bundle, back to its queue without the others.
+fn alone(incoming: &IncomingMessage) -> Outgoing {
+    Outgoing {
+        subject: incoming.subject.clone(),
+        message_id: Some(format!("alone.{}.{}", incoming.sequence, incoming.index)),
+        headers: vec![],
+        payload: incoming.payload.clone(),
+    }
+}
+
 /// What one decision publishes, traces apart.
-async fn perform(out: &mut Batch<'_>, stage: Stage, decided: &Decided) -> Result<(), PublishError> {
-    match &decided.decision.verdict {
+async fn perform(
+    out: &mut Batch<'_>,
+    stage: Stage,
+    decided: &Decided,
+    decision: &Decision,
+) -> Result<(), PublishError> {
+    match &decision.verdict {
         Verdict::Forward(outputs) => {
             if let Some(next) = stage.next() {
                 for output in outputs {
-                    out.push(stream::of_stage(next), forwarded(output, next)?).await?;
+                    out.forward(stream::of_stage(next), output, next).await?;
                 }
             }
         }
@@ -134,27 +233,16 @@ async fn perform(out: &mut Batch<'_>, stage: Stage, decided: &Decided) -> Result
         }
         Verdict::Sent | Verdict::Suppress(_) | Verdict::Bounce(_) => {}
     }
-    for (kind, receipt) in &decided.decision.receipts {
+    for (kind, receipt) in &decision.receipts {
         let channel = decided.context.channel.parse().unwrap_or(chasqui_schemas::Channel::Push);
-        let payload = serde_json::to_vec(receipt).map_err(unencodable)?.into();
-        let message_id = Some(format!("{}.{kind}.{}", receipt.delivery_id.simple(), receipt.by.as_str()));
-        let message = Outgoing { subject: subject::receipt(*kind, channel), message_id, headers: vec![], payload };
-        out.push(stream::RECEIPTS, message).await?;
+        let id = format!("{}.{kind}.{}", receipt.delivery_id.simple(), receipt.by.as_str());
+        out.receipt(subject::receipt(*kind, channel), receipt, id).await?;
     }
     Ok(())
 }
 
 fn unencodable(error: impl std::error::Error + Send + Sync + 'static) -> PublishError {
     PublishError::Refused { code: 0, description: error.to_string() }
-}
-
-fn forwarded(output: &Output, next: Stage) -> Result<Outgoing, PublishError> {
-    Ok(Outgoing {
-        subject: output.subject(next),
-        message_id: Some(output.message_id()),
-        headers: vec![],
-        payload: output.encode().map_err(unencodable)?.into(),
-    })
 }
 
 /// A JetStream message schedule (ADR-51): at `until` the broker publishes it to [`subject::due`], from where
@@ -196,7 +284,12 @@ fn dead_letter(stage: Stage, decided: &Decided, reason: Reason, detail: &str) ->
     headers.extend(incoming.content_type.clone().map(|kind| (header::CONTENT_TYPE, kind)));
     Outgoing {
         subject: subject::dead(stage),
-        message_id: Some(format!("{stage}.{}.{}", incoming.stored_at.as_nanosecond(), incoming.sequence)),
+        message_id: Some(format!(
+            "{stage}.{}.{}.{}",
+            incoming.stored_at.as_nanosecond(),
+            incoming.sequence,
+            incoming.index
+        )),
         headers,
         payload: incoming.payload.clone(),
     }

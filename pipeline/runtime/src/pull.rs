@@ -34,8 +34,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_millis(2_500);
 /// After a request that ended without bringing anything, wait this long before asking again.
 const REFUSED: Duration = Duration::from_millis(500);
-/// Most bytes held, and most bytes asked for at once: a megabyte message times a window would be too much.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Most bytes held, and most bytes asked for at once. It must be more than the largest message; with less than that
+/// left, the server would end the request without one.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// A message taken from a consumer, not acknowledged yet.
 #[derive(Debug)]
@@ -192,6 +193,7 @@ impl Puller {
             payload: message.payload,
             stored_at,
             sequence,
+            index: 0,
         };
         Some(Pulled { incoming, delivered })
     }

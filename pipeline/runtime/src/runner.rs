@@ -15,7 +15,9 @@
 //! - **Bounded**: at most `window` messages per lane are here, in whatever state. A full queue behind the
 //!   stage therefore fills the one before it. A lane whose commit waits does not hold up the others.
 //! - **Poison ends**: a message that does not decode, or that makes the stage panic, is a dead letter; so is
-//!   one that was handed out `max_deliveries` times, since it may be what kills the workers.
+//!   one that was handed out `max_deliveries` times, since it may be what kills the workers. Of a bundle handed out so
+//!   often, each message first goes back to the queue alone, so that one is dead and not all.
+//! - **A bundle is its messages**: each is decided and committed on its own; the bundle is acknowledged after the last.
 //! - **Space comes back**: what is acknowledged is removed from its queue within seconds, many at a time
 //!   ([`chasqui_stores::release`]).
 //! - **Deadlines move**: every message that is here has its acknowledgement deadline extended while work goes
@@ -24,7 +26,7 @@
 //!   `drain`; what is not finished by then comes again elsewhere.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     panic::AssertUnwindSafe,
     sync::Arc,
     task::Poll,
@@ -115,7 +117,14 @@ pub async fn run_stage<S: Stage>(
         let opened = Puller::open(&broker.client, stream, &consumer).await;
         let puller = opened.map_err(|source| RunError::Open { stream, consumer: consumer.clone(), source })?;
         releasing.spawn(keep_releasing(jetstream::new(broker.client.clone()), stream, consumer));
-        lanes.push(LaneState { puller, ready: VecDeque::new(), deciding: 0, decided: Vec::new(), committing: false });
+        lanes.push(LaneState {
+            puller,
+            open: HashMap::new(),
+            ready: VecDeque::new(),
+            deciding: 0,
+            decided: Vec::new(),
+            committing: false,
+        });
     }
     let picker = Lanes::new(settings.weights, settings.slots, settings.reserved);
     let deciding = FuturesUnordered::new();
@@ -130,10 +139,56 @@ pub async fn run_stage<S: Stage>(
 
 struct LaneState {
     puller: Puller,
-    ready: VecDeque<Pulled>,
+    /// What was pulled and not settled, by sequence.
+    open: HashMap<u64, Open>,
+    ready: VecDeque<Item>,
     deciding: usize,
     decided: Vec<Decided>,
     committing: bool,
+}
+
+/// A pulled message: alone, or a bundle of several.
+struct Open {
+    /// Messages of it that are neither committed nor put back.
+    left: usize,
+    /// Whether work on one of them has begun.
+    begun: bool,
+    /// What to tell the broker when none is left.
+    how: AckKind,
+}
+
+/// One message of those pulled.
+struct Item {
+    incoming: IncomingMessage,
+    delivered: u32,
+    /// Whether others came with it.
+    bundled: bool,
+}
+
+impl LaneState {
+    fn pulled<M: Message>(&mut self, Pulled { incoming, delivered }: Pulled) {
+        let payloads = M::split(&incoming.payload);
+        let (left, bundled) = (payloads.len(), payloads.len() > 1);
+        self.open.insert(incoming.sequence, Open { left, begun: false, how: AckKind::Ack });
+        self.ready.extend(payloads.into_iter().enumerate().map(|(index, payload)| {
+            let incoming = IncomingMessage { payload, index, ..incoming.clone() };
+            Item { incoming, delivered, bundled }
+        }));
+    }
+
+    /// One message fewer of what was pulled as `sequence`; `how` is kept where it is no acknowledgement.
+    async fn done(&mut self, sequence: u64, how: AckKind) {
+        let Some(open) = self.open.get_mut(&sequence) else { return };
+        open.left -= 1;
+        if !matches!(how, AckKind::Ack) {
+            open.how = how;
+        }
+        if open.left == 0
+            && let Some(open) = self.open.remove(&sequence)
+        {
+            self.puller.settle(sequence, open.how).await;
+        }
+    }
 }
 
 /// What became of a message in the stage.
@@ -222,14 +277,14 @@ impl<S: Stage> Runner<S> {
 
     async fn take(&mut self, event: Event) {
         match event {
-            Event::Pulled(lane, pulled) => self.lanes[lane].ready.push_back(pulled),
+            Event::Pulled(lane, pulled) => self.lanes[lane].pulled::<S::Input>(pulled),
             Event::Outcome(lane, outcome) => {
                 let lane = &mut self.lanes[lane];
                 lane.deciding -= 1;
                 match outcome {
                     Outcome::Decided(decided) => lane.decided.push(*decided),
                     Outcome::PutBack(sequence, after) => {
-                        lane.puller.settle(sequence, AckKind::Nak(Some(after))).await;
+                        lane.done(sequence, AckKind::Nak(Some(after))).await;
                     }
                 }
             }
@@ -237,7 +292,7 @@ impl<S: Stage> Runner<S> {
                 let lane = &mut self.lanes[lane];
                 lane.committing = false;
                 for sequence in sequences {
-                    lane.puller.settle(sequence, AckKind::Ack).await;
+                    lane.done(sequence, AckKind::Ack).await;
                 }
             }
             Event::Tick => {
@@ -255,12 +310,15 @@ impl<S: Stage> Runner<S> {
             let busy = std::array::from_fn(|lane| self.lanes[lane].deciding);
             let Some(lane) = self.picker.next(ready, busy) else { return };
             let state = &mut self.lanes[lane.index()];
-            let Some(pulled) = state.ready.pop_front() else { return };
+            let Some(item) = state.ready.pop_front() else { return };
+            if let Some(open) = state.open.get_mut(&item.incoming.sequence) {
+                open.begun = true;
+            }
             state.deciding += 1;
             let (stage, clock) = (Arc::clone(&self.stage), Arc::clone(&self.broker.clock));
             let max_deliveries = self.settings.max_deliveries;
             self.deciding.push(Box::pin(async move {
-                (lane.index(), decide(&*stage, &*clock, pulled, lane, max_deliveries).await)
+                (lane.index(), decide(&*stage, &*clock, item, lane, max_deliveries).await)
             }));
         }
     }
@@ -301,11 +359,13 @@ impl<S: Stage> Runner<S> {
         let deadline = Instant::now() + self.settings.drain;
         for lane in &mut self.lanes {
             lane.puller.close().await;
-            while let Some(pulled) = lane.ready.pop_front() {
-                lane.puller.settle(pulled.incoming.sequence, AckKind::Nak(None)).await;
+            lane.ready.retain(|item| lane.open.get(&item.incoming.sequence).is_some_and(|open| open.begun));
+            for sequence in lane.open.extract_if(|_, open| !open.begun).map(|(sequence, _)| sequence) {
+                lane.puller.settle(sequence, AckKind::Nak(None)).await;
             }
         }
         loop {
+            self.start_decisions();
             self.start_commits();
             if self.deciding.is_empty() && self.committing.is_empty() {
                 break;
@@ -337,15 +397,17 @@ impl<S: Stage> Runner<S> {
 }
 
 /// Asks the stage, until it has an answer.
-async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, pulled: Pulled, lane: Lane, max_deliveries: u32) -> Outcome {
-    let Pulled { incoming, delivered } = pulled;
+async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, max_deliveries: u32) -> Outcome {
+    let Item { incoming, delivered, bundled } = item;
     let started_at = clock.now();
     let began = Instant::now();
     let mut context = None;
-    let decision = if delivered > max_deliveries {
-        Decision::dead(Reason::DeliveriesExhausted, format!("handed out {delivered} times without an end"))
+    let decision = if delivered > max_deliveries && bundled {
+        None
+    } else if delivered > max_deliveries {
+        Some(Decision::dead(Reason::DeliveriesExhausted, format!("handed out {delivered} times without an end")))
     } else {
-        loop {
+        Some(loop {
             let input = match S::Input::read(&incoming) {
                 Ok(input) => input,
                 Err(DecodeError::Newer { .. }) => return Outcome::PutBack(incoming.sequence, NEWER_VERSION_PAUSE),
@@ -361,10 +423,10 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, pulled: Pulled, lane: La
                 },
                 Err(panic) => break Decision::dead(Reason::Panicked, panic_text(&*panic)),
             }
-        }
+        })
     };
     let context = context.unwrap_or_else(|| unread_context(&incoming, lane));
-    if let Verdict::Dead { reason, detail } = &decision.verdict {
+    if let Some(Decision { verdict: Verdict::Dead { reason, detail }, .. }) = &decision {
         tracing::warn!(stage = %S::STAGE, trace_id = %context.trace_id, %reason, detail, "dead letter");
     }
     let timing = Timing { stored_at: incoming.stored_at, started_at, took: began.elapsed() };

@@ -124,8 +124,10 @@ impl Bench {
         let mut users = BTreeMap::new();
         for sequence in state.first_sequence..=state.last_sequence {
             let message = stream.get_raw_message(sequence).await.unwrap();
-            let notification: Notification = envelope::decode(&message.payload).unwrap();
-            *users.entry(notification.recipient.user().unwrap().to_owned()).or_default() += 1;
+            for each in envelope::unbundle(&message.payload) {
+                let notification: Notification = envelope::decode(&each).unwrap();
+                *users.entry(notification.recipient.user().unwrap().to_owned()).or_default() += 1;
+            }
         }
         users
     }

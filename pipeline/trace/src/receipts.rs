@@ -9,6 +9,7 @@
 use async_nats::jetstream::{Context, Message, message::Acker};
 use chasqui_schemas::{
     Channel, Receipt, ReceiptKind, id, stream, subject,
+    receipt,
     trace::{State, Status, TraceEvent},
 };
 use chasqui_stores::Publisher;
@@ -90,8 +91,8 @@ impl Batch {
             .and_then(|info| Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).ok())
             .unwrap_or_default();
         match read(&message.subject, &message.payload, stored_at) {
-            Ok(event) => {
-                self.events.push(event);
+            Ok(events) => {
+                self.events.extend(events);
                 self.held.push(message.split().1);
             }
             Err(why) => self.broken.push(Broken { message, why }),
@@ -99,17 +100,21 @@ impl Batch {
     }
 }
 
-/// The event of a receipt published on `subject` and stored at `stored_at`; else what is wrong with it.
-pub fn read(subject: &str, payload: &[u8], stored_at: Timestamp) -> Result<TraceEvent, String> {
+/// The events of the receipt, or the array of receipts, published on `subject` and stored at `stored_at`; else what
+/// is wrong with it.
+pub fn read(subject: &str, payload: &[u8], stored_at: Timestamp) -> Result<Vec<TraceEvent>, String> {
     let (kind, channel) = parse_subject(subject).ok_or("the subject is not notify.receipt.<kind>.<channel>")?;
-    let receipt: Receipt = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-    if receipt.notification_id.get_version_num() != 7 {
-        return Err("notification_id is not one of Chasqui's".to_owned());
-    }
-    if receipt.delivery_id.is_nil() {
-        return Err("delivery_id is nil".to_owned());
-    }
-    Ok(event(kind, channel, &receipt, stored_at))
+    let receipts = receipt::read(payload).map_err(|error| error.to_string())?;
+    let event = |receipt: Receipt| {
+        if receipt.notification_id.get_version_num() != 7 {
+            return Err("notification_id is not one of Chasqui's".to_owned());
+        }
+        if receipt.delivery_id.is_nil() {
+            return Err("delivery_id is nil".to_owned());
+        }
+        Ok(event(kind, channel, &receipt, stored_at))
+    };
+    receipts.into_iter().map(event).collect()
 }
 
 fn parse_subject(subject: &str) -> Option<(ReceiptKind, Channel)> {
@@ -194,7 +199,8 @@ mod tests {
     }
 
     fn read_it(subject: &str, receipt: &Receipt, stored_at: i64) -> Result<TraceEvent, String> {
-        read(subject, &serde_json::to_vec(receipt).unwrap(), seconds(stored_at))
+        let mut events = read(subject, &serde_json::to_vec(receipt).unwrap(), seconds(stored_at))?;
+        Ok(events.remove(0))
     }
 
     #[test]
@@ -217,6 +223,17 @@ mod tests {
         let span = |receipt| read_it("notify.receipt.opened.email", receipt, SUBMITTED + 9).unwrap().span_id;
         assert_eq!(span(&human), span(&later));
         assert_ne!(span(&human), span(&receipt()));
+    }
+
+    #[test]
+    fn an_array_is_as_many_receipts_and_one_bad_one_is_told() {
+        let good = serde_json::to_value(receipt()).unwrap();
+        let bad = serde_json::json!({ "delivery_id": Uuid::nil(), "notification_id": receipt().notification_id });
+        let read = |receipts: serde_json::Value| {
+            read("notify.receipt.opened.email", receipts.to_string().as_bytes(), seconds(SUBMITTED))
+        };
+        assert_eq!(read(serde_json::json!([good, good])).unwrap().len(), 2);
+        assert_eq!(read(serde_json::json!([good, bad])).unwrap_err(), "delivery_id is nil");
     }
 
     #[test]

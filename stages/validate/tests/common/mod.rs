@@ -24,6 +24,7 @@ pub(crate) fn submitted(content_type: Option<&str>, payload: impl Into<Bytes>) -
             traceparent: None,
             stored_at: "2026-03-01T12:00:00Z".parse().unwrap(),
             sequence: 7,
+            index: 0,
         },
     }
 }

@@ -107,18 +107,22 @@ impl Bench {
         Ok(())
     }
 
-    /// Sends `count` notifications through, and listens how large a message between stages is on average, in bytes.
+    /// Sends `count` notifications through, and listens how many bytes each is between stages on average.
     pub(super) async fn warm_up(&self, count: u32, worker: &mut Worker, bar: &ProgressBar) -> anyhow::Result<usize> {
-        let stages = Stage::ALL.into_iter().filter(|stage| *stage != Stage::Validate);
-        let mut listening = JoinSet::new();
-        for stage in stages {
-            let messages = self.client.subscribe(subject::all_of(stage)).await?;
-            listening.spawn(messages.take(count as usize).map(|message| message.payload.len()).collect::<Vec<_>>());
+        let mut listening = Vec::new();
+        for stage in Stage::ALL.into_iter().filter(|stage| *stage != Stage::Validate) {
+            listening.push(self.client.subscribe(subject::all_of(stage)).await?);
         }
+        let hops = count as usize * listening.len();
         self.throughput(count, worker, [None; 3], bar).await?;
-        let heard = tokio::time::timeout(PATIENCE, listening.join_all()).await.context("stages passed nothing on")?;
-        let heard = heard.concat();
-        Ok(heard.iter().sum::<usize>() / heard.len().max(1))
+        let mut bytes = 0;
+        for mut messages in listening {
+            messages.unsubscribe().await?;
+            while let Some(message) = messages.next().await {
+                bytes += message.payload.len();
+            }
+        }
+        Ok(bytes / hops.max(1))
     }
 
     /// Publishes `count` notifications as fast as can be, and waits until all of it is done. `pids` are worker, NATS
