@@ -128,7 +128,7 @@ mod tests {
                 category: "order".into(),
                 message: Message::Template {
                     key: "order".into(),
-                    data: json!({"n": number, "s": user, "deep": [{"a": null}]}).as_object().unwrap().clone(),
+                    data: json!({"n": number, "s": user, "deep": [{"a": null}]}).as_object().unwrap().into(),
                 },
                 channels: Some(vec![Channel::Push]),
                 send_at: None,

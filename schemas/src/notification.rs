@@ -136,8 +136,8 @@ pub enum Message {
     Template {
         /// Its key.
         key: String,
-        /// Its variables.
-        data: Map<String, Value>,
+        /// Its variables: a JSON object.
+        data: Json,
     },
     /// Inline content, sent as it is.
     Content(Content),
@@ -150,5 +150,24 @@ impl Message {
             Message::Template { key, .. } => key,
             Message::Content(_) => "",
         }
+    }
+}
+
+/// A JSON value that most of its carriers have no use for: it travels as text, and is taken apart where it is needed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Json(String);
+
+impl Json {
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&Map<String, Value>> for Json {
+    fn from(object: &Map<String, Value>) -> Self {
+        // A map of strings to values always serialises.
+        Json(serde_json::to_string(object).unwrap_or_default())
     }
 }

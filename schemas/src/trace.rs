@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -119,6 +120,8 @@ pub mod event {
 
 /// One step. Strings are empty and ids nil where they do not apply.
 ///
+/// Most of the strings are short words, and there are millions: up to 24 bytes they need no allocation.
+///
 /// On the way to ClickHouse events travel in [`encode`]d batches, positionally: append fields at the end only.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TraceEvent {
@@ -135,31 +138,31 @@ pub struct TraceEvent {
     /// Nil on steps of the notification as a whole.
     pub delivery_id: Uuid,
     /// Who published it.
-    pub app: String,
+    pub app: CompactString,
     /// What kind of message.
-    pub category: String,
+    pub category: CompactString,
     /// The template's key.
-    pub template: String,
+    pub template: CompactString,
     /// The template's variant.
-    pub variant: String,
+    pub variant: CompactString,
     /// The locale rendered.
-    pub locale: String,
+    pub locale: CompactString,
     /// The lane it was on.
-    pub lane: String,
+    pub lane: CompactString,
     /// The channel of the delivery.
-    pub channel: String,
+    pub channel: CompactString,
     /// The provider called.
-    pub provider: String,
+    pub provider: CompactString,
     /// The stage, or `receipt`.
-    pub stage: String,
+    pub stage: CompactString,
     /// See [`event`].
-    pub event: String,
+    pub event: CompactString,
     /// See [`Status`].
-    pub status: String,
+    pub status: CompactString,
     /// See [`State`]; empty where the step decides none.
-    pub state: String,
+    pub state: CompactString,
     /// See [`crate::Reason`], or a provider's words on a receipt.
-    pub reason: String,
+    pub reason: CompactString,
     /// The provider attempt; zero elsewhere.
     pub attempt: u32,
     /// Nanoseconds the message had waited in its queue.

@@ -246,7 +246,7 @@ fn notification() -> Vec<u8> {
         id: Uuid::now_v7(),
         idempotency_key: "k".into(),
         category: "order".into(),
-        message: Message::Template { key: "order".into(), data: Map::new() },
+        message: Message::Template { key: "order".into(), data: (&Map::new()).into() },
         channels: None,
         send_at: None,
         expires_at: None,

@@ -6,6 +6,7 @@ use chasqui_schemas::{
     envelope::{self, DecodeError},
     id,
 };
+use compact_str::CompactString;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -56,14 +57,14 @@ pub struct Context {
     pub notification_id: Uuid,
     pub request_id: Uuid,
     pub delivery_id: Option<Uuid>,
-    pub app: String,
-    pub category: String,
-    pub template: String,
-    pub variant: String,
-    pub locale: String,
+    pub app: CompactString,
+    pub category: CompactString,
+    pub template: CompactString,
+    pub variant: CompactString,
+    pub locale: CompactString,
     pub lane: Option<Lane>,
     pub channel: &'static str,
-    pub provider: String,
+    pub provider: CompactString,
     pub attempt: u32,
     pub pass: u32,
 }
@@ -97,7 +98,7 @@ impl Message for Submitted {
         Context {
             trace_id: id::request_trace(self.incoming.stored_at, request_id),
             request_id,
-            app: self.app.clone(),
+            app: self.app.as_str().into(),
             lane: Some(self.lane),
             ..Context::default()
         }
@@ -114,9 +115,9 @@ impl Message for Notification {
             trace_id: self.id,
             notification_id: self.id,
             request_id: self.request.id,
-            app: self.app.clone(),
-            category: self.request.category.clone(),
-            template: self.request.message.template().to_owned(),
+            app: self.app.as_str().into(),
+            category: self.request.category.as_str().into(),
+            template: self.request.message.template().into(),
             lane: Some(self.lane),
             pass: self.pass,
             ..Context::default()
@@ -135,14 +136,14 @@ impl Message for Delivery {
             notification_id: self.notification_id,
             request_id: self.request_id,
             delivery_id: Some(self.id),
-            app: self.app.clone(),
-            category: self.category.clone(),
-            template: self.template.clone(),
-            variant: self.variant.clone(),
-            locale: self.locale.clone(),
+            app: self.app.as_str().into(),
+            category: self.category.as_str().into(),
+            template: self.template.as_str().into(),
+            variant: self.variant.as_str().into(),
+            locale: self.locale.as_str().into(),
             lane: Some(self.lane),
             channel: self.channel().as_str(),
-            provider: self.provider.clone(),
+            provider: self.provider.as_str().into(),
             attempt: self.attempt,
             pass: self.pass,
         }

@@ -54,7 +54,7 @@ pub struct Decided {
 /// Publishes everything that `batch` asks for, however long the broker refuses or is away.
 ///
 /// A decision that the broker can never store (a message too large for it) becomes a dead letter itself.
-pub async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [Decided]) {
+pub async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [Box<Decided>]) {
     if publish_all(publisher, traces, stage, batch).await.is_ok() {
         return;
     }
@@ -165,7 +165,7 @@ async fn publish_all(
     publisher: &Publisher,
     traces: &TraceSink,
     stage: Stage,
-    batch: &[Decided],
+    batch: &[Box<Decided>],
 ) -> Result<(), PublishError> {
     let mut out = Batch {
         publisher,
@@ -278,7 +278,7 @@ fn dead_letter(stage: Stage, decided: &Decided, reason: Reason, detail: &str) ->
         (header::DELIVERED, decided.delivered.to_string()),
         (header::ATTEMPTS, context.attempt.to_string()),
         (header::NOTIFICATION, context.trace_id.to_string()),
-        (header::PROVIDER, context.provider.clone()),
+        (header::PROVIDER, context.provider.to_string()),
     ];
     headers.extend(context.delivery_id.map(|id| (header::DELIVERY, id.to_string())));
     headers.extend(incoming.content_type.clone().map(|kind| (header::CONTENT_TYPE, kind)));

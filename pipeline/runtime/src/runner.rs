@@ -58,6 +58,8 @@ use crate::{
 
 /// Most messages in one commit; what it publishes is split further by size.
 const MAX_COMMIT: usize = 1_000;
+/// Decisions begun in one go: some milliseconds' work, in which nothing new is looked at.
+const MAX_ROUND: usize = 128;
 /// Housekeeping: forgotten requests, deadlines.
 const TICK: Duration = Duration::from_millis(500);
 /// How long a message of a newer version is left to processes that can read it.
@@ -137,13 +139,15 @@ pub async fn run_stage<S: Stage>(
     Ok(())
 }
 
+type Deciding = BoxFuture<'static, (usize, Outcome)>;
+
 struct LaneState {
     puller: Puller,
     /// What was pulled and not settled, by sequence.
     open: HashMap<u64, Open>,
     ready: VecDeque<Item>,
     deciding: usize,
-    decided: Vec<Decided>,
+    decided: Vec<Box<Decided>>,
     committing: bool,
 }
 
@@ -214,7 +218,7 @@ struct Runner<S> {
     settings: RunnerSettings,
     lanes: Vec<LaneState>,
     picker: Lanes,
-    deciding: FuturesUnordered<BoxFuture<'static, (usize, Outcome)>>,
+    deciding: FuturesUnordered<Deciding>,
     committing: FuturesUnordered<BoxFuture<'static, (usize, Vec<u64>)>>,
 }
 
@@ -226,12 +230,17 @@ impl<S: Stage> Runner<S> {
             for lane in &mut self.lanes {
                 lane.puller.demand(self.settings.window).await;
             }
-            self.start_decisions();
+            let more = self.start_decisions().await;
             self.start_commits();
-            match self.next_event(stop, &mut tick).await {
-                Event::Stop => return Ok(()),
-                Event::Closed => return Err(RunError::Closed),
-                event => self.take(event).await,
+            if more && !stop.is_cancelled() {
+                // Others get their turn, and what has come meanwhile is looked at before going on.
+                tokio::task::yield_now().await;
+            } else {
+                match self.next_event(stop, &mut tick).await {
+                    Event::Stop => return Ok(()),
+                    Event::Closed => return Err(RunError::Closed),
+                    event => self.take(event).await,
+                }
             }
             // Whatever else is here goes into the same round.
             while let Some(event) = self.event_now() {
@@ -282,7 +291,7 @@ impl<S: Stage> Runner<S> {
                 let lane = &mut self.lanes[lane];
                 lane.deciding -= 1;
                 match outcome {
-                    Outcome::Decided(decided) => lane.decided.push(*decided),
+                    Outcome::Decided(decided) => lane.decided.push(decided),
                     Outcome::PutBack(sequence, after) => {
                         lane.done(sequence, AckKind::Nak(Some(after))).await;
                     }
@@ -304,23 +313,31 @@ impl<S: Stage> Runner<S> {
         }
     }
 
-    fn start_decisions(&mut self) {
-        loop {
+    /// Begins what there are slots for; true where that is more than one round's share.
+    async fn start_decisions(&mut self) -> bool {
+        for _ in 0..MAX_ROUND {
             let ready = std::array::from_fn(|lane| !self.lanes[lane].ready.is_empty());
             let busy = std::array::from_fn(|lane| self.lanes[lane].deciding);
-            let Some(lane) = self.picker.next(ready, busy) else { return };
+            let Some(lane) = self.picker.next(ready, busy) else { return false };
             let state = &mut self.lanes[lane.index()];
-            let Some(item) = state.ready.pop_front() else { return };
+            let Some(item) = state.ready.pop_front() else { return false };
             if let Some(open) = state.open.get_mut(&item.incoming.sequence) {
                 open.begun = true;
             }
             state.deciding += 1;
             let (stage, clock) = (Arc::clone(&self.stage), Arc::clone(&self.broker.clock));
             let max_deliveries = self.settings.max_deliveries;
-            self.deciding.push(Box::pin(async move {
+            let mut deciding: Deciding = Box::pin(async move {
                 (lane.index(), decide(&*stage, &*clock, item, lane, max_deliveries).await)
-            }));
+            });
+            // Most decisions wait for nothing: they are made here, and only the others wait to be woken.
+            let made = deciding.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+            match made {
+                Poll::Ready((lane, outcome)) => self.take(Event::Outcome(lane, outcome)).await,
+                Poll::Pending => self.deciding.push(deciding),
+            }
         }
+        true
     }
 
     fn start_commits(&mut self) {
@@ -365,7 +382,7 @@ impl<S: Stage> Runner<S> {
             }
         }
         loop {
-            self.start_decisions();
+            while self.start_decisions().await {}
             self.start_commits();
             if self.deciding.is_empty() && self.committing.is_empty() {
                 break;

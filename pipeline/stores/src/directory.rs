@@ -1,8 +1,8 @@
 //! The directory on KV buckets.
 //!
 //! Templates and categories are few and asked for with every message: they are mirrored whole, kept current by a
-//! watch, and parsed once. Contacts, preferences and suppressions are many, and an opt-out must count at once: they
-//! are read from the server each time.
+//! watch, and parsed once. Contacts, preferences and suppressions are many: those asked for lately are kept, for as long
+//! as a watch tells of every change, since an opt-out must count at once.
 //!
 //! Guarantee: a record written a second ago is seen. A record that does not parse is an error, never "no record": a
 //! misspelt opt-out must not become a notification.
@@ -21,6 +21,7 @@ use chasqui_schemas::{
 use serde::de::DeserializeOwned;
 
 use crate::{
+    cache::Cache,
     mirror::{Mirror, Parsed, parse},
     unavailable,
 };
@@ -34,6 +35,9 @@ pub struct NatsDirectory {
     contacts: Store,
     preferences: Store,
     suppressions: Store,
+    cached_contacts: Cache<Contacts>,
+    cached_preferences: Cache<Preferences>,
+    cached_suppressions: Cache<Suppression>,
     templates: Store,
     categories: Store,
     mirrored_templates: Mirror<Template>,
@@ -51,10 +55,16 @@ impl NatsDirectory {
         let context = &context;
         let templates = open(context, Bucket::Templates).await?;
         let categories = open(context, Bucket::Categories).await?;
+        let contacts = open(context, Bucket::Contacts).await?;
+        let preferences = open(context, Bucket::Preferences).await?;
+        let suppressions = open(context, Bucket::Suppressions).await?;
         Ok(NatsDirectory {
-            contacts: open(context, Bucket::Contacts).await?,
-            preferences: open(context, Bucket::Preferences).await?,
-            suppressions: open(context, Bucket::Suppressions).await?,
+            cached_contacts: Cache::start(context.client(), contacts.clone()),
+            cached_preferences: Cache::start(context.client(), preferences.clone()),
+            cached_suppressions: Cache::start(context.client(), suppressions.clone()),
+            contacts,
+            preferences,
+            suppressions,
             mirrored_templates: Mirror::start(context.client(), templates.clone()),
             mirrored_categories: Mirror::start(context.client(), categories.clone()),
             templates,
@@ -66,12 +76,16 @@ impl NatsDirectory {
 #[async_trait]
 impl Directory for NatsDirectory {
     async fn contacts(&self, user: &str) -> Result<Option<Arc<Contacts>>, StoreError> {
-        let read = read(&self.contacts, Bucket::Contacts, &token(user)).await?;
+        let token = token(user);
+        let read = read(&self.contacts, Bucket::Contacts, &token);
+        let read = self.cached_contacts.get(&token, read).await?;
         usable(read, Bucket::Contacts, user)
     }
 
     async fn preferences(&self, user: &str) -> Result<Option<Arc<Preferences>>, StoreError> {
-        let read = read(&self.preferences, Bucket::Preferences, &token(user)).await?;
+        let token = token(user);
+        let read = read(&self.preferences, Bucket::Preferences, &token);
+        let read = self.cached_preferences.get(&token, read).await?;
         usable(read, Bucket::Preferences, user)
     }
 
@@ -95,7 +109,8 @@ impl Directory for NatsDirectory {
 
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError> {
         let key = address_key(address);
-        let read = read(&self.suppressions, Bucket::Suppressions, &key).await?;
+        let read = read(&self.suppressions, Bucket::Suppressions, &key);
+        let read = self.cached_suppressions.get(&key, read).await?;
         // The hash, not the address: errors are logged.
         usable(read, Bucket::Suppressions, &key)
     }

@@ -13,7 +13,7 @@
 //!
 //! After a crash the claim is repeated, and answers `Taken` with our own value if it had been stored.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self,
@@ -24,14 +24,20 @@ use bytes::Bytes;
 use chasqui_contract::{Book, Claim, Ledger, StoreError};
 use chasqui_schemas::{stream, subject};
 use futures::{StreamExt, stream as streams};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 
-use crate::{Outgoing, PublishError, Publisher, Stored, unavailable};
+use crate::{publisher::MAX_SINGLES, Outgoing, PublishError, Publisher, Stored, unavailable};
 
 /// Claims that wait for their batch; more make their callers wait.
 const QUEUED_CLAIMS: usize = 2_048;
 /// Claims in one batch. Twice as many are no faster (64,000 a second on 2 cores), and take twice as long.
-const MAX_BATCH: usize = 500;
+const MAX_BATCH: usize = 1_000;
+/// Atomic batches of one book begin this far apart at least, unless they are full: each costs the server a store of
+/// its own, files and all, so under load few and large ones are much cheaper. A few claims go at once, one by one.
+const PACE: Duration = Duration::from_millis(40);
 /// Batches of one book on their way at a time: enough to keep the disk busy while the next is collected.
 const BATCHES_IN_FLIGHT: usize = 4;
 /// Largest value of a claim, in bytes. Checked for each claim, so that one cannot spoil its batch for the others.
@@ -103,11 +109,22 @@ impl Ledger for NatsLedger {
 /// Takes what is there, commits it, takes what came meanwhile.
 async fn commit(shelf: Shelf, mut requests: mpsc::Receiver<Request>) {
     let turns = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
+    let mut due = Instant::now();
     // The semaphore is never closed.
     while let Ok(turn) = turns.clone().acquire_owned().await {
         let mut batch = Vec::new();
         if requests.recv_many(&mut batch, MAX_BATCH).await == 0 {
             return;
+        }
+        if batch.len() > MAX_SINGLES {
+            while batch.len() < MAX_BATCH {
+                let room = MAX_BATCH - batch.len();
+                match timeout_at(due, requests.recv_many(&mut batch, room)).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => {}
+                }
+            }
+            due = Instant::now() + PACE;
         }
         let shelf = shelf.clone();
         tokio::spawn(async move {

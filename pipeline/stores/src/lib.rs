@@ -15,6 +15,7 @@
 //! Guarantee: a store and its twin answer alike; one conformance suite (`tests/conformance.rs`) holds both to it.
 //! Streams and buckets are made by the runtime's topology; a store that does not find its own says so.
 
+mod cache;
 pub mod connection;
 pub mod consumer;
 pub mod directory;
@@ -25,6 +26,7 @@ mod mirror;
 pub mod publisher;
 pub mod records;
 pub mod release;
+mod sight;
 
 pub use connection::{ConnectError, ConnectOptions, connect};
 pub use consumer::find_consumer;

@@ -45,7 +45,7 @@ const MAX_BATCH_MESSAGES: usize = 1_000;
 /// Batches up to this many messages are published one by one, in flight together. For an atomic batch the server makes
 /// a store of its own, directory and files, and deletes it again: measured at `sync_interval: always`, that costs more
 /// than this many fsyncs, and at rest it was nearly all of the latency.
-const MAX_SINGLES: usize = 16;
+pub(crate) const MAX_SINGLES: usize = 16;
 /// Bytes in one atomic batch, so that one large batch does not hold up small ones on the same connection.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Batches that one publisher has in flight. A stream takes 50 (ADR-50), and buffers 10,000 messages or 128 MB

@@ -152,7 +152,7 @@ pub fn trees(events: Vec<TraceEvent>) -> Vec<TraceTree> {
 
 fn tree(trace_id: Uuid, events: Vec<TraceEvent>) -> TraceTree {
     let (state, reason) = outcome(&events);
-    let text = |pick: fn(&TraceEvent) -> &String| events.iter().map(pick).max().cloned().unwrap_or_default();
+    let text = |pick: fn(&TraceEvent) -> &str| events.iter().map(pick).max().unwrap_or_default().to_owned();
     let (app, category) = (text(|event| &event.app), text(|event| &event.category));
     let request_id = events.iter().map(|event| event.request_id).max().unwrap_or_default();
     let submitted_ns = embedded_ms(trace_id).saturating_mul(1_000_000);
@@ -209,14 +209,14 @@ fn node(event: TraceEvent, submitted_ns: i64, children: &mut BTreeMap<u64, Vec<T
         offset_ns: event.started_at.saturating_sub(submitted_ns),
         queued_ns: event.queued_ns,
         duration_ns: event.duration_ns,
-        stage: event.stage,
-        event: event.event,
-        status: event.status,
-        state: event.state,
-        reason: event.reason,
-        lane: event.lane,
-        channel: event.channel,
-        provider: event.provider,
+        stage: event.stage.into(),
+        event: event.event.into(),
+        status: event.status.into(),
+        state: event.state.into(),
+        reason: event.reason.into(),
+        lane: event.lane.into(),
+        channel: event.channel.into(),
+        provider: event.provider.into(),
         attempt: event.attempt,
         delivery_id: event.delivery_id,
         attributes: event.attributes.into_iter().collect(),
@@ -242,9 +242,9 @@ fn outcome(events: &[TraceEvent]) -> (String, String) {
     let furthest =
         highest.into_values().max_by_key(|(rank, step, event)| (accepted(*rank), *rank, *step, &event.reason));
     match furthest {
-        Some((0, _, event)) => ("pending".to_owned(), event.reason.clone()),
-        Some((rank, _, event)) if accepted(rank) => (event.state.clone(), String::new()),
-        Some((_, _, event)) => (event.state.clone(), event.reason.clone()),
+        Some((0, _, event)) => ("pending".to_owned(), event.reason.to_string()),
+        Some((rank, _, event)) if accepted(rank) => (event.state.to_string(), String::new()),
+        Some((_, _, event)) => (event.state.to_string(), event.reason.to_string()),
         None => ("pending".to_owned(), String::new()),
     }
 }

@@ -1,5 +1,6 @@
 //! A trace event as a row of `trace_events`.
 
+use compact_str::CompactString;
 use chasqui_schemas::trace::TraceEvent;
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
@@ -19,19 +20,19 @@ pub(crate) struct EventRow {
     request_id: Uuid,
     #[serde(with = "clickhouse::serde::uuid")]
     delivery_id: Uuid,
-    app: String,
-    category: String,
-    template: String,
-    variant: String,
-    locale: String,
-    lane: String,
-    channel: String,
-    provider: String,
-    stage: String,
-    event: String,
-    status: String,
-    state: String,
-    reason: String,
+    app: CompactString,
+    category: CompactString,
+    template: CompactString,
+    variant: CompactString,
+    locale: CompactString,
+    lane: CompactString,
+    channel: CompactString,
+    provider: CompactString,
+    stage: CompactString,
+    event: CompactString,
+    status: CompactString,
+    state: CompactString,
+    reason: CompactString,
     attempt: u32,
     queued_ns: u64,
     /// Nanoseconds.

@@ -58,9 +58,9 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
     let mut event = base(stage, context, timing);
     event.attributes.clone_from(&decision.attributes);
     let (status, state, reason) = outcome(&decision.verdict);
-    event.status = status.as_str().to_owned();
-    event.state = state.map(State::as_str).unwrap_or_default().to_owned();
-    event.reason = reason.map(Reason::as_str).unwrap_or_default().to_owned();
+    event.status = status.as_str().into();
+    event.state = state.map(State::as_str).unwrap_or_default().into();
+    event.reason = reason.map(Reason::as_str).unwrap_or_default().into();
     let forwarded = matches!(decision.verdict, Verdict::Forward(_));
     (event.span_id, event.parent_span_id) = place(stage, context, forwarded);
 
@@ -69,14 +69,14 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
         Verdict::Forward(outputs) => {
             // What the stage chose is known only from what it made.
             if let Some(Output::Delivery(delivery)) = outputs.first() {
-                delivery.variant.clone_into(&mut event.variant);
-                delivery.locale.clone_into(&mut event.locale);
-                delivery.provider.clone_into(&mut event.provider);
-                delivery.lane.as_str().clone_into(&mut event.lane);
+                event.variant = delivery.variant.as_str().into();
+                event.locale = delivery.locale.as_str().into();
+                event.provider = delivery.provider.as_str().into();
+                event.lane = delivery.lane.as_str().into();
             }
         }
         Verdict::Reject { violations, request_id, .. } => {
-            event.event = event::REQUEST.to_owned();
+            event.event = event::REQUEST.into();
             if let Some(request_id) = request_id {
                 event.request_id = *request_id;
             }
@@ -110,11 +110,11 @@ fn base(stage: Stage, context: &Context, timing: &Timing) -> TraceEvent {
         template: context.template.clone(),
         variant: context.variant.clone(),
         locale: context.locale.clone(),
-        lane: context.lane.map(chasqui_schemas::Lane::as_str).unwrap_or_default().to_owned(),
-        channel: context.channel.to_owned(),
+        lane: context.lane.map(chasqui_schemas::Lane::as_str).unwrap_or_default().into(),
+        channel: context.channel.into(),
         provider: context.provider.clone(),
-        stage: stage.as_str().to_owned(),
-        event: if stage == Stage::Send { event::ATTEMPT } else { event::STAGE }.to_owned(),
+        stage: stage.as_str().into(),
+        event: if stage == Stage::Send { event::ATTEMPT } else { event::STAGE }.into(),
         attempt: if stage == Stage::Send { context.attempt } else { 0 },
         queued_ns: timing.queued_ns(),
         started_at: i64::try_from(timing.started_at.as_nanosecond()).unwrap_or(0),
@@ -171,7 +171,7 @@ fn accepted(request: TraceEvent, outputs: &[Output]) -> Vec<TraceEvent> {
             request_id: first.request_id,
             category: first.category.clone(),
             template: first.template.clone(),
-            event: event::REQUEST.to_owned(),
+            event: event::REQUEST.into(),
             ..request
         };
         request.attributes.push(("notifications".to_owned(), events.len().to_string()));
@@ -196,9 +196,9 @@ fn root_event(request: &TraceEvent, notification: &Notification) -> TraceEvent {
         parent_span_id: 0,
         notification_id: notification.id,
         request_id: common.id,
-        category: common.category.clone(),
-        template: common.message.template().to_owned(),
-        event: event::NOTIFICATION.to_owned(),
+        category: common.category.as_str().into(),
+        template: common.message.template().into(),
+        event: event::NOTIFICATION.into(),
         attributes,
         ..request.clone()
     }

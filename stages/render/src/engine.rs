@@ -12,14 +12,13 @@ use std::{collections::BTreeMap, io};
 
 use chasqui_schemas::{
     Channel,
+    notification::Json,
     record::Template,
     submission::{Content, MAX_CONTENT_BYTES},
 };
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context,
-    value::{Serde, Value},
+    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context, value::Value,
 };
-use serde_json::Map;
 
 use crate::choose::Source;
 
@@ -36,8 +35,8 @@ const HTML: &str = "html";
 pub(crate) struct Data(Value);
 
 impl Data {
-    pub(crate) fn new(data: &Map<String, serde_json::Value>) -> Self {
-        Data(Value::from(Serde(data)))
+    pub(crate) fn new(data: &Json) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(data.as_str()).map(Data)
     }
 }
 

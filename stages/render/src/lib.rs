@@ -24,9 +24,11 @@ use std::sync::Arc;
 
 use chasqui_contract::{Decision, Directory, Output, Stage, StoreError, Verdict};
 use chasqui_schemas::{
-    Channel, Delivery, Notification, Reason, id, notification::Message, record::Template, submission::Content,
+    Channel, Delivery, Notification, Reason, id,
+    notification::{Json, Message},
+    record::Template,
+    submission::Content,
 };
-use serde_json::{Map, Value};
 
 use crate::{
     cache::Cache,
@@ -72,7 +74,7 @@ impl Render {
         notification: &Notification,
         template: &Arc<Template>,
         key: &str,
-        data: &Map<String, Value>,
+        data: &Json,
     ) -> Decision {
         let compiled = self.cache.compiled(key, template);
         let variant = choose::variant(template, key, notification.id);
@@ -82,7 +84,10 @@ impl Render {
             .as_deref()
             .or_else(|| notification.contacts.as_ref().and_then(|contacts| contacts.locale.as_deref()))
             .unwrap_or_default();
-        let data = Data::new(data);
+        let data = match Data::new(data) {
+            Ok(data) => data,
+            Err(error) => return Decision::dead(Reason::Undecodable, format!("`data` is not JSON: {error}")),
+        };
         deliver(notification, variant, |channel| write(template, &compiled, key, variant, channel, wanted, &data))
     }
 }

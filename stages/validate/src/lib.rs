@@ -29,7 +29,7 @@ use std::{
 use chasqui_contract::{Decision, Output, Stage, StoreError, Submitted, Verdict};
 use chasqui_schemas::{
     Channel, Lane, Notification, Reason, header, id,
-    notification::{Message, Recipient, Request},
+    notification::{Json, Message, Recipient, Request},
     record::Contacts,
     subject,
     submission::{self, Submission},
@@ -150,7 +150,7 @@ fn fan_out(submitted: &Submitted, fields: Map<String, Value>) -> Result<Decision
         idempotency_key: submission.idempotency_key.or(message_id).unwrap_or_else(|| request_id.to_string()),
         category: submission.category,
         message: match (submission.template, submission.content) {
-            (Some(key), _) => Message::Template { key, data: submission.data },
+            (Some(key), _) => Message::Template { key, data: Json::from(&submission.data) },
             (None, content) => Message::Content(content.unwrap_or_default()),
         },
         channels: submission.channels.map(without_repeats),

@@ -257,8 +257,8 @@ mod tests {
         TraceEvent {
             trace_id: Uuid::from_u128(trace),
             span_id: 1,
-            event: event.to_owned(),
-            state: state.to_owned(),
+            event: event.into(),
+            state: state.into(),
             attributes: vec![("notifications".to_owned(), notifications.to_owned())],
             ..TraceEvent::default()
         }

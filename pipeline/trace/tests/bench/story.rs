@@ -32,7 +32,7 @@ pub(crate) fn notification(at: Timestamp, request_id: Uuid, user: &str, transact
             id: request_id,
             idempotency_key: "k".into(),
             category: "order".into(),
-            message: Message::Template { key: "welcome".into(), data: serde_json::Map::new() },
+            message: Message::Template { key: "welcome".into(), data: (&serde_json::Map::new()).into() },
             channels: None,
             send_at: None,
             expires_at: None,

@@ -66,7 +66,7 @@ pub(crate) fn notification(message: Message, endpoints: Vec<Endpoint>) -> Notifi
 
 pub(crate) fn of_template(data: Value, endpoints: Vec<Endpoint>) -> Notification {
     let data = data.as_object().unwrap().clone();
-    notification(Message::Template { key: "t".to_owned(), data }, endpoints)
+    notification(Message::Template { key: "t".to_owned(), data: (&data).into() }, endpoints)
 }
 
 pub(crate) fn stage(template: Template) -> Render {

@@ -144,6 +144,9 @@ impl Bench {
             for batch in batches {
                 self.publisher.publish(&batch).await?;
             }
+            if std::env::var("DEBUG_BENCH").is_ok() {
+                eprintln!("published {count} in {:?}", began.elapsed());
+            }
             anyhow::Ok(())
         };
         let ((), took) = tokio::try_join!(publishing, self.arrived(count, since, began, worker, bar))?;
@@ -224,6 +227,17 @@ impl Bench {
             let now: u64 = stats::rates(&self.clickhouse, since).await?.iter().map(|channel| channel.delivered).sum();
             if now >= u64::from(count) && backlog(&self.context).await? == 0 {
                 return Ok(began.elapsed());
+            }
+            if std::env::var("DEBUG_BENCH").is_ok() {
+                let mut depths = Vec::new();
+                for stage in Stage::ALL {
+                    let stream = self.context.get_stream(chasqui_schemas::stream::of_stage(stage)).await?;
+                    let name = if stage == Stage::Send { "normal-push" } else { "normal" };
+                    let c: jetstream::consumer::PullConsumer = stream.get_consumer(name).await.map_err(|e| anyhow::anyhow!(e))?;
+                    let info = c.cached_info();
+                    depths.push(format!("{}+{}", info.num_pending, info.num_ack_pending));
+                }
+                eprintln!("{:?} delivered {now} backlog {} {}", began.elapsed(), backlog(&self.context).await?, depths.join(" "));
             }
             if now > delivered {
                 (delivered, moved_at) = (now, Instant::now());

@@ -1,0 +1,88 @@
+//! Whether what a watch told of a bucket can be trusted right now.
+//!
+//! Guarantee: [`Sight::is_current`] only while the watch is caught up, and on the same connection as when it was. A
+//! connection that hangs without being closed is noticed after some 15 seconds; until then nothing that this process
+//! decides from an old record can be published either, because publishing needs the same connection.
+
+use std::{
+    error::Error,
+    future::Future,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use async_nats::{Client, connection::State, jetstream::kv};
+use futures::StreamExt;
+
+/// Pause between two watches, where one ended.
+const WATCH_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// How often a watch looks whether the connection is still the one it began on.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// [`Sight::current_on`] while not caught up: no connection has this number.
+const NOT_CURRENT: u64 = 0;
+
+/// How a watch failed.
+pub(crate) type WatchError = Box<dyn Error + Send + Sync>;
+
+/// What is known of a watch.
+#[derive(Debug)]
+pub(crate) struct Sight {
+    client: Client,
+    /// Number of the connection on which the watch is caught up; the client counts its connections from 1.
+    current_on: AtomicU64,
+}
+
+impl Sight {
+    pub(crate) fn new(client: Client) -> Self {
+        Sight { client, current_on: AtomicU64::new(NOT_CURRENT) }
+    }
+
+    /// The connection's number.
+    pub(crate) fn connection(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// The watch that began on `connection` is caught up.
+    pub(crate) fn caught_up(&self, connection: u64) {
+        self.current_on.store(connection, Ordering::Release);
+    }
+
+    pub(crate) fn is_current(&self) -> bool {
+        let current_on = self.current_on.load(Ordering::Acquire);
+        current_on != NOT_CURRENT
+            && current_on == self.connection()
+            && self.client.connection_state() == State::Connected
+    }
+
+    /// Watches again and again; `watch` is one watch, until it ends.
+    pub(crate) async fn keep<W: Future<Output = Result<(), WatchError>>>(&self, bucket: &str, watch: impl Fn() -> W) {
+        loop {
+            let ended = watch().await;
+            self.current_on.store(NOT_CURRENT, Ordering::Release);
+            if let Err(error) = ended {
+                tracing::warn!(bucket, error = &*error, "lost sight of the bucket; watching it again");
+            }
+            tokio::time::sleep(WATCH_AGAIN_AFTER).await;
+        }
+    }
+
+    /// Hands every change to `apply`, until the watch fails or the connection is another than `connection`.
+    pub(crate) async fn follow(
+        &self,
+        connection: u64,
+        mut changes: kv::Watch,
+        mut apply: impl FnMut(kv::Entry),
+    ) -> Result<(), WatchError> {
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        loop {
+            tokio::select! {
+                change = changes.next() => apply(change.ok_or("the watch ended")??),
+                _ = look.tick() => {
+                    if self.connection() != connection {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
