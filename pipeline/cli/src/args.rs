@@ -226,8 +226,14 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
     pub(crate) notifications: u32,
     /// Notifications a second in the latency run, for ten seconds.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rate: u32,
+    /// Bulk notifications in the queue while critical ones pass them; 0 leaves that run out.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=2_000_000))]
+    pub(crate) bulk: u32,
+    /// A process for each stage and service, instead of one for all.
+    #[arg(long)]
+    pub(crate) split: bool,
     /// Throughput runs, each with a bare relay after it; medians are printed.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) pairs: u32,

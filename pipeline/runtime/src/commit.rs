@@ -54,7 +54,7 @@ pub struct Decided {
 /// Publishes everything that `batch` asks for, however long the broker refuses or is away.
 ///
 /// A decision that the broker can never store (a message too large for it) becomes a dead letter itself.
-pub async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [Box<Decided>]) {
+pub async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [Decided]) {
     if publish_all(publisher, traces, stage, batch).await.is_ok() {
         return;
     }
@@ -165,7 +165,7 @@ async fn publish_all(
     publisher: &Publisher,
     traces: &TraceSink,
     stage: Stage,
-    batch: &[Box<Decided>],
+    batch: &[Decided],
 ) -> Result<(), PublishError> {
     let mut out = Batch {
         publisher,

@@ -147,7 +147,7 @@ struct LaneState {
     open: HashMap<u64, Open>,
     ready: VecDeque<Item>,
     deciding: usize,
-    decided: Vec<Box<Decided>>,
+    decided: Vec<Decided>,
     committing: bool,
 }
 
@@ -291,7 +291,7 @@ impl<S: Stage> Runner<S> {
                 let lane = &mut self.lanes[lane];
                 lane.deciding -= 1;
                 match outcome {
-                    Outcome::Decided(decided) => lane.decided.push(decided),
+                    Outcome::Decided(decided) => lane.decided.push(*decided),
                     Outcome::PutBack(sequence, after) => {
                         lane.done(sequence, AckKind::Nak(Some(after))).await;
                     }

@@ -43,11 +43,8 @@ struct Shared<T: Send + Sync + 'static> {
 impl<T: Send + Sync + 'static> Cache<T> {
     /// Begins to watch `bucket`; must be called in a tokio runtime.
     pub(crate) fn start(client: async_nats::Client, bucket: Store) -> Self {
-        let shared = Arc::new(Shared {
-            sight: Sight::new(client),
-            recent: Recent::new(RECORDS),
-            changes: Mutex::new(0),
-        });
+        let shared =
+            Arc::new(Shared { sight: Sight::new(client), recent: Recent::new(RECORDS), changes: Mutex::new(0) });
         let watching = Arc::clone(&shared);
         let watch = tokio::spawn(async move {
             watching.sight.keep(&bucket.name, || watching.watch(&bucket)).await;

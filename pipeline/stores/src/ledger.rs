@@ -29,7 +29,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{publisher::MAX_SINGLES, Outgoing, PublishError, Publisher, Stored, unavailable};
+use crate::{Outgoing, PublishError, Publisher, Stored, publisher::MAX_SINGLES, unavailable};
 
 /// Claims that wait for their batch; more make their callers wait.
 const QUEUED_CLAIMS: usize = 2_048;
@@ -37,7 +37,7 @@ const QUEUED_CLAIMS: usize = 2_048;
 const MAX_BATCH: usize = 1_000;
 /// Atomic batches of one book begin this far apart at least, unless they are full: each costs the server a store of
 /// its own, files and all, so under load few and large ones are much cheaper. A few claims go at once, one by one.
-const PACE: Duration = Duration::from_millis(40);
+const PACE: Duration = Duration::from_millis(80);
 /// Batches of one book on their way at a time: enough to keep the disk busy while the next is collected.
 const BATCHES_IN_FLIGHT: usize = 4;
 /// Largest value of a claim, in bytes. Checked for each claim, so that one cannot spoil its batch for the others.
@@ -48,8 +48,17 @@ const READS_IN_FLIGHT: usize = 64;
 /// The ledger on JetStream. Dropping it lets claims on their way finish.
 #[derive(Debug)]
 pub struct NatsLedger {
-    dedupe: mpsc::Sender<Request>,
-    attempts: mpsc::Sender<Request>,
+    dedupe: Claims,
+    attempts: Claims,
+}
+
+/// The ways into one book.
+#[derive(Debug)]
+struct Claims {
+    /// At once.
+    urgent: mpsc::Sender<Request>,
+    /// In batches that are worth their cost.
+    others: mpsc::Sender<Request>,
 }
 
 #[derive(Debug)]
@@ -76,38 +85,60 @@ impl NatsLedger {
     pub async fn open(context: &jetstream::Context, publisher: Publisher) -> Result<Self, StoreError> {
         let open = async |store: &'static str, subject: &'static str| {
             let stream = context.get_stream(store).await.map_err(|error| unavailable(store, error))?;
-            let (claims, requests) = mpsc::channel(QUEUED_CLAIMS);
-            tokio::spawn(commit(Shelf { store, subject, stream, publisher: publisher.apart() }, requests));
-            Ok::<_, StoreError>(claims)
+            let way = |pace| {
+                let (claims, requests) = mpsc::channel(QUEUED_CLAIMS);
+                let shelf = Shelf { store, subject, stream: stream.clone(), publisher: publisher.apart() };
+                tokio::spawn(commit(shelf, requests, pace));
+                claims
+            };
+            Ok::<_, StoreError>(Claims { urgent: way(Duration::ZERO), others: way(PACE) })
         };
         Ok(NatsLedger {
             dedupe: open(stream::LEDGER, subject::LEDGER).await?,
             attempts: open(stream::ATTEMPTS, subject::ATTEMPTS).await?,
         })
     }
+
+    fn book(&self, book: Book) -> (&'static str, &Claims) {
+        match book {
+            Book::Dedupe => (stream::LEDGER, &self.dedupe),
+            Book::Attempts => (stream::ATTEMPTS, &self.attempts),
+        }
+    }
 }
 
 #[async_trait]
 impl Ledger for NatsLedger {
     async fn claim(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError> {
-        let (store, claims) = match book {
-            Book::Dedupe => (stream::LEDGER, &self.dedupe),
-            Book::Attempts => (stream::ATTEMPTS, &self.attempts),
-        };
-        if value.len() > MAX_VALUE_BYTES {
-            let source = format!("a claim's value is {} bytes, more than {MAX_VALUE_BYTES}", value.len());
-            return Err(StoreError::Refused { store, source: source.into() });
-        }
-        let (answer, answered) = oneshot::channel();
-        let request = Request { id: id.to_owned(), value, answer };
-        // Both fail only if the committing task is gone, with the runtime it ran on.
-        claims.send(request).await.map_err(|error| unavailable(store, error.to_string()))?;
-        answered.await.map_err(|error| unavailable(store, error))?
+        let (store, claims) = self.book(book);
+        claim(store, &claims.others, id, value).await
+    }
+
+    async fn claim_now(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError> {
+        let (store, claims) = self.book(book);
+        claim(store, &claims.urgent, id, value).await
     }
 }
 
+async fn claim(
+    store: &'static str,
+    claims: &mpsc::Sender<Request>,
+    id: &str,
+    value: Bytes,
+) -> Result<Claim, StoreError> {
+    if value.len() > MAX_VALUE_BYTES {
+        let source = format!("a claim's value is {} bytes, more than {MAX_VALUE_BYTES}", value.len());
+        return Err(StoreError::Refused { store, source: source.into() });
+    }
+    let (answer, answered) = oneshot::channel();
+    let request = Request { id: id.to_owned(), value, answer };
+    // Both fail only if the committing task is gone, with the runtime it ran on.
+    claims.send(request).await.map_err(|error| unavailable(store, error.to_string()))?;
+    answered.await.map_err(|error| unavailable(store, error))?
+}
+
 /// Takes what is there, commits it, takes what came meanwhile.
-async fn commit(shelf: Shelf, mut requests: mpsc::Receiver<Request>) {
+async fn commit(shelf: Shelf, mut requests: mpsc::Receiver<Request>, pace: Duration) {
     let turns = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
     let mut due = Instant::now();
     // The semaphore is never closed.
@@ -124,7 +155,7 @@ async fn commit(shelf: Shelf, mut requests: mpsc::Receiver<Request>) {
                     Ok(_) => {}
                 }
             }
-            due = Instant::now() + PACE;
+            due = Instant::now() + pace;
         }
         let shelf = shelf.clone();
         tokio::spawn(async move {

@@ -14,7 +14,10 @@ use chasqui_schemas::{
     trace::{self, TraceEvent},
 };
 use chasqui_stores::{Outgoing, Publisher};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 
 /// Calls that wait for their batch; more make their callers wait.
 const QUEUED_CALLS: usize = 256;
@@ -22,6 +25,13 @@ const QUEUED_CALLS: usize = 256;
 const EVENTS_PER_MESSAGE: usize = 500;
 /// Largest message, in bytes; events are larger than usual where a submission was wrong in many ways.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
+/// Under load, messages begin this far apart at least. Stages commit no faster than their events are recorded, so this
+/// paces them too: fewer and larger bundles, and fewer fsyncs, for some milliseconds that nobody at rest waits.
+const PACE: Duration = Duration::from_millis(40);
+/// Up to this many events are not load.
+const FEW_EVENTS: usize = 64;
+/// With this many nothing is gained by waiting for more.
+const MANY_EVENTS: usize = 4 * EVENTS_PER_MESSAGE;
 /// Pause after a refusal, which only an operator can mend.
 const REFUSED: Duration = Duration::from_secs(1);
 
@@ -61,8 +71,18 @@ impl TraceSink {
 /// Takes what is there, stores it, takes what came meanwhile.
 async fn record(publisher: Publisher, mut waiting: mpsc::Receiver<Call>) {
     let mut calls = Vec::new();
+    let mut due = Instant::now();
     while waiting.recv_many(&mut calls, QUEUED_CALLS).await > 0 {
-        let mut events = Vec::new();
+        if events(&calls) > FEW_EVENTS {
+            while events(&calls) < MANY_EVENTS {
+                match timeout_at(due, waiting.recv_many(&mut calls, QUEUED_CALLS)).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => {}
+                }
+            }
+            due = Instant::now() + PACE;
+        }
+        let mut events = Vec::with_capacity(events(&calls));
         let mut callers = Vec::with_capacity(calls.len());
         for Call { events: more, recorded } in calls.drain(..) {
             events.extend(more);
@@ -74,6 +94,10 @@ async fn record(publisher: Publisher, mut waiting: mpsc::Receiver<Call>) {
             _ = caller.send(());
         }
     }
+}
+
+fn events(calls: &[Call]) -> usize {
+    calls.iter().map(|call| call.events.len()).sum()
 }
 
 /// The events as messages of the trace stream.

@@ -45,7 +45,8 @@ const AT_REST_S: u32 = 10;
 const POLL: Duration = Duration::from_millis(50);
 /// A pipeline in which nothing moves for this long is broken.
 const PATIENCE: Duration = Duration::from_secs(30);
-const CATEGORIES: &str = include_str!("../../../../../schemas/fixtures/categories.json");
+/// Without a lane of its own: deliveries stay on the submission's.
+const CATEGORY: &str = "bench";
 const TEMPLATES: &str = include_str!("../../../../../schemas/fixtures/templates.json");
 
 /// A producer, and what it needs to judge by.
@@ -55,7 +56,7 @@ pub(super) struct Bench {
     publisher: Publisher,
     clickhouse: clickhouse::Client,
     /// Every provider call: delivery, attempt, Unix time in nanoseconds, process.
-    pub(super) calls: PathBuf,
+    pub(super) log: PathBuf,
 }
 
 /// Of one run at full speed.
@@ -77,7 +78,7 @@ impl Bench {
         let client = addresses.nats(config).await?;
         let context = jetstream::new(client.clone());
         let publisher = Publisher::new(context.clone());
-        Ok(Bench { client, context, publisher, clickhouse: addresses.clickhouse(config)?, calls })
+        Ok(Bench { client, context, publisher, clickhouse: addresses.clickhouse(config)?, log: calls })
     }
 
     /// Users with one device, a mailbox and preferences; categories and templates.
@@ -89,7 +90,7 @@ impl Bench {
             (user(n), contacts)
         });
         let preferences = (0..USERS).map(|n| (user(n), json!({ "categories": { "marketing": false } })));
-        let categories = serde_json::from_str::<Map<String, Value>>(CATEGORIES)?;
+        let categories = [(CATEGORY.to_owned(), json!({ "channels": ["push"] }))];
         let templates = serde_json::from_str::<Map<String, Value>>(TEMPLATES)?;
         self.import_into(Bucket::Contacts, contacts).await?;
         self.import_into(Bucket::Preferences, preferences).await?;
@@ -114,7 +115,7 @@ impl Bench {
             listening.push(self.client.subscribe(subject::all_of(stage)).await?);
         }
         let hops = count as usize * listening.len();
-        self.throughput(count, worker, [None; 3], bar).await?;
+        self.throughput(count, worker, [None; 2], bar).await?;
         let mut bytes = 0;
         for mut messages in listening {
             messages.unsubscribe().await?;
@@ -125,32 +126,21 @@ impl Bench {
         Ok(bytes / hops.max(1))
     }
 
-    /// Publishes `count` notifications as fast as can be, and waits until all of it is done. `pids` are worker, NATS
-    /// and ClickHouse.
+    /// Publishes `count` notifications as fast as can be, and waits until all of it is done. `servers` are the process
+    /// ids of NATS and ClickHouse.
     pub(super) async fn throughput(
         &self,
         count: u32,
         worker: &mut Worker,
-        pids: [Option<u32>; 3],
+        servers: [Option<u32>; 2],
         bar: &ProgressBar,
     ) -> anyhow::Result<Throughput> {
-        let batches: Vec<Vec<Outgoing>> =
-            (0..count).map(outgoing).collect::<Vec<_>>().chunks(BATCH).map(<[_]>::to_vec).collect();
         // Calls of earlier runs do not count.
         let calls_before = self.calls()?.len();
-        let cost_before = Cost::so_far(pids);
+        let cost_before = Cost::so_far(worker, servers);
         let (since, began) = (Timestamp::now(), Instant::now());
-        let publishing = async {
-            for batch in batches {
-                self.publisher.publish(&batch).await?;
-            }
-            if std::env::var("DEBUG_BENCH").is_ok() {
-                eprintln!("published {count} in {:?}", began.elapsed());
-            }
-            anyhow::Ok(())
-        };
-        let ((), took) = tokio::try_join!(publishing, self.arrived(count, since, began, worker, bar))?;
-        let cost = Cost::so_far(pids).zip(cost_before).map(|(now, before)| now.us_since(before, count));
+        let ((), took) = tokio::try_join!(self.publish(Lane::Normal, count), self.arrived(count, since, began, worker, bar))?;
+        let cost = Cost::so_far(worker, servers).zip(cost_before).map(|(now, before)| now.us_since(before, count));
 
         let calls = self.calls()?;
         ensure!(
@@ -163,18 +153,41 @@ impl Bench {
         Ok(Throughput { notifications_per_s: per_s(count, took), calls_per_s: per_s(count, last_call), cpu_us: cost })
     }
 
-    /// Publishes at a steady rate, whatever becomes of those before, and measures the way to the provider.
+    /// Publishes `count` notifications as fast as can be.
+    pub(super) async fn publish(&self, lane: Lane, count: u32) -> anyhow::Result<()> {
+        for first in (0..count).step_by(BATCH) {
+            let batch: Vec<_> = (first..count.min(first + BATCH as u32)).map(|n| outgoing(lane, n)).collect();
+            self.publisher.publish(&batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Measures the way to the provider at a steady rate.
     pub(super) async fn at_rest(&self, rate: u32, worker: &mut Worker, bar: &ProgressBar) -> anyhow::Result<Latency> {
         let count = rate * AT_REST_S;
+        let (since, began) = (Timestamp::now(), Instant::now());
+        let published = self.steadily(Lane::Normal, rate, count, bar).await?;
+        self.arrived(count, since, began, worker, bar).await?;
+        self.latency(&published, since).await
+    }
+
+    /// Publishes `count` notifications, `rate` a second, whatever becomes of those before; answers when each was
+    /// published, by request, as Unix time in nanoseconds.
+    pub(super) async fn steadily(
+        &self,
+        lane: Lane,
+        rate: u32,
+        count: u32,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<HashMap<Uuid, i128>> {
         let mut ticks = interval(Duration::from_secs(1) / rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut published = HashMap::new();
         let mut acks = JoinSet::new();
         bar.set_length(u64::from(count));
         bar.set_position(0);
-        let (since, began) = (Timestamp::now(), Instant::now());
         for n in 0..count {
-            let Outgoing { subject, message_id, payload, .. } = outgoing(n);
+            let Outgoing { subject, message_id, payload, .. } = outgoing(lane, n);
             let id: Uuid = message_id.as_deref().unwrap_or_default().parse()?;
             let message = PublishMessage::build().payload(payload).message_id(id.to_string());
             ticks.tick().await;
@@ -186,8 +199,15 @@ impl Bench {
         while let Some(ack) = acks.join_next().await {
             ack?.context("a submission was not stored")?;
         }
-        self.arrived(count, since, began, worker, bar).await?;
+        Ok(published)
+    }
 
+    /// From publish to provider call, of all that was `published` from `since` on.
+    pub(super) async fn latency(
+        &self,
+        published: &HashMap<Uuid, i128>,
+        since: Timestamp,
+    ) -> anyhow::Result<Latency> {
         let sql = "SELECT toString(request_id), toString(delivery_id) FROM deliveries
                    WHERE submitted_at >= fromUnixTimestamp64Milli(?)";
         let deliveries =
@@ -201,9 +221,10 @@ impl Bench {
             }
         }
         ensure!(
-            took_ms.len() == count as usize,
-            "only {} of {count} calls can be matched with their publish",
-            took_ms.len()
+            took_ms.len() == published.len(),
+            "only {} of {} calls can be matched with their publish",
+            took_ms.len(),
+            published.len()
         );
         took_ms.sort_by(f64::total_cmp);
         let [p50_ms, p99_ms, max_ms] = [0.5, 0.99, 1.0].map(|q| percentile(&took_ms, q));
@@ -212,7 +233,7 @@ impl Bench {
 
     /// Waits until `count` notifications published from `since` on are delivered, and all traces are in ClickHouse;
     /// answers how long it took since `began`.
-    async fn arrived(
+    pub(super) async fn arrived(
         &self,
         count: u32,
         since: Timestamp,
@@ -227,17 +248,6 @@ impl Bench {
             let now: u64 = stats::rates(&self.clickhouse, since).await?.iter().map(|channel| channel.delivered).sum();
             if now >= u64::from(count) && backlog(&self.context).await? == 0 {
                 return Ok(began.elapsed());
-            }
-            if std::env::var("DEBUG_BENCH").is_ok() {
-                let mut depths = Vec::new();
-                for stage in Stage::ALL {
-                    let stream = self.context.get_stream(chasqui_schemas::stream::of_stage(stage)).await?;
-                    let name = if stage == Stage::Send { "normal-push" } else { "normal" };
-                    let c: jetstream::consumer::PullConsumer = stream.get_consumer(name).await.map_err(|e| anyhow::anyhow!(e))?;
-                    let info = c.cached_info();
-                    depths.push(format!("{}+{}", info.num_pending, info.num_ack_pending));
-                }
-                eprintln!("{:?} delivered {now} backlog {} {}", began.elapsed(), backlog(&self.context).await?, depths.join(" "));
             }
             if now > delivered {
                 (delivered, moved_at) = (now, Instant::now());
@@ -257,8 +267,8 @@ impl Bench {
     }
 
     /// When the provider was first called, by delivery; Unix time in nanoseconds.
-    fn calls(&self) -> anyhow::Result<HashMap<Uuid, i128>> {
-        let log = std::fs::read_to_string(&self.calls).unwrap_or_default();
+    pub(super) fn calls(&self) -> anyhow::Result<HashMap<Uuid, i128>> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let mut calls = HashMap::new();
         for line in log.lines() {
             let mut words = line.split(' ');
@@ -284,7 +294,7 @@ impl Bench {
 
     /// As published, without headers.
     pub(super) fn submission_bytes(&self) -> usize {
-        outgoing(USERS).payload.len()
+        outgoing(Lane::Normal, USERS).payload.len()
     }
 }
 
@@ -293,11 +303,11 @@ fn user(n: u32) -> String {
 }
 
 /// A submission of one notification, of one delivery; its message id is its id.
-fn outgoing(n: u32) -> Outgoing {
+pub(super) fn outgoing(lane: Lane, n: u32) -> Outgoing {
     let id = Uuid::now_v7();
     let submission = json!({
         "id": id,
-        "category": "order",
+        "category": CATEGORY,
         "template": "order.shipped",
         "recipients": [user(n)],
         "channels": ["push"],
@@ -310,7 +320,7 @@ fn outgoing(n: u32) -> Outgoing {
         "metadata": { "campaign": "none", "region": "eu-west-1", "service": "orders" },
     });
     Outgoing {
-        subject: subject::submit(Lane::Normal, APP),
+        subject: subject::submit(lane, APP),
         message_id: Some(id.to_string()),
         headers: Vec::new(),
         payload: submission.to_string().into(),

@@ -8,6 +8,7 @@
 //! is killed with SIGKILL: then its worker has to be killed too.
 
 mod end_to_end;
+mod lanes;
 mod process;
 mod relay;
 
@@ -52,14 +53,23 @@ struct Report {
     p99_ms: f64,
     max_ms: f64,
     rate_at_rest: u32,
+    /// From the publish of a critical notification to its provider call, with `bulk` others in the queue.
+    critical_p99_ms: Option<f64>,
+    /// Bulk's rate beside critical ones, relative to its rate alone.
+    bulk_kept: Option<f64>,
+    bulk: u32,
+    /// A process for each role, or one for all.
+    split: bool,
     notifications: u32,
     /// As published, without headers.
     submission_bytes: usize,
     /// Mean between stages, and of the relay's messages.
     message_bytes: usize,
     trace_events_per_notification: f64,
-    /// In ClickHouse, on disk, all tables, merged.
+    /// On disk, in JetStream (claims, for as long as their windows) and ClickHouse (all tables, merged).
     bytes_per_notification: f64,
+    jetstream_bytes_per_notification: f64,
+    clickhouse_bytes_per_notification: f64,
     /// Processor time per notification in the throughput run. None where there is no /proc.
     cpu_us: Option<Cost>,
     worker_rss_mb: Option<f64>,
@@ -113,22 +123,29 @@ async fn measure(
     bench.import().await?;
     let server_pids = [servers.embedded.nats(), servers.embedded.clickhouse()].map(|server| server?.pid());
 
-    let (mut pairs, mut latency, mut worker_rss_mb, mut message_bytes) = (Vec::new(), None, None, 0);
+    let (mut pairs, mut latency, mut passing, mut worker_rss_mb, mut message_bytes) = (Vec::new(), None, None, None, 0);
+    let mut jetstream_bytes_per_notification = 0.0;
     for pair in 1..=args.pairs {
         let of = if args.pairs > 1 { format!(" ({pair} of {})", args.pairs) } else { String::new() };
         bar.set_message(format!("warming up{of}"));
-        let mut worker = Worker::start(&servers.addresses, dir, &bench.calls)?;
+        let mut worker = Worker::start(&servers.addresses, dir, &bench.log, args.split)?;
         message_bytes = bench.warm_up(WARM_UP, &mut worker, bar).await?;
         bar.set_message(format!("end to end{of}"));
-        let [nats, clickhouse] = server_pids;
-        let pids = [worker.pid(), nats, clickhouse];
+        let stored = bytes_under(&dir.join("nats"));
         let Throughput { notifications_per_s, calls_per_s, cpu_us } =
-            bench.throughput(args.notifications, &mut worker, pids, bar).await?;
+            bench.throughput(args.notifications, &mut worker, server_pids, bar).await?;
         if latency.is_none() {
+            let kept = bytes_under(&dir.join("nats")).saturating_sub(stored) as f64;
+            jetstream_bytes_per_notification = kept / f64::from(args.notifications);
             bar.set_message(format!("at {} a second", args.rate));
             latency = Some(bench.at_rest(args.rate, &mut worker, bar).await?);
         }
-        worker_rss_mb = peak_rss_mb(worker.pid()).into_iter().chain(worker_rss_mb).reduce(f64::max);
+        if passing.is_none() && args.bulk > 0 {
+            bar.set_message("critical beside bulk");
+            passing = Some(lanes::run(&bench, args.bulk, &mut worker, bar).await?);
+        }
+        let peak: Option<f64> = worker.pids().into_iter().map(peak_rss_mb).sum();
+        worker_rss_mb = peak.into_iter().chain(worker_rss_mb).reduce(f64::max);
         // Not there to take processor time from the relay.
         worker.kill().await?;
         bar.set_message(format!("bare relay{of}"));
@@ -138,8 +155,8 @@ async fn measure(
     }
     let Latency { p50_ms, p99_ms, max_ms } = latency.context("nothing was measured")?;
     bar.set_message("merging tables");
-    let (trace_events_per_notification, bytes_per_notification) = bench.stored().await?;
-    let [nats_rss_mb, clickhouse_rss_mb] = server_pids.map(peak_rss_mb);
+    let (trace_events_per_notification, clickhouse_bytes_per_notification) = bench.stored().await?;
+    let [nats_rss_mb, clickhouse_rss_mb] = server_pids.map(|pid| peak_rss_mb(pid?));
     let median_of = |value: fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
     Ok(Report {
         notifications_per_s: median_of(|pair| pair.notifications_per_s),
@@ -154,11 +171,17 @@ async fn measure(
         p99_ms,
         max_ms,
         rate_at_rest: args.rate,
+        critical_p99_ms: passing.as_ref().map(|lanes| lanes.critical.p99_ms),
+        bulk_kept: passing.as_ref().map(|lanes| lanes.bulk_kept),
+        bulk: args.bulk,
+        split: args.split,
         notifications: args.notifications,
         submission_bytes: bench.submission_bytes(),
         message_bytes,
         trace_events_per_notification,
-        bytes_per_notification,
+        bytes_per_notification: jetstream_bytes_per_notification + clickhouse_bytes_per_notification,
+        jetstream_bytes_per_notification,
+        clickhouse_bytes_per_notification,
         cpu_us: pairs.iter().find_map(|pair| pair.cpu_us),
         worker_rss_mb,
         nats_rss_mb,
@@ -166,6 +189,17 @@ async fn measure(
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         pairs,
     })
+}
+
+/// Bytes of all files in `dir` and below. A file that goes away meanwhile counts nothing.
+fn bytes_under(dir: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_under(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
 }
 
 /// The value in the middle; of an even number the lower of the two.
@@ -201,7 +235,7 @@ fn text(report: &Report) -> String {
         "notifications/s, traces included",
         format!("{:.0}", report.notifications_per_s),
         spread(|pair| pair.notifications_per_s),
-        bar("2,000 on 2 cores"),
+        bar("5,000 on 2 cores"),
     );
     row(
         "notifications/s, to the provider call",
@@ -210,11 +244,17 @@ fn text(report: &Report) -> String {
         "",
     );
     row("bare relay, messages/s", format!("{:.0}", report.bare_relay_per_s), spread(|pair| pair.bare_relay_per_s), "");
-    row("ratio", format!("{:.2}", report.ratio), spread(|pair| pair.ratio), "");
-    row(&format!("p50 at {rate_at_rest}/s, ms"), format!("{:.1}", report.p50_ms), none(), "");
-    row(&format!("p99 at {rate_at_rest}/s, ms"), format!("{:.1}", report.p99_ms), none(), bar("50 at 100/s"));
+    let of_relay = if always { "4.0" } else { "0.7" };
+    row("ratio", format!("{:.2}", report.ratio), spread(|pair| pair.ratio), of_relay);
+    row(&format!("p50 at {rate_at_rest}/s, ms"), format!("{:.1}", report.p50_ms), none(), bar("10 at 200/s"));
+    row(&format!("p99 at {rate_at_rest}/s, ms"), format!("{:.1}", report.p99_ms), none(), bar("30 at 200/s"));
     row(&format!("maximum at {rate_at_rest}/s, ms"), format!("{:.1}", report.max_ms), none(), "");
-    row("ClickHouse, bytes per notification", format!("{:.0}", report.bytes_per_notification), none(), "");
+    if let (Some(critical), Some(kept)) = (report.critical_p99_ms, report.bulk_kept) {
+        row(&format!("p99 of critical beside {} bulk, ms", report.bulk), format!("{critical:.1}"), none(), bar("250"));
+        row("bulk's rate beside critical", format!("{:.0} %", kept * 100.0), none(), bar("80 %"));
+    }
+    let (jetstream, clickhouse) = (report.jetstream_bytes_per_notification, report.clickhouse_bytes_per_notification);
+    row("disk, bytes per notification", format!("{jetstream:.0} + {clickhouse:.0}"), none(), "");
     if let Some(Cost { worker, nats, clickhouse, bench }) = report.cpu_us {
         let cost = format!("{worker:.0} + {nats:.0} + {clickhouse:.0} + {bench:.0}");
         row("processor time per notification, µs", cost, none(), "");
@@ -226,7 +266,7 @@ fn text(report: &Report) -> String {
     }
     format!(
         "{} notifications of {} bytes, {} bytes between stages; sync {}; {} cores.\n\n{rows}\n\
-         Sums are of worker, NATS, ClickHouse{}.\n",
+         Sums are of worker, NATS, ClickHouse{}; of disk, of NATS and ClickHouse.\n",
         report.notifications,
         report.submission_bytes,
         report.message_bytes,

@@ -11,48 +11,58 @@ use clap::Parser;
 use serde::Serialize;
 use tokio::process::{Child, Command};
 
-use crate::{args::Args, servers::Addresses};
+use crate::{args::Args, servers::Addresses, worker::Role};
 
-/// `chasqui serve`, with all roles; killed when dropped.
+/// `chasqui serve`: one process with all roles, or one for each; killed when dropped.
 ///
 /// Killed and not asked: all it could hand back is in a directory that goes away too.
 pub(super) struct Worker {
-    child: Child,
+    children: Vec<Child>,
     log: PathBuf,
 }
 
 impl Worker {
     /// Starts it with the configuration that this process has; providers deliver nowhere, and write `calls`.
-    pub(super) fn start(addresses: &Addresses, dir: &Path, calls: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(addresses: &Addresses, dir: &Path, calls: &Path, split: bool) -> anyhow::Result<Self> {
         let log = dir.join("worker.log");
-        let mut command = Command::new(std::env::current_exe().context("cannot find the program itself")?);
-        if let Some(config) = Args::parse().config {
-            command.arg("--config").arg(config);
-        }
-        command
-            .arg("serve")
-            .env("CHASQUI_NATS__URL", &addresses.nats)
-            .env("CHASQUI_CLICKHOUSE__URL", &addresses.clickhouse)
-            .env("CHASQUI_LOG__FILTER", "warn")
-            .env("CHASQUI_SEND__PUSH__PROVIDER", "sandbox")
-            .env("CHASQUI_SEND__SANDBOX__LATENCY_MS", "0")
-            .env("CHASQUI_SEND__SANDBOX__LOG", calls)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).with_context(|| format!("cannot write {}", log.display()))?)
-            .kill_on_drop(true);
-        Ok(Worker { child: command.spawn().context("cannot start a worker")?, log })
+        let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let start = |role: Option<Role>| {
+            let mut command = Command::new(std::env::current_exe().context("cannot find the program itself")?);
+            if let Some(config) = Args::parse().config {
+                command.arg("--config").arg(config);
+            }
+            command.arg("serve");
+            if let Some(role) = role {
+                command.arg("--stages").arg(role.to_string());
+            }
+            command
+                .env("CHASQUI_NATS__URL", &addresses.nats)
+                .env("CHASQUI_CLICKHOUSE__URL", &addresses.clickhouse)
+                .env("CHASQUI_LOG__FILTER", "warn")
+                .env("CHASQUI_SEND__PUSH__PROVIDER", "sandbox")
+                .env("CHASQUI_SEND__SANDBOX__LATENCY_MS", "0")
+                .env("CHASQUI_SEND__SANDBOX__LOG", calls)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(output.try_clone()?)
+                .kill_on_drop(true);
+            command.spawn().context("cannot start a worker")
+        };
+        let roles = if split { Role::all().into_iter().map(Some).collect() } else { vec![None] };
+        Ok(Worker { children: roles.into_iter().map(start).collect::<anyhow::Result<_>>()?, log })
     }
 
-    /// Its process id, while it runs.
-    pub(super) fn pid(&self) -> Option<u32> {
-        self.child.id()
+    /// Its process ids, while it runs.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.children.iter().filter_map(Child::id).collect()
     }
 
-    /// Fails if it has ended, with its last words.
+    /// Fails if one has ended, with its last words.
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            bail!("the worker ended ({status}): {}", self.last_words());
+        for child in &mut self.children {
+            if let Some(status) = child.try_wait()? {
+                bail!("the worker ended ({status}): {}", self.last_words());
+            }
         }
         Ok(())
     }
@@ -66,7 +76,10 @@ impl Worker {
 
     /// Ends it.
     pub(super) async fn kill(mut self) -> anyhow::Result<()> {
-        self.child.kill().await.context("the worker ended before its time")
+        for child in &mut self.children {
+            child.kill().await.context("the worker ended before its time")?;
+        }
+        Ok(())
     }
 }
 
@@ -82,12 +95,12 @@ pub(super) struct Cost {
 
 impl Cost {
     /// Seconds so far, of worker, NATS, ClickHouse, and this process. `None` where there is no /proc.
-    pub(super) fn so_far([worker, nats, clickhouse]: [Option<u32>; 3]) -> Option<Self> {
+    pub(super) fn so_far(worker: &Worker, [nats, clickhouse]: [Option<u32>; 2]) -> Option<Self> {
         Some(Cost {
-            worker: cpu_s(worker)?,
-            nats: cpu_s(nats)?,
-            clickhouse: cpu_s(clickhouse)?,
-            bench: cpu_s(Some(std::process::id()))?,
+            worker: worker.pids().into_iter().map(cpu_s).sum::<Option<f64>>()?,
+            nats: cpu_s(nats?)?,
+            clickhouse: cpu_s(clickhouse?)?,
+            bench: cpu_s(std::process::id())?,
         })
     }
 
@@ -104,10 +117,10 @@ impl Cost {
 }
 
 /// Seconds of processor time, user and system, from /proc (proc_pid_stat(5)).
-fn cpu_s(pid: Option<u32>) -> Option<f64> {
+fn cpu_s(pid: u32) -> Option<f64> {
     /// USER_HZ, the same on every architecture that we run on.
     const TICKS_PER_S: f64 = 100.0;
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid?)).ok()?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The program's name may hold anything; the last parenthesis ends it. utime and stime are fields 14 and 15.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
@@ -115,8 +128,8 @@ fn cpu_s(pid: Option<u32>) -> Option<f64> {
 }
 
 /// The most memory that a process had at once, resident, in MB (10^6 bytes), from /proc (proc_pid_status(5)).
-pub(super) fn peak_rss_mb(pid: Option<u32>) -> Option<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid?)).ok()?;
+pub(super) fn peak_rss_mb(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024.0 / 1e6)
@@ -128,14 +141,9 @@ mod tests {
 
     #[test]
     fn our_own_memory_and_processor_time_are_known() {
-        let us = Some(std::process::id());
+        let us = std::process::id();
         assert!(peak_rss_mb(us).unwrap() > 1.0);
         let before = cpu_s(us).unwrap();
         while cpu_s(us).unwrap() < before + 0.02 {}
-    }
-
-    #[test]
-    fn of_no_process_nothing_is_known() {
-        assert!(peak_rss_mb(None).is_none() && cpu_s(None).is_none());
     }
 }

@@ -1,0 +1,51 @@
+//! Critical beside bulk: does the urgent one wait, and what does the other pay?
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use chasqui_schemas::Lane;
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+
+use super::{
+    end_to_end::{Bench, Latency},
+    process::Worker,
+};
+
+/// How long bulk is alone, and then has company.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Critical notifications a second.
+const RATE: u32 = 10;
+
+/// Of one run with a bulk backlog.
+pub(super) struct Lanes {
+    /// From the publish of a critical notification to its provider call.
+    pub(super) critical: Latency,
+    /// Bulk calls a second beside critical ones, relative to those without.
+    pub(super) bulk_kept: f64,
+}
+
+/// Publishes `bulk` notifications; then, while their backlog lasts, critical ones.
+pub(super) async fn run(bench: &Bench, bulk: u32, worker: &mut Worker, bar: &ProgressBar) -> anyhow::Result<Lanes> {
+    let began = (Timestamp::now(), std::time::Instant::now());
+    bench.publish(Lane::Bulk, bulk).await?;
+
+    let alone = Timestamp::now().as_nanosecond();
+    tokio::time::sleep(WINDOW).await;
+    let since = Timestamp::now();
+    // Two windows, because a rate of ten a second takes that long to tell a 99th percentile from the maximum.
+    let count = RATE * 2 * WINDOW.as_secs() as u32;
+    let published = bench.steadily(Lane::Critical, RATE, count, bar).await?;
+    let end = Timestamp::now().as_nanosecond();
+
+    bench.arrived(bulk + count, began.0, began.1, worker, bar).await?;
+    let calls = bench.calls()?;
+    let last = calls.values().max().copied().unwrap_or_default();
+    ensure!(last > end, "the bulk backlog was gone before the critical ones: publish more than {bulk} with --bulk");
+    let rate = |from: i128, to: i128, others: u32| {
+        let calls = calls.values().filter(|at| (from..to).contains(at)).count() as f64 - f64::from(others);
+        calls / ((to - from) as f64 / 1e9)
+    };
+    let (before, beside) = (rate(alone, since.as_nanosecond(), 0), rate(since.as_nanosecond(), end, count));
+    Ok(Lanes { critical: bench.latency(&published, since).await?, bulk_kept: beside / before })
+}
