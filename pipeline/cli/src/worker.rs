@@ -10,13 +10,20 @@ use chasqui_enrich::Enrich;
 use chasqui_filter::Filter;
 use chasqui_prioritize::Prioritize;
 use chasqui_render::Render;
-use chasqui_runtime::{Broker, Config, run_deferred, run_stage, topology};
-use chasqui_schemas::Stage;
+use chasqui_runtime::{
+    Broker, Config,
+    lanes::{OTHERS, URGENT},
+    run_deferred, run_stage, topology,
+};
+use chasqui_schemas::{Lane, Stage};
 use chasqui_send::SendStage;
 use chasqui_stores::{directory::NatsDirectory, inbox::NatsInbox, ledger::NatsLedger, publisher::Publisher};
 use chasqui_trace::{TraceSink, WriterSettings, run_receipts, run_writer};
 use chasqui_validate::Validate;
-use tokio::task::JoinSet;
+use tokio::{
+    runtime::{self, Handle, Runtime},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::servers::{Addresses, require_topology};
@@ -64,9 +71,37 @@ impl FromStr for Role {
 }
 
 /// Roles at work in this process.
+///
+/// Stages are there twice: for the critical lane, on a thread and a connection of its own, with stores and providers of
+/// its own, so that nothing it needs is ever shared with a backlog; and for the other lanes.
 pub(crate) struct Worker {
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
+    urgent: UrgentThread,
+}
+
+/// The runtime of the critical lane.
+struct UrgentThread(Option<Runtime>);
+
+impl UrgentThread {
+    fn start() -> anyhow::Result<Self> {
+        let runtime =
+            runtime::Builder::new_multi_thread().worker_threads(1).thread_name("critical").enable_all().build();
+        Ok(UrgentThread(Some(runtime.context("cannot start the thread of the critical lane")?)))
+    }
+
+    fn handle(&self) -> anyhow::Result<Handle> {
+        Ok(self.0.as_ref().context("the thread of the critical lane has ended")?.handle().clone())
+    }
+}
+
+impl Drop for UrgentThread {
+    /// A runtime waits for its thread where it is dropped, which no async code may do.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Worker {
@@ -75,39 +110,60 @@ impl Worker {
         let client = addresses.nats(config).await?;
         topology::check_server(&client, &addresses.nats)?;
         require_topology(&client).await?;
-        let mut worker = Worker { stop: CancellationToken::new(), tasks: JoinSet::new() };
-        let parts = Parts::open(config, client).await?;
+        let mut worker =
+            Worker { stop: CancellationToken::new(), tasks: JoinSet::new(), urgent: UrgentThread::start()? };
+        let parts = Parts::open(config, client, OTHERS).await?;
+        let urgent = {
+            let (config, addresses) = (config.clone(), addresses.clone());
+            let open = async move { Parts::open(&config, addresses.nats(&config).await?, URGENT).await };
+            worker.urgent.handle()?.spawn(open).await??
+        };
         for role in roles {
-            worker.start_role(*role, config, addresses, &parts).await?;
+            match role {
+                Role::Stage(stage) => {
+                    worker.stage(*stage, config, &parts, &Handle::current())?;
+                    worker.stage(*stage, config, &urgent, &worker.urgent.handle()?)?;
+                }
+                service => worker.service(*service, config, addresses, &parts)?,
+            }
         }
         tracing::info!(roles = %roles.iter().map(Role::to_string).collect::<Vec<_>>().join(","), "running");
         Ok(worker)
     }
 
-    async fn start_role(
-        &mut self,
-        role: Role,
-        config: &Config,
-        addresses: &Addresses,
-        parts: &Parts,
-    ) -> anyhow::Result<()> {
+    fn stage(&mut self, stage: Stage, config: &Config, parts: &Parts, on: &Handle) -> anyhow::Result<()> {
         let directory = Arc::clone(&parts.directory);
         let clock = Arc::clone(&parts.broker.clock);
-        match role {
-            Role::Stage(Stage::Validate) => self.stage(Validate::new(config.app_lanes()), config, parts),
-            Role::Stage(Stage::Enrich) => self.stage(Enrich { directory, clock }, config, parts),
-            Role::Stage(Stage::Filter) => self.stage(Filter { directory, clock }, config, parts),
-            Role::Stage(Stage::Dedupe) => self.stage(Dedupe { ledger: parts.ledger.clone() }, config, parts),
-            Role::Stage(Stage::Render) => self.stage(Render::new(directory), config, parts),
-            Role::Stage(Stage::Prioritize) => {
-                self.stage(Prioritize { clock, routes: parts.send.routes() }, config, parts);
-            }
-            Role::Stage(Stage::Send) => {
+        match stage {
+            Stage::Validate => self.run(Validate::new(config.app_lanes()), config, parts, on),
+            Stage::Enrich => self.run(Enrich { directory, clock }, config, parts, on),
+            Stage::Filter => self.run(Filter { directory, clock }, config, parts, on),
+            Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, config, parts, on),
+            Stage::Render => self.run(Render::new(directory), config, parts, on),
+            Stage::Prioritize => self.run(Prioritize { clock, routes: parts.send.routes() }, config, parts, on),
+            Stage::Send => {
                 let inbox = Arc::new(NatsInbox::new(parts.broker.publisher.clone()));
                 let send = SendStage::from_config(&parts.send, inbox, parts.ledger.clone(), clock)?;
                 config.check_longest_call(send.longest_call())?;
-                self.stage(send, config, parts);
+                self.run(send, config, parts, on);
             }
+        }
+        Ok(())
+    }
+
+    /// One runner per queue of the stage.
+    fn run<S: chasqui_contract::Stage>(&mut self, stage: S, config: &Config, parts: &Parts, on: &Handle) {
+        let stage = Arc::new(stage);
+        for channel in topology::queues(S::STAGE) {
+            let (broker, settings) = (parts.broker.clone(), config.runner.settings());
+            let runner = run_stage(Arc::clone(&stage), channel, parts.lanes, broker, settings, self.stop.clone());
+            self.tasks.spawn_on(async move { runner.await.with_context(|| S::STAGE.to_string()) }, on);
+        }
+    }
+
+    fn service(&mut self, role: Role, config: &Config, addresses: &Addresses, parts: &Parts) -> anyhow::Result<()> {
+        match role {
+            Role::Stage(_) => {}
             Role::Deferred => {
                 let Broker { client, publisher, .. } = parts.broker.clone();
                 let deferred = run_deferred(client, publisher, self.stop.clone());
@@ -131,16 +187,6 @@ impl Worker {
             }
         }
         Ok(())
-    }
-
-    /// One runner per queue of the stage.
-    fn stage<S: chasqui_contract::Stage>(&mut self, stage: S, config: &Config, parts: &Parts) {
-        let stage = Arc::new(stage);
-        for channel in topology::queues(S::STAGE) {
-            let (broker, settings) = (parts.broker.clone(), config.runner.settings());
-            let runner = run_stage(Arc::clone(&stage), channel, broker, settings, self.stop.clone());
-            self.tasks.spawn(async move { runner.await.with_context(|| S::STAGE.to_string()) });
-        }
     }
 
     /// Runs until a role fails or `stopped` is ready; then drains all.
@@ -168,8 +214,9 @@ impl Worker {
     }
 }
 
-/// What roles share: one connection, one ledger batching all claims.
+/// What roles on the same lanes share: one connection, one ledger batching all claims.
 struct Parts {
+    lanes: &'static [Lane],
     broker: Broker,
     directory: Arc<NatsDirectory>,
     ledger: Arc<NatsLedger>,
@@ -177,13 +224,18 @@ struct Parts {
 }
 
 impl Parts {
-    async fn open(config: &Config, client: Client) -> anyhow::Result<Self> {
+    async fn open(config: &Config, client: Client, lanes: &'static [Lane]) -> anyhow::Result<Self> {
         let context = jetstream::new(client.clone());
         let publisher = Publisher::new(context.clone());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let ledger = match lanes {
+            URGENT => NatsLedger::open_urgent(&context, publisher.clone()).await?,
+            _ => NatsLedger::open(&context, publisher.clone()).await?,
+        };
         Ok(Parts {
+            lanes,
             directory: Arc::new(NatsDirectory::open(&context).await?),
-            ledger: Arc::new(NatsLedger::open(&context, publisher.clone()).await?),
+            ledger: Arc::new(ledger),
             broker: Broker { client, traces: TraceSink::start(&publisher), publisher, clock },
             send: serde_json::from_value(config.send.clone()).context("the [send] settings are wrong")?,
         })

@@ -33,10 +33,4 @@ pub trait Ledger: Send + Sync {
     ///
     /// `id` is from [`chasqui_schemas::id::claim`]. A repeat after an error is safe: it answers `Taken` with our own value.
     async fn claim(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError>;
-
-    /// The same for a message of the critical lane: where claims are gathered to be stored together, this one is not
-    /// kept waiting for others.
-    async fn claim_now(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError> {
-        self.claim(book, id, value).await
-    }
 }

@@ -6,7 +6,6 @@ pub const IMPATIENT: &str = r#"
 [runner]
 ack_wait_ms = 8000
 slots = 16
-reserved = 4
 
 [send.push]
 timeout_ms = 2000

@@ -153,7 +153,6 @@ pub struct RunnerConfig {
     pub ack_wait_ms: u64,
     pub window: usize,
     pub slots: usize,
-    pub reserved: usize,
     pub max_deliveries: u32,
     pub max_ack_pending: i64,
     pub drain_ms: u64,
@@ -167,10 +166,8 @@ pub struct RunnerSettings {
     pub ack_wait: Duration,
     /// Most messages here, per lane.
     pub window: usize,
-    /// Most decisions at once, over all lanes.
+    /// Most decisions at once of one runner.
     pub slots: usize,
-    /// Of these, only for critical.
-    pub reserved: usize,
     /// Shares of the slots.
     pub weights: Weights,
     /// A message handed out more often than this is a dead letter.
@@ -185,8 +182,7 @@ impl RunnerConfig {
         RunnerSettings {
             ack_wait: Duration::from_millis(self.ack_wait_ms),
             window: self.window.max(1),
-            slots: self.slots.max(2),
-            reserved: self.reserved,
+            slots: self.slots.max(1),
             weights: Lane::ALL.map(|lane| self.weights.get(&lane).copied().unwrap_or(1).max(1)),
             max_deliveries: self.max_deliveries,
             drain: Duration::from_millis(self.drain_ms),
@@ -293,12 +289,6 @@ impl Config {
                 "streams.hop_window_s ({}) must be longer than runner.ack_wait_ms ({}): a redelivered message's \
                  outputs would be stored twice",
                 self.streams.hop_window_s, self.runner.ack_wait_ms
-            ));
-        }
-        if self.runner.reserved >= self.runner.slots {
-            return contradiction(format!(
-                "runner.reserved ({}) must be less than runner.slots ({}): no lane but critical would move",
-                self.runner.reserved, self.runner.slots
             ));
         }
         Ok(())

@@ -66,7 +66,6 @@ const TICK: Duration = Duration::from_millis(500);
 const NEWER_VERSION_PAUSE: Duration = Duration::from_secs(30);
 /// Longest pause between tries while a port of the stage is unavailable.
 const MAX_PORT_PAUSE: Duration = Duration::from_secs(2);
-const LANES: usize = Lane::ALL.len();
 
 /// Where messages come from and go to.
 #[derive(Clone)]
@@ -100,26 +99,29 @@ pub enum RunError {
     Closed,
 }
 
-/// Works on one queue until `stop`: all lanes of a stage, of one channel where the stage has a queue per channel.
+/// Works on one queue until `stop`: `lanes` of a stage ([`crate::lanes::URGENT`] or [`crate::lanes::OTHERS`]), of one
+/// channel where the stage has a queue per channel.
 ///
 /// # Errors
 /// See [`RunError`]. A broker that goes away and comes back is no error.
 pub async fn run_stage<S: Stage>(
     stage: Arc<S>,
     channel: Option<Channel>,
+    on: &[Lane],
     broker: Broker,
     settings: RunnerSettings,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let stream = stream::of_stage(S::STAGE);
-    let mut lanes = Vec::with_capacity(LANES);
+    let mut lanes = Vec::with_capacity(on.len());
     let mut releasing = JoinSet::new();
-    for lane in Lane::ALL {
+    for &lane in on {
         let consumer = consumer_name(lane, channel);
         let opened = Puller::open(&broker.client, stream, &consumer).await;
         let puller = opened.map_err(|source| RunError::Open { stream, consumer: consumer.clone(), source })?;
         releasing.spawn(keep_releasing(jetstream::new(broker.client.clone()), stream, consumer));
         lanes.push(LaneState {
+            lane,
             puller,
             open: HashMap::new(),
             ready: VecDeque::new(),
@@ -128,7 +130,7 @@ pub async fn run_stage<S: Stage>(
             committing: false,
         });
     }
-    let picker = Lanes::new(settings.weights, settings.slots, settings.reserved);
+    let picker = Lanes::new(settings.weights, settings.slots);
     let deciding = FuturesUnordered::new();
     let committing = FuturesUnordered::new();
     // Its own bound on batches in flight: a stream that does not answer then holds up no other queue.
@@ -142,6 +144,7 @@ pub async fn run_stage<S: Stage>(
 type Deciding = BoxFuture<'static, (usize, Outcome)>;
 
 struct LaneState {
+    lane: Lane,
     puller: Puller,
     /// What was pulled and not settled, by sequence.
     open: HashMap<u64, Open>,
@@ -316,10 +319,14 @@ impl<S: Stage> Runner<S> {
     /// Begins what there are slots for; true where that is more than one round's share.
     async fn start_decisions(&mut self) -> bool {
         for _ in 0..MAX_ROUND {
-            let ready = std::array::from_fn(|lane| !self.lanes[lane].ready.is_empty());
-            let busy = std::array::from_fn(|lane| self.lanes[lane].deciding);
+            let mut ready = [false; Lane::ALL.len()];
+            for state in &self.lanes {
+                ready[state.lane.index()] = !state.ready.is_empty();
+            }
+            let busy = self.lanes.iter().map(|state| state.deciding).sum();
             let Some(lane) = self.picker.next(ready, busy) else { return false };
-            let state = &mut self.lanes[lane.index()];
+            let Some(index) = self.lanes.iter().position(|state| state.lane == lane) else { return false };
+            let state = &mut self.lanes[index];
             let Some(item) = state.ready.pop_front() else { return false };
             if let Some(open) = state.open.get_mut(&item.incoming.sequence) {
                 open.begun = true;
@@ -327,9 +334,8 @@ impl<S: Stage> Runner<S> {
             state.deciding += 1;
             let (stage, clock) = (Arc::clone(&self.stage), Arc::clone(&self.broker.clock));
             let max_deliveries = self.settings.max_deliveries;
-            let mut deciding: Deciding = Box::pin(async move {
-                (lane.index(), decide(&*stage, &*clock, item, lane, max_deliveries).await)
-            });
+            let mut deciding: Deciding =
+                Box::pin(async move { (index, decide(&*stage, &*clock, item, lane, max_deliveries).await) });
             // Most decisions wait for nothing: they are made here, and only the others wait to be woken.
             let made = deciding.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
             match made {
@@ -356,13 +362,14 @@ impl<S: Stage> Runner<S> {
                 messaging.system = "nats",
                 messaging.operation.r#type = "process",
                 messaging.destination.name = stream::of_stage(S::STAGE),
-                messaging.consumer.group.name = Lane::ALL[index].as_str(),
+                messaging.consumer.group.name = lane.lane.as_str(),
                 messaging.batch.message_count = batch.len(),
             );
+            let name = lane.lane.as_str();
             let committing = async move {
                 commit(&publisher, &traces, S::STAGE, &mut batch).await;
                 let messages = batch.len() as u64;
-                let (stage, lane) = (S::STAGE.as_str(), Lane::ALL[index].as_str());
+                let (stage, lane) = (S::STAGE.as_str(), name);
                 tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_messages = messages, stage, lane);
                 tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_batch_size = messages, stage, lane);
                 (index, batch.iter().map(|decided| decided.incoming.sequence).collect())

@@ -15,7 +15,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_contract::{Decision, Output, Stage, StoreError, SystemClock, Verdict};
 use chasqui_embedded::{Embedded, NatsOptions, Options};
-use chasqui_runtime::{Broker, Config, RunnerSettings, run_deferred, run_stage, topology};
+use chasqui_runtime::{Broker, Config, RunnerSettings, lanes::OTHERS, run_deferred, run_stage, topology};
 use chasqui_schemas::{
     Lane, Notification, Reason, envelope, header,
     notification::{Message, Recipient, Request},
@@ -85,7 +85,7 @@ impl Bench {
 
     fn run(&self, toy: Toy) -> (CancellationToken, JoinHandle<()>) {
         let stop = CancellationToken::new();
-        let runner = run_stage(Arc::new(toy), None, self.broker.clone(), self.settings(), stop.clone());
+        let runner = run_stage(Arc::new(toy), None, OTHERS, self.broker.clone(), self.settings(), stop.clone());
         (stop, tokio::spawn(async move { runner.await.unwrap() }))
     }
 
@@ -307,7 +307,7 @@ async fn a_store_that_is_away_costs_nothing_but_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn drain_finishes_what_began_and_gives_the_rest_back_at_once() {
     // The deadline is far longer than the test: only what is given back can be taken by the second runner.
-    let bench = bench("[runner]\nslots = 2\nreserved = 1").await;
+    let bench = bench("[runner]\nslots = 2").await;
     bench.publish(users(20)).await;
     let (stop, runner) = bench.run(Toy(Box::new(|n| {
         Box::pin(async move {

@@ -48,17 +48,8 @@ const READS_IN_FLIGHT: usize = 64;
 /// The ledger on JetStream. Dropping it lets claims on their way finish.
 #[derive(Debug)]
 pub struct NatsLedger {
-    dedupe: Claims,
-    attempts: Claims,
-}
-
-/// The ways into one book.
-#[derive(Debug)]
-struct Claims {
-    /// At once.
-    urgent: mpsc::Sender<Request>,
-    /// In batches that are worth their cost.
-    others: mpsc::Sender<Request>,
+    dedupe: mpsc::Sender<Request>,
+    attempts: mpsc::Sender<Request>,
 }
 
 #[derive(Debug)]
@@ -78,63 +69,57 @@ struct Shelf {
 }
 
 impl NatsLedger {
-    /// Opens both books. Must be called in a tokio runtime.
+    /// Opens both books, for claims that may be kept waiting for others. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// `Unavailable` where a stream is missing or does not answer.
     pub async fn open(context: &jetstream::Context, publisher: Publisher) -> Result<Self, StoreError> {
+        Self::open_paced(context, publisher, PACE).await
+    }
+
+    /// The same for the critical lane: no claim is kept waiting.
+    ///
+    /// # Errors
+    /// As [`NatsLedger::open`].
+    pub async fn open_urgent(context: &jetstream::Context, publisher: Publisher) -> Result<Self, StoreError> {
+        Self::open_paced(context, publisher, Duration::ZERO).await
+    }
+
+    async fn open_paced(
+        context: &jetstream::Context,
+        publisher: Publisher,
+        pace: Duration,
+    ) -> Result<Self, StoreError> {
         let open = async |store: &'static str, subject: &'static str| {
             let stream = context.get_stream(store).await.map_err(|error| unavailable(store, error))?;
-            let way = |pace| {
-                let (claims, requests) = mpsc::channel(QUEUED_CLAIMS);
-                let shelf = Shelf { store, subject, stream: stream.clone(), publisher: publisher.apart() };
-                tokio::spawn(commit(shelf, requests, pace));
-                claims
-            };
-            Ok::<_, StoreError>(Claims { urgent: way(Duration::ZERO), others: way(PACE) })
+            let (claims, requests) = mpsc::channel(QUEUED_CLAIMS);
+            tokio::spawn(commit(Shelf { store, subject, stream, publisher: publisher.apart() }, requests, pace));
+            Ok::<_, StoreError>(claims)
         };
         Ok(NatsLedger {
             dedupe: open(stream::LEDGER, subject::LEDGER).await?,
             attempts: open(stream::ATTEMPTS, subject::ATTEMPTS).await?,
         })
     }
-
-    fn book(&self, book: Book) -> (&'static str, &Claims) {
-        match book {
-            Book::Dedupe => (stream::LEDGER, &self.dedupe),
-            Book::Attempts => (stream::ATTEMPTS, &self.attempts),
-        }
-    }
 }
 
 #[async_trait]
 impl Ledger for NatsLedger {
     async fn claim(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError> {
-        let (store, claims) = self.book(book);
-        claim(store, &claims.others, id, value).await
+        let (store, claims) = match book {
+            Book::Dedupe => (stream::LEDGER, &self.dedupe),
+            Book::Attempts => (stream::ATTEMPTS, &self.attempts),
+        };
+        if value.len() > MAX_VALUE_BYTES {
+            let source = format!("a claim's value is {} bytes, more than {MAX_VALUE_BYTES}", value.len());
+            return Err(StoreError::Refused { store, source: source.into() });
+        }
+        let (answer, answered) = oneshot::channel();
+        let request = Request { id: id.to_owned(), value, answer };
+        // Both fail only if the committing task is gone, with the runtime it ran on.
+        claims.send(request).await.map_err(|error| unavailable(store, error.to_string()))?;
+        answered.await.map_err(|error| unavailable(store, error))?
     }
-
-    async fn claim_now(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError> {
-        let (store, claims) = self.book(book);
-        claim(store, &claims.urgent, id, value).await
-    }
-}
-
-async fn claim(
-    store: &'static str,
-    claims: &mpsc::Sender<Request>,
-    id: &str,
-    value: Bytes,
-) -> Result<Claim, StoreError> {
-    if value.len() > MAX_VALUE_BYTES {
-        let source = format!("a claim's value is {} bytes, more than {MAX_VALUE_BYTES}", value.len());
-        return Err(StoreError::Refused { store, source: source.into() });
-    }
-    let (answer, answered) = oneshot::channel();
-    let request = Request { id: id.to_owned(), value, answer };
-    // Both fail only if the committing task is gone, with the runtime it ran on.
-    claims.send(request).await.map_err(|error| unavailable(store, error.to_string()))?;
-    answered.await.map_err(|error| unavailable(store, error))?
 }
 
 /// Takes what is there, commits it, takes what came meanwhile.

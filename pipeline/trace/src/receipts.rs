@@ -8,8 +8,7 @@
 
 use async_nats::jetstream::{Context, Message, message::Acker};
 use chasqui_schemas::{
-    Channel, Receipt, ReceiptKind, id, stream, subject,
-    receipt,
+    Channel, Receipt, ReceiptKind, id, receipt, stream, subject,
     trace::{State, Status, TraceEvent},
 };
 use chasqui_stores::Publisher;

@@ -1,8 +1,8 @@
 //! A trace event as a row of `trace_events`.
 
-use compact_str::CompactString;
 use chasqui_schemas::trace::TraceEvent;
 use clickhouse::Row;
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chasqui_contract::{Book, Claim, Decision, Ledger, Stage, StoreError};
-use chasqui_schemas::{Lane, Notification, Reason, id, stream};
+use chasqui_schemas::{Notification, Reason, id, stream};
 use uuid::Uuid;
 
 #[cfg(test)]
@@ -33,11 +33,7 @@ impl Stage for Dedupe {
             &notification.request.idempotency_key,
         ]);
         let own = Bytes::from(notification.id.to_string());
-        let answer = match notification.lane {
-            Lane::Critical => self.ledger.claim_now(Book::Dedupe, &claim, own).await?,
-            _ => self.ledger.claim(Book::Dedupe, &claim, own).await?,
-        };
-        let original = match answer {
+        let original = match self.ledger.claim(Book::Dedupe, &claim, own).await? {
             Claim::First => return Ok(Decision::forward(notification)),
             Claim::Taken(value) => Uuid::try_parse_ascii(&value).map_err(|source| StoreError::BadRecord {
                 store: stream::LEDGER,

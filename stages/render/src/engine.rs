@@ -16,9 +16,7 @@ use chasqui_schemas::{
     record::Template,
     submission::{Content, MAX_CONTENT_BYTES},
 };
-use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context, value::Value,
-};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context, value::Value};
 
 use crate::choose::Source;
 

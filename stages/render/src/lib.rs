@@ -69,13 +69,7 @@ impl Stage for Render {
 }
 
 impl Render {
-    fn render(
-        &self,
-        notification: &Notification,
-        template: &Arc<Template>,
-        key: &str,
-        data: &Json,
-    ) -> Decision {
+    fn render(&self, notification: &Notification, template: &Arc<Template>, key: &str, data: &Json) -> Decision {
         let compiled = self.cache.compiled(key, template);
         let variant = choose::variant(template, key, notification.id);
         let wanted = notification

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chasqui_contract::{Answer, Book, Claim, Class, Ledger, Outcome, StoreError};
-use chasqui_schemas::{Delivery, Lane, id};
+use chasqui_schemas::{Delivery, id};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
@@ -77,7 +77,7 @@ impl Attempts {
     pub(crate) async fn start(&self, delivery: &Delivery, at: Timestamp, expired: bool) -> Result<Start, StoreError> {
         let ours = Started { by: Uuid::new_v4(), at, expired };
         let key = key("started", delivery.id, delivery.attempt);
-        Ok(match self.claim::<Started>(delivery.lane, &key, &ours).await? {
+        Ok(match self.claim::<Started>(&key, &ours).await? {
             None => Start::Ours,
             Some(taken) if taken.by == ours.by => Start::Ours,
             Some(taken) if taken.expired => Start::Expired,
@@ -88,7 +88,7 @@ impl Attempts {
     /// Claims the end of the delivery's attempt, and answers the end that is on record: `ours`, or an earlier one.
     pub(crate) async fn finish(&self, delivery: &Delivery, ours: Finished) -> Result<Finished, StoreError> {
         let key = key("finished", delivery.id, delivery.attempt);
-        Ok(self.claim(delivery.lane, &key, &ours).await?.unwrap_or(ours))
+        Ok(self.claim(&key, &ours).await?.unwrap_or(ours))
     }
 
     /// When the delivery's first attempt began.
@@ -96,17 +96,12 @@ impl Attempts {
     /// Where the book has forgotten, its window has passed since: the submission's time stands in.
     pub(crate) async fn first_started(&self, delivery: &Delivery) -> Result<Timestamp, StoreError> {
         let stand_in = Started { by: Uuid::nil(), at: delivery.submitted_at, expired: false };
-        let taken: Option<Started> = self.claim(delivery.lane, &key("started", delivery.id, 1), &stand_in).await?;
+        let taken: Option<Started> = self.claim(&key("started", delivery.id, 1), &stand_in).await?;
         Ok(taken.unwrap_or(stand_in).at)
     }
 
     /// Claims, patiently; answers what was there before.
-    async fn claim<T: Serialize + DeserializeOwned>(
-        &self,
-        lane: Lane,
-        key: &str,
-        value: &T,
-    ) -> Result<Option<T>, StoreError> {
+    async fn claim<T: Serialize + DeserializeOwned>(&self, key: &str, value: &T) -> Result<Option<T>, StoreError> {
         let bad = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::BadRecord {
             store: STORE,
             key: key.to_owned(),
@@ -115,11 +110,7 @@ impl Attempts {
         let bytes = Bytes::from(rmp_serde::to_vec_named(value).map_err(|e| bad(e.into()))?);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let answer = match lane {
-                Lane::Critical => self.ledger.claim_now(Book::Attempts, key, bytes.clone()).await,
-                _ => self.ledger.claim(Book::Attempts, key, bytes.clone()).await,
-            };
-            match answer {
+            match self.ledger.claim(Book::Attempts, key, bytes.clone()).await {
                 Ok(Claim::First) => return Ok(None),
                 Ok(Claim::Taken(taken)) => return rmp_serde::from_slice(&taken).map(Some).map_err(|e| bad(e.into())),
                 Err(error) => {

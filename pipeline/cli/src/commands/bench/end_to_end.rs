@@ -139,7 +139,8 @@ impl Bench {
         let calls_before = self.calls()?.len();
         let cost_before = Cost::so_far(worker, servers);
         let (since, began) = (Timestamp::now(), Instant::now());
-        let ((), took) = tokio::try_join!(self.publish(Lane::Normal, count), self.arrived(count, since, began, worker, bar))?;
+        let ((), took) =
+            tokio::try_join!(self.publish(Lane::Normal, count), self.arrived(count, since, began, worker, bar))?;
         let cost = Cost::so_far(worker, servers).zip(cost_before).map(|(now, before)| now.us_since(before, count));
 
         let calls = self.calls()?;
@@ -203,11 +204,7 @@ impl Bench {
     }
 
     /// From publish to provider call, of all that was `published` from `since` on.
-    pub(super) async fn latency(
-        &self,
-        published: &HashMap<Uuid, i128>,
-        since: Timestamp,
-    ) -> anyhow::Result<Latency> {
+    pub(super) async fn latency(&self, published: &HashMap<Uuid, i128>, since: Timestamp) -> anyhow::Result<Latency> {
         let sql = "SELECT toString(request_id), toString(delivery_id) FROM deliveries
                    WHERE submitted_at >= fromUnixTimestamp64Milli(?)";
         let deliveries =
