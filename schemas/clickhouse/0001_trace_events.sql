@@ -1,14 +1,17 @@
 -- The log of what happened: one row per step of a notification, its identity (trace_id, span_id).
--- A step done again after a crash comes with the same identity and replaces its row when parts merge; read with
--- FINAL to see it once before that. The partition is the day of the submission, which the trace id carries, so
--- that both rows always meet. Statements here must be safe to run twice, and from two processes at once.
+-- A step done again after a crash comes with the same identity: when parts merge, the row that began last stays, in
+-- whatever order they came; read with FINAL to see it once before that. The partition is the day of the submission,
+-- which the trace id carries, so that both rows always meet. No index but the key and the day: what else is known of a
+-- notification leads to its trace id through `notifications` and `deliveries`, at an eighth of the cost.
+-- Statements here must be safe to run twice, and from two processes at once.
 CREATE TABLE IF NOT EXISTS trace_events
 (
     trace_id String COMMENT '32 hex digits of the notification''s UUIDv7, or of the request''s own trace; as text because ClickHouse sorts UUIDs by their random half' CODEC(ZSTD(1)),
-    span_id UInt64 COMMENT 'The step: derived from trace, stage, delivery and attempt' CODEC(ZSTD(1)),
+    span_id UInt64 COMMENT 'The step: derived from trace, stage, delivery and attempt' CODEC(NONE),
     parent_span_id UInt64 COMMENT 'The step it came from; 0 for the root' CODEC(ZSTD(1)),
     submitted_at DateTime64(3, 'UTC') COMMENT 'When the submission was stored; part of the trace id' CODEC(Delta, ZSTD(1)),
-    notification_id UUID COMMENT 'The notification; zero on the request''s own trace' CODEC(ZSTD(1)),
+    is_notification Bool COMMENT 'False on a trace that is not a notification''s: the request''s own, or that of a message that could not be read',
+    notification_id UUID ALIAS if(is_notification, toUUID(trace_id), toUUID('00000000-0000-0000-0000-000000000000')) COMMENT 'The notification: the trace id, or zero on other traces',
     request_id UUID COMMENT 'The submission; zero on receipts' CODEC(ZSTD(1)),
     delivery_id UUID COMMENT 'The delivery; zero on steps of the notification as a whole' CODEC(ZSTD(1)),
     app LowCardinality(String) COMMENT 'Who published it',
@@ -29,13 +32,9 @@ CREATE TABLE IF NOT EXISTS trace_events
     started_at DateTime64(9, 'UTC') COMMENT 'When the work began; of a receipt, when it happened' CODEC(Delta, ZSTD(1)),
     duration_ns UInt64 COMMENT 'Nanoseconds that the work took' CODEC(ZSTD(1)),
     attributes Map(LowCardinality(String), String) COMMENT 'What else explains the step; no bodies, no addresses' CODEC(ZSTD(1)),
-    INDEX started_at_range started_at TYPE minmax GRANULARITY 1,
-    INDEX request_ids request_id TYPE bloom_filter(0.01) GRANULARITY 4,
-    INDEX delivery_ids delivery_id TYPE bloom_filter(0.01) GRANULARITY 4,
-    INDEX transaction_ids attributes['transaction_id'] TYPE bloom_filter(0.01) GRANULARITY 4,
-    INDEX statuses status TYPE set(8) GRANULARITY 4
+    INDEX started_at_range started_at TYPE minmax GRANULARITY 1
 )
-ENGINE = ReplacingMergeTree
+ENGINE = ReplacingMergeTree(started_at)
 PARTITION BY toYYYYMMDD(submitted_at)
 ORDER BY (trace_id, span_id)
 SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1

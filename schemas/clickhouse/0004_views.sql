@@ -2,6 +2,7 @@
 --   SELECT state, count() FROM notifications GROUP BY state
 -- Filter by submitted_at to read only those days.
 CREATE VIEW IF NOT EXISTS deliveries AS
+WITH if(s.sent_ms = 4294967295, s.delivered_ms, s.sent_ms) AS accepted_ms
 SELECT
     delivery_id,
     notification_id,
@@ -13,61 +14,80 @@ SELECT
     variant,
     locale,
     channel,
-    substring(s.lane, 3) AS lane,
+    substring(s.lane, 7) AS lane,
     substring(s.provider, 7) AS provider,
-    transform(state_rank, [1, 2, 3, 4, 5, 6, 7], ['rejected', 'suppressed', 'expired', 'dead', 'sent', 'delivered', 'bounced'], 'pending') AS state,
+    transform(toUInt8OrZero(substring(outcome, 1, 1)), [1, 2, 3, 4, 5, 6, 7], ['rejected', 'suppressed', 'expired', 'dead', 'sent', 'delivered', 'bounced'], 'pending') AS state,
     substring(outcome, 7) AS reason,
     transform(stage_rank, [1, 2, 3, 4, 5, 6, 7], ['validate', 'enrich', 'filter', 'dedupe', 'render', 'prioritize', 'send'], '') AS stage,
     attempts,
-    first_at,
-    ended_at,
+    addMilliseconds(submitted_at, first_ms) AS first_at,
+    if(s.ended_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.ended_ms)) AS ended_at,
     -- What arrived was sent, even where the provider's answer was lost.
-    coalesce(s.sent_at, s.delivered_at) AS sent_at,
-    delivered_at,
-    bounced_at,
-    opened_at,
-    opened_human_at,
-    opened_machine_at,
-    clicked_at,
-    clicked_human_at,
-    unsubscribed_at,
-    complained_at
+    if(accepted_ms = 4294967295, NULL, addMilliseconds(submitted_at, accepted_ms)) AS sent_at,
+    if(s.delivered_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.delivered_ms)) AS delivered_at,
+    if(s.bounced_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.bounced_ms)) AS bounced_at,
+    if(s.opened_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.opened_ms)) AS opened_at,
+    if(s.opened_human_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.opened_human_ms)) AS opened_human_at,
+    if(s.opened_machine_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.opened_machine_ms)) AS opened_machine_at,
+    if(s.clicked_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.clicked_ms)) AS clicked_at,
+    if(s.clicked_human_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.clicked_human_ms)) AS clicked_human_at,
+    if(s.unsubscribed_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.unsubscribed_ms)) AS unsubscribed_at,
+    if(s.complained_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.complained_ms)) AS complained_at,
+    -- From the submission, in milliseconds.
+    nullIf(accepted_ms, 4294967295) AS sent_after_ms,
+    nullIf(s.delivered_ms, 4294967295) AS delivered_after_ms,
+    nullIf(s.opened_human_ms, 4294967295) AS opened_human_after_ms
 FROM delivery_states AS s FINAL
 WHERE known = 1
 SETTINGS do_not_merge_across_partitions_select_final = 1
 COMMENT 'Latest state of every delivery, one row each';
 
 -- A notification has got as far as the best of its deliveries: one that arrived outweighs another that bounced.
-CREATE VIEW IF NOT EXISTS notifications AS
-WITH multiIf(
-    has_deliveries = 0, s.state_rank,
-    notEmpty(arrayFilter(delivery -> NOT has(s.bounced, delivery), s.arrived)), 6,
-    notEmpty(arrayFilter(delivery -> NOT has(s.bounced, delivery), s.accepted)), 5,
-    delivery_state_rank) AS rank
+CREATE VIEW IF NOT EXISTS traces AS
+WITH
+    arrayFilter(end -> bitAnd(end, 7) IN (5, 6) AND NOT has(s.ends, bitOr(end, 7)), s.ends) AS good_ends,
+    multiIf(
+        has_deliveries = 0, toUInt8OrZero(substring(outcome, 1, 1)),
+        arrayExists(end -> bitAnd(end, 7) = 6, good_ends), 6,
+        notEmpty(good_ends), 5,
+        toUInt8OrZero(substring(delivery_outcome, 1, 1))) AS rank,
+    if(s.sent_ms = 4294967295, s.delivered_ms, s.sent_ms) AS accepted_ms
 SELECT
+    replaceAll(toString(notification_id), '-', '') AS trace_id,
+    known = 1 AS is_notification,
     notification_id,
     request_id,
+    user,
     transaction_id,
+    idempotency_key,
     submitted_at,
     app,
     category,
     template,
-    arraySort(s.channels) AS channels,
-    substring(s.lane, 3) AS lane,
+    arrayMap(bit -> transform(bit, [1, 2, 4, 8], ['push', 'sms', 'email', 'in_app'], ''), bitmaskToArray(s.channels)) AS channels,
+    substring(s.lane, 7) AS lane,
     transform(
         rank,
         [1, 2, 3, 4, 5, 6, 7], ['rejected', 'suppressed', 'expired', 'dead', 'sent', 'delivered', 'bounced'], 'pending') AS state,
     multiIf(rank IN (5, 6), '', has_deliveries = 1, substring(delivery_outcome, 7), substring(outcome, 7)) AS reason,
     transform(stage_rank, [1, 2, 3, 4, 5, 6, 7], ['validate', 'enrich', 'filter', 'dedupe', 'render', 'prioritize', 'send'], '') AS stage,
-    ended_at,
-    coalesce(s.sent_at, s.delivered_at) AS sent_at,
-    delivered_at,
-    opened_at,
-    opened_human_at,
-    clicked_at
+    toUInt32(length(arrayDistinct(arrayMap(end -> bitShiftRight(end, 3), good_ends)))) AS deliveries_sent,
+    if(s.ended_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.ended_ms)) AS ended_at,
+    if(accepted_ms = 4294967295, NULL, addMilliseconds(submitted_at, accepted_ms)) AS sent_at,
+    if(s.delivered_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.delivered_ms)) AS delivered_at,
+    if(s.opened_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.opened_ms)) AS opened_at,
+    if(s.opened_human_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.opened_human_ms)) AS opened_human_at,
+    if(s.clicked_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.clicked_ms)) AS clicked_at,
+    nullIf(accepted_ms, 4294967295) AS sent_after_ms
 FROM notification_states AS s FINAL
-WHERE known = 1
+WHERE known > 0
 SETTINGS do_not_merge_across_partitions_select_final = 1
+COMMENT 'Latest state of every trace: of every notification, and of every request that was rejected or fanned out';
+
+CREATE VIEW IF NOT EXISTS notifications AS
+SELECT * EXCEPT (trace_id, is_notification)
+FROM traces
+WHERE is_notification
 COMMENT 'Latest state of every notification, one row each';
 
 CREATE VIEW IF NOT EXISTS delivery_stats AS

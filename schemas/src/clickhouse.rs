@@ -9,10 +9,14 @@ pub const TRACE_EVENTS: &str = "trace_events";
 pub const NOTIFICATIONS: &str = "notifications";
 /// Latest state of every delivery.
 pub const DELIVERIES: &str = "deliveries";
+/// What [`NOTIFICATIONS`] is made of.
+pub const NOTIFICATION_STATES: &str = "notification_states";
+/// What [`DELIVERIES`] is made of.
+pub const DELIVERY_STATES: &str = "delivery_states";
 /// Which migrations were applied.
 pub const SCHEMA_MIGRATIONS: &str = "schema_migrations";
 /// The tables that hold data, and forget it after the retention.
-pub const STORED: [&str; 3] = [TRACE_EVENTS, "delivery_states", "notification_states"];
+pub const STORED: [&str; 3] = [TRACE_EVENTS, DELIVERY_STATES, NOTIFICATION_STATES];
 
 /// A step of the schema.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +40,7 @@ pub const MIGRATIONS: [Migration; 4] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Stage, trace::State};
+    use crate::{Channel, Stage, trace::State};
 
     #[test]
     fn versions_have_no_gaps() {
@@ -44,17 +48,19 @@ mod tests {
     }
 
     #[test]
-    fn the_views_know_every_state_and_stage_by_its_rank() {
+    fn the_views_know_every_state_stage_and_channel_by_its_number() {
         let list = |words: Vec<&str>| {
             let names = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ");
             let ranks = (1..=words.len()).map(|rank| rank.to_string()).collect::<Vec<_>>().join(", ");
-            (format!("[{names}], [{ranks}]"), format!("[{ranks}], [{names}]"))
+            format!("[{ranks}], [{names}]")
         };
         let states = list(State::ALL.iter().map(|state| state.as_str()).collect());
         let stages = list(Stage::ALL.iter().map(|stage| stage.as_str()).collect());
-        for (into_rank, into_name) in [states, stages] {
-            assert_eq!(MIGRATIONS[2].sql.matches(&into_rank).count(), 2, "{into_rank}");
+        for into_name in [states, stages] {
             assert_eq!(MIGRATIONS[3].sql.matches(&into_name).count(), 2, "{into_name}");
         }
+        let bits = (0..Channel::ALL.len()).map(|bit| (1 << bit).to_string()).collect::<Vec<_>>().join(", ");
+        let names = Channel::ALL.map(|channel| format!("'{channel}'")).join(", ");
+        assert!(MIGRATIONS[3].sql.contains(&format!("[{bits}], [{names}]")), "[{bits}], [{names}]");
     }
 }

@@ -17,11 +17,14 @@
 mod consume;
 mod error;
 pub mod migrate;
+mod native;
 pub mod receipts;
 pub mod reconstruct;
 mod row;
+mod rows;
 pub mod sink;
 pub mod span;
+mod states;
 pub mod stats;
 pub mod waterfall;
 pub mod writer;

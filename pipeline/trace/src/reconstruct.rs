@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chasqui_schemas::{
-    clickhouse::TRACE_EVENTS,
+    clickhouse::{DELIVERY_STATES, NOTIFICATION_STATES, TRACE_EVENTS},
     trace::{State, TraceEvent, event},
 };
 use clickhouse::Client;
@@ -120,25 +120,36 @@ pub async fn load(client: &Client, id: &str) -> Result<Vec<TraceTree>, TraceErro
     Ok(trees(rows.into_iter().map(TraceEvent::from).collect()))
 }
 
-/// A notification's own id first, because it is the sorting key; the others are found through their indexes.
+/// The traces that an id leads to: it is a trace's own, or that of what the states know.
 async fn find(client: &Client, id: &str) -> Result<Vec<String>, clickhouse::error::Error> {
-    let select = |condition: &str| {
-        client.query(&format!("SELECT DISTINCT trace_id FROM {TRACE_EVENTS} WHERE {condition} LIMIT {MAX_TRACES}"))
+    let Ok(uuid) = id.parse::<Uuid>() else {
+        return from_states(client, NOTIFICATION_STATES, "transaction_id = ?", id).await;
     };
-    if let Ok(id) = id.parse::<Uuid>() {
-        let found: Vec<String> = select("trace_id = ?").bind(trace_hex(id)).fetch_all().await?;
+    let sql = format!("SELECT trace_id FROM {TRACE_EVENTS} WHERE trace_id = ? LIMIT 1");
+    let found: Vec<String> = client.query(&sql).bind(trace_hex(uuid)).fetch_all().await?;
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    for (table, column) in [(NOTIFICATION_STATES, "request_id"), (DELIVERY_STATES, "delivery_id")] {
+        let found = from_states(client, table, &format!("{column} = toUUID(?)"), &uuid.to_string()).await?;
         if !found.is_empty() {
             return Ok(found);
         }
-        for column in ["request_id", "delivery_id"] {
-            let condition = format!("{column} = toUUID(?)");
-            let found: Vec<String> = select(&condition).bind(id.to_string()).fetch_all().await?;
-            if !found.is_empty() {
-                return Ok(found);
-            }
-        }
     }
-    select("attributes['transaction_id'] = ?").bind(id).fetch_all().await
+    // A producer's own id may be a UUID too.
+    from_states(client, NOTIFICATION_STATES, "transaction_id = ?", id).await
+}
+
+async fn from_states(
+    client: &Client,
+    table: &str,
+    condition: &str,
+    id: &str,
+) -> Result<Vec<String>, clickhouse::error::Error> {
+    let sql = format!(
+        "SELECT DISTINCT replaceAll(toString(notification_id), '-', '') FROM {table} WHERE {condition} LIMIT {MAX_TRACES}"
+    );
+    client.query(&sql).bind(id).fetch_all().await
 }
 
 /// Puts events together, one tree for each trace, in order of time.

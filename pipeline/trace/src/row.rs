@@ -1,19 +1,17 @@
-//! A trace event as a row of `trace_events`.
+//! A trace event read back from `trace_events`.
 
 use chasqui_schemas::trace::TraceEvent;
 use clickhouse::Row;
 use compact_str::CompactString;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use uuid::Uuid;
 
 /// The columns of `trace_events`, by name; what they mean is said in the DDL and at [`TraceEvent`].
-#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Row, Deserialize)]
 pub(crate) struct EventRow {
     trace_id: String,
     span_id: u64,
     parent_span_id: u64,
-    /// Milliseconds.
-    submitted_at: i64,
     #[serde(with = "clickhouse::serde::uuid")]
     notification_id: Uuid,
     #[serde(with = "clickhouse::serde::uuid")]
@@ -53,38 +51,6 @@ pub(crate) fn embedded_ms(id: Uuid) -> i64 {
 /// A trace id as `trace_events` spells it.
 pub(crate) fn trace_hex(id: Uuid) -> String {
     id.simple().to_string()
-}
-
-impl From<TraceEvent> for EventRow {
-    fn from(event: TraceEvent) -> Self {
-        EventRow {
-            trace_id: trace_hex(event.trace_id),
-            span_id: event.span_id,
-            parent_span_id: event.parent_span_id,
-            submitted_at: embedded_ms(event.trace_id),
-            notification_id: event.notification_id,
-            request_id: event.request_id,
-            delivery_id: event.delivery_id,
-            app: event.app,
-            category: event.category,
-            template: event.template,
-            variant: event.variant,
-            locale: event.locale,
-            lane: event.lane,
-            channel: event.channel,
-            provider: event.provider,
-            stage: event.stage,
-            event: event.event,
-            status: event.status,
-            state: event.state,
-            reason: event.reason,
-            attempt: event.attempt,
-            queued_ns: event.queued_ns,
-            started_at: event.started_at,
-            duration_ns: event.duration_ns,
-            attributes: event.attributes,
-        }
-    }
 }
 
 impl From<EventRow> for TraceEvent {
@@ -129,17 +95,5 @@ mod tests {
         let id = chasqui_schemas::id::notification(at, Uuid::nil(), "user:ada");
         assert_eq!(embedded_ms(id), 1_790_000_000_123);
         assert_eq!(embedded_ms(Uuid::nil()), 0);
-    }
-
-    #[test]
-    fn an_event_survives_the_way_through_a_row() {
-        let event = TraceEvent {
-            trace_id: Uuid::now_v7(),
-            span_id: u64::MAX,
-            started_at: -5,
-            attributes: vec![("k".into(), "v".into())],
-            ..TraceEvent::default()
-        };
-        assert_eq!(TraceEvent::from(EventRow::from(event.clone())), event);
     }
 }

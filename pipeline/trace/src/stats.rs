@@ -2,7 +2,10 @@
 //!
 //! Guarantee: exact under redelivery, because they are counted from states. They are as old as the writer is behind.
 
-use chasqui_schemas::clickhouse::{DELIVERIES, NOTIFICATIONS, TRACE_EVENTS};
+use chasqui_schemas::{
+    clickhouse::{DELIVERIES, NOTIFICATION_STATES, NOTIFICATIONS},
+    trace::State,
+};
 use clickhouse::{Client, Row};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -115,15 +118,17 @@ pub async fn rates(client: &Client, since: Timestamp) -> Result<Vec<ChannelRates
 /// # Errors
 /// What ClickHouse said.
 pub async fn accounted(client: &Client, since: Timestamp) -> Result<Accounted, TraceError> {
-    // Trace ids begin with their time, so the sorting key finds those from `since` on.
+    // Of a request that became no notification the states know as of one, but as something else.
     let sql = format!(
         "SELECT count() AS notifications, countIf(state != 'pending') AS terminal,
-                ifNull((SELECT uniqExact(trace_id) FROM {TRACE_EVENTS}
-                 WHERE trace_id >= ? AND state IN ('rejected', 'dead')
-                   AND notification_id = toUUID('00000000-0000-0000-0000-000000000000')), 0) AS rejected_requests
-         FROM {NOTIFICATIONS} WHERE submitted_at >= fromUnixTimestamp64Milli(?)"
+                ifNull((SELECT uniqExact(notification_id) FROM {NOTIFICATION_STATES}
+                        WHERE submitted_at >= fromUnixTimestamp64Milli(?) AND known = 2
+                          AND substring(outcome, 1, 1) IN ('{rejected}', '{dead}')), 0) AS rejected_requests
+         FROM {NOTIFICATIONS} WHERE submitted_at >= fromUnixTimestamp64Milli(?)",
+        rejected = State::Rejected.rank(),
+        dead = State::Dead.rank(),
     );
     let since_ms = since.as_millisecond().max(0);
-    let query = client.query(&sql).bind(format!("{since_ms:012x}")).bind(since_ms);
+    let query = client.query(&sql).bind(since_ms).bind(since_ms);
     query.fetch_one().await.map_err(TraceError::clickhouse("accounting for notifications"))
 }

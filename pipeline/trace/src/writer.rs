@@ -5,9 +5,15 @@
 //! more is read, and the deadlines of its messages are extended. So an outage of ClickHouse fills the stream, not
 //! the memory, and loses nothing.
 //!
+//! One insert of many rows costs ClickHouse much less than many of few, in the insert itself and in the merges that
+//! follow; so under load a batch waits longer than at rest, when it is somebody's single notification.
+//!
 //! Every failure is treated alike, because none means that rows may be given up: what ClickHouse refuses (a full
 //! disk, a missing table, a right) it takes once an operator has acted; until then the refusal is logged as an error
 //! at every try, at least every 10 seconds. Rows cannot be poison: each column takes every value of its Rust type.
+//!
+//! Metrics: `chasqui_trace_rows` (written), `chasqui_trace_backlog` (messages of the stream that are not written yet) and
+//! `chasqui_trace_lag_ms` (age of the oldest message of a batch when it was written).
 //!
 //! After a crash: messages come again, in other batches. Their rows replace themselves (`ReplacingMergeTree`), and
 //! the states take the same minimum or maximum, so nothing is counted twice.
@@ -15,30 +21,42 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
+use bytes::Bytes;
 use chasqui_schemas::{clickhouse::TRACE_EVENTS, id, stream, subject, trace};
 use chasqui_stores::Publisher;
-use clickhouse::Client;
+use clickhouse::{Client, Compression};
 use futures::StreamExt;
-use tokio::time::{Instant, sleep};
+use jiff::Timestamp;
+use tokio::{
+    task::{JoinError, spawn_blocking},
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use crate::{
     TraceError,
     consume::{self, Broken, Intake, Pauses},
-    row::EventRow,
+    rows::Rows,
+    states,
 };
 
 /// A server that takes longer than this for one batch is not well; the same batch is tried again.
 const INSERT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Messages in one batch, whatever they hold: the server tracks each of them.
 const MAX_MESSAGES: usize = 10_000;
+/// Attributes in one batch, bytes.
+const MAX_ATTRIBUTE_BYTES: usize = 32 << 20;
+/// Of a batch that has so many rows when it is due, more are on their way: it waits [`BUSY_WAITS`] times as long.
+const BUSY_ROWS: usize = 5_000;
+const BUSY_WAITS: u32 = 4;
 
 /// How rows are gathered.
 #[derive(Debug, Clone)]
 pub struct WriterSettings {
-    /// Insert at this many rows. One message may bring more.
+    /// Insert at this many rows, of about 250 bytes of memory each. One message may bring more.
     pub max_rows: usize,
-    /// Insert what is there this long after its first row came.
+    /// Insert what is there this long after its first row came; under load, four times as long.
     pub max_wait: Duration,
     /// When asked to stop, try this long to insert what was gathered; then give it back to the stream.
     pub stop_within: Duration,
@@ -46,7 +64,7 @@ pub struct WriterSettings {
 
 impl Default for WriterSettings {
     fn default() -> Self {
-        WriterSettings { max_rows: 20_000, max_wait: Duration::from_millis(500), stop_within: Duration::from_secs(5) }
+        WriterSettings { max_rows: 100_000, max_wait: Duration::from_secs(1), stop_within: Duration::from_secs(5) }
     }
 }
 
@@ -69,7 +87,9 @@ pub async fn run_writer(
     stop: CancellationToken,
 ) -> Result<(), TraceError> {
     let intake = Intake::open(nats.clone(), stream::TRACES, stream::TRACES_CONSUMER).await?;
-    let writer = Writer { intake, publisher: Publisher::new(nats), clickhouse, settings, stop };
+    // A batch is large in memory and would be small on the wire; but to compress it costs more than to send it.
+    let clickhouse = clickhouse.with_compression(Compression::None);
+    let writer = Writer { intake, publisher: Publisher::new(nats.clone()), nats, clickhouse, settings, stop };
     while let Some(messages) = writer.intake.messages(&writer.stop).await {
         writer.write(messages).await;
     }
@@ -78,6 +98,7 @@ pub async fn run_writer(
 
 struct Writer {
     intake: Intake,
+    nats: Context,
     publisher: Publisher,
     clickhouse: Client,
     settings: WriterSettings,
@@ -96,18 +117,19 @@ impl Writer {
     /// Writes batch after batch until reading ends, is asked to end, or ClickHouse fails.
     async fn write(&self, mut messages: pull::Stream) {
         loop {
-            let mut batch = Batch::default();
-            let end = self.gather(&mut messages, &mut batch).await;
+            let (batch, end) = self.gather(&mut messages).await;
             let token = batch.token(self.intake.incarnation);
-            match self.hold(&batch, self.insert(&batch, &token)).await {
-                Ok(()) => self.settle(batch, true).await,
+            let Batch { rows, held } = batch;
+            let inserts = self.hold(&held, encode(rows)).await;
+            match self.hold(&held, self.insert(&inserts, &token)).await {
+                Ok(()) => self.settle(held, true).await,
                 Err(error) => {
                     // Reading ahead ends here, because nobody extends the deadlines of what was read ahead; it comes
                     // again once we read again.
                     drop(messages);
-                    tell(&error, batch.rows.len());
-                    let stored = self.hold(&batch, self.insist(&batch, &token)).await;
-                    return self.settle(batch, stored).await;
+                    tell(&error, held.rows);
+                    let stored = self.hold(&held, self.insist(&inserts, &token, held.rows)).await;
+                    return self.settle(held, stored).await;
                 }
             }
             if let End::Over = end {
@@ -116,57 +138,64 @@ impl Writer {
         }
     }
 
-    /// Fills `batch`: waits for a first message, then takes what comes until the batch is due.
-    async fn gather(&self, messages: &mut pull::Stream, batch: &mut Batch) -> End {
-        let mut due = None;
-        while batch.rows.len() < self.settings.max_rows && batch.messages() < MAX_MESSAGES {
+    /// Waits for a first message, then takes what comes until the batch is due.
+    async fn gather(&self, messages: &mut pull::Stream) -> (Batch, End) {
+        let mut batch = Batch::new();
+        let (mut due, mut busy) = (None, false);
+        while !batch.is_full(self.settings.max_rows) {
             let next = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return End::Over,
-                () = sleep_until(due) => return End::Due,
+                () = self.stop.cancelled() => return (batch, End::Over),
+                () = sleep_until(due) => {
+                    if busy || batch.held.rows < BUSY_ROWS {
+                        return (batch, End::Due);
+                    }
+                    busy = true;
+                    due = due.map(|due| due + self.settings.max_wait * (BUSY_WAITS - 1));
+                    continue;
+                }
                 next = messages.next() => next,
             };
             match next {
                 Some(Ok(message)) => batch.add(message),
                 Some(Err(error)) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "reading the trace stream ended");
-                    return End::Over;
+                    return (batch, End::Over);
                 }
-                None => return End::Over,
+                None => return (batch, End::Over),
             }
             due.get_or_insert_with(|| Instant::now() + self.settings.max_wait);
         }
-        End::Due
+        (batch, End::Due)
     }
 
-    async fn hold<T>(&self, batch: &Batch, work: impl Future<Output = T>) -> T {
-        consume::hold(&batch.held, self.intake.extend_every, work).await
+    async fn hold<T>(&self, held: &Held, work: impl Future<Output = T>) -> T {
+        consume::hold(&held.messages, self.intake.extend_every, work).await
     }
 
-    /// Inserts the batch. The same token, with the same rows, has an effect once, also in the states' tables.
-    async fn insert(&self, batch: &Batch, token: &str) -> Result<(), clickhouse::error::Error> {
-        if batch.rows.is_empty() {
-            return Ok(());
+    /// Inserts the batch. The same token, with the same rows, has an effect once in each table.
+    async fn insert(&self, inserts: &[Insert], token: &str) -> Result<(), clickhouse::error::Error> {
+        for Insert { table, parts } in inserts {
+            let mut insert = self
+                .clickhouse
+                .insert_formatted_with(format!("INSERT INTO {table} FORMAT Native"))
+                .with_timeouts(Some(INSERT_TIMEOUT), Some(INSERT_TIMEOUT))
+                .with_setting("async_insert", "0")
+                .with_setting("insert_deduplication_token", token)
+                // Every key is in the block once already.
+                .with_setting("optimize_on_insert", "0")
+                // Late receipts of many days may come together.
+                .with_setting("max_partitions_per_insert_block", "0");
+            for part in parts {
+                insert.send(part.clone()).await?;
+            }
+            insert.end().await?;
         }
-        let mut insert = self
-            .clickhouse
-            .insert::<EventRow>(TRACE_EVENTS)
-            .await?
-            .with_timeouts(Some(INSERT_TIMEOUT), Some(INSERT_TIMEOUT))
-            .with_setting("async_insert", "0")
-            .with_setting("insert_deduplication_token", token)
-            // Without it, an insert that was cut off between table and states would never complete the states.
-            .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
-            // Late receipts of many days may come together.
-            .with_setting("max_partitions_per_insert_block", "0");
-        for row in &batch.rows {
-            insert.write(row).await?;
-        }
-        insert.end().await
+        Ok(())
     }
 
     /// Inserts the batch, however often it takes. False: we are asked to stop, and the time for that is over.
-    async fn insist(&self, batch: &Batch, token: &str) -> bool {
+    async fn insist(&self, inserts: &[Insert], token: &str, rows: usize) -> bool {
         let patience = async {
             self.stop.cancelled().await;
             sleep(self.settings.stop_within).await;
@@ -174,16 +203,13 @@ impl Writer {
         let insisting = async {
             let mut pauses = Pauses::new();
             loop {
+                if let Ok(backlog) = backlog(&self.nats).await {
+                    tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_trace_backlog = backlog);
+                }
                 sleep(pauses.next()).await;
-                match self.insert(batch, token).await {
+                match self.insert(inserts, token).await {
                     Ok(()) => return,
-                    Err(error) => {
-                        tell(&error, batch.rows.len());
-                        if let clickhouse::error::Error::SchemaMismatch(_) = error {
-                            // The client remembers the columns from before a migration.
-                            self.clickhouse.clear_cached_metadata().await;
-                        }
-                    }
+                    Err(error) => tell(&error, rows),
                 }
             }
         };
@@ -194,15 +220,45 @@ impl Writer {
     }
 
     /// Ends our part with the batch's messages.
-    async fn settle(&self, batch: Batch, stored: bool) {
+    async fn settle(&self, held: Held, stored: bool) {
+        let Held { rows, messages, pending, oldest_ms, broken, .. } = held;
         if stored {
-            tracing::debug!(rows = batch.rows.len(), messages = batch.held.len(), "traces written");
-            consume::acknowledge(&batch.held).await;
+            let lag_ms = oldest_ms.map_or(0, |oldest| (Timestamp::now().as_millisecond() - oldest).max(0) as u64);
+            tracing::debug!(rows, messages = messages.len(), lag_ms, "traces written");
+            let rows = rows as u64;
+            tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_trace_rows = rows);
+            tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_trace_backlog = pending);
+            tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_trace_lag_ms = lag_ms);
+            consume::acknowledge(&messages).await;
         } else {
-            tracing::warn!(rows = batch.rows.len(), "stopping with traces unwritten: the stream keeps them");
-            consume::give_back(&batch.held).await;
+            tracing::warn!(rows, "stopping with traces unwritten: the stream keeps them");
+            consume::give_back(&messages).await;
         }
-        consume::bury(&self.publisher, subject::DEAD_TRACE, batch.broken, &self.stop).await;
+        consume::bury(&self.publisher, subject::DEAD_TRACE, broken, &self.stop).await;
+    }
+}
+
+/// What goes into one table.
+struct Insert {
+    table: &'static str,
+    parts: [Bytes; 2],
+}
+
+/// The rows as inserts; none where there are no rows. On another thread: it takes a tenth of a second.
+async fn encode(mut rows: Rows) -> Vec<Insert> {
+    let encoding = spawn_blocking(move || {
+        rows.sort();
+        let [notifications, deliveries] = states::blocks(&rows);
+        rows.dedup();
+        let blocks = [(TRACE_EVENTS, rows.block()), notifications, deliveries];
+        let full = blocks.into_iter().filter(|(_, block)| !block.is_empty());
+        full.map(|(table, block)| Insert { table, parts: block.bytes().map(Bytes::from) }).collect()
+    });
+    match encoding.await.map_err(JoinError::try_into_panic) {
+        Ok(inserts) => inserts,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is being shut down, and we with it.
+        Err(Err(_)) => std::future::pending().await,
     }
 }
 
@@ -218,38 +274,69 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 /// Rows, and the messages they came in.
-#[derive(Default)]
 struct Batch {
-    rows: Vec<EventRow>,
-    held: Vec<Acker>,
+    rows: Rows,
+    held: Held,
+}
+
+/// What is left of a batch whose rows are encoded.
+#[derive(Default)]
+struct Held {
+    rows: usize,
+    messages: Vec<Acker>,
     sequences: Vec<u64>,
     broken: Vec<Broken>,
+    /// Messages that the consumer had not handed out when it handed out the last of these.
+    pending: u64,
+    /// When the first of these was stored, Unix time in milliseconds.
+    oldest_ms: Option<i64>,
 }
 
 impl Batch {
-    fn messages(&self) -> usize {
-        self.held.len() + self.broken.len()
+    fn new() -> Self {
+        Batch { rows: Rows::new(), held: Held::default() }
+    }
+
+    fn is_full(&self, max_rows: usize) -> bool {
+        self.held.rows >= max_rows
+            || self.held.messages.len() + self.held.broken.len() >= MAX_MESSAGES
+            || self.rows.attribute_bytes() >= MAX_ATTRIBUTE_BYTES
     }
 
     fn add(&mut self, message: Message) {
         match trace::decode(&message.payload) {
             Ok(events) => {
-                self.sequences.push(message.info().map_or(0, |info| info.stream_sequence));
-                self.rows.extend(events.into_iter().map(EventRow::from));
-                self.held.push(message.split().1);
+                events.iter().for_each(|event| self.rows.push(event));
+                self.held.add(message, events.len());
             }
-            Err(error) => self.broken.push(Broken { message, why: error.to_string() }),
+            Err(error) => self.held.broken.push(Broken { message, why: error.to_string() }),
         }
     }
 
-    /// Names exactly these messages of exactly this stream: ClickHouse silently drops other rows under a token that
-    /// it has seen, so ranges are not enough (several writers share the stream), and a stream that was deleted and
-    /// made again counts from 1 again.
     fn token(&self, incarnation: i128) -> String {
-        let sequences: Vec<String> = self.sequences.iter().map(u64::to_string).collect();
-        let (first, last) = (self.sequences.first().unwrap_or(&0), self.sequences.last().unwrap_or(&0));
-        format!("{incarnation}:{first}-{last}:{}", id::claim(&[&sequences.join(",")]))
+        token(incarnation, &self.held.sequences)
     }
+}
+
+impl Held {
+    fn add(&mut self, message: Message, rows: usize) {
+        self.rows += rows;
+        if let Ok(info) = message.info() {
+            self.sequences.push(info.stream_sequence);
+            self.pending = info.pending;
+            self.oldest_ms.get_or_insert(info.published.unix_timestamp() * 1_000);
+        }
+        self.messages.push(message.split().1);
+    }
+}
+
+/// Names exactly these messages of exactly this stream: ClickHouse silently drops other rows under a token that it has
+/// seen, so ranges are not enough (several writers share the stream), and a stream that was deleted and made again
+/// counts from 1 again.
+fn token(incarnation: i128, sequences: &[u64]) -> String {
+    let all: Vec<String> = sequences.iter().map(u64::to_string).collect();
+    let (first, last) = (sequences.first().unwrap_or(&0), sequences.last().unwrap_or(&0));
+    format!("{incarnation}:{first}-{last}:{}", id::claim(&[&all.join(",")]))
 }
 
 #[cfg(test)]
@@ -258,9 +345,8 @@ mod tests {
 
     #[test]
     fn a_token_tells_batches_with_the_same_ends_apart() {
-        let token = |sequences: &[u64]| Batch { sequences: sequences.to_vec(), ..Batch::default() }.token(7);
-        assert_eq!(token(&[1, 2, 3, 9]), token(&[1, 2, 3, 9]));
-        assert_ne!(token(&[1, 2, 3, 9]), token(&[1, 5, 6, 9]));
-        assert_ne!(token(&[1]), Batch { sequences: vec![1], ..Batch::default() }.token(8));
+        assert_eq!(token(7, &[1, 2, 3, 9]), token(7, &[1, 2, 3, 9]));
+        assert_ne!(token(7, &[1, 2, 3, 9]), token(7, &[1, 5, 6, 9]));
+        assert_ne!(token(7, &[1]), token(8, &[1]));
     }
 }

@@ -86,6 +86,11 @@ impl Bench {
 
     /// Makes streams and tables.
     pub(crate) async fn prepare(&self) -> Result<()> {
+        // Short, so that deadlines pass while ClickHouse is away.
+        self.prepare_with(Duration::from_secs(1)).await
+    }
+
+    pub(crate) async fn prepare_with(&self, ack_wait: Duration) -> Result<()> {
         migrate(&self.clickhouse, &MigrateSettings::default()).await?;
         for (name, subject, consumer) in [
             (stream::TRACES, subject::TRACES, Some(stream::TRACES_CONSUMER)),
@@ -98,15 +103,18 @@ impl Bench {
                 made.create_consumer(pull::Config {
                     durable_name: Some(consumer.into()),
                     ack_policy: AckPolicy::Explicit,
-                    // Short, so that deadlines pass while ClickHouse is away.
-                    ack_wait: Duration::from_secs(1),
-                    max_ack_pending: 1_000,
+                    ack_wait,
+                    max_ack_pending: 20_000,
                     ..pull::Config::default()
                 })
                 .await?;
             }
         }
         Ok(())
+    }
+
+    pub(crate) fn clickhouse_pid(&self) -> Result<u32> {
+        self.embedded.clickhouse().and_then(|server| server.pid()).context("clickhouse")
     }
 
     /// Merges all parts of a table. ClickHouse declines while it is merging some of them by itself.

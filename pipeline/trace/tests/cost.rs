@@ -1,0 +1,193 @@
+//! What tracing costs: processor time of ClickHouse and of the writer per notification, over the writer's own way from
+//! the trace stream into the tables, merges included; and the time until a trace can be read.
+//!
+//! Processor time and not rates, because the machine is shared. Ignored, because it takes minutes and means something
+//! only in a release build:
+//!
+//! ```sh
+//! cargo test --release -p chasqui-trace --test cost -- --ignored --nocapture
+//! NOTIFICATIONS=400000 PER_SECOND=5000 …          # the default is 150,000 at 5,000/s; 0: all at once
+//! ```
+
+#![allow(clippy::expect_used, reason = "a test may fail")]
+
+mod bench;
+
+use std::{env, fs, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use bench::{
+    Bench, PATIENCE,
+    story::{Story, delivery, notification},
+};
+use chasqui_contract::Verdict;
+use chasqui_schemas::{
+    Receipt, ReceiptKind, clickhouse::STORED, delivery::Address, id, receipt::Actor, stream, subject, trace,
+    trace::TraceEvent,
+};
+use chasqui_trace::{WriterSettings, receipts, run_writer, stats};
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Notifications whose steps the stages decide together; each stage's events are one message.
+const TOGETHER: usize = 64;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement of minutes, for a release build"]
+async fn tracing_costs_little() -> Result<()> {
+    let notifications: usize = setting("NOTIFICATIONS", 150_000)?;
+    let per_second: usize = setting("PER_SECOND", 5_000)?;
+    let bench = Bench::start().await?;
+    bench.prepare_with(Duration::from_secs(30)).await?;
+    let pid = bench.clickhouse_pid()?;
+    let stop = CancellationToken::new();
+    let client = bench.clickhouse.clone();
+    let since = Timestamp::now();
+
+    let before = (cpu_s(pid)?, cpu_s(std::process::id())?);
+    let writer = tokio::spawn(run_writer(bench.nats.clone(), client, WriterSettings::default(), stop.clone()));
+    let began = Instant::now();
+    let mut building = 0.0;
+    let mut first = None;
+    for number in (0..notifications).step_by(TOGETHER) {
+        let own = cpu_s(std::process::id())?;
+        let messages = messages(number..(number + TOGETHER).min(notifications))?;
+        building += cpu_s(std::process::id())? - own;
+        first.get_or_insert(messages.len());
+        for message in messages {
+            bench.nats.publish(subject::TRACES, message.into()).await?;
+        }
+        let seconds = number.checked_div(per_second).unwrap_or(0);
+        tokio::time::sleep_until(began + Duration::from_secs(seconds as u64)).await;
+    }
+    let published = began.elapsed();
+    drained(&bench).await?;
+    println!("published in {published:.1?}, written after {:.1?}", began.elapsed());
+    let after = (cpu_s(pid)?, cpu_s(std::process::id())?);
+    stop.cancel();
+    writer.await??;
+    let each = |seconds: f64| seconds * 1e6 / notifications as f64;
+    println!("writer, its NATS client and this producer: {:.1} us", each(after.1 - before.1 - building));
+    println!("ClickHouse until written: {:.1} us", each(after.0 - before.0));
+    settled(&bench).await?;
+    println!("ClickHouse, merges done: {:.1} us", each(cpu_s(pid)? - before.0));
+
+    let rows = bench.number("SELECT count() FROM trace_events").await?;
+    println!("{:.2} rows each", rows as f64 / notifications as f64);
+    let parts = "SELECT table, count() AS parts, max(level) AS level, sum(rows) AS n, sum(bytes_on_disk) AS bytes,
+                 round(bytes / n, 1) AS each FROM system.parts WHERE active AND database = currentDatabase()
+                 AND rows > 100 GROUP BY table ORDER BY table";
+    println!("{}", bench.text(parts).await?);
+    for _ in 0..3 {
+        let (asked, own) = (Instant::now(), cpu_s(pid)?);
+        let delivered: u64 = stats::rates(&bench.clickhouse, Timestamp::from_second(since.as_second() - 200_000)?)
+            .await?
+            .iter()
+            .map(|channel| channel.delivered)
+            .sum();
+        ensure!(delivered == notifications as u64, "{delivered} of {notifications} are delivered");
+        println!("rates: {:.1?}, {:.0} ms of processor time", asked.elapsed(), (cpu_s(pid)? - own) * 1e3);
+    }
+    for table in STORED {
+        bench.merge(table).await?;
+    }
+    println!("{}", bench.text(parts).await?);
+    if env::var_os("KEEP").is_some() {
+        println!("{}", bench.clickhouse_url);
+        sleep(Duration::from_secs(100_000)).await;
+    }
+    Ok(())
+}
+
+fn setting(name: &str, default: usize) -> Result<usize> {
+    env::var(name).map_or(Ok(default), |value| value.parse().with_context(|| name.to_owned()))
+}
+
+/// Seconds of processor time, user and system: proc_pid_stat(5).
+fn cpu_s(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(ticks as f64 / 100.0)
+}
+
+/// The messages of the trace stream for some notifications: as the stages decide them, stage after stage.
+fn messages(numbers: std::ops::Range<usize>) -> Result<Vec<Vec<u8>>> {
+    let stories: Vec<Vec<TraceEvent>> = numbers.map(story).collect::<Result<_>>()?;
+    let steps = stories.iter().map(Vec::len).max().unwrap_or(0);
+    let step = |n: usize| stories.iter().filter_map(|story| story.get(n).cloned()).collect::<Vec<_>>();
+    (0..steps).map(|n| Ok(trace::encode(&step(n))?)).collect()
+}
+
+/// One push each, with the attributes that the stages really leave.
+fn story(number: usize) -> Result<Vec<TraceEvent>> {
+    let at = Timestamp::from_millisecond(Timestamp::now().as_millisecond() - 10)?;
+    let request_id = id::request(at, number as u64);
+    let user = format!("user-{:04}", number % 1_000);
+    let transaction = format!("order-{}", 100_000 + number);
+    let notification = notification(at, request_id, &user, Some(&transaction));
+    let phone = delivery(&notification, Address::Phone("+15550001".into()));
+    let mut story = Story::begin(notification.clone()).rendered(std::slice::from_ref(&phone));
+    story.attempt(&phone, 1, Verdict::Sent);
+    let mut events = story.events;
+    let told: [&[(&str, &str)]; 7] = [
+        &[("metadata.campaign", "none"), ("metadata.region", "eu-west-1"), ("metadata.service", "orders")],
+        &[("policy", "bucket"), ("devices", "1"), ("emails", "1"), ("phones", "1"), ("locale", "en")],
+        &[],
+        &[],
+        &[("locale.push", "en"), ("deliveries", "1")],
+        &[("provider", "sandbox")],
+        &[("code", "200"), ("provider_message_id", &request_id.to_string())],
+    ];
+    for (i, (event, told)) in events.iter_mut().zip(told).enumerate() {
+        event.attributes.extend(told.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
+        let jitter = (number * 7919 + i * 104_729) % 1_000_003;
+        event.started_at += jitter as i64;
+        event.queued_ns = 400_000 + jitter as u64;
+        event.duration_ns = 20_000 + jitter as u64 / 9;
+    }
+    events[0].attributes[0].1 = request_id.to_string();
+    let receipt = Receipt {
+        delivery_id: phone.id,
+        notification_id: notification.id,
+        at: None,
+        provider: Some("sandbox".into()),
+        detail: None,
+        by: Actor::Unknown,
+    };
+    let subject = subject::receipt(ReceiptKind::Delivered, phone.channel());
+    let stored_at = Timestamp::now();
+    let read = receipts::read(&subject, &serde_json::to_vec(&receipt)?, stored_at);
+    events.extend(read.map_err(anyhow::Error::msg)?);
+    ensure!(events.iter().all(|event| event.trace_id != Uuid::nil()));
+    Ok(events)
+}
+
+async fn drained(bench: &Bench) -> Result<()> {
+    let last = bench.nats.get_stream(stream::TRACES).await?.cached_info().state.last_sequence;
+    let deadline = Instant::now() + 10 * PATIENCE;
+    loop {
+        let mut stream = bench.nats.get_stream(stream::TRACES).await?;
+        let last = stream.info().await?.state.last_sequence.max(last);
+        let consumer: async_nats::jetstream::consumer::PullConsumer =
+            bench.nats.get_consumer_from_stream(stream::TRACES_CONSUMER, stream::TRACES).await?;
+        if consumer.cached_info().ack_floor.stream_sequence >= last {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "the traces were not written");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until ClickHouse merges nothing for five seconds.
+async fn settled(bench: &Bench) -> Result<()> {
+    let mut quiet = 0;
+    while quiet < 10 {
+        let merges = bench.number("SELECT count() FROM system.merges").await?;
+        quiet = if merges == 0 { quiet + 1 } else { 0 };
+        sleep(Duration::from_millis(500)).await;
+    }
+    Ok(())
+}
