@@ -36,7 +36,7 @@ const SILENCE: Duration = Duration::from_millis(2_500);
 const REFUSED: Duration = Duration::from_millis(500);
 /// Most bytes held, and most bytes asked for at once. It must be more than the largest message; with less than that
 /// left, the server would end the request without one.
-const MAX_BYTES: usize = 4 * 1024 * 1024;
+const MAX_BYTES: usize = 2_500 * 1024;
 
 /// A message taken from a consumer, not acknowledged yet.
 #[derive(Debug)]

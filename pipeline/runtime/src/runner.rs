@@ -441,8 +441,9 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, 
             match AssertUnwindSafe(stage.decide(input)).catch_unwind().await {
                 Ok(Ok(decision)) => break decision,
                 Ok(Err(error)) => match error.class() {
-                    Class::RetryAfter(pause) => wait(&error, pause).await,
-                    Class::Overloaded => wait(&error, MAX_PORT_PAUSE).await,
+                    // Boxed, as every timer that is seldom needed: a timer in it makes a future large and oddly aligned.
+                    Class::RetryAfter(pause) => Box::pin(wait(&error, pause)).await,
+                    Class::Overloaded => Box::pin(wait(&error, MAX_PORT_PAUSE)).await,
                     Class::Permanent | Class::Bug => break Decision::dead(Reason::BadRecord, sources(&error)),
                 },
                 Err(panic) => break Decision::dead(Reason::Panicked, panic_text(&*panic)),

@@ -53,19 +53,19 @@ impl<T: Send + Sync + 'static> Cache<T> {
     }
 
     /// The record under `key`, from memory or by `read`.
-    pub(crate) async fn get(
+    pub(crate) async fn get<R: Future<Output = Result<Option<Parsed<T>>, StoreError>>>(
         &self,
         key: &str,
-        read: impl Future<Output = Result<Option<Parsed<T>>, StoreError>>,
+        read: impl FnOnce() -> R,
     ) -> Result<Option<Parsed<T>>, StoreError> {
         if !self.shared.sight.is_current() {
-            return read.await;
+            return Box::pin(read()).await;
         }
         if let Some(known) = self.shared.recent.get(key) {
             return Ok(known);
         }
         let before = *self.shared.changes();
-        let record = read.await?;
+        let record = Box::pin(read()).await?;
         let changes = self.shared.changes();
         if *changes == before && self.shared.sight.is_current() {
             self.shared.recent.insert(key.to_owned(), record.clone());

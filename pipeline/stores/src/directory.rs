@@ -77,15 +77,13 @@ impl NatsDirectory {
 impl Directory for NatsDirectory {
     async fn contacts(&self, user: &str) -> Result<Option<Arc<Contacts>>, StoreError> {
         let token = token(user);
-        let read = read(&self.contacts, Bucket::Contacts, &token);
-        let read = self.cached_contacts.get(&token, read).await?;
+        let read = self.cached_contacts.get(&token, || read(&self.contacts, Bucket::Contacts, &token)).await?;
         usable(read, Bucket::Contacts, user)
     }
 
     async fn preferences(&self, user: &str) -> Result<Option<Arc<Preferences>>, StoreError> {
         let token = token(user);
-        let read = read(&self.preferences, Bucket::Preferences, &token);
-        let read = self.cached_preferences.get(&token, read).await?;
+        let read = self.cached_preferences.get(&token, || read(&self.preferences, Bucket::Preferences, &token)).await?;
         usable(read, Bucket::Preferences, user)
     }
 
@@ -109,8 +107,7 @@ impl Directory for NatsDirectory {
 
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError> {
         let key = address_key(address);
-        let read = read(&self.suppressions, Bucket::Suppressions, &key);
-        let read = self.cached_suppressions.get(&key, read).await?;
+        let read = self.cached_suppressions.get(&key, || read(&self.suppressions, Bucket::Suppressions, &key)).await?;
         // The hash, not the address: errors are logged.
         usable(read, Bucket::Suppressions, &key)
     }

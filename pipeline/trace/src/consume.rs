@@ -23,7 +23,7 @@ use crate::TraceError;
 
 /// Messages that the client reads ahead, and how many bytes of them.
 const READ_AHEAD_MESSAGES: usize = 500;
-const READ_AHEAD_BYTES: usize = 32 * 1024 * 1024;
+const READ_AHEAD_BYTES: usize = 8 * 1024 * 1024;
 /// The server says this often that a request is still known; after twice that without a word it is made again.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The longest pause between two tries.

@@ -51,6 +51,9 @@ const MAX_ATTRIBUTE_BYTES: usize = 32 << 20;
 const BUSY_ROWS: usize = 5_000;
 const BUSY_WAITS: u32 = 4;
 
+/// Under load, a batch is closed after this long without a message.
+const IDLE: Duration = Duration::from_millis(500);
+
 /// How rows are gathered.
 #[derive(Debug, Clone)]
 pub struct WriterSettings {
@@ -155,6 +158,8 @@ impl Writer {
                     continue;
                 }
                 next = messages.next() => next,
+                // The load is over: what came of it need not wait for more.
+                () = sleep(IDLE), if batch.held.rows >= BUSY_ROWS => return (batch, End::Due),
             };
             match next {
                 Some(Ok(message)) => batch.add(message),

@@ -122,7 +122,7 @@ impl Attempts {
                     if Instant::now() + pause > deadline {
                         return Err(error);
                     }
-                    sleep(pause).await;
+                    Box::pin(sleep(pause)).await;
                 }
             }
         }

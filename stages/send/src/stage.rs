@@ -77,8 +77,9 @@ impl SendStage {
 
     /// One call, timed as a whole, and cleaned of addresses.
     async fn call(&self, provider: &dyn Provider, delivery: &Delivery, policy: &ChannelPolicy) -> Answer {
-        let mut answer =
-            tokio::time::timeout(policy.timeout(), provider.send(delivery)).await.unwrap_or_else(|_elapsed| {
+        let mut answer = Box::pin(tokio::time::timeout(policy.timeout(), provider.send(delivery)))
+            .await
+            .unwrap_or_else(|_elapsed| {
                 Answer::new(Outcome::NoAnswer, "timeout", format!("no answer within {} ms", policy.timeout_ms))
             });
         answer.detail = redact::without_address(&answer.detail, delivery.endpoint.address.text());
