@@ -9,9 +9,12 @@
 //! | `fsync` or `fdatasync` of a file, `write` to one opened with `O_SYNC` or `O_DSYNC` | its content; its name, and those of the directories above |
 //! | `fsync` of a directory | its entries, with what was removed and renamed; its name, and those above |
 //!
-//! Nothing else is, however long ago it was written. That a file is synced together with its name is more than POSIX
-//! promises, and what ext4, XFS and Btrfs do. What becomes of the rest is [`Unsynced`]. There is no page cache
-//! (`FOPEN_DIRECT_IO`), so that every write is seen here; a shared mapping, which could not be, is refused by the kernel.
+//! Nothing else is, however long ago it was written; what becomes of the rest is [`Unsynced`]. That a file is synced
+//! together with its name is more than POSIX promises, and what ext4, XFS and Btrfs do. nats-server counts on it: it
+//! syncs a new block of messages, never the directory, and without that rule loses messages whenever a block is new.
+//!
+//! There is no page cache (`FOPEN_DIRECT_IO`), so that every write is seen here; a shared mapping, which could not be, is
+//! refused by the kernel.
 //!
 //! Linux only; needs `/dev/fuse`, and root or Debian's package `fuse3`.
 
