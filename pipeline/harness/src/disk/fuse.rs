@@ -3,8 +3,7 @@
 
 use std::{
     ffi::OsStr,
-    io,
-    sync::{Arc, MutexGuard},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +15,7 @@ use fuser::{
 use nix::libc::O_DSYNC;
 
 use super::{
-    Power, State,
+    Power,
     tree::{Content, Refused, Tree},
 };
 
@@ -47,8 +46,7 @@ impl Requests {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Tree) -> Result<T, Refused>) -> Result<T, Errno> {
-        let changing: io::Result<MutexGuard<'_, State>> = self.0.change();
-        Ok(change(&mut changing.map_err(|_| Errno::EIO)?.tree)?)
+        Ok(change(&mut self.0.change().ok_or(Errno::EIO)?.tree)?)
     }
 
     fn attributes(&self, inode: u64) -> Result<FileAttr, Errno> {

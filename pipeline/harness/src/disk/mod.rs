@@ -22,7 +22,6 @@ mod fuse;
 mod tree;
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
@@ -137,8 +136,9 @@ impl Power {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For every operation that changes something; hangs once the power is gone, and everything behind it.
-    fn change(&self) -> io::Result<MutexGuard<'_, State>> {
+    /// For every operation that changes something; hangs once the power is gone, and everything behind it. `None` is
+    /// for those who are dead already.
+    fn change(&self) -> Option<MutexGuard<'_, State>> {
         let mut state = self.state();
         if state.left == Some(0) {
             self.cut.send_replace(true);
@@ -146,9 +146,9 @@ impl Power {
             state = hanging.unwrap_or_else(PoisonError::into_inner);
         }
         if state.released {
-            return Err(io::Error::other("no power"));
+            return None;
         }
         state.left = state.left.map(|left| left - 1);
-        Ok(state)
+        Some(state)
     }
 }
