@@ -78,11 +78,9 @@ pub fn address_key(address: &str) -> String {
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        _ = write!(text, "{byte:02x}");
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
 #[cfg(test)]
@@ -98,6 +96,11 @@ mod tests {
             prop_assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_=".contains(&b)));
             prop_assert_eq!(untoken(&token), Some(name));
         }
+    }
+
+    #[test]
+    fn hexadecimal_has_two_digits_for_each_byte() {
+        assert_eq!(hex(&[0x00, 0x0f, 0x9a, 0xff]), "000f9aff");
     }
 
     #[test]

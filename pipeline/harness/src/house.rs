@@ -31,9 +31,15 @@ impl House {
     /// # Errors
     /// Whatever keeps them from starting.
     pub async fn start(settings: &str) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui");
-        let mut options = Options::new(dir.path().join("data"), cache);
+        Self::start_in(tempfile::tempdir()?, settings).await
+    }
+
+    /// The same in a directory where something is prepared: the servers' data is in `data` there.
+    ///
+    /// # Errors
+    /// Whatever keeps them from starting.
+    pub async fn start_in(dir: tempfile::TempDir, settings: &str) -> anyhow::Result<Self> {
+        let mut options = Options::new(dir.path().join("data"), cache());
         options.clickhouse = Some(ClickHouseOptions {
             child: Some(ChildProgram {
                 program: binary()?,
@@ -147,6 +153,11 @@ impl House {
         let stream = jetstream::new(self.nats.clone()).get_stream(stream).await?;
         Ok(stream.cached_info().state.messages)
     }
+}
+
+/// Where fetched programs are.
+pub fn cache() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui")
 }
 
 /// A `chasqui serve` process.

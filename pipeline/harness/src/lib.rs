@@ -6,6 +6,8 @@
 //!
 //! The binary is the one that cargo built beside the test; `make test` builds it first.
 
+#[cfg(target_os = "linux")]
+pub mod disk;
 pub mod house;
 pub mod oracle;
 pub mod settings;

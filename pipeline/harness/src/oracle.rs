@@ -143,3 +143,30 @@ pub async fn traces_are_trees(house: &House) -> anyhow::Result<()> {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
+
+/// What must hold after any crash of `count` mails, every tenth of which fails once by intention. Returns how many calls
+/// were repeated.
+///
+/// # Errors
+/// Fails with what is lost, doubled or not in order.
+pub async fn nothing_lost_nothing_doubled(house: &House, count: u64) -> anyhow::Result<usize> {
+    let ended = "SELECT count() AS n FROM notifications WHERE state != 'pending'";
+    until(house, "notifications that ended", ended, count).await?;
+    until(house, "delivered", "SELECT count() AS n FROM deliveries WHERE state = 'delivered'", count).await?;
+    let all = number(house, "SELECT count() AS n FROM notifications").await?;
+    ensure!(all == count, "{all} notifications of {count} submissions");
+    let states = Deliveries::read(house).await?;
+    ensure!(states.by_state() == BTreeMap::from([("delivered", count as usize)]), "{:?}", states.by_state());
+
+    let false_duplicates = "SELECT count() AS n FROM trace_events FINAL WHERE reason = 'duplicate'";
+    ensure!(number(house, false_duplicates).await? == 0, "the ledger took a redelivery for a duplicate");
+    ensure!(house.stored("DEAD").await? == 0, "dead letters");
+    traces_are_trees(house).await?;
+
+    let calls = Calls::read(house)?;
+    let twice: Vec<_> = calls.0.iter().filter(|(_, calls)| **calls > 1).collect();
+    ensure!(twice.is_empty(), "attempts that called twice: {twice:?}");
+    let deliveries = calls.by_delivery();
+    ensure!(deliveries.len() == count as usize, "{} deliveries were called", deliveries.len());
+    Ok(deliveries.values().sum::<usize>() - count as usize - count.div_ceil(10) as usize)
+}

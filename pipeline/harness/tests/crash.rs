@@ -1,14 +1,14 @@
 //! Processes and servers die in mid-flow, and nobody can tell afterwards, but for calls that were in flight.
 
 use std::{
-    collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use anyhow::ensure;
 use chasqui_harness::{
-    Calls, Deliveries, House, oracle,
+    Calls, House,
+    oracle::nothing_lost_nothing_doubled,
     settings::{IMPATIENT, SLOTS},
     submissions,
 };
@@ -25,30 +25,6 @@ async fn publish(house: &House, count: u64, published: &AtomicU64) -> anyhow::Re
         anyhow::Ok(())
     });
     publishing.buffer_unordered(32).try_collect().await
-}
-
-/// What must hold after any crash. Returns how many calls were repeated.
-async fn nothing_lost_nothing_doubled(house: &House, count: u64) -> anyhow::Result<usize> {
-    let ended = "SELECT count() AS n FROM notifications WHERE state != 'pending'";
-    oracle::until(house, "notifications that ended", ended, count).await?;
-    oracle::until(house, "delivered", "SELECT count() AS n FROM deliveries WHERE state = 'delivered'", count).await?;
-    let all = oracle::number(house, "SELECT count() AS n FROM notifications").await?;
-    ensure!(all == count, "{all} notifications of {count} submissions");
-    let states = Deliveries::read(house).await?;
-    ensure!(states.by_state() == BTreeMap::from([("delivered", count as usize)]), "{:?}", states.by_state());
-
-    let false_duplicates = "SELECT count() AS n FROM trace_events FINAL WHERE reason = 'duplicate'";
-    ensure!(oracle::number(house, false_duplicates).await? == 0, "the ledger took a redelivery for a duplicate");
-    ensure!(house.stored("DEAD").await? == 0, "dead letters");
-    oracle::traces_are_trees(house).await?;
-
-    let calls = Calls::read(house)?;
-    let twice: Vec<_> = calls.0.iter().filter(|(_, calls)| **calls > 1).collect();
-    ensure!(twice.is_empty(), "attempts that called twice: {twice:?}");
-    let deliveries = calls.by_delivery();
-    ensure!(deliveries.len() == count as usize, "{} deliveries were called", deliveries.len());
-    // A tenth fails once by intention.
-    Ok(deliveries.values().sum::<usize>() - count as usize - count.div_ceil(10) as usize)
 }
 
 #[tokio::test(flavor = "multi_thread")]
