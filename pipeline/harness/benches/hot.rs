@@ -81,6 +81,7 @@ fn submitted(payload: Vec<u8>, content_type: Option<&str>) -> Submitted {
         traceparent: None,
         stored_at: noon(),
         sequence: 1,
+        index: 0,
     };
     Submitted::read(&incoming).unwrap()
 }

@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn the_defaults_are_complete() {
         let config = Config::load("[send]\nx = 1\n", None).unwrap();
-        assert_eq!(config.runner.settings().weights, [8, 4, 2, 1]);
+        assert_eq!(config.runner.settings().weights, [1, 4, 2, 1]);
         assert_eq!(config.embedded.sync_interval, SyncInterval::Word(Always::Always));
         assert_eq!(config.send["x"], 1);
     }
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn a_file_changes_what_it_names() {
         let config = with("[runner]\nwindow = 7\n[apps.shop]\nlanes = [\"bulk\"]").unwrap();
-        assert_eq!((config.runner.window, config.runner.slots), (7, 1024));
+        assert_eq!((config.runner.window, config.runner.slots), (7, 2048));
         assert_eq!(config.app_lanes()["shop"], [Lane::Bulk]);
     }
 
