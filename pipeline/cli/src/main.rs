@@ -47,6 +47,8 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::load(chasqui_send::DEFAULTS, args.config.as_deref())?;
+    // Two libraries that we depend on could do the cryptography; TLS clients that name none take this one.
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("TLS is set up already"))?;
     let telemetry = telemetry::start(&config, args.command.default_log_filter())?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let code = runtime.block_on(commands::run(args.command, config));

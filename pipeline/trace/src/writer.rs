@@ -255,7 +255,8 @@ async fn encode(mut rows: Rows) -> Vec<Insert> {
         rows.sort();
         let [notifications, deliveries] = states::blocks(&rows);
         rows.dedup();
-        let blocks = [(TRACE_EVENTS, rows.block()), notifications, deliveries];
+        // Whoever sees a notification at its end finds its deliveries and its trace.
+        let blocks = [(TRACE_EVENTS, rows.block()), deliveries, notifications];
         let full = blocks.into_iter().filter(|(_, block)| !block.is_empty());
         full.map(|(table, block)| Insert { table, parts: block.bytes().map(Bytes::from) }).collect()
     });
