@@ -4,21 +4,27 @@
 //! and replaces itself; the states keep the earliest. What cannot be read, or names no notification, becomes a dead
 //! letter and holds nobody up.
 //!
+//! A receipt may carry an opt-out beside it ([`header::OPT_OUT`]). It is performed here, before the receipt is
+//! acknowledged, because there can be one consumer only: what is acknowledged is removed, and a second consumer that has
+//! fallen behind would lose it. So one acknowledgement covers both, and neither is lost however often anyone crashes. An
+//! opt-out that can never be performed is a dead letter; one that waits for the broker holds up what came after it.
+//!
 //! After a crash: unacknowledged receipts come again, and make the same events.
 
 use async_nats::jetstream::{Context, Message, message::Acker};
 use chasqui_schemas::{
-    Channel, Receipt, ReceiptKind, id, stream, subject,
+    Channel, OptOut, Receipt, ReceiptKind, header, id, stream, subject,
     trace::{State, Status, TraceEvent},
 };
-use chasqui_stores::Publisher;
+use chasqui_contract::Class;
+use chasqui_stores::{Publisher, opt_out};
 use futures::StreamExt;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     TraceError, TraceSink,
-    consume::{self, Broken, Intake},
+    consume::{self, Broken, Intake, Pauses},
     row::embedded_ms,
     span,
 };
@@ -38,7 +44,7 @@ const MAX_CODE: usize = 64;
 /// [`TraceError::Consumer`] where the stream or its consumer is not there at the start. Later troubles are waited for.
 pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToken) -> Result<(), TraceError> {
     let intake = Intake::open(nats.clone(), stream::RECEIPTS, stream::RECEIPTS_CONSUMER).await?;
-    let publisher = Publisher::new(nats);
+    let publisher = Publisher::new(nats.clone());
     while let Some(messages) = intake.messages(&stop).await {
         let mut chunks = messages.ready_chunks(MAX_RECEIPTS);
         loop {
@@ -59,6 +65,7 @@ pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToke
                     }
                 }
             }
+            batch.opt_out(&nats, &stop).await;
             let recording = sink.record(batch.events);
             tokio::select! {
                 () = consume::hold(&batch.held, intake.extend_every, recording) => {
@@ -80,6 +87,14 @@ struct Batch {
     events: Vec<TraceEvent>,
     held: Vec<Acker>,
     broken: Vec<Broken>,
+    /// To be performed first.
+    opting: Vec<Opting>,
+}
+
+struct Opting {
+    message: Message,
+    event: TraceEvent,
+    opt_out: OptOut,
 }
 
 impl Batch {
@@ -89,14 +104,52 @@ impl Batch {
             .ok()
             .and_then(|info| Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).ok())
             .unwrap_or_default();
-        match read(&message.subject, &message.payload, stored_at) {
-            Ok(event) => {
-                self.events.push(event);
-                self.held.push(message.split().1);
-            }
+        let read = read(&message.subject, &message.payload, stored_at);
+        match read.and_then(|event| Ok((event, wish(&message)?))) {
+            Ok((event, Some(opt_out))) => self.opting.push(Opting { message, event, opt_out }),
+            Ok((event, None)) => self.take(message, event),
             Err(why) => self.broken.push(Broken { message, why }),
         }
     }
+
+    fn take(&mut self, message: Message, event: TraceEvent) {
+        self.events.push(event);
+        self.held.push(message.split().1);
+    }
+
+    /// Performs the opt-outs, however long the broker is away; once `stop` asks for it, what is left is given back.
+    async fn opt_out(&mut self, nats: &Context, stop: &CancellationToken) {
+        for Opting { message, event, opt_out } in std::mem::take(&mut self.opting) {
+            let at = Timestamp::from_nanosecond(event.started_at.into()).unwrap_or_default();
+            let mut pauses = Pauses::new();
+            let done = loop {
+                match opt_out::apply(nats, &opt_out, at).await {
+                    Ok(()) => break Ok(()),
+                    Err(error) if error.class() == Class::Permanent => break Err(error.to_string()),
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "an opt-out is not stored yet");
+                        tokio::select! {
+                            () = stop.cancelled() => {
+                                consume::give_back(&[message.split().1]).await;
+                                return;
+                            }
+                            () = tokio::time::sleep(pauses.next()) => {}
+                        }
+                    }
+                }
+            };
+            match done {
+                Ok(()) => self.take(message, event),
+                Err(why) => self.broken.push(Broken { message, why }),
+            }
+        }
+    }
+}
+
+/// What a receipt switches off.
+fn wish(message: &Message) -> Result<Option<OptOut>, String> {
+    let value = message.headers.as_ref().and_then(|headers| headers.get(header::OPT_OUT));
+    value.map(|value| serde_json::from_str(value.as_str())).transpose().map_err(|error| error.to_string())
 }
 
 /// The event of a receipt published on `subject` and stored at `stored_at`; else what is wrong with it.
@@ -143,9 +196,12 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
         }
         attributes.push(("detail".to_owned(), detail));
     }
+    // Each link is a click of its own; anything else told again is the same.
+    let link = receipt.detail.as_deref().filter(|_| kind == ReceiptKind::Clicked).unwrap_or_default();
+    let step = format!("{STAGE}.{kind}.{by}") + if link.is_empty() { "" } else { "." } + link;
     TraceEvent {
         trace_id,
-        span_id: id::span(trace_id, &format!("{STAGE}.{kind}.{by}"), Some(receipt.delivery_id), 0),
+        span_id: id::span(trace_id, &step, Some(receipt.delivery_id), 0),
         parent_span_id: span::delivery_anchor(trace_id, receipt.delivery_id),
         notification_id: trace_id,
         delivery_id: receipt.delivery_id,
@@ -217,6 +273,16 @@ mod tests {
         let span = |receipt| read_it("notify.receipt.opened.email", receipt, SUBMITTED + 9).unwrap().span_id;
         assert_eq!(span(&human), span(&later));
         assert_ne!(span(&human), span(&receipt()));
+    }
+
+    #[test]
+    fn each_link_that_is_followed_is_a_span_of_its_own() {
+        let click = |link: &str| {
+            let receipt = Receipt { detail: Some(link.to_owned()), ..receipt() };
+            read_it("notify.receipt.clicked.email", &receipt, SUBMITTED + 9).unwrap().span_id
+        };
+        assert_ne!(click("link-1"), click("link-2"));
+        assert_eq!(click("link-1"), click("link-1"));
     }
 
     #[test]
