@@ -8,6 +8,7 @@ use chasqui_contract::{Clock, SystemClock};
 use chasqui_dedupe::Dedupe;
 use chasqui_enrich::Enrich;
 use chasqui_filter::Filter;
+use chasqui_gateway::Gateway;
 use chasqui_prioritize::Prioritize;
 use chasqui_render::Render;
 use chasqui_runtime::{Broker, Config, run_deferred, run_stage, topology};
@@ -31,12 +32,14 @@ pub(crate) enum Role {
     Receipts,
     /// Writes trace events to ClickHouse.
     Writer,
+    /// Answers recipients, apps and providers over HTTP; where `gateway.bind` says so.
+    Gateway,
 }
 
 impl Role {
     pub(crate) fn all() -> Vec<Role> {
         let stages = Stage::ALL.into_iter().map(Role::Stage);
-        stages.chain([Role::Deferred, Role::Receipts, Role::Writer]).collect()
+        stages.chain([Role::Deferred, Role::Receipts, Role::Writer, Role::Gateway]).collect()
     }
 }
 
@@ -47,6 +50,7 @@ impl fmt::Display for Role {
             Role::Deferred => f.write_str("deferred"),
             Role::Receipts => f.write_str("receipts"),
             Role::Writer => f.write_str("writer"),
+            Role::Gateway => f.write_str("gateway"),
         }
     }
 }
@@ -98,7 +102,7 @@ impl Worker {
             Role::Stage(Stage::Enrich) => self.stage(Enrich { directory, clock }, config, parts),
             Role::Stage(Stage::Filter) => self.stage(Filter { directory, clock }, config, parts),
             Role::Stage(Stage::Dedupe) => self.stage(Dedupe { ledger: parts.ledger.clone() }, config, parts),
-            Role::Stage(Stage::Render) => self.stage(Render::new(directory), config, parts),
+            Role::Stage(Stage::Render) => self.stage(Render::new(directory, parts.gateway.links()?), config, parts),
             Role::Stage(Stage::Prioritize) => {
                 self.stage(Prioritize { clock, routes: parts.send.routes() }, config, parts);
             }
@@ -128,6 +132,16 @@ impl Worker {
                 let clickhouse = addresses.clickhouse(config)?;
                 let writer = run_writer(context, clickhouse, settings, self.stop.clone());
                 self.tasks.spawn(async move { writer.await.context("writer") });
+            }
+            Role::Gateway if !parts.gateway.is_on() => {}
+            Role::Gateway => {
+                let gateway = Gateway::bind(&parts.gateway, parts.broker.client.clone(), clock).await?;
+                tracing::info!(address = %gateway.address(), "the gateway listens");
+                let stop = self.stop.clone();
+                self.tasks.spawn(async move {
+                    gateway.run(stop).await;
+                    Ok(())
+                });
             }
         }
         Ok(())
@@ -174,6 +188,7 @@ struct Parts {
     directory: Arc<NatsDirectory>,
     ledger: Arc<NatsLedger>,
     send: chasqui_send::Config,
+    gateway: chasqui_gateway::Config,
 }
 
 impl Parts {
@@ -186,6 +201,7 @@ impl Parts {
             ledger: Arc::new(NatsLedger::open(&context, publisher.clone()).await?),
             broker: Broker { client, traces: TraceSink::start(&publisher), publisher, clock },
             send: serde_json::from_value(config.send.clone()).context("the [send] settings are wrong")?,
+            gateway: chasqui_gateway::Config::read(&config.gateway)?,
         })
     }
 }

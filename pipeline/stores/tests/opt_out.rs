@@ -51,7 +51,10 @@ async fn many_opt_outs_of_one_user_at_once_all_count() {
     futures::future::join_all(opting).await;
 
     let found = preferences(&store, "ada=2El").await;
-    assert!(categories.iter().all(|category| found.categories[category] == CategoryPreference::All(false)), "{found:?}");
+    assert!(
+        categories.iter().all(|category| found.categories[category] == CategoryPreference::All(false)),
+        "{found:?}"
+    );
     assert!(matches!(found.categories["kept"], CategoryPreference::Channels(_)) && !found.tracking, "{found:?}");
     let revision = store.entry("ada=2El").await.unwrap().unwrap().revision;
     apply(&context, &off("ada.l", "category-3"), AT).await.unwrap();

@@ -12,11 +12,11 @@
 //! After a crash: unacknowledged receipts come again, and make the same events.
 
 use async_nats::jetstream::{Context, Message, message::Acker};
+use chasqui_contract::Class;
 use chasqui_schemas::{
     Channel, OptOut, Receipt, ReceiptKind, header, id, stream, subject,
     trace::{State, Status, TraceEvent},
 };
-use chasqui_contract::Class;
 use chasqui_stores::{Publisher, opt_out};
 use futures::StreamExt;
 use jiff::Timestamp;

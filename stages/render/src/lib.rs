@@ -14,15 +14,18 @@
 //! | `engine` | compiled templates and their limits |
 //! | `cache` | compiled templates by template key |
 //! | `sms` | how many segments a text takes |
+//! | `track` | links that tell where they were followed, the pixel, the way to unsubscribe |
 
 mod cache;
 mod choose;
 mod engine;
 mod sms;
+mod track;
 
 use std::sync::Arc;
 
 use chasqui_contract::{Decision, Directory, Output, Stage, StoreError, Verdict};
+use chasqui_links::{Links, Origin};
 use chasqui_schemas::{
     Channel, Delivery, Notification, Reason, id, notification::Message, record::Template, submission::Content,
 };
@@ -36,13 +39,14 @@ use crate::{
 /// The render stage.
 pub struct Render {
     directory: Arc<dyn Directory>,
+    links: Option<Links>,
     cache: Cache,
 }
 
 impl Render {
-    /// Reads templates from `directory`.
-    pub fn new(directory: Arc<dyn Directory>) -> Self {
-        Render { directory, cache: Cache::default() }
+    /// Reads templates from `directory`; makes links to the gateway with `links`, where there is one.
+    pub fn new(directory: Arc<dyn Directory>, links: Option<Links>) -> Self {
+        Render { directory, links, cache: Cache::default() }
     }
 }
 
@@ -52,15 +56,16 @@ impl Stage for Render {
 
     async fn decide(&self, notification: Notification) -> Result<Decision, StoreError> {
         let request = Arc::clone(&notification.request);
+        let tracking = Tracking { links: self.links.as_ref(), is_allowed: self.may_track(&notification).await? };
         Ok(match &request.message {
             Message::Content(content) => {
                 let locale = request.locale.as_deref().unwrap_or_default();
                 let written = |_: Channel| Ok(Some(Written { content: content.clone(), locale: locale.to_owned() }));
-                deliver(&notification, "", written)
+                deliver(&notification, "", &tracking, written)
             }
             Message::Template { key, data } => match self.directory.template(key).await? {
                 None => Decision::dead(Reason::TemplateMissing, format!("there is no template `{key}`")),
-                Some(template) => self.render(&notification, &template, key, data),
+                Some(template) => self.render(&notification, &template, key, data, &tracking),
             },
         })
     }
@@ -73,6 +78,7 @@ impl Render {
         template: &Arc<Template>,
         key: &str,
         data: &Map<String, Value>,
+        tracking: &Tracking<'_>,
     ) -> Decision {
         let compiled = self.cache.compiled(key, template);
         let variant = choose::variant(template, key, notification.id);
@@ -83,8 +89,30 @@ impl Render {
             .or_else(|| notification.contacts.as_ref().and_then(|contacts| contacts.locale.as_deref()))
             .unwrap_or_default();
         let data = Data::new(data);
-        deliver(notification, variant, |channel| write(template, &compiled, key, variant, channel, wanted, &data))
+        let written = |channel| write(template, &compiled, key, variant, channel, wanted, &data);
+        deliver(notification, variant, tracking, written)
     }
+
+    /// Whether category and recipient allow to know what they open and follow. What cannot be read does not allow it.
+    async fn may_track(&self, notification: &Notification) -> Result<bool, StoreError> {
+        let by_category = notification.policy.as_ref().is_none_or(|policy| policy.tracking);
+        if self.links.is_none() || !by_category {
+            return Ok(false);
+        }
+        let Some(user) = notification.recipient.user() else { return Ok(true) };
+        match self.directory.preferences(user).await {
+            Ok(preferences) => Ok(preferences.is_none_or(|preferences| preferences.tracking)),
+            Err(StoreError::BadRecord { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Links to the gateway.
+struct Tracking<'a> {
+    /// `None` where there is no gateway.
+    links: Option<&'a Links>,
+    is_allowed: bool,
 }
 
 /// A message as one channel shows it.
@@ -117,6 +145,7 @@ fn write(
 fn deliver(
     notification: &Notification,
     variant: &str,
+    tracking: &Tracking<'_>,
     written: impl Fn(Channel) -> Result<Option<Written>, Failed>,
 ) -> Decision {
     if notification.endpoints.is_empty() {
@@ -128,6 +157,9 @@ fn deliver(
     let mut explain = |key: String, value: String| attributes.push((key, value));
     if !variant.is_empty() {
         explain("variant".to_owned(), variant.to_owned());
+    }
+    if tracking.links.is_some() {
+        explain("tracking".to_owned(), if tracking.is_allowed { "on" } else { "off" }.to_owned());
     }
     for channel in Channel::ALL {
         let mut endpoints = notification.endpoints.iter().filter(|each| each.channel() == channel).peekable();
@@ -156,29 +188,39 @@ fn deliver(
         if !locale.is_empty() {
             explain(format!("locale.{channel}"), locale.clone());
         }
-        deliveries.extend(endpoints.map(|endpoint| Delivery {
-            id: id::delivery(notification.id, channel, &endpoint.id),
-            notification_id: notification.id,
-            request_id: request.id,
-            app: notification.app.clone(),
-            category: request.category.clone(),
-            template: request.message.template().to_owned(),
-            variant: variant.to_owned(),
-            locale: locale.clone(),
-            lane: notification.lane,
-            category_lane: notification.policy.as_ref().and_then(|policy| policy.lane),
-            user: notification.recipient.user().map(str::to_owned),
-            endpoint: endpoint.clone(),
-            content: content.clone(),
-            sms_segments,
-            submitted_at: notification.submitted_at,
-            expires_at: notification.expires_at(),
-            collapse_key: request.collapse_key.clone(),
-            metadata: request.metadata.clone(),
-            overrides: request.overrides.clone(),
-            provider: String::new(),
-            attempt: 1,
-            pass: 0,
+        deliveries.extend(endpoints.map(|endpoint| {
+            let id = id::delivery(notification.id, channel, &endpoint.id);
+            let origin = Origin { delivery_id: id, notification_id: notification.id, channel };
+            let content = match tracking.links {
+                Some(links) if tracking.is_allowed => track::content(links, &origin, content.clone()),
+                _ => content.clone(),
+            };
+            let way_out = |links| track::unsubscribe_url(links, &origin, notification, endpoint);
+            Delivery {
+                id,
+                notification_id: notification.id,
+                request_id: request.id,
+                app: notification.app.clone(),
+                category: request.category.clone(),
+                template: request.message.template().to_owned(),
+                variant: variant.to_owned(),
+                locale: locale.clone(),
+                lane: notification.lane,
+                category_lane: notification.policy.as_ref().and_then(|policy| policy.lane),
+                user: notification.recipient.user().map(str::to_owned),
+                endpoint: endpoint.clone(),
+                content,
+                sms_segments,
+                submitted_at: notification.submitted_at,
+                expires_at: notification.expires_at(),
+                collapse_key: request.collapse_key.clone(),
+                metadata: request.metadata.clone(),
+                overrides: request.overrides.clone(),
+                unsubscribe_url: tracking.links.and_then(way_out),
+                provider: String::new(),
+                attempt: 1,
+                pass: 0,
+            }
         }));
     }
     if deliveries.is_empty() {

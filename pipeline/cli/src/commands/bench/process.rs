@@ -34,6 +34,7 @@ impl Worker {
             .env("CHASQUI_NATS__URL", &addresses.nats)
             .env("CHASQUI_CLICKHOUSE__URL", &addresses.clickhouse)
             .env("CHASQUI_LOG__FILTER", "warn")
+            .env("CHASQUI_GATEWAY__BIND", "")
             .env("CHASQUI_SEND__PUSH__PROVIDER", "sandbox")
             .env("CHASQUI_SEND__SANDBOX__LATENCY_MS", "0")
             .env("CHASQUI_SEND__SANDBOX__LOG", calls)
