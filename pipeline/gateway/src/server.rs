@@ -79,7 +79,7 @@ impl Gateway {
     /// Listens, and opens the spool. Nothing is answered before [`Gateway::run`].
     ///
     /// # Errors
-    /// See [`GatewayError`].
+    /// See [`GatewayError`]. With NATS away it is no error: then hits are kept.
     pub async fn bind(
         config: &Config,
         client: async_nats::Client,

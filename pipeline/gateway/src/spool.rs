@@ -144,7 +144,8 @@ impl Spool {
     /// Writes `records`, all or none, and returns when they are on the disk.
     ///
     /// # Errors
-    /// `Full`, and then nothing is written; `Disk`, and then nothing of it comes out again.
+    /// `Full`, and then nothing is written; `Disk`, and then nothing of it comes out, unless a process after this one
+    /// finds some of it whole.
     pub fn append(&mut self, records: &[Vec<u8>]) -> Result<(), SpoolError> {
         let mut bytes = Vec::new();
         for record in records {

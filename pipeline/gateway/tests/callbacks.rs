@@ -35,11 +35,7 @@ async fn house(nats: &Nats, dir: &std::path::Path, setting: &str, secret: &str) 
 async fn twilio_signs_the_public_address_and_the_form() {
     let nats = Nats::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let mut text = String::new();
-    let file = dir.path().join("token");
-    std::fs::write(&file, "auth-token").unwrap();
-    text += &format!("[twilio]\nauth_token = {{ file = '{}' }}", file.display());
-    let house = House::start(&nats, &config(dir.path(), &text)).await;
+    let house = house(&nats, dir.path(), "twilio.auth_token", "auth-token").await;
     let ids = message(1);
     let path = format!("/v1/callbacks/twilio?notification_id={}&delivery_id={}", ids.notification_id, ids.delivery_id);
     let sign = |path: &str, body: &str| {
@@ -185,7 +181,7 @@ async fn vonage_signs_or_knows_a_secret() {
     let file = dir.path().join("secret");
     std::fs::write(&file, "s3cret").unwrap();
     let with = |setting: &str| {
-        let text = format!("[vonage]\nsignature_secret = {{}}\naddress_secret = {{}}\nsignature_method = 'sha256'");
+        let text = "[vonage]\nsignature_secret = {}\naddress_secret = {}\nsignature_method = 'sha256'";
         config(
             dir.path(),
             &text.replace(&format!("{setting} = {{}}"), &format!("{setting} = {{ file = '{}' }}", file.display())),

@@ -27,13 +27,15 @@ use std::sync::Arc;
 use chasqui_contract::{Decision, Directory, Output, Stage, StoreError, Verdict};
 use chasqui_links::{Links, Origin};
 use chasqui_schemas::{
-    Channel, Delivery, Notification, Reason, id, notification::Message, record::Template, submission::Content,
+    Channel, Delivery, Notification, Reason, delivery::Endpoint, id, notification::Message, record::Template,
+    submission::Content,
 };
 use serde_json::{Map, Value};
 
 use crate::{
     cache::Cache,
     engine::{Compiled, Data},
+    track::Tracking,
 };
 
 /// The render stage.
@@ -106,13 +108,6 @@ impl Render {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Links to the gateway.
-struct Tracking<'a> {
-    /// `None` where there is no gateway.
-    links: Option<&'a Links>,
-    is_allowed: bool,
 }
 
 /// A message as one channel shows it.
@@ -188,39 +183,35 @@ fn deliver(
         if !locale.is_empty() {
             explain(format!("locale.{channel}"), locale.clone());
         }
-        deliveries.extend(endpoints.map(|endpoint| {
-            let id = id::delivery(notification.id, channel, &endpoint.id);
-            let origin = Origin { delivery_id: id, notification_id: notification.id, channel };
-            let content = match tracking.links {
-                Some(links) if tracking.is_allowed => track::content(links, &origin, content.clone()),
-                _ => content.clone(),
-            };
-            let way_out = |links| track::unsubscribe_url(links, &origin, notification, endpoint);
-            Delivery {
-                id,
-                notification_id: notification.id,
-                request_id: request.id,
-                app: notification.app.clone(),
-                category: request.category.clone(),
-                template: request.message.template().to_owned(),
-                variant: variant.to_owned(),
-                locale: locale.clone(),
-                lane: notification.lane,
-                category_lane: notification.policy.as_ref().and_then(|policy| policy.lane),
-                user: notification.recipient.user().map(str::to_owned),
-                endpoint: endpoint.clone(),
-                content,
-                sms_segments,
-                submitted_at: notification.submitted_at,
-                expires_at: notification.expires_at(),
-                collapse_key: request.collapse_key.clone(),
-                metadata: request.metadata.clone(),
-                overrides: request.overrides.clone(),
-                unsubscribe_url: tracking.links.and_then(way_out),
-                provider: String::new(),
-                attempt: 1,
-                pass: 0,
-            }
+        let origin = |endpoint: &Endpoint| Origin {
+            delivery_id: id::delivery(notification.id, channel, &endpoint.id),
+            notification_id: notification.id,
+            channel,
+        };
+        deliveries.extend(endpoints.map(|endpoint| Delivery {
+            id: id::delivery(notification.id, channel, &endpoint.id),
+            notification_id: notification.id,
+            request_id: request.id,
+            app: notification.app.clone(),
+            category: request.category.clone(),
+            template: request.message.template().to_owned(),
+            variant: variant.to_owned(),
+            locale: locale.clone(),
+            lane: notification.lane,
+            category_lane: notification.policy.as_ref().and_then(|policy| policy.lane),
+            user: notification.recipient.user().map(str::to_owned),
+            endpoint: endpoint.clone(),
+            content: tracking.content(&origin(endpoint), content.clone()),
+            sms_segments,
+            submitted_at: notification.submitted_at,
+            expires_at: notification.expires_at(),
+            collapse_key: request.collapse_key.clone(),
+            metadata: request.metadata.clone(),
+            overrides: request.overrides.clone(),
+            unsubscribe_url: tracking.unsubscribe_url(&origin(endpoint), notification, endpoint),
+            provider: String::new(),
+            attempt: 1,
+            pass: 0,
         }));
     }
     if deliveries.is_empty() {

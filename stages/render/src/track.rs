@@ -17,34 +17,45 @@ use lol_html::{RewriteStrSettings, element, end, end_tag, html_content::ContentT
 /// Links of one message that are rewritten; each makes the HTML some hundred bytes longer.
 const MAX_LINKS: u16 = 200;
 
-/// The content with its links rewritten, and a pixel where it has HTML.
-pub(crate) fn content(links: &Links, origin: &Origin, content: Content) -> Content {
-    let url = content.url.map(|url| links.click(origin, 0, &url).unwrap_or(url));
-    let html = content.html.map(|text| html(links, origin, &text).unwrap_or(text));
-    Content { url, html, ..content }
+/// Links to the gateway, for one notification.
+pub(crate) struct Tracking<'a> {
+    /// `None` where there is no gateway.
+    pub(crate) links: Option<&'a Links>,
+    /// Whether category and recipient allow it.
+    pub(crate) is_allowed: bool,
 }
 
-/// Where one POST unsubscribes the recipient of a mail (RFC 8058): the user from the category; recipients who are no
-/// users have no preferences, so their address gets nothing any more.
-pub(crate) fn unsubscribe_url(
-    links: &Links,
-    origin: &Origin,
-    notification: &Notification,
-    endpoint: &Endpoint,
-) -> Option<String> {
-    let is_mandatory = notification.policy.as_ref().is_some_and(|policy| policy.mandatory);
-    if origin.channel != Channel::Email || is_mandatory {
-        return None;
+impl Tracking<'_> {
+    /// The content, its links rewritten, and with a pixel where it has HTML.
+    pub(crate) fn content(&self, origin: &Origin, content: Content) -> Content {
+        let Some(links) = self.links.filter(|_| self.is_allowed) else { return content };
+        let url = content.url.map(|url| links.click(origin, 0, &url).unwrap_or(url));
+        let html = content.html.map(|text| html(links, origin, &text).unwrap_or(text));
+        Content { url, html, ..content }
     }
-    let opt_out = match notification.recipient.user() {
-        Some(user) => OptOut::Category {
-            app: notification.app.clone(),
-            user: user.to_owned(),
-            category: notification.request.category.clone(),
-        },
-        None => OptOut::Address { key: address_key(endpoint.address.text()), reason: "unsubscribe".to_owned() },
-    };
-    links.unsubscribe(origin, &opt_out)
+
+    /// Where one POST unsubscribes the recipient of a mail (RFC 8058): the user from the category; recipients who are
+    /// no users have no preferences, so their address gets nothing any more. Tracking has no part in it.
+    pub(crate) fn unsubscribe_url(
+        &self,
+        origin: &Origin,
+        notification: &Notification,
+        endpoint: &Endpoint,
+    ) -> Option<String> {
+        let is_mandatory = notification.policy.as_ref().is_some_and(|policy| policy.mandatory);
+        if origin.channel != Channel::Email || is_mandatory {
+            return None;
+        }
+        let opt_out = match notification.recipient.user() {
+            Some(user) => OptOut::Category {
+                app: notification.app.clone(),
+                user: user.to_owned(),
+                category: notification.request.category.clone(),
+            },
+            None => OptOut::Address { key: address_key(endpoint.address.text()), reason: "unsubscribe".to_owned() },
+        };
+        self.links?.unsubscribe(origin, &opt_out)
+    }
 }
 
 /// `None` where the HTML is beyond the rewriter.
