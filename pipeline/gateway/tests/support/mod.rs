@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -173,7 +173,9 @@ pub fn links() -> Links {
 
 /// A message that was submitted a while ago, for the `n`th recipient.
 pub fn message(n: u128) -> Origin {
-    let submitted_at = Timestamp::now() - jiff::SignedDuration::from_mins(5);
+    // One moment for all, so that the same message has the same id whenever it is asked for.
+    static SUBMITTED_AT: OnceLock<Timestamp> = OnceLock::new();
+    let submitted_at = *SUBMITTED_AT.get_or_init(|| Timestamp::now() - jiff::SignedDuration::from_mins(5));
     let notification_id = id::notification(submitted_at, Uuid::from_u128(n), "user:ada");
     Origin { delivery_id: Uuid::from_u128(1_000 + n), notification_id, channel: Channel::Email }
 }
