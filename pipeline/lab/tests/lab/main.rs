@@ -1,0 +1,9 @@
+//! A client that does right, and clients that do wrong, against the lab. Written from the vendors' documentation
+//! too, and sharing nothing with the lab but the credentials.
+
+mod callbacks;
+mod client;
+mod failures;
+mod mail;
+mod push;
+mod sms;
