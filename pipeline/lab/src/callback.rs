@@ -1,8 +1,8 @@
 //! What vendors report later about the messages they accepted.
 //!
 //! A message's reports have a natural order (`sent`, `delivered`); the script delays each by itself, so that they
-//! may come in any, and repeats some. Repeats are the same bytes again. A callback that is refused with a 5xx, or
-//! finds nobody, is tried again some times, as vendors do.
+//! may come in any, and repeats some. A callback that is refused with a 5xx, or finds nobody, is tried again some
+//! times, as vendors do. What was accepted is reported however the connection of its call ended.
 //!
 //! Callbacks go to one place, whatever address the request gave: its path and query are kept, and Twilio's signature
 //! is over the address as given, as it is behind a proxy that ends TLS.

@@ -67,7 +67,7 @@ impl Request {
         }
     }
 
-    /// A header that stands there once and is text.
+    /// A header, the first of its name, where it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }

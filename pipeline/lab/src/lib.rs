@@ -190,7 +190,8 @@ impl Lab {
     }
 
     /// Posts to `url` what vendors report about messages, those accepted so far and from now on. `{vendor}` in it
-    /// stands for the vendor's name; where a message named its own address, path and query are that one's.
+    /// stands for the vendor's name; where a message named its own address, path and query are that one's. To be
+    /// called once: a second time, everything is reported twice.
     pub fn callbacks_to(&mut self, url: impl Into<String>) {
         self.tasks.spawn(callback::post_all(Arc::clone(&self.shared), url.into()));
     }

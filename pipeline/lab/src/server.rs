@@ -30,7 +30,7 @@ use hyper_util::{
 use ring::signature::EcdsaKeyPair;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinSet,
 };
 
@@ -50,9 +50,9 @@ const MAX_READ: Duration = Duration::from_secs(30);
 /// Longest silence of a call that hangs.
 const MAX_HANG: Duration = Duration::from_secs(600);
 /// How long a connection that is cut still lives, so that earlier answers go out.
-const LAST_WORDS: Duration = Duration::from_millis(50);
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often the script is asked whether there is an outage.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(20);
 /// Connections waiting to be accepted.
 const BACKLOG: u32 = 1024;
 
@@ -139,10 +139,13 @@ pub(crate) async fn listen() -> std::io::Result<(TcpListener, SocketAddr)> {
 /// Serves one vendor until dropped.
 pub(crate) async fn serve(shared: Arc<Shared>, vendor: Vendor, mut listener: TcpListener, address: SocketAddr) {
     let mut connections = JoinSet::new();
+    // Replaced, it ends the connections that look at it.
+    let mut open = watch::channel(()).0;
     loop {
         if shared.outage(vendor) {
-            // Nobody listens, so the system itself refuses. Connections see the outage by themselves.
+            // Nobody listens, so the system itself refuses.
             drop(listener);
+            open = watch::channel(()).0;
             while shared.outage(vendor) {
                 tokio::time::sleep(TICK).await;
             }
@@ -156,7 +159,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, vendor: Vendor, mut listener: Tcp
         while connections.try_join_next().is_some() {}
         // An error of accept() is that of a connection which is gone already.
         if let Ok(Ok((stream, _))) = tokio::time::timeout(TICK, listener.accept()).await {
-            connections.spawn(connection(Arc::clone(&shared), vendor, stream));
+            connections.spawn(connection(Arc::clone(&shared), vendor, stream, open.subscribe()));
         }
     }
 }
@@ -186,7 +189,7 @@ impl Shears {
     }
 }
 
-async fn connection(shared: Arc<Shared>, vendor: Vendor, stream: TcpStream) {
+async fn connection(shared: Arc<Shared>, vendor: Vendor, stream: TcpStream, mut open: watch::Receiver<()>) {
     // Answers are small and must not wait for each other.
     let _best_effort = stream.set_nodelay(true);
     let shears = Arc::new(Shears::default());
@@ -198,15 +201,10 @@ async fn connection(shared: Arc<Shared>, vendor: Vendor, stream: TcpStream) {
     builder.http2().max_concurrent_streams(1000);
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     let ending = async {
-        let outage = async {
-            while !shared.outage(vendor) {
-                tokio::time::sleep(TICK).await;
-            }
-            shears.cut();
-        };
         tokio::select! {
             () = shears.notify.notified() => {}
-            () = outage => {}
+            // Nothing is ever sent: it ends with the sender.
+            _ = open.changed() => shears.cut(),
         }
         tokio::time::sleep(LAST_WORDS).await;
     };
@@ -226,8 +224,8 @@ async fn answer(
     let body = tokio::time::timeout(MAX_READ, Limited::new(body, MAX_BODY).collect()).await;
     let body = match body {
         Ok(Ok(body)) => body.to_bytes(),
-        // Too large: an empty body is refused too, and is small. A body that broke off has no reader any more.
-        Ok(Err(_)) => Bytes::new(),
+        // Beyond all limits, or broken off; then nobody reads this.
+        Ok(Err(_)) => return Ok(whole(&Reply::empty(413, "413"))),
         Err(_late) => return Ok(whole(&Reply::empty(408, "408"))),
     };
     if shears.is_cut() {
@@ -323,15 +321,17 @@ fn decide(shared: &Shared, vendor: Vendor, request: &Request) -> Decided {
         (Arc::clone(&script.0), script.1.elapsed())
     };
     let plan = director.decide(vendor, &accepted.recipient, at);
+    // Scripts with codes that the vendor does not have are refused before they are played.
+    let refuse = |fault: &Fault| api.fault(fault, request).unwrap_or_else(|| Reply::empty(500, "500"));
     let (taken, fate, ending, refusal) = match plan.end {
         End::Accept(fate) => (true, fate, Ending::Whole, None),
         End::Cut(cut) => (cut != Cut::BeforeAccepting, Fate::Delivered, Ending::Cut(cut), None),
         End::Hang { accepted } => (accepted, Fate::Delivered, Ending::Hang, None),
-        End::Fault(fault) => (false, Fate::Delivered, Ending::Whole, api.fault(&fault, request)),
+        End::Fault(fault) => (false, Fate::Delivered, Ending::Whole, Some(refuse(&fault))),
         End::Trouble(trouble, retry_after) => match api.code(trouble) {
             Some(code) => {
                 let fault = Fault { retry_after, ..Fault::code(code) };
-                (false, Fate::Delivered, Ending::Whole, api.fault(&fault, request))
+                (false, Fate::Delivered, Ending::Whole, Some(refuse(&fault)))
             }
             None => (true, Fate::Undelivered(None), Ending::Whole, None),
         },

@@ -14,8 +14,9 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// The schema at `pointer` of an OpenAPI document. Fields it does not name are refused, unless it allows them.
-    pub(crate) fn openapi(name: &'static str, text: &str, pointer: &str) -> Result<Self, StartError> {
+    /// The schema at `pointer` of an OpenAPI document. Fields it does not name are refused, unless it
+    /// allows them; `more` are those that only its examples name.
+    pub(crate) fn openapi(name: &'static str, text: &str, pointer: &str, more: &[&str]) -> Result<Self, StartError> {
         let document = closed(&parse(name, text)?);
         let missing = || StartError::Spec { name, reason: format!("nothing at {pointer}") };
         let mut schema = document.pointer(pointer).ok_or_else(missing)?.clone();
@@ -23,6 +24,9 @@ impl Spec {
             schema = document.pointer(reference.trim_start_matches('#')).ok_or_else(missing)?.clone();
         }
         let root = schema.as_object_mut().ok_or_else(missing)?;
+        if let Some(properties) = root.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.extend(more.iter().map(|field| ((*field).to_owned(), json!({ "type": "string" }))));
+        }
         // Where references of the schema lead.
         root.insert("components".into(), document["components"].clone());
         // OpenAPI 3.0's `nullable` stands in answers only; for the rest 3.0 and 3.1 mean the same by these schemas.
@@ -46,6 +50,10 @@ impl Spec {
 
     /// What is wrong with a document first: where, and why, without its values.
     pub(crate) fn violation(&self, document: &Value) -> Option<(String, String)> {
+        // Nearly every document is right, and answering just that is several times as fast.
+        if self.validator.is_valid(document) {
+            return None;
+        }
         let error = self.validator.iter_errors(document).next()?;
         let place = error.instance_path().to_string().trim_start_matches('/').replace('/', ".");
         Some((place, error.masked().to_string()))
@@ -124,5 +132,37 @@ fn discovered(value: &Value) -> Value {
         }
         Value::Array(items) => Value::Array(items.iter().map(discovered).collect()),
         other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vendors' own examples of requests in a document.
+    fn examples(text: &str, pointer: &str) -> Vec<Value> {
+        let document: Value = serde_json::from_str(text).unwrap();
+        let examples = document.pointer(pointer).unwrap().as_object().unwrap();
+        examples.values().map(|example| example["value"].clone()).collect()
+    }
+
+    #[test]
+    fn the_vendors_own_examples_are_right() {
+        let (twilio, sendgrid) = (
+            include_str!("../specs/twilio_messages.openapi.json"),
+            include_str!("../specs/sendgrid_mail_v3.openapi.json"),
+        );
+        let form = "/paths/~12010-04-01~1Accounts~1{AccountSid}~1Messages.json/post/requestBody/content/\
+                    application~1x-www-form-urlencoded";
+        let mail = "/components/requestBodies/PostMailSend/content/application~1json";
+        let more: &[&str] = &["Tags"];
+        for (name, text, pointer, more) in [("twilio", twilio, form, more), ("sendgrid", sendgrid, mail, &[])] {
+            let spec = Spec::openapi(name, text, &format!("{pointer}/schema"), more).unwrap();
+            let examples = examples(text, &format!("{pointer}/examples"));
+            assert!(!examples.is_empty());
+            for example in examples {
+                assert_eq!(spec.violation(&example), None, "{example}");
+            }
+        }
     }
 }

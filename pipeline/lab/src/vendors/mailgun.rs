@@ -33,7 +33,7 @@ impl Mailgun {
     pub(crate) fn new(accounts: &Accounts) -> Result<Self, StartError> {
         let text = include_str!("../../specs/mailgun_messages.openapi.json");
         let pointer = "/components/schemas/POST-v3-domain_name-messages-multipart-form-data-RequestBody";
-        Ok(Mailgun { accounts: accounts.clone(), spec: Spec::openapi("mailgun", text, pointer)? })
+        Ok(Mailgun { accounts: accounts.clone(), spec: Spec::openapi("mailgun", text, pointer, &[])? })
     }
 
     fn judge(&self, request: &Request) -> Result<(Value, Vec<(String, String)>), Reply> {

@@ -61,7 +61,7 @@ impl SendGrid {
     pub(crate) fn new(accounts: &Accounts) -> Result<Self, StartError> {
         let text = include_str!("../../specs/sendgrid_mail_v3.openapi.json");
         let pointer = "/components/requestBodies/PostMailSend/content/application~1json/schema";
-        let spec = Spec::openapi("sendgrid", text, pointer)?;
+        let spec = Spec::openapi("sendgrid", text, pointer, &[])?;
         Ok(SendGrid { api_key: accounts.sendgrid_api_key.clone(), from: accounts.mail_from.clone(), spec })
     }
 

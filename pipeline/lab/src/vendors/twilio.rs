@@ -35,7 +35,7 @@ impl Twilio {
         let text = include_str!("../../specs/twilio_messages.openapi.json");
         let pointer = "/paths/~12010-04-01~1Accounts~1{AccountSid}~1Messages.json/post/requestBody/content/\
                        application~1x-www-form-urlencoded/schema";
-        let spec = Spec::openapi("twilio", text, pointer)?;
+        let spec = Spec::openapi("twilio", text, pointer, &["Tags"])?;
         let codes: Vec<Value> = serde_json::from_str(include_str!("../../specs/twilio_error_codes.subset.json"))
             .map_err(|e| StartError::Spec { name: "twilio's error codes", reason: e.to_string() })?;
         let entry = |code: &Value| Some((code["code"].as_u64()?, code["message"].as_str()?.to_owned()));
@@ -188,10 +188,32 @@ pub(crate) fn callback(accounts: &Accounts, call: &Call, report: &Report) -> Cal
         fields.insert("ErrorCode", code);
     }
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(&fields).finish();
-    let signed = fields.iter().fold(address.to_owned(), |signed, (key, value)| signed + key + value);
-    // SHA-1 is what Twilio's scheme says.
-    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, accounts.twilio_auth_token.as_bytes());
-    let signature = BASE64_STANDARD.encode(hmac::sign(&key, signed.as_bytes()));
+    let signature = sign(&accounts.twilio_auth_token, address, &fields);
     Callback::new(call, crate::callback::path_of(address), "application/x-www-form-urlencoded", body)
         .with("x-twilio-signature", signature)
+}
+
+/// "Webhooks security": the address and all fields, sorted by name, without separators. SHA-1 is what Twilio says.
+fn sign(auth_token: &str, address: &str, fields: &BTreeMap<&str, &str>) -> String {
+    let signed = fields.iter().fold(address.to_owned(), |signed, (key, value)| signed + key + value);
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, auth_token.as_bytes());
+    BASE64_STANDARD.encode(hmac::sign(&key, signed.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signature_is_that_of_twilios_own_example() {
+        let fields = BTreeMap::from([
+            ("CallSid", "CA1234567890ABCDE"),
+            ("Caller", "+12349013030"),
+            ("Digits", "1234"),
+            ("From", "+12349013030"),
+            ("To", "+18005551212"),
+        ]);
+        let address = "https://mycompany.com/myapp.php?foo=1&bar=2";
+        assert_eq!(sign("12345", address, &fields), "0/KCTR6DLpKmkAf8muzZqo1nDgQ=");
+    }
 }

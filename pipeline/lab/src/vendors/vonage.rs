@@ -47,7 +47,7 @@ pub(crate) struct Vonage {
 impl Vonage {
     pub(crate) fn new(accounts: &Accounts) -> Result<Self, StartError> {
         let text = include_str!("../../specs/vonage_sms.openapi.json");
-        let spec = Spec::openapi("vonage", text, "/components/schemas/NewMessage")?;
+        let spec = Spec::openapi("vonage", text, "/components/schemas/NewMessage", &[])?;
         Ok(Vonage { accounts: accounts.clone(), spec })
     }
 

@@ -45,6 +45,32 @@ async fn a_cut_before_the_answer_cuts_the_connection_whether_accepted_or_not() {
 }
 
 #[tokio::test]
+async fn the_ledger_is_right_about_all_calls_on_a_connection_that_is_cut() {
+    let when = When { share: Some(0.05), ..When::default() };
+    let slow = Behaviour::Latency(Duration::ZERO..Duration::from_millis(50));
+    let rules =
+        vec![rule(Vendor::Apns, When::default(), slow), rule(Vendor::Apns, when, Behaviour::Cut(Cut::BeforeAnswer))];
+    let lab = lab(rules).await;
+    let one = apns(&lab);
+    let send = |n: usize| {
+        let id = format!("{n:08}-0000-0000-0000-000000000000");
+        let request =
+            one.clone().at(&DEVICE[..8], &format!("{n:08}")).set("apns-id", &id).body(r#"{"aps":{"alert":"x"}}"#);
+        async move { (id, request.send().await.is_ok()) }
+    };
+    let answered = join_all((0..300).map(send)).await;
+    let mut surely: Vec<String> = answered.into_iter().filter(|(_, ok)| *ok).map(|(id, _)| id).collect();
+    let calls = lab.ledger().calls();
+    let whole = calls.iter().filter(|call| call.answered == Answered::Whole);
+    let mut whole: Vec<String> = whole.map(|call| call.delivery_id.clone()).collect();
+    surely.sort();
+    whole.sort();
+    assert!(!whole.is_empty() && whole.len() < 300, "{}", whole.len());
+    assert_eq!(surely, whole);
+    assert!(calls.iter().all(|call| call.accepted));
+}
+
+#[tokio::test]
 async fn a_cut_in_the_answer_shows_its_status_and_then_an_error() {
     for cut in [Cut::AfterHeaders, Cut::MidBody] {
         let lab = always(Vendor::Twilio, Behaviour::Cut(cut)).await;
@@ -189,6 +215,33 @@ async fn the_ledger_counts_calls_and_acceptances_of_each_delivery() {
     let logged: Vec<&Value> = lines.iter().map(|line| &line["accepted"]).collect();
     assert_eq!(logged, [false, false, true, true]);
     assert_eq!(lines[3]["delivery_id"], DELIVERY);
+}
+
+#[tokio::test]
+async fn magic_recipients_are_refused_with_codes_that_the_vendors_have() {
+    let lab = lab(Vec::new()).await;
+    let fcm = fcm(&lab).await;
+    let statuses = |apns, fcm, webpush, twilio, vonage| [apns, fcm, webpush, twilio, vonage];
+    for (word, number, wanted) in [
+        ("always-fails", "0001", statuses(503, 503, 503, 503, 200)),
+        ("rate-limited", "0002", statuses(429, 429, 429, 429, 200)),
+        ("dead-endpoint", "0003", statuses(410, 404, 410, 400, 200)),
+        ("refused", "0004", statuses(400, 400, 400, 400, 200)),
+    ] {
+        let requests = [
+            apns(&lab).at(&DEVICE[..7], &format!("1ab{number}")),
+            fcm.clone().json(&fcm_message(word)),
+            webpush(&lab, &lab.subscribe(word).unwrap()),
+            twilio(&lab, &format!("+1555000{number}")),
+            vonage(&lab, &format!("1555000{number}")),
+        ];
+        for (request, wanted) in requests.iter().zip(wanted) {
+            let answer = request.answer().await;
+            let call = lab.ledger().calls().pop().unwrap();
+            assert_eq!((answer.status, call.accepted), (wanted, false), "{word}: {call:?}");
+            assert!(call.wrong.is_empty() && !["ok", "500"].contains(&call.code.as_str()), "{word}: {call:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Twilio and Vonage.
 
+use std::collections::BTreeSet;
+
 use chasqui_lab::{Lab, Script, Vendor};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::*;
 
@@ -26,6 +28,31 @@ async fn twilio_takes_a_right_message() {
     let call = lab.ledger().accepted(Vendor::Twilio).remove(0);
     assert_eq!((call.recipient.as_str(), call.message_id.as_str()), ("+4917100000001", sid));
     assert_eq!(call.delivery_id, DELIVERY, "from the address for callbacks");
+}
+
+/// The names of an answer's members, and those of the schema at a place of a specification.
+fn names(answer: &Value, document: &str, pointer: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let document: Value = serde_json::from_str(document).unwrap();
+    let of = |value: &Value| value.as_object().unwrap().keys().cloned().collect();
+    (of(answer), of(document.pointer(pointer).unwrap()))
+}
+
+#[tokio::test]
+async fn answers_have_the_members_that_the_specifications_name() {
+    let lab = Lab::start(Script::default()).await.unwrap();
+    let message = twilio(&lab, "+4917100000001").answer().await.json();
+    let document = include_str!("../../specs/twilio_messages.openapi.json");
+    let (ours, theirs) = names(&message, document, "/components/schemas/api.v2010.account.message/properties");
+    assert_eq!(ours, theirs);
+    let part = vonage(&lab, "4917100000001").answer().await.json()["messages"][0].clone();
+    let document = include_str!("../../specs/vonage_sms.openapi.json");
+    let (ours, mut theirs) = names(&part, document, "/components/schemas/Message/properties");
+    assert!(theirs.remove("account-ref"), "the request had none");
+    assert_eq!(ours, theirs);
+    let receipt = lab.callbacks(Vendor::Vonage).remove(0);
+    let receipt = serde_json::from_slice(&receipt.body).unwrap();
+    let (ours, theirs) = names(&receipt, document, "/components/schemas/DeliveryReceipt/properties");
+    assert_eq!(ours, theirs);
 }
 
 #[tokio::test]
