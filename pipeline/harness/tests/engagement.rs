@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use async_nats::jetstream;
 use chasqui_harness::{House, oracle, settings::IMPATIENT};
 use chasqui_links::{Links, Origin};
-use chasqui_schemas::{Channel, OptOut, stream, subject};
+use chasqui_schemas::{Channel, OptOut, ReceiptKind, header, stream, subject};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -103,4 +103,24 @@ async fn a_click_and_an_unsubscription_reach_the_analyst_and_the_preferences() -
         "SELECT count() AS n FROM notifications WHERE state = 'suppressed' AND reason = 'opted_out_category'";
     oracle::until(&house, "suppressed", suppressed, 1).await?;
     oracle::traces_are_trees(&house).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opt_out_beside_several_receipts_is_performed_and_all_of_them_recorded() -> anyhow::Result<()> {
+    let house = House::start(IMPATIENT).await?;
+    let receipt = |n| json!({"delivery_id": Uuid::from_u128(n), "notification_id": Uuid::now_v7()});
+    let off = OptOut::Category { app: "shop".into(), user: "ada".into(), category: "news".into() };
+    let message = jetstream::message::PublishMessage::build()
+        .payload(json!([receipt(1), receipt(2)]).to_string().into())
+        .header(header::OPT_OUT, serde_json::to_string(&off)?.as_str());
+    let subject = subject::receipt(ReceiptKind::Unsubscribed, Channel::Email);
+    jetstream::new(house.nats.clone()).send_publish(subject, message).await?.await?;
+
+    let _worker = house.worker("receipts,writer")?;
+    let recorded = "SELECT uniqExact(delivery_id) AS n FROM trace_events WHERE event = 'unsubscribed'";
+    oracle::until(&house, "recorded", recorded, 2).await?;
+    // Events are published after the opt-out is stored.
+    let preferences: Value = serde_json::from_str(&house.run(&["preferences", "get", "ada"]).await?)?;
+    ensure!(preferences["categories"]["news"] == json!(false), "{preferences}");
+    Ok(())
 }
