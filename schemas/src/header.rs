@@ -25,6 +25,8 @@ pub const NOTIFICATION: &str = "Chasqui-Notification";
 pub const DELIVERY: &str = "Chasqui-Delivery";
 /// On dead letters of one delivery: the provider last tried.
 pub const PROVIDER: &str = "Chasqui-Provider";
+/// On receipts that switch something off: an [`crate::OptOut`] as JSON.
+pub const OPT_OUT: &str = "Chasqui-Opt-Out";
 /// On rejections: the request's id.
 pub const REQUEST: &str = "Chasqui-Request";
 /// On deferred messages: the message id to publish with when due.

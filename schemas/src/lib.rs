@@ -9,7 +9,7 @@
 //! | [`submission`] | what a producer publishes |
 //! | [`record`] | what the state buckets hold: contacts, preferences, templates, categories, suppressions |
 //! | [`notification`], [`delivery`] | what travels between stages, in the [`envelope`] codec |
-//! | [`receipt`] | what providers and apps report afterwards |
+//! | [`receipt`], [`opt_out`] | what providers, apps and recipients report afterwards |
 //! | [`trace`] | what ClickHouse keeps: one [`trace::TraceEvent`] per step |
 //! | [`id`] | how every id is derived |
 //! | [`clickhouse`] | the tables, and the migrations that make them |
@@ -25,6 +25,7 @@ pub mod header;
 pub mod id;
 pub mod lane;
 pub mod notification;
+pub mod opt_out;
 pub mod reason;
 pub mod receipt;
 pub mod record;
@@ -38,6 +39,7 @@ pub use channel::Channel;
 pub use delivery::Delivery;
 pub use lane::Lane;
 pub use notification::Notification;
+pub use opt_out::OptOut;
 pub use reason::Reason;
 pub use receipt::{Receipt, ReceiptKind};
 pub use stage::Stage;

@@ -76,6 +76,8 @@ pub struct Preferences {
     /// When not to disturb.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quiet_hours: Option<QuietHours>,
+    /// False: no open pixel, no rewritten links.
+    pub tracking: bool,
 }
 
 impl Default for Preferences {
@@ -86,6 +88,7 @@ impl Default for Preferences {
             categories: BTreeMap::new(),
             devices: BTreeMap::new(),
             quiet_hours: None,
+            tracking: true,
         }
     }
 }
@@ -158,6 +161,8 @@ pub struct Category {
     /// submission has no `expires_at`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_s: Option<u32>,
+    /// False: no open pixel, no rewritten links.
+    pub tracking: bool,
 }
 
 impl Default for Category {
@@ -169,6 +174,7 @@ impl Default for Category {
             channels: vec![Channel::Push, Channel::Email, Channel::InApp],
             mandatory: false,
             ttl_s: None,
+            tracking: true,
         }
     }
 }

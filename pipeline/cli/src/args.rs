@@ -93,7 +93,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
-    /// Only these, separated by commas: stages, and the services deferred, receipts and writer. All if absent.
+    /// Only these, separated by commas: stages, and the services deferred, receipts, writer and gateway. All if absent.
     #[arg(long, value_delimiter = ',')]
     pub(crate) stages: Vec<Role>,
     /// Creates or updates streams and tables first, as `migrate` does.

@@ -8,6 +8,7 @@ use chasqui_contract::{Clock, SystemClock};
 use chasqui_dedupe::Dedupe;
 use chasqui_enrich::Enrich;
 use chasqui_filter::Filter;
+use chasqui_gateway::Gateway;
 use chasqui_prioritize::Prioritize;
 use chasqui_render::Render;
 use chasqui_runtime::{
@@ -38,12 +39,14 @@ pub(crate) enum Role {
     Receipts,
     /// Writes trace events to ClickHouse.
     Writer,
+    /// Answers recipients, apps and providers over HTTP; where `gateway.bind` says so.
+    Gateway,
 }
 
 impl Role {
     pub(crate) fn all() -> Vec<Role> {
         let stages = Stage::ALL.into_iter().map(Role::Stage);
-        stages.chain([Role::Deferred, Role::Receipts, Role::Writer]).collect()
+        stages.chain([Role::Deferred, Role::Receipts, Role::Writer, Role::Gateway]).collect()
     }
 }
 
@@ -54,6 +57,7 @@ impl fmt::Display for Role {
             Role::Deferred => f.write_str("deferred"),
             Role::Receipts => f.write_str("receipts"),
             Role::Writer => f.write_str("writer"),
+            Role::Gateway => f.write_str("gateway"),
         }
     }
 }
@@ -124,7 +128,7 @@ impl Worker {
                     worker.stage(*stage, config, &parts, &Handle::current())?;
                     worker.stage(*stage, config, &urgent, &worker.urgent.handle()?)?;
                 }
-                service => worker.service(*service, config, addresses, &parts)?,
+                service => worker.service(*service, config, addresses, &parts).await?,
             }
         }
         tracing::info!(roles = %roles.iter().map(Role::to_string).collect::<Vec<_>>().join(","), "running");
@@ -139,7 +143,7 @@ impl Worker {
             Stage::Enrich => self.run(Enrich { directory, clock }, config, parts, on),
             Stage::Filter => self.run(Filter { directory, clock }, config, parts, on),
             Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, config, parts, on),
-            Stage::Render => self.run(Render::new(directory), config, parts, on),
+            Stage::Render => self.run(Render::new(directory, parts.gateway.links()?), config, parts, on),
             Stage::Prioritize => self.run(Prioritize { clock, routes: parts.send.routes() }, config, parts, on),
             Stage::Send => {
                 let inbox = Arc::new(NatsInbox::new(parts.broker.publisher.clone()));
@@ -161,7 +165,13 @@ impl Worker {
         }
     }
 
-    fn service(&mut self, role: Role, config: &Config, addresses: &Addresses, parts: &Parts) -> anyhow::Result<()> {
+    async fn service(
+        &mut self,
+        role: Role,
+        config: &Config,
+        addresses: &Addresses,
+        parts: &Parts,
+    ) -> anyhow::Result<()> {
         match role {
             Role::Stage(_) => {}
             Role::Deferred => {
@@ -184,6 +194,17 @@ impl Worker {
                 let clickhouse = addresses.clickhouse(config)?;
                 let writer = run_writer(context, clickhouse, settings, self.stop.clone());
                 self.tasks.spawn(async move { writer.await.context("writer") });
+            }
+            Role::Gateway if !parts.gateway.is_on() => {}
+            Role::Gateway => {
+                let Broker { client, clock, .. } = parts.broker.clone();
+                let gateway = Gateway::bind(&parts.gateway, client, clock).await?;
+                tracing::info!(address = %gateway.address(), "the gateway listens");
+                let stop = self.stop.clone();
+                self.tasks.spawn(async move {
+                    gateway.run(stop).await;
+                    Ok(())
+                });
             }
         }
         Ok(())
@@ -221,6 +242,7 @@ struct Parts {
     directory: Arc<NatsDirectory>,
     ledger: Arc<NatsLedger>,
     send: chasqui_send::Config,
+    gateway: chasqui_gateway::Config,
 }
 
 impl Parts {
@@ -238,6 +260,7 @@ impl Parts {
             ledger: Arc::new(ledger),
             broker: Broker { client, traces: TraceSink::start(&publisher), publisher, clock },
             send: serde_json::from_value(config.send.clone()).context("the [send] settings are wrong")?,
+            gateway: chasqui_gateway::Config::read(&config.gateway)?,
         })
     }
 }

@@ -129,7 +129,7 @@ fn hot(c: &mut Criterion) {
     let validate = Validate::new(BTreeMap::new());
     let enrich = Enrich { directory: directory.clone(), clock: clock.clone() };
     let filter = Filter { directory: directory.clone(), clock };
-    let render = Render::new(directory);
+    let render = Render::new(directory, None);
 
     let push = submission(&["push"]);
     let json = submitted(serde_json::to_vec(&push).unwrap(), None);

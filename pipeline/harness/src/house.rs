@@ -77,6 +77,8 @@ impl House {
             .env("CHASQUI_NATS__URL", self.servers.nats_url().context("no NATS")?)
             .env("CHASQUI_CLICKHOUSE__URL", self.servers.clickhouse_url().context("no ClickHouse")?)
             .env("CHASQUI_SEND__SANDBOX__LOG", self.sandbox_log())
+            // Many workers, one machine: tests that want a gateway name a port.
+            .env("CHASQUI_GATEWAY__BIND", "")
             .kill_on_drop(true);
         Ok(command)
     }

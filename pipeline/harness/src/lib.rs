@@ -13,5 +13,7 @@ pub mod oracle;
 pub mod settings;
 pub mod submissions;
 
+/// The vendors that tests send to.
+pub use chasqui_lab as lab;
 pub use house::{House, Worker};
 pub use oracle::{Calls, Deliveries};

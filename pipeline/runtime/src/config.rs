@@ -59,6 +59,8 @@ pub struct Config {
     pub log: LogConfig,
     pub telemetry: TelemetryConfig,
     pub embedded: EmbeddedConfig,
+    /// The gateway's own, which it reads itself.
+    pub gateway: serde_json::Value,
     /// The send stage's own, which it reads itself: the runtime knows no provider.
     pub send: serde_json::Value,
 }

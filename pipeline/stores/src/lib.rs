@@ -7,6 +7,7 @@
 //! | [`publisher`] | durable publishing in atomic batches |
 //! | [`directory`] | contacts, preferences, templates, categories, suppressions: what stages read |
 //! | [`records`] | the same buckets as commands write them |
+//! | [`opt_out`] | switches off what a recipient wants no more of |
 //! | [`ledger`] | claims, first come, first served |
 //! | [`inbox`] | in-app inboxes |
 //! | [`release`] | frees what a consumer has acknowledged |
@@ -23,6 +24,7 @@ pub mod inbox;
 pub mod ledger;
 pub mod memory;
 mod mirror;
+pub mod opt_out;
 pub mod publisher;
 pub mod records;
 pub mod release;

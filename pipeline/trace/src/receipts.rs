@@ -4,21 +4,27 @@
 //! and replaces itself; the states keep the earliest. What cannot be read, or names no notification, becomes a dead
 //! letter and holds nobody up.
 //!
+//! A message of receipts may carry an opt-out beside them ([`header::OPT_OUT`]). It is performed here, before the receipt is
+//! acknowledged, because there can be one consumer only: what is acknowledged is removed, and a second consumer that has
+//! fallen behind would lose it. So one acknowledgement covers both, and neither is lost however often anyone crashes. An
+//! opt-out that can never be performed is a dead letter; one that waits for the broker holds up what came after it.
+//!
 //! After a crash: unacknowledged receipts come again, and make the same events.
 
 use async_nats::jetstream::{Context, Message, message::Acker};
+use chasqui_contract::Class;
 use chasqui_schemas::{
-    Channel, Receipt, ReceiptKind, id, receipt, stream, subject,
+    Channel, OptOut, Receipt, ReceiptKind, header, id, receipt, stream, subject,
     trace::{State, Status, TraceEvent},
 };
-use chasqui_stores::Publisher;
+use chasqui_stores::{Publisher, opt_out};
 use futures::StreamExt;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     TraceError, TraceSink,
-    consume::{self, Broken, Intake},
+    consume::{self, Broken, Intake, Pauses},
     row::embedded_ms,
     span,
 };
@@ -38,7 +44,7 @@ const MAX_CODE: usize = 64;
 /// [`TraceError::Consumer`] where the stream or its consumer is not there at the start. Later troubles are waited for.
 pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToken) -> Result<(), TraceError> {
     let intake = Intake::open(nats.clone(), stream::RECEIPTS, stream::RECEIPTS_CONSUMER).await?;
-    let publisher = Publisher::new(nats);
+    let publisher = Publisher::new(nats.clone());
     while let Some(messages) = intake.messages(&stop).await {
         let mut chunks = messages.ready_chunks(MAX_RECEIPTS);
         loop {
@@ -59,6 +65,7 @@ pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToke
                     }
                 }
             }
+            batch.opt_out(&nats, &stop).await;
             let recording = sink.record(batch.events);
             tokio::select! {
                 () = consume::hold(&batch.held, intake.extend_every, recording) => {
@@ -80,6 +87,16 @@ struct Batch {
     events: Vec<TraceEvent>,
     held: Vec<Acker>,
     broken: Vec<Broken>,
+    /// To be performed first.
+    opting: Vec<Opting>,
+}
+
+struct Opting {
+    message: Message,
+    events: Vec<TraceEvent>,
+    opt_out: OptOut,
+    /// When it was wished.
+    at: Timestamp,
 }
 
 impl Batch {
@@ -89,14 +106,54 @@ impl Batch {
             .ok()
             .and_then(|info| Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).ok())
             .unwrap_or_default();
-        match read(&message.subject, &message.payload, stored_at) {
-            Ok(events) => {
-                self.events.extend(events);
-                self.held.push(message.split().1);
+        let read = read(&message.subject, &message.payload, stored_at);
+        match read.and_then(|events| Ok((events, wish(&message)?))) {
+            Ok((events, Some(opt_out))) => {
+                let at = events.first().and_then(|event| Timestamp::from_nanosecond(event.started_at.into()).ok());
+                self.opting.push(Opting { message, events, opt_out, at: at.unwrap_or(stored_at) });
             }
+            Ok((events, None)) => self.take(message, events),
             Err(why) => self.broken.push(Broken { message, why }),
         }
     }
+
+    fn take(&mut self, message: Message, events: Vec<TraceEvent>) {
+        self.events.extend(events);
+        self.held.push(message.split().1);
+    }
+
+    /// Performs the opt-outs, however long the broker is away; once `stop` asks for it, what is left is given back.
+    async fn opt_out(&mut self, nats: &Context, stop: &CancellationToken) {
+        for Opting { message, events, opt_out, at } in std::mem::take(&mut self.opting) {
+            let mut pauses = Pauses::new();
+            let done = loop {
+                match opt_out::apply(nats, &opt_out, at).await {
+                    Ok(()) => break Ok(()),
+                    Err(error) if error.class() == Class::Permanent => break Err(error.to_string()),
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "an opt-out is not stored yet");
+                        tokio::select! {
+                            () = stop.cancelled() => {
+                                consume::give_back(&[message.split().1]).await;
+                                return;
+                            }
+                            () = tokio::time::sleep(pauses.next()) => {}
+                        }
+                    }
+                }
+            };
+            match done {
+                Ok(()) => self.take(message, events),
+                Err(why) => self.broken.push(Broken { message, why }),
+            }
+        }
+    }
+}
+
+/// What a message of receipts switches off.
+fn wish(message: &Message) -> Result<Option<OptOut>, String> {
+    let value = message.headers.as_ref().and_then(|headers| headers.get(header::OPT_OUT));
+    value.map(|value| serde_json::from_str(value.as_str())).transpose().map_err(|error| error.to_string())
 }
 
 /// The events of the receipt, or the array of receipts, published on `subject` and stored at `stored_at`; else what
@@ -147,9 +204,12 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
         }
         attributes.push(("detail".to_owned(), detail));
     }
+    // Each link is a click of its own; anything else told again is the same.
+    let link = receipt.detail.as_deref().filter(|_| kind == ReceiptKind::Clicked).unwrap_or_default();
+    let step = format!("{STAGE}.{kind}.{by}") + if link.is_empty() { "" } else { "." } + link;
     TraceEvent {
         trace_id,
-        span_id: id::span(trace_id, &format!("{STAGE}.{kind}.{by}"), Some(receipt.delivery_id), 0),
+        span_id: id::span(trace_id, &step, Some(receipt.delivery_id), 0),
         parent_span_id: span::delivery_anchor(trace_id, receipt.delivery_id),
         notification_id: trace_id,
         delivery_id: receipt.delivery_id,
@@ -233,6 +293,16 @@ mod tests {
         };
         assert_eq!(read(serde_json::json!([good, good])).unwrap().len(), 2);
         assert_eq!(read(serde_json::json!([good, bad])).unwrap_err(), "delivery_id is nil");
+    }
+
+    #[test]
+    fn each_link_that_is_followed_is_a_span_of_its_own() {
+        let click = |link: &str| {
+            let receipt = Receipt { detail: Some(link.to_owned()), ..receipt() };
+            read_it("notify.receipt.clicked.email", &receipt, SUBMITTED + 9).unwrap().span_id
+        };
+        assert_ne!(click("link-1"), click("link-2"));
+        assert_eq!(click("link-1"), click("link-1"));
     }
 
     #[test]

@@ -420,6 +420,7 @@ fn any_preferences() -> impl Strategy<Value = Preferences> {
                 end: jiff::civil::time(end, 0, 0, 0),
                 timezone: None,
             }),
+            ..Preferences::default()
         })
 }
 

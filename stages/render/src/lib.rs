@@ -14,17 +14,22 @@
 //! | `engine` | compiled templates and their limits |
 //! | `cache` | compiled templates by template key |
 //! | `sms` | how many segments a text takes |
+//! | `track` | links that tell where they were followed, the pixel, the way to unsubscribe |
 
 mod cache;
 mod choose;
 mod engine;
 mod sms;
+mod track;
 
 use std::sync::Arc;
 
 use chasqui_contract::{Decision, Directory, Output, Stage, StoreError, Verdict};
+use chasqui_links::{Links, Origin};
 use chasqui_schemas::{
-    Channel, Delivery, Notification, Reason, id,
+    Channel, Delivery, Notification, Reason,
+    delivery::Endpoint,
+    id,
     notification::{Json, Message},
     record::Template,
     submission::Content,
@@ -33,18 +38,20 @@ use chasqui_schemas::{
 use crate::{
     cache::Cache,
     engine::{Compiled, Data},
+    track::Tracking,
 };
 
 /// The render stage.
 pub struct Render {
     directory: Arc<dyn Directory>,
+    links: Option<Links>,
     cache: Cache,
 }
 
 impl Render {
-    /// Reads templates from `directory`.
-    pub fn new(directory: Arc<dyn Directory>) -> Self {
-        Render { directory, cache: Cache::default() }
+    /// Reads templates from `directory`; makes links to the gateway with `links`, where there is one.
+    pub fn new(directory: Arc<dyn Directory>, links: Option<Links>) -> Self {
+        Render { directory, links, cache: Cache::default() }
     }
 }
 
@@ -54,22 +61,30 @@ impl Stage for Render {
 
     async fn decide(&self, notification: Notification) -> Result<Decision, StoreError> {
         let request = Arc::clone(&notification.request);
+        let tracking = Tracking { links: self.links.as_ref(), is_allowed: self.may_track(&notification).await? };
         Ok(match &request.message {
             Message::Content(content) => {
                 let locale = request.locale.as_deref().unwrap_or_default();
                 let written = |_: Channel| Ok(Some(Written { content: content.clone(), locale: locale.to_owned() }));
-                deliver(&notification, "", written)
+                deliver(&notification, "", &tracking, written)
             }
             Message::Template { key, data } => match self.directory.template(key).await? {
                 None => Decision::dead(Reason::TemplateMissing, format!("there is no template `{key}`")),
-                Some(template) => self.render(&notification, &template, key, data),
+                Some(template) => self.render(&notification, &template, key, data, &tracking),
             },
         })
     }
 }
 
 impl Render {
-    fn render(&self, notification: &Notification, template: &Arc<Template>, key: &str, data: &Json) -> Decision {
+    fn render(
+        &self,
+        notification: &Notification,
+        template: &Arc<Template>,
+        key: &str,
+        data: &Json,
+        tracking: &Tracking<'_>,
+    ) -> Decision {
         let compiled = self.cache.compiled(key, template);
         let variant = choose::variant(template, key, notification.id);
         let wanted = notification
@@ -82,7 +97,22 @@ impl Render {
             Ok(data) => data,
             Err(error) => return Decision::dead(Reason::Undecodable, format!("`data` is not JSON: {error}")),
         };
-        deliver(notification, variant, |channel| write(template, &compiled, key, variant, channel, wanted, &data))
+        let written = |channel| write(template, &compiled, key, variant, channel, wanted, &data);
+        deliver(notification, variant, tracking, written)
+    }
+
+    /// Whether category and recipient allow to know what they open and follow. What cannot be read does not allow it.
+    async fn may_track(&self, notification: &Notification) -> Result<bool, StoreError> {
+        let by_category = notification.policy.as_ref().is_none_or(|policy| policy.tracking);
+        if self.links.is_none() || !by_category {
+            return Ok(false);
+        }
+        let Some(user) = notification.recipient.user() else { return Ok(true) };
+        match self.directory.preferences(user).await {
+            Ok(preferences) => Ok(preferences.is_none_or(|preferences| preferences.tracking)),
+            Err(StoreError::BadRecord { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -116,6 +146,7 @@ fn write(
 fn deliver(
     notification: &Notification,
     variant: &str,
+    tracking: &Tracking<'_>,
     written: impl Fn(Channel) -> Result<Option<Written>, Failed>,
 ) -> Decision {
     if notification.endpoints.is_empty() {
@@ -127,6 +158,9 @@ fn deliver(
     let mut explain = |key: String, value: String| attributes.push((key, value));
     if !variant.is_empty() {
         explain("variant".to_owned(), variant.to_owned());
+    }
+    if tracking.links.is_some() {
+        explain("tracking".to_owned(), if tracking.is_allowed { "on" } else { "off" }.to_owned());
     }
     for channel in Channel::ALL {
         let mut endpoints = notification.endpoints.iter().filter(|each| each.channel() == channel).peekable();
@@ -155,6 +189,11 @@ fn deliver(
         if !locale.is_empty() {
             explain(format!("locale.{channel}"), locale.clone());
         }
+        let origin = |endpoint: &Endpoint| Origin {
+            delivery_id: id::delivery(notification.id, channel, &endpoint.id),
+            notification_id: notification.id,
+            channel,
+        };
         deliveries.extend(endpoints.map(|endpoint| Delivery {
             id: id::delivery(notification.id, channel, &endpoint.id),
             notification_id: notification.id,
@@ -168,13 +207,14 @@ fn deliver(
             category_lane: notification.policy.as_ref().and_then(|policy| policy.lane),
             user: notification.recipient.user().map(str::to_owned),
             endpoint: endpoint.clone(),
-            content: content.clone(),
+            content: tracking.content(&origin(endpoint), content.clone()),
             sms_segments,
             submitted_at: notification.submitted_at,
             expires_at: notification.expires_at(),
             collapse_key: request.collapse_key.clone(),
             metadata: request.metadata.clone(),
             overrides: request.overrides.clone(),
+            unsubscribe_url: tracking.unsubscribe_url(&origin(endpoint), notification, endpoint),
             provider: String::new(),
             attempt: 1,
             pass: 0,

@@ -90,7 +90,7 @@ fn nothing_for_any_channel_is_a_dead_letter() {
 
 #[test]
 fn an_unknown_template_is_a_dead_letter() {
-    let stage = Render::new(Arc::new(MemoryDirectory::new()));
+    let stage = Render::new(Arc::new(MemoryDirectory::new()), None);
     let (reason, detail) = dead(decide(&stage, of_template(j!({}), vec![phone()])));
     assert_eq!((reason, detail.as_str()), (Reason::TemplateMissing, "there is no template `t`"));
 }
@@ -105,7 +105,7 @@ fn no_endpoint_is_suppressed() {
 fn a_directory_that_fails_is_an_error_of_the_stage_and_not_of_the_message() {
     let directory = MemoryDirectory::new().with_bad_record(Bucket::Templates, "t");
     directory.faults.fail_next(1);
-    let stage = Render::new(Arc::new(directory));
+    let stage = Render::new(Arc::new(directory), None);
     let ask = || stage.decide(of_template(j!({}), vec![phone()])).now_or_never().unwrap();
     assert!(matches!(ask(), Err(StoreError::Unavailable { .. })));
     assert!(matches!(ask(), Err(StoreError::BadRecord { .. })));
@@ -170,7 +170,7 @@ fn inline_content_is_sent_as_it_is() {
     };
     let mut input = inline(content.clone());
     Arc::make_mut(&mut input.request).locale = Some("pt-BR".into());
-    let made = deliveries(decide(&Render::new(Arc::new(MemoryDirectory::new())), input));
+    let made = deliveries(decide(&Render::new(Arc::new(MemoryDirectory::new()), None), input));
     assert_eq!(made.len(), 4);
     assert!(made.iter().all(|each| (each.template.as_str(), each.locale.as_str()) == ("", "pt-BR")));
     for each in made {
@@ -186,7 +186,7 @@ fn inline_content_is_sent_as_it_is() {
 #[test]
 fn an_sms_without_a_body_says_its_title() {
     let made = deliveries(decide(
-        &Render::new(Arc::new(MemoryDirectory::new())),
+        &Render::new(Arc::new(MemoryDirectory::new()), None),
         inline(Content { title: Some("t".into()), ..Content::default() }),
     ));
     let sms = made.iter().find(|each| each.channel() == Channel::Sms).unwrap();

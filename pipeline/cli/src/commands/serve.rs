@@ -39,6 +39,9 @@ pub(crate) async fn up(config: &Config) -> anyhow::Result<()> {
     println!("Chasqui is up. Stop it with Ctrl-C.\n");
     println!("  NATS        {nats}        publish to notify.submit.<lane>.<app>");
     println!("  ClickHouse  {clickhouse}  database `{}`", config.clickhouse.database);
+    if let Some(bind) = config.gateway["bind"].as_str().filter(|bind| !bind.is_empty()) {
+        println!("  Gateway     http://{bind}  receipts of apps at /v1/receipts");
+    }
     println!("\nOther commands find it by themselves when started in this folder, for example:");
     println!("  chasqui send my-submission.json --app shop");
     println!("  chasqui stats");

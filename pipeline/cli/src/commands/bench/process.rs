@@ -39,6 +39,7 @@ impl Worker {
                 .env("CHASQUI_NATS__URL", &addresses.nats)
                 .env("CHASQUI_CLICKHOUSE__URL", &addresses.clickhouse)
                 .env("CHASQUI_LOG__FILTER", "warn")
+                .env("CHASQUI_GATEWAY__BIND", "")
                 .env("CHASQUI_SEND__PUSH__PROVIDER", "sandbox")
                 .env("CHASQUI_SEND__SANDBOX__LATENCY_MS", "0")
                 .env("CHASQUI_SEND__SANDBOX__LOG", calls)
@@ -48,7 +49,9 @@ impl Worker {
                 .kill_on_drop(true);
             command.spawn().context("cannot start a worker")
         };
-        let roles = if split { Role::all().into_iter().map(Some).collect() } else { vec![None] };
+        // Without a gateway: its process would have nothing to do, and end.
+        let each = Role::all().into_iter().filter(|role| *role != Role::Gateway);
+        let roles = if split { each.map(Some).collect() } else { vec![None] };
         Ok(Worker { children: roles.into_iter().map(start).collect::<anyhow::Result<_>>()?, log })
     }
 

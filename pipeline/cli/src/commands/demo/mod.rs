@@ -60,6 +60,8 @@ struct Published {
 pub(crate) async fn run(args: &DemoArgs, mut config: Config) -> anyhow::Result<ExitCode> {
     let dir = tempfile::Builder::new().prefix("chasqui-demo-").tempdir().context("cannot make a directory")?;
     impatient(&mut config);
+    // Beside a `chasqui up` its port would be taken.
+    config.gateway["bind"] = json!("");
     println!("Chasqui demo: real NATS, real ClickHouse, all seven stages, a provider that delivers nowhere.\n");
 
     let bar = progress(0);

@@ -1,0 +1,241 @@
+//! SendGrid: the Event Webhook, a JSON array of events.
+//!
+//! Signature: base64 of ECDSA P-256 with SHA-256 (ASN.1) over the timestamp header followed by the body as it came,
+//! including the line break at its end, with the public key that the account shows in base64
+//! (<https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features>).
+//!
+//! Events: <https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event>. `notification_id` and
+//! `delivery_id` are unique arguments, which SendGrid puts into each event beside its own fields. Unanswered events come
+//! again for 24 hours, so their time is no reason to refuse them.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chasqui_schemas::{ReceiptKind, receipt::Actor};
+use jiff::Timestamp;
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Callback, Event, Refusal, ids, is_dead_mailbox, switch_off};
+use crate::{ConfigError, actor};
+
+pub(crate) const NAME: &str = "sendgrid";
+const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
+const TIMESTAMP: &str = "x-twilio-email-event-webhook-timestamp";
+/// What precedes the point in the DER of a P-256 public key (RFC 5480, section 2): algorithm and curve, a bit string.
+const P256_PREFIX: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+const POINT_BYTES: usize = 65;
+
+/// `[gateway.sendgrid]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub(crate) public_key: String,
+}
+
+impl Config {
+    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
+        if self.public_key.is_empty() {
+            return Ok(None);
+        }
+        let wrong = || ConfigError::invalid("gateway.sendgrid.public_key", "is not a P-256 public key in base64");
+        Ok(Some(Verifier::new(&self.public_key).ok_or_else(wrong)?))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Verifier(UnparsedPublicKey<[u8; POINT_BYTES]>);
+
+impl Verifier {
+    fn new(key: &str) -> Option<Self> {
+        let der = STANDARD.decode(key.trim()).ok()?;
+        let point: [u8; POINT_BYTES] = der.strip_prefix(&P256_PREFIX)?.try_into().ok()?;
+        Some(Verifier(UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)))
+    }
+
+    pub(crate) fn verify(&self, callback: &Callback<'_>) -> Result<(), Refusal> {
+        let signature =
+            callback.header(SIGNATURE).and_then(|text| STANDARD.decode(text).ok()).ok_or(Refusal::Forged)?;
+        let timestamp = callback.header(TIMESTAMP).ok_or(Refusal::Forged)?;
+        let signed = [timestamp.as_bytes(), callback.body].concat();
+        self.0.verify(&signed, &signature).map_err(|_| Refusal::Forged)
+    }
+}
+
+/// Whatever else an event has is not of interest; a field of another type than expected counts as absent.
+pub(crate) fn parse(body: &[u8]) -> Result<Vec<Event>, Refusal> {
+    let events: Vec<Value> = serde_json::from_slice(body).map_err(|_| Refusal::Unreadable)?;
+    Ok(events.iter().filter_map(event).collect())
+}
+
+fn event(event: &Value) -> Option<Event> {
+    let text = |name: &str| event[name].as_str();
+    let address = text("email").unwrap_or_default();
+    let status = text("status").unwrap_or_default();
+    let (kind, opt_out) = match text("event")? {
+        "delivered" => (ReceiptKind::Delivered, None),
+        // A block is about the moment or the message, not the address.
+        "bounce" if text("type") == Some("blocked") => (ReceiptKind::Failed, None),
+        "bounce" if is_dead_mailbox(status) => (ReceiptKind::Bounced, switch_off(address, "bounce")),
+        "bounce" => (ReceiptKind::Bounced, None),
+        "dropped" => (ReceiptKind::Failed, None),
+        "open" => (ReceiptKind::Opened, None),
+        "click" => (ReceiptKind::Clicked, None),
+        "unsubscribe" => (ReceiptKind::Unsubscribed, switch_off(address, "unsubscribe")),
+        "group_unsubscribe" => (ReceiptKind::Unsubscribed, None),
+        "spamreport" => (ReceiptKind::Complained, switch_off(address, "complaint")),
+        // processed, deferred, group_resubscribe, and what is to come.
+        _ => return None,
+    };
+    let by = match (kind, event["sg_machine_open"].as_bool()) {
+        (ReceiptKind::Opened, Some(true)) => Actor::Machine,
+        (ReceiptKind::Opened, Some(false)) => Actor::Human,
+        (ReceiptKind::Opened | ReceiptKind::Clicked, _) => {
+            text("useragent").map_or(Actor::Unknown, |agent| actor::of_user_agent(Some(agent)))
+        }
+        _ => Actor::Unknown,
+    };
+    let failed = matches!(kind, ReceiptKind::Bounced | ReceiptKind::Failed);
+    let code = Some(status).filter(|status| !status.is_empty());
+    let detail = code.or_else(|| text("reason")).filter(|_| failed).map(str::to_owned);
+    let at = event["timestamp"].as_i64().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let ids = ids(text("notification_id"), text("delivery_id"));
+    Some(Event { detail, by, opt_out, ..Event::new(kind, ids, at) })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderMap;
+    use chasqui_schemas::{OptOut, bucket::address_key};
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    // The known answer that SendGrid's own libraries are tested with.
+    const KEY: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE83T4O/n84iotIvIW4mdBgQ/7dAfSmpqIM8kF9mN1flpVKS3GRqe62gw+2fNNRaINXvVpiglSI8eNEc6wEA3F+g==";
+    const OTHER_KEY: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEqTxd43gyp8IOEto2LdIfjRQrIbsd4SXZkLW6jDutdhXSJCWHw8REntlo7aNDthvj+y7GjUuFDb/R1NGe1OPzpA==";
+    const SIGNED: &str =
+        "MEUCIGHQVtGj+Y3LkG9fLcxf3qfI10QysgDWmMOVmxG0u6ZUAiEAyBiXDWzM+uOe5W0JuG+luQAbPIqHh89M15TluLtEZtM=";
+    const AT: &str = "1600112502";
+    const BODY: &str = "[{\"email\":\"hello@world.com\",\"event\":\"dropped\",\"reason\":\"Bounced Address\",\
+        \"sg_event_id\":\"ZHJvcC0xMDk5NDkxOS1MUnpYbF9OSFN0T0doUTRrb2ZTbV9BLTA\",\
+        \"sg_message_id\":\"LRzXl_NHStOGhQ4kofSm_A.filterdrecv-p3mdw1-756b745b58-kmzbl-18-5F5FC76C-9.0\",\
+        \"smtp-id\":\"<LRzXl_NHStOGhQ4kofSm_A@ismtpd0039p1iad1.sendgrid.net>\",\"timestamp\":1600112492}]\r\n";
+
+    fn verify(key: &str, at: &str, signature: &str, body: &str) -> Result<(), Refusal> {
+        let headers = HeaderMap::from_iter([
+            (SIGNATURE.parse().unwrap(), signature.parse().unwrap()),
+            (TIMESTAMP.parse().unwrap(), at.parse().unwrap()),
+        ]);
+        let callback = Callback { url: "", headers: &headers, body: body.as_bytes(), now: Timestamp::UNIX_EPOCH };
+        Verifier::new(key).unwrap().verify(&callback)
+    }
+
+    #[test]
+    fn the_vendors_known_answer_is_believed_and_nothing_near_it() {
+        assert_eq!(verify(KEY, AT, SIGNED, BODY), Ok(()));
+        for (key, at, signature, body) in [
+            (OTHER_KEY, AT, SIGNED, BODY),
+            (KEY, "1600112503", SIGNED, BODY),
+            (KEY, AT, SIGNED, BODY.trim_end()),
+            (KEY, AT, SIGNED, &BODY.replace("dropped", "delivered")),
+            (KEY, AT, &SIGNED.replace("MEUC", "MEUD"), BODY),
+            (KEY, AT, "", BODY),
+        ] {
+            assert_eq!(verify(key, at, signature, body), Err(Refusal::Forged));
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_refused_at_start() {
+        for key in ["x", "AAAA", &KEY[4..], &format!("{KEY}AAAA")] {
+            let error = Config { public_key: key.to_owned() }.verifier().unwrap_err().to_string();
+            assert!(error.starts_with("gateway.sendgrid.public_key"), "{error}");
+        }
+        assert!(Config { public_key: String::new() }.verifier().unwrap().is_none());
+    }
+
+    #[test]
+    fn events_mean_what_the_vendor_says() {
+        let (notification, delivery) = (Uuid::now_v7(), Uuid::from_u128(9));
+        let off = |reason: &str| Some(OptOut::Address { key: address_key("ada@example.com"), reason: reason.into() });
+        let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+        let unknown = Actor::Unknown;
+        for (fields, kind, by, detail, opt_out) in [
+            (json!({"event": "delivered", "response": "250 OK"}), ReceiptKind::Delivered, unknown, None, None),
+            (
+                json!({"event": "bounce", "type": "bounce", "status": "5.1.1", "reason": "no"}),
+                ReceiptKind::Bounced,
+                unknown,
+                Some("5.1.1"),
+                off("bounce"),
+            ),
+            (
+                json!({"event": "bounce", "type": "bounce", "status": "5.2.2"}),
+                ReceiptKind::Bounced,
+                unknown,
+                Some("5.2.2"),
+                None,
+            ),
+            (
+                json!({"event": "bounce", "type": "blocked", "status": "5.1.1"}),
+                ReceiptKind::Failed,
+                unknown,
+                Some("5.1.1"),
+                None,
+            ),
+            (
+                json!({"event": "dropped", "reason": "Bounced Address"}),
+                ReceiptKind::Failed,
+                unknown,
+                Some("Bounced Address"),
+                None,
+            ),
+            (
+                json!({"event": "open", "sg_machine_open": true, "useragent": firefox}),
+                ReceiptKind::Opened,
+                Actor::Machine,
+                None,
+                None,
+            ),
+            (json!({"event": "open", "sg_machine_open": false}), ReceiptKind::Opened, Actor::Human, None, None),
+            (json!({"event": "open"}), ReceiptKind::Opened, unknown, None, None),
+            (json!({"event": "open", "useragent": "Mozilla/5.0"}), ReceiptKind::Opened, Actor::Machine, None, None),
+            (
+                json!({"event": "click", "useragent": firefox, "url": "https://x"}),
+                ReceiptKind::Clicked,
+                Actor::Human,
+                None,
+                None,
+            ),
+            (json!({"event": "unsubscribe"}), ReceiptKind::Unsubscribed, unknown, None, off("unsubscribe")),
+            (json!({"event": "group_unsubscribe"}), ReceiptKind::Unsubscribed, unknown, None, None),
+            (json!({"event": "spamreport"}), ReceiptKind::Complained, unknown, None, off("complaint")),
+        ] {
+            let mut event = fields.clone();
+            event["email"] = json!("ada@example.com");
+            event["timestamp"] = json!(1_600_112_492);
+            event["notification_id"] = json!(notification);
+            event["delivery_id"] = json!(delivery);
+            let expected = Event {
+                kind,
+                ids: Some((notification, delivery)),
+                at: Some(Timestamp::from_second(1_600_112_492).unwrap()),
+                detail: detail.map(str::to_owned),
+                by,
+                opt_out,
+            };
+            assert_eq!(parse(json!([event]).to_string().as_bytes()).unwrap(), [expected], "{fields}");
+        }
+        for event in ["processed", "deferred", "group_resubscribe", "new one"] {
+            assert_eq!(parse(json!([{ "event": event }]).to_string().as_bytes()), Ok(Vec::new()), "{event}");
+        }
+        let foreign = parse(BODY.as_bytes()).unwrap();
+        assert_eq!((foreign.len(), foreign[0].ids), (1, None));
+        assert_eq!(parse(b"[1, {}, null, {\"event\": 3}]"), Ok(Vec::new()), "strange events harm no other");
+        assert_eq!(parse(b"{}"), Err(Refusal::Unreadable));
+    }
+}

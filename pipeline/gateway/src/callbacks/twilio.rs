@@ -1,0 +1,160 @@
+//! Twilio: message status callbacks, one form each.
+//!
+//! Signature: base64 of HMAC-SHA1 over the address that was called followed by every parameter's name and value, sorted,
+//! with the account's auth token (<https://www.twilio.com/docs/usage/security#validating-requests>). It has no time in
+//! it: a callback that somebody has recorded can be played again, and is then a repeat.
+//!
+//! `notification_id` and `delivery_id` are parameters of the callback's own address, which the signature covers.
+//! Statuses: <https://www.twilio.com/docs/messaging/api/message-resource#message-status-values>.
+
+use std::{borrow::Cow, collections::BTreeSet};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chasqui_schemas::{ReceiptKind, receipt::Actor};
+use ring::hmac;
+use serde::Deserialize;
+
+use super::{Callback, Event, Refusal, ids, switch_off};
+use crate::{ConfigError, secret::SecretSource};
+
+pub(crate) const NAME: &str = "twilio";
+const SIGNATURE: &str = "x-twilio-signature";
+/// The number does not exist, cannot take SMS, or is not in a form that could.
+const DEAD_NUMBER: [&str; 5] = ["21211", "21217", "21614", "30005", "30006"];
+/// The recipient has answered STOP.
+const OPTED_OUT: &str = "21610";
+
+/// `[gateway.twilio]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub(crate) auth_token: SecretSource,
+}
+
+impl Config {
+    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
+        let token = self.auth_token.read("gateway.twilio.auth_token")?;
+        Ok(token.map(|token| Verifier::new(token.expose())))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Verifier(hmac::Key);
+
+impl Verifier {
+    fn new(token: &str) -> Self {
+        Verifier(hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, token.as_bytes()))
+    }
+
+    pub(crate) fn verify(&self, callback: &Callback<'_>) -> Result<(), Refusal> {
+        let signature =
+            callback.header(SIGNATURE).and_then(|text| STANDARD.decode(text).ok()).ok_or(Refusal::Forged)?;
+        // A set: a parameter that is there twice with the same value is signed once.
+        let parameters: BTreeSet<(Cow<'_, str>, Cow<'_, str>)> = form_urlencoded::parse(callback.body).collect();
+        let mut signed = callback.url.to_owned();
+        for (name, value) in parameters {
+            signed.push_str(&name);
+            signed.push_str(&value);
+        }
+        hmac::verify(&self.0, signed.as_bytes(), &signature).map_err(|_| Refusal::Forged)
+    }
+}
+
+pub(crate) fn parse(callback: &Callback<'_>) -> Result<Vec<Event>, Refusal> {
+    let find = |text: &[u8], name: &str| {
+        form_urlencoded::parse(text).find(|(each, _)| each == name).map(|(_, value)| value.into_owned())
+    };
+    let of_body = |name| find(callback.body, name).filter(|value| !value.is_empty());
+    let of_address = |name| find(callback.query().as_bytes(), name);
+    let status = of_body("MessageStatus").or_else(|| of_body("SmsStatus")).ok_or(Refusal::Unreadable)?;
+    let code = of_body("ErrorCode");
+    let is_dead = code.as_deref().is_some_and(|code| DEAD_NUMBER.contains(&code));
+    let kind = match status.as_str() {
+        "delivered" => ReceiptKind::Delivered,
+        "undelivered" | "failed" if is_dead => ReceiptKind::Bounced,
+        "undelivered" | "failed" | "canceled" => ReceiptKind::Failed,
+        // WhatsApp and RCS only: the recipient has looked at it.
+        "read" => ReceiptKind::Opened,
+        // queued, sending, sent, accepted, scheduled, and what is to come.
+        _ => return Ok(Vec::new()),
+    };
+    let ids = ids(of_address("notification_id").as_deref(), of_address("delivery_id").as_deref());
+    let to = of_body("To").unwrap_or_default();
+    let opt_out = match code.as_deref() {
+        _ if kind == ReceiptKind::Bounced => switch_off(&to, "bounce"),
+        Some(OPTED_OUT) => switch_off(&to, "unsubscribe"),
+        _ => None,
+    };
+    let by = if kind == ReceiptKind::Opened { Actor::Human } else { Actor::Unknown };
+    let failed = matches!(kind, ReceiptKind::Failed | ReceiptKind::Bounced);
+    let detail = code.or(Some(status)).filter(|_| failed);
+    Ok(vec![Event { detail, by, opt_out, ..Event::new(kind, ids, None) }])
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderMap;
+    use chasqui_schemas::{OptOut, bucket::address_key};
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn verify(url: &str, body: &str, signature: &str) -> Result<(), Refusal> {
+        let headers = HeaderMap::from_iter([(SIGNATURE.parse().unwrap(), signature.parse().unwrap())]);
+        let callback = Callback { url, headers: &headers, body: body.as_bytes(), now: Timestamp::UNIX_EPOCH };
+        Verifier::new("12345").verify(&callback)
+    }
+
+    #[test]
+    fn the_vendors_examples_are_believed_and_nothing_near_them() {
+        // Of Twilio's documentation and of the tests of its libraries.
+        let url = "https://mycompany.com/myapp.php?foo=1&bar=2";
+        let body = "CallSid=CA1234567890ABCDE&Digits=1234&From=%2B14158675309&To=%2B18005551212&Caller=%2B14158675309";
+        let signature = "RSOYDt4T1cUTdK1PDd93/VVr8B8=";
+        assert_eq!(verify(url, body, signature), Ok(()));
+        let repeated = "Sid=CA123&SidAccount=AC123&Digits=5678&Digits=1234&Digits=1234";
+        assert_eq!(verify(url, repeated, "IK+Dwps556ElfBT0I3Rgjkr1wJU="), Ok(()));
+        for (url, body, signature) in [
+            ("https://mycompany.com/myapp.php?foo=1&bar=3", body, signature),
+            (url, &body.replace("1234&", "1235&"), signature),
+            (url, &format!("{body}&More=1"), signature),
+            (url, body, "RSOYDt4T1cUTdK1PDd93/VVr8B9="),
+            (url, body, "not base64"),
+            (url, body, ""),
+        ] {
+            assert_eq!(verify(url, body, signature), Err(Refusal::Forged), "{url} {body} {signature}");
+        }
+    }
+
+    #[test]
+    fn statuses_mean_what_the_vendor_says() {
+        let (notification, delivery) = (Uuid::now_v7(), Uuid::from_u128(9));
+        let url = format!("https://x/v1/callbacks/twilio?notification_id={notification}&delivery_id={delivery}");
+        let parse = |body: &str| {
+            let headers = HeaderMap::new();
+            parse(&Callback { url: &url, headers: &headers, body: body.as_bytes(), now: Timestamp::UNIX_EPOCH })
+        };
+        let off = |reason: &str| Some(OptOut::Address { key: address_key("+15551234567"), reason: reason.into() });
+        for (body, kind, detail, opt_out) in [
+            ("MessageStatus=delivered", ReceiptKind::Delivered, None, None),
+            ("SmsStatus=delivered", ReceiptKind::Delivered, None, None),
+            ("MessageStatus=undelivered&ErrorCode=30003", ReceiptKind::Failed, Some("30003"), None),
+            ("MessageStatus=undelivered&ErrorCode=30005", ReceiptKind::Bounced, Some("30005"), off("bounce")),
+            ("MessageStatus=failed&ErrorCode=21614", ReceiptKind::Bounced, Some("21614"), off("bounce")),
+            ("MessageStatus=failed&ErrorCode=21610", ReceiptKind::Failed, Some("21610"), off("unsubscribe")),
+            ("MessageStatus=failed", ReceiptKind::Failed, Some("failed"), None),
+            ("MessageStatus=canceled", ReceiptKind::Failed, Some("canceled"), None),
+            ("MessageStatus=read", ReceiptKind::Opened, None, None),
+        ] {
+            let events = parse(&format!("{body}&To=%2B15551234567&MessageSid=SM1")).unwrap();
+            assert_eq!((events.len(), events[0].kind), (1, kind), "{body}");
+            assert_eq!(events[0].ids, Some((notification, delivery)), "{body}");
+            assert_eq!((events[0].detail.as_deref(), &events[0].opt_out), (detail, &opt_out), "{body}");
+        }
+        for status in ["queued", "sending", "sent", "accepted", "scheduled", "partially_delivered", "new one"] {
+            assert_eq!(parse(&format!("MessageStatus={status}")), Ok(Vec::new()), "{status}");
+        }
+        assert_eq!(parse("nonsense"), Err(Refusal::Unreadable));
+    }
+}

@@ -1,0 +1,57 @@
+//! The gateway: the HTTP side of the pipeline, where recipients, apps and providers tell us what became of a message.
+//!
+//! | path | who | answer |
+//! |---|---|---|
+//! | `GET /t/o/{token}.gif` | a mail program shows the mail | a pixel, whatever the token |
+//! | `GET /t/c/{token}` | the recipient follows a link | 302 to the address that was signed into the link |
+//! | `POST /t/u/{token}` | a mailbox provider's "unsubscribe" (RFC 8058), or the form of the page below | 200 |
+//! | `GET /t/u/{token}` | the recipient, or a scanner | a page that asks; nothing happens yet |
+//! | `POST /v1/receipts` | apps | 202 |
+//! | `POST /v1/callbacks/{provider}` | Twilio, Vonage, SendGrid, Mailgun | 200 |
+//! | `GET /healthz`, `/readyz` | probes | 200, or 503 where hits would be refused |
+//!
+//! All of them end as messages on `notify.receipt.<kind>.<channel>`; whoever consumes those makes trace events of them
+//! and switches off what has to be ([`chasqui_schemas::OptOut`]).
+//!
+//! # While NATS is away
+//! Nobody is kept waiting: hits go through a bounded queue in memory ([`intake`]) to NATS, or to a bounded spool on disk
+//! ([`spool`]), from where they follow in order. `POST`s are answered when NATS or the spool has what they said, durably;
+//! pixels and clicks are answered at once.
+//!
+//! # What is lost, and what is not
+//! - What a `POST` was answered for with 2xx is never lost. When queue or spool are full, it is refused with 503, and the
+//!   other side comes again.
+//! - Opens and clicks are lost if the process is killed while they are still in memory, which with NATS or a disk at work
+//!   is a few milliseconds; and when queue or spool are full. Those are counted (`chasqui_gateway_lost`).
+//!
+//! # What is told to strangers
+//! Nothing. A token that we did not sign is answered without asking whether its ids exist (which nobody here knows); a
+//! pixel is a pixel; a wrong link and a path that never was have the same page. Who makes a token needs a key.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`config`] | the `[gateway]` settings |
+//! | [`server`] | connections, and their bounds |
+//! | `routes` | paths, bodies, bounds of requests |
+//! | `track` | pixels, clicks, unsubscriptions |
+//! | `actor` | people told from machines |
+//! | `reports` | `/v1/receipts` |
+//! | `callbacks` | one module per provider |
+//! | `hit` | what a request becomes: one message |
+//! | [`intake`], [`spool`] | the way to NATS |
+
+mod actor;
+mod callbacks;
+pub mod config;
+mod hit;
+pub mod intake;
+mod pages;
+mod reports;
+mod routes;
+mod secret;
+pub mod server;
+pub mod spool;
+mod track;
+
+pub use config::{Config, ConfigError};
+pub use server::{Gateway, GatewayError};
