@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chasqui_schemas::Channel;
 use serde::Deserialize;
 
-use crate::providers::{sandbox, smtp};
+use crate::providers::{apns, fcm, sandbox, smtp, webpush};
 
 /// Every setting with its default, as commented TOML.
 pub const DEFAULTS: &str = include_str!("../send.toml");
@@ -32,6 +32,12 @@ pub struct Config {
     pub in_app: ChannelPolicy,
     /// The mail relay.
     pub smtp: smtp::Config,
+    /// Push to Apple devices.
+    pub apns: apns::Config,
+    /// Push to Android devices.
+    pub fcm: fcm::Config,
+    /// Push to browsers.
+    pub webpush: webpush::Config,
     /// The provider that delivers nowhere.
     pub sandbox: sandbox::Config,
 }

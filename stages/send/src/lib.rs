@@ -36,7 +36,11 @@
 mod attempt;
 pub mod config;
 pub mod http;
+mod jwt;
+#[cfg(test)]
+mod loopback;
 pub mod providers;
+mod rate;
 mod redact;
 pub mod retry;
 pub mod secret;

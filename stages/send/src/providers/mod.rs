@@ -3,9 +3,13 @@
 //! A provider makes one attempt and classifies what comes back; it never retries, and knows nothing of ledgers,
 //! schedules or queues. Its future may be dropped at any moment, when its time is up.
 
+pub mod apns;
+pub mod fcm;
 pub mod inbox;
+mod push;
 pub mod sandbox;
 pub mod smtp;
+pub mod webpush;
 
 use std::sync::Arc;
 
@@ -25,7 +29,16 @@ pub(crate) fn build(
         Arc::new(sandbox::Sandbox::new(&config.sandbox, clock.clone())?),
     ];
     if config.smtp.is_set_up() {
-        providers.push(Arc::new(smtp::Smtp::new(&config.smtp, clock)?));
+        providers.push(Arc::new(smtp::Smtp::new(&config.smtp, clock.clone())?));
+    }
+    if config.apns.is_set_up() {
+        providers.push(Arc::new(apns::Apns::new(&config.apns, clock.clone())?));
+    }
+    if config.fcm.is_set_up() {
+        providers.push(Arc::new(fcm::Fcm::new(&config.fcm, clock.clone())?));
+    }
+    if config.webpush.is_set_up() {
+        providers.push(Arc::new(webpush::WebPush::new(&config.webpush, clock)?));
     }
     Ok(providers)
 }
