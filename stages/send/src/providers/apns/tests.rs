@@ -151,7 +151,7 @@ async fn a_gone_token_is_dead_unless_it_was_registered_since() {
 
 #[tokio::test]
 async fn what_went_out_without_an_answer_is_ambiguous() {
-    for (turn, timeout_ms) in [(Turn::Cut, 20_000), (Turn::CutBody, 20_000), (Turn::Stall, 500)] {
+    for (turn, timeout_ms) in [(Turn::Cut, 20_000), (Turn::CutBody, 20_000), (Turn::Stall, 3_000)] {
         let server = Loopback::start([turn.clone()]).await;
         let answer = World::new(&server, timeout_ms).send().await;
         assert_eq!(answer.outcome, Outcome::NoAnswer, "{turn:?}: {answer:?}");

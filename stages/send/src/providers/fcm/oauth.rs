@@ -89,7 +89,8 @@ impl OAuth {
                 .await
                 .map_err(|_| later(None, "no token came in time"))?,
         };
-        if let Some(token) = self.held(EARLY) {
+        // What somebody else got while this call waited, be it a token or not.
+        if let Some(token) = self.held(LATEST).filter(|token| Some(token) != usable.as_ref()) {
             return Ok(token);
         }
         if let Some((known, answer)) = &*failure
@@ -98,7 +99,9 @@ impl OAuth {
         {
             return Err(answer.clone());
         }
-        match (self.fetch(deadline).await, usable) {
+        // Where there is a token, half of the time is left to use it.
+        let until = if usable.is_some() { asked + (deadline - asked) / 2 } else { deadline };
+        match (self.fetch(until).await, usable) {
             (Ok(token), _) => {
                 let authorization = token.authorization.clone();
                 *self.last() = Some(token);

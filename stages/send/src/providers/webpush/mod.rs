@@ -3,7 +3,7 @@
 //! Guarantee: one request per call. The answer says `NoAnswer` exactly when the request may have been taken without
 //! our knowing. Only the browser can read the message. Nothing is kept but signed tokens, which a restart signs anew.
 //!
-//! The device's token is the browser's subscription, as JSON; where it may lead is in [`subscription`].
+//! The device's token is the browser's subscription, as JSON; where it may lead is said in `subscription.rs`.
 //!
 //! # What an answer means
 //! | status | means |

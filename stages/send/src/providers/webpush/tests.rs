@@ -83,7 +83,7 @@ async fn answers_are_classified_and_silence_is_ambiguous() {
         (say(503), 20_000, LATER),
         (Turn::Cut, 20_000, Outcome::NoAnswer),
         (Turn::CutBody, 20_000, Outcome::NoAnswer),
-        (Turn::Stall, 500, Outcome::NoAnswer),
+        (Turn::Stall, 3_000, Outcome::NoAnswer),
     ] {
         let server = Loopback::start([turn.clone()]).await;
         let answer = lab(timeout_ms).send(&web(&server.url, &Browser::new())).await;
