@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chasqui_schemas::Channel;
 use serde::Deserialize;
 
-use crate::providers::{sandbox, smtp};
+use crate::providers::{mailgun, sandbox, sendgrid, smtp};
 
 /// Every setting with its default, as commented TOML.
 pub const DEFAULTS: &str = include_str!("../send.toml");
@@ -32,6 +32,10 @@ pub struct Config {
     pub in_app: ChannelPolicy,
     /// The mail relay.
     pub smtp: smtp::Config,
+    /// Mail through SendGrid.
+    pub sendgrid: sendgrid::Config,
+    /// Mail through Mailgun.
+    pub mailgun: mailgun::Config,
     /// The provider that delivers nowhere.
     pub sandbox: sandbox::Config,
 }

@@ -14,7 +14,7 @@ use reqwest::{
     header::{HeaderMap, RETRY_AFTER},
 };
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::ConfigError;
 
@@ -30,7 +30,8 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// How to reach a provider.
 #[derive(Debug, Clone, Default)]
 pub struct Reach {
-    /// Speak HTTP/2 from the first byte also where the address is `http://`: a lab on this machine.
+    /// Speak HTTP/2 and nothing else, from the first byte also where the address is `http://`: a lab on this machine.
+    /// Without, `https://` servers choose, and `http://` means HTTP/1.1.
     pub http2_only: bool,
     /// Certificate authorities to trust beside the system's, as PEM.
     pub ca_file: Option<PathBuf>,
@@ -110,10 +111,25 @@ impl Http {
     /// # Errors
     /// See [`Failure`]. A status that says no is a [`Reply`].
     pub async fn exchange(&self, request: Request) -> Result<Reply, Failure> {
-        let deadline = tokio::time::Instant::now() + self.timeout;
+        self.exchange_by(self.deadline(), request).await
+    }
+
+    /// When a call that begins now must have ended.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// As [`Http::exchange`], for a call of several steps that end together.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn exchange_by(&self, deadline: Instant, request: Request) -> Result<Reply, Failure> {
         let late = || format!("within {} ms", self.timeout.as_millis());
         let turn = tokio::time::timeout_at(deadline, self.turns.acquire()).await;
-        let Ok(_turn) = turn else { return Err(Failure::NotSent(format!("no turn {}", late()))) };
+        // What begins at the deadline is cut off at once, and then nobody knows.
+        let (Ok(_turn), true) = (turn, Instant::now() < deadline) else {
+            return Err(Failure::NotSent(format!("no turn {}", late())));
+        };
         match tokio::time::timeout_at(deadline, self.converse(request)).await {
             Ok(reply) => reply,
             Err(_elapsed) => Err(Failure::NoAnswer(format!("no whole answer {}", late()))),
@@ -168,7 +184,10 @@ fn tls(key: &str, reach: &Reach) -> Result<ClientConfig, ConfigError> {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| ConfigError::invalid(key, error.to_string()))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    // The client leaves a configuration it is given as it is; without these there is no HTTP/2 over TLS.
+    config.alpn_protocols = if reach.http2_only { vec![b"h2".into()] } else { vec![b"h2".into(), b"http/1.1".into()] };
+    Ok(config)
 }
 
 /// An error with its sources, without the address, which may hold a credential or a recipient.
@@ -255,6 +274,14 @@ mod tests {
         let closed = format!("http://{}/", listener.local_addr().unwrap());
         drop(listener);
         assert!(matches!(get(&closed).await, Err(Failure::NotSent(_))));
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_time_is_up_sends_nothing() {
+        let reach = Reach { timeout: Duration::from_secs(20), concurrency: 1, ..Reach::default() };
+        let http = Http::new("send.x", &reach).unwrap();
+        let request = http.client().get(server(b"", true).await).build().unwrap();
+        assert!(matches!(http.exchange_by(Instant::now(), request).await, Err(Failure::NotSent(_))));
     }
 
     #[tokio::test]

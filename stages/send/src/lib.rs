@@ -36,7 +36,10 @@
 mod attempt;
 pub mod config;
 pub mod http;
+#[cfg(test)]
+mod loopback;
 pub mod providers;
+mod rate;
 mod redact;
 pub mod retry;
 pub mod secret;

@@ -4,8 +4,13 @@
 //! schedules or queues. Its future may be dropped at any moment, when its time is up.
 
 pub mod inbox;
+mod mail;
+pub mod mailgun;
 pub mod sandbox;
+pub mod sendgrid;
 pub mod smtp;
+#[cfg(test)]
+mod vendor_spec;
 
 use std::sync::Arc;
 
@@ -25,7 +30,13 @@ pub(crate) fn build(
         Arc::new(sandbox::Sandbox::new(&config.sandbox, clock.clone())?),
     ];
     if config.smtp.is_set_up() {
-        providers.push(Arc::new(smtp::Smtp::new(&config.smtp, clock)?));
+        providers.push(Arc::new(smtp::Smtp::new(&config.smtp, clock.clone())?));
+    }
+    if config.sendgrid.is_set_up() {
+        providers.push(Arc::new(sendgrid::Sendgrid::new(&config.sendgrid, clock.clone())?));
+    }
+    if config.mailgun.is_set_up() {
+        providers.push(Arc::new(mailgun::Mailgun::new(&config.mailgun, clock)?));
     }
     Ok(providers)
 }
