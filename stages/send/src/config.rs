@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chasqui_schemas::Channel;
 use serde::Deserialize;
 
-use crate::providers::{apns, fcm, sandbox, smtp, webpush};
+use crate::providers::{apns, fcm, mailgun, sandbox, sendgrid, smtp, webpush};
 
 /// Every setting with its default, as commented TOML.
 pub const DEFAULTS: &str = include_str!("../send.toml");
@@ -30,14 +30,18 @@ pub struct Config {
     pub email: ChannelPolicy,
     /// In-app inboxes.
     pub in_app: ChannelPolicy,
-    /// The mail relay.
-    pub smtp: smtp::Config,
     /// Push to Apple devices.
     pub apns: apns::Config,
     /// Push to Android devices.
     pub fcm: fcm::Config,
     /// Push to browsers.
     pub webpush: webpush::Config,
+    /// Mail through a relay.
+    pub smtp: smtp::Config,
+    /// Mail through SendGrid.
+    pub sendgrid: sendgrid::Config,
+    /// Mail through Mailgun.
+    pub mailgun: mailgun::Config,
     /// The provider that delivers nowhere.
     pub sandbox: sandbox::Config,
 }

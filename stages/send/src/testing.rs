@@ -88,6 +88,7 @@ pub(crate) fn delivery_to(address: Address) -> Delivery {
         collapse_key: None,
         metadata: BTreeMap::new(),
         overrides: serde_json::Map::new(),
+        unsubscribe_url: None,
         provider: "script".into(),
         attempt: 1,
         pass: 0,

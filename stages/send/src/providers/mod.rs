@@ -6,9 +6,14 @@
 pub mod apns;
 pub mod fcm;
 pub mod inbox;
+mod mail;
+pub mod mailgun;
 mod push;
 pub mod sandbox;
+pub mod sendgrid;
 pub mod smtp;
+#[cfg(test)]
+mod vendor_spec;
 pub mod webpush;
 
 use std::sync::Arc;
@@ -28,9 +33,6 @@ pub(crate) fn build(
         Arc::new(inbox::InboxProvider::new(inbox)),
         Arc::new(sandbox::Sandbox::new(&config.sandbox, clock.clone())?),
     ];
-    if config.smtp.is_set_up() {
-        providers.push(Arc::new(smtp::Smtp::new(&config.smtp, clock.clone())?));
-    }
     if config.apns.is_set_up() {
         providers.push(Arc::new(apns::Apns::new(&config.apns, clock.clone())?));
     }
@@ -38,7 +40,16 @@ pub(crate) fn build(
         providers.push(Arc::new(fcm::Fcm::new(&config.fcm, clock.clone())?));
     }
     if config.webpush.is_set_up() {
-        providers.push(Arc::new(webpush::WebPush::new(&config.webpush, clock)?));
+        providers.push(Arc::new(webpush::WebPush::new(&config.webpush, clock.clone())?));
+    }
+    if config.smtp.is_set_up() {
+        providers.push(Arc::new(smtp::Smtp::new(&config.smtp, clock.clone())?));
+    }
+    if config.sendgrid.is_set_up() {
+        providers.push(Arc::new(sendgrid::Sendgrid::new(&config.sendgrid, clock.clone())?));
+    }
+    if config.mailgun.is_set_up() {
+        providers.push(Arc::new(mailgun::Mailgun::new(&config.mailgun, clock)?));
     }
     Ok(providers)
 }

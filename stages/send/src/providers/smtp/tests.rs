@@ -10,7 +10,10 @@ use super::{
     server::{GOOD, Script, Server, Turn},
     *,
 };
-use crate::testing::{at, config, delivery};
+use crate::{
+    secret::SecretSource,
+    testing::{at, config, delivery},
+};
 
 const LATER: Outcome = Outcome::TryLater { after: None };
 
@@ -159,7 +162,7 @@ async fn a_password_is_used_and_never_told() {
     std::fs::write(&path, "hunter2\n").unwrap();
     let account = |server: &Server| Config {
         username: Some("chasqui".into()),
-        password_file: Some(path.clone()),
+        password: SecretSource { file: Some(path.clone()), env: None },
         ..config_of(server)
     };
 
