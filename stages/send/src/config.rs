@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chasqui_schemas::Channel;
 use serde::Deserialize;
 
-use crate::providers::{sandbox, smtp};
+use crate::providers::{sandbox, smtp, twilio, vonage};
 
 /// Every setting with its default, as commented TOML.
 pub const DEFAULTS: &str = include_str!("../send.toml");
@@ -32,6 +32,10 @@ pub struct Config {
     pub in_app: ChannelPolicy,
     /// The mail relay.
     pub smtp: smtp::Config,
+    /// SMS through Twilio.
+    pub twilio: twilio::Config,
+    /// SMS through Vonage.
+    pub vonage: vonage::Config,
     /// The provider that delivers nowhere.
     pub sandbox: sandbox::Config,
 }

@@ -36,6 +36,9 @@
 mod attempt;
 pub mod config;
 pub mod http;
+#[cfg(test)]
+mod loopback;
+mod pace;
 pub mod providers;
 mod redact;
 pub mod retry;

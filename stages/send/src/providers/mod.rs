@@ -3,9 +3,14 @@
 //! A provider makes one attempt and classifies what comes back; it never retries, and knows nothing of ledgers,
 //! schedules or queues. Its future may be dropped at any moment, when its time is up.
 
+#[cfg(test)]
+mod form_spec;
 pub mod inbox;
+mod phone;
 pub mod sandbox;
 pub mod smtp;
+pub mod twilio;
+pub mod vonage;
 
 use std::sync::Arc;
 
@@ -25,7 +30,13 @@ pub(crate) fn build(
         Arc::new(sandbox::Sandbox::new(&config.sandbox, clock.clone())?),
     ];
     if config.smtp.is_set_up() {
-        providers.push(Arc::new(smtp::Smtp::new(&config.smtp, clock)?));
+        providers.push(Arc::new(smtp::Smtp::new(&config.smtp, clock.clone())?));
+    }
+    if config.twilio.is_set_up() {
+        providers.push(Arc::new(twilio::Twilio::new(&config.twilio, clock.clone())?));
+    }
+    if config.vonage.is_set_up() {
+        providers.push(Arc::new(vonage::Vonage::new(&config.vonage, clock)?));
     }
     Ok(providers)
 }
