@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, time::Duration};
 use chasqui_schemas::Channel;
 use serde::Deserialize;
 
-use crate::providers::{sandbox, smtp, twilio, vonage};
+use crate::{
+    alerts,
+    providers::{sandbox, smtp, twilio, vonage},
+};
 
 /// Every setting with its default, as commented TOML.
 pub const DEFAULTS: &str = include_str!("../send.toml");
@@ -38,6 +41,8 @@ pub struct Config {
     pub vonage: vonage::Config,
     /// The provider that delivers nowhere.
     pub sandbox: sandbox::Config,
+    /// What developers are told.
+    pub alerts: alerts::Config,
 }
 
 /// What holds for the attempts on one channel.

@@ -31,8 +31,10 @@
 //! because time went by.
 //!
 //! # Providers
-//! One folder under [`providers`] each, and one line in its `build`.
+//! One folder under [`providers`] each, and one line in its `build`. One that keeps failing is told to developers, by
+//! [`alerts`].
 
+pub mod alerts;
 mod attempt;
 pub mod config;
 pub mod http;
