@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, time::Duration};
 use chasqui_schemas::Channel;
 use serde::Deserialize;
 
-use crate::providers::{apns, fcm, mailgun, sandbox, sendgrid, smtp, webpush};
+use crate::{
+    alerts,
+    providers::{apns, fcm, mailgun, sandbox, sendgrid, smtp, twilio, vonage, webpush},
+};
 
 /// Every setting with its default, as commented TOML.
 pub const DEFAULTS: &str = include_str!("../send.toml");
@@ -36,6 +39,10 @@ pub struct Config {
     pub fcm: fcm::Config,
     /// Push to browsers.
     pub webpush: webpush::Config,
+    /// SMS through Twilio.
+    pub twilio: twilio::Config,
+    /// SMS through Vonage.
+    pub vonage: vonage::Config,
     /// Mail through a relay.
     pub smtp: smtp::Config,
     /// Mail through SendGrid.
@@ -44,6 +51,8 @@ pub struct Config {
     pub mailgun: mailgun::Config,
     /// The provider that delivers nowhere.
     pub sandbox: sandbox::Config,
+    /// What developers are told.
+    pub alerts: alerts::Config,
 }
 
 /// What holds for the attempts on one channel.

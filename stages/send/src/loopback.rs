@@ -22,6 +22,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -44,9 +45,17 @@ pub(crate) enum Turn {
     Stall,
 }
 
+impl Turn {
+    /// A status and a body.
+    pub(crate) fn say(status: u16, body: impl Into<String>) -> Self {
+        Turn::Say(status, Vec::new(), body.into())
+    }
+}
+
 /// A request as it arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
+    /// Method and path: `POST /sms/json`.
     pub(crate) line: String,
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
@@ -57,6 +66,16 @@ impl Seen {
     /// A header's text; empty without one.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The body, which is text.
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// The body, which is JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
     }
 }
 
@@ -77,7 +96,7 @@ pub(crate) struct Loopback {
 }
 
 impl Loopback {
-    /// A server that answers with these turns, one each; a request too many is answered 599.
+    /// A server that answers with these turns, one each; what comes after the last is answered 599.
     pub(crate) async fn start(script: impl IntoIterator<Item = Turn>) -> Self {
         Self::serve(script, None).await
     }
@@ -123,9 +142,16 @@ impl Loopback {
         Loopback { url, certificate: String::new(), shared }
     }
 
-    /// Takes what arrived so far.
+    /// What arrived so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
-        std::mem::take(&mut *self.shared.seen.lock().unwrap())
+        self.shared.seen.lock().unwrap().clone()
+    }
+
+    /// The one request that arrived.
+    pub(crate) fn only(&self) -> Seen {
+        let mut seen = self.seen();
+        assert_eq!(seen.len(), 1, "one call, one request");
+        seen.remove(0)
     }
 
     /// Connections so far.
@@ -150,7 +176,7 @@ async fn answer(server: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
     server.seen.lock().unwrap().push(seen);
     let turn = server.script.lock().unwrap().pop_front();
     let cut = || io::Error::from(io::ErrorKind::ConnectionReset);
-    let (status, headers, body) = match turn.unwrap_or(Turn::Say(599, vec![], String::new())) {
+    let (status, headers, body) = match turn.unwrap_or(Turn::say(599, "the script is over")) {
         Turn::Say(status, headers, body) => (status, headers, vec![Ok(body)]),
         Turn::Cut => return Err(cut()),
         Turn::CutBody => (200, vec![("content-length", "1000".to_owned())], vec![Ok("{".to_owned()), Err(cut())]),

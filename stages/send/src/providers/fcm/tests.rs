@@ -104,7 +104,7 @@ async fn a_push_goes_with_an_access_token_for_a_signed_assertion() {
     assert_eq!(claims, expected);
 
     assert_eq!((push.header("authorization"), push.header("content-type")), ("Bearer t1", "application/json"));
-    assert_eq!(serde_json::from_slice::<Value>(&push.body).unwrap()["message"]["token"], "token-1");
+    assert_eq!(push.json()["message"]["token"], "token-1");
 }
 
 #[tokio::test]

@@ -300,12 +300,12 @@ async fn a_mail_is_posted_to_its_domain_with_our_key_and_accepted_under_the_vend
     let answer = mailgun.send(&delivery).await;
     assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "7@mg.shop.example"));
 
-    let [seen] = &server.seen()[..] else { panic!("not one request") };
+    let seen = server.only();
     assert_eq!(seen.line, "POST /v3/mg.shop.example/messages");
     // Base64 of "api:hunter2".
     assert_eq!(seen.header("authorization"), "Basic YXBpOmh1bnRlcjI=");
-    assert_eq!(multipart(seen), parameters(&delivery, true));
-    FormSpec::new().check(&multipart(seen)).unwrap();
+    assert_eq!(multipart(&seen), parameters(&delivery, true));
+    FormSpec::new().check(&multipart(&seen)).unwrap();
 }
 
 #[tokio::test]

@@ -236,11 +236,11 @@ async fn a_mail_is_posted_with_our_key_and_accepted_under_the_vendors_id() {
     let answer = sendgrid.send(&full()).await;
     assert_eq!((answer.outcome, answer.code.as_str(), answer.message_id.as_str()), (Outcome::Accepted, "202", "sg-1"));
 
-    let [seen] = &server.seen()[..] else { panic!("not one request") };
+    let seen = server.only();
     assert_eq!(seen.line, "POST /v3/mail/send");
     assert_eq!(seen.header("authorization"), format!("Bearer {KEY}"));
     assert_eq!(seen.header("content-type"), "application/json");
-    request_spec().check(&serde_json::from_slice(&seen.body).unwrap()).unwrap();
+    request_spec().check(&seen.json()).unwrap();
 }
 
 #[tokio::test]

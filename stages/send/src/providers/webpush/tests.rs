@@ -62,7 +62,7 @@ async fn a_push_arrives_with_our_name_on_it_and_only_the_browser_reads_it() {
     let delivery = web(&format!("{}/push/abc?x=1", server.url), &browser);
     let answer = provider.send(&delivery).await;
     assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "id-7"), "{answer:?}");
-    let [seen] = &server.seen()[..] else { panic!("not one request") };
+    let seen = server.only();
     assert_eq!(seen.line, "POST /push/abc");
     assert_eq!((seen.header("ttl"), seen.header("content-encoding")), ("2419200", "aes128gcm"));
     let (_, _, claims) = verified(seen.header("authorization"));
