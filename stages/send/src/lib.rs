@@ -41,7 +41,6 @@ pub mod http;
 mod jwt;
 #[cfg(test)]
 mod loopback;
-mod pace;
 pub mod providers;
 mod rate;
 mod redact;

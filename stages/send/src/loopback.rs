@@ -160,6 +160,12 @@ impl Loopback {
     }
 }
 
+/// An address where nobody listens: that of a port that was just free.
+pub(crate) fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
 async fn converse(server: Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
     let service = service_fn(move |request| answer(server.clone(), request));
     // A connection that is cut is part of the script.

@@ -1,11 +1,12 @@
-//! A limit on requests per second, kept on our side because the provider keeps one on its own.
+//! A limit on requests per second, kept on our side because the vendor keeps one on its own: what waits here spends no
+//! request.
 //!
-//! Guarantee: a call waits for its turn no longer than it has time, and a turn that comes too late is told at once,
-//! not after the wait. The limit is this process's: several processes share the vendor's by configuration.
+//! Guarantee: turns are spread evenly, a tenth of a second's worth at once, so that no second has more than eleven
+//! tenths of the limit. Nobody waits for a turn that would come too late. The limit is this process's: several processes
+//! share the vendor's by configuration. Nothing survives a restart.
 
 use std::num::NonZeroU32;
 
-use chasqui_contract::{Answer, Outcome};
 use governor::{
     DefaultDirectRateLimiter, Quota,
     clock::{Clock as _, DefaultClock},
@@ -13,29 +14,28 @@ use governor::{
 use tokio::time::Instant;
 
 /// A limit, or none.
+#[derive(Debug)]
 pub(crate) struct Rate(Option<DefaultDirectRateLimiter>);
 
 impl Rate {
-    /// At most so many a second, a second's worth at once; 0: no limit.
+    /// At most so many a second; 0: no limit.
     pub(crate) fn new(per_second: u32) -> Self {
-        Rate(NonZeroU32::new(per_second).map(|limit| DefaultDirectRateLimiter::direct(Quota::per_second(limit))))
+        let burst = NonZeroU32::new(per_second / 10).unwrap_or(NonZeroU32::MIN);
+        let limit = NonZeroU32::new(per_second).map(|limit| Quota::per_second(limit).allow_burst(burst));
+        Rate(limit.map(DefaultDirectRateLimiter::direct))
     }
 
-    /// Waits for a turn.
-    ///
-    /// # Errors
-    /// [`Outcome::TryLater`] where none comes before `deadline`: nothing was sent.
-    pub(crate) async fn turn(&self, deadline: Instant) -> Result<(), Answer> {
-        let Some(limiter) = &self.0 else { return Ok(()) };
+    /// Waits for a turn. False where none comes before `deadline`, and then at once.
+    pub(crate) async fn turn(&self, deadline: Instant) -> bool {
+        let Some(limiter) = &self.0 else { return true };
         while let Err(early) = limiter.check() {
-            let wait = early.wait_time_from(DefaultClock::default().now());
-            if Instant::now() + wait >= deadline {
-                let words = "our own limit of requests per second leaves no turn in time";
-                return Err(Answer::new(Outcome::TryLater { after: Some(wait) }, "rate", words));
+            let next = Instant::now() + early.wait_time_from(DefaultClock::default().now());
+            if next >= deadline {
+                return false;
             }
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep_until(next).await;
         }
-        Ok(())
+        true
     }
 }
 
@@ -46,26 +46,31 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_turn_that_comes_too_late_is_told_at_once() {
-        let rate = Rate::new(1);
+    async fn turns_come_at_the_rate() {
         let began = Instant::now();
-        rate.turn(began).await.unwrap();
-        // A machine that pauses for a second gives a turn meanwhile, but not a hundred times.
-        let mut answers = Vec::new();
-        for _ in 0..100 {
-            answers.extend(rate.turn(began).await.err());
+        let rate = Rate::new(20);
+        for _ in 0..12 {
+            assert!(rate.turn(began + Duration::from_secs(60)).await);
         }
-        let answer = answers.first().unwrap();
-        assert!(matches!(answer.outcome, Outcome::TryLater { after: Some(_) }), "{answer:?}");
-        rate.turn(began + Duration::from_secs(60)).await.unwrap();
-        assert!(began.elapsed() >= Duration::from_millis(900), "the second turn came after {:?}", began.elapsed());
+        // Two at once, then one every 50 ms.
+        assert!(began.elapsed() >= Duration::from_millis(490), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_comes_too_late_is_told_at_once() {
+        let hourly = Quota::with_period(Duration::from_secs(3_600)).unwrap();
+        let rate = Rate(Some(DefaultDirectRateLimiter::direct(hourly)));
+        let (began, deadline) = (Instant::now(), Instant::now() + Duration::from_secs(600));
+        assert!(rate.turn(deadline).await);
+        assert!(!rate.turn(deadline).await);
+        assert!(began.elapsed() < Duration::from_secs(600));
     }
 
     #[tokio::test]
     async fn no_limit_is_no_wait() {
-        let rate = Rate::new(0);
-        for _ in 0..1_000 {
-            rate.turn(Instant::now()).await.unwrap();
+        let (rate, now) = (Rate::new(0), Instant::now());
+        for _ in 0..10_000 {
+            assert!(rate.turn(now).await);
         }
     }
 }

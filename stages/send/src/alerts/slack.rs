@@ -5,10 +5,9 @@
 //! | answer | means |
 //! |---|---|
 //! | 2xx | accepted |
-//! | 429 | throttled, with `Retry-After` |
-//! | 5xx (`rollup_error`) | try later |
-//! | 403 `action_prohibited`, 404 `channel_not_found`, 410 `channel_is_archived`, 3xx | misconfigured |
-//! | 400 `invalid_payload`, any other | refused |
+//! | 403 `action_prohibited`, 404 `channel_not_found`, 410 `channel_is_archived` | misconfigured |
+//! | 400 `invalid_payload` | refused |
+//! | 429, 500 (`rollup_error`), any other | as [its status](crate::http::Reply::by_status) |
 //!
 //! Source: [errors of incoming webhooks](https://api.slack.com/changelog/2016-05-17-changes-to-errors-for-incoming-webhooks).
 
@@ -23,7 +22,7 @@ use serde_json::json;
 
 use crate::{
     ConfigError,
-    http::{Http, Reach, Reply, retry_after},
+    http::{self, Http, Reach, Reply},
     secret::Secret,
 };
 
@@ -41,9 +40,7 @@ pub(super) struct Slack {
 
 impl Slack {
     pub(super) fn new(webhook: &Secret, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
-        let webhook = Url::parse(webhook.expose().trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        // Without quoting it.
-        let webhook = webhook.ok_or_else(|| ConfigError::invalid(KEY, "is not an http:// or https:// address"))?;
+        let webhook = http::address(KEY, webhook.expose().trim())?;
         let http = Http::new(KEY, &Reach { timeout: TIMEOUT, concurrency: 1, ..Reach::default() })?;
         Ok(Slack { http, webhook, clock })
     }
@@ -58,8 +55,9 @@ impl Provider for Slack {
     /// Posts the delivery's body; whom it is addressed to is the webhook's business.
     async fn send(&self, delivery: &Delivery) -> Answer {
         let body = json!({"text": escape(delivery.content.body.as_deref().unwrap_or_default())});
-        let Ok(request) = self.http.client().post(self.webhook.clone()).json(&body).build() else {
-            return Answer::new(Outcome::Refused, "request", "it cannot be written");
+        let request = match http::built(self.http.client().post(self.webhook.clone()).json(&body)) {
+            Ok(request) => request,
+            Err(answer) => return answer,
         };
         match self.http.exchange(request).await {
             Ok(reply) => classify(&reply, self.clock.now()),
@@ -69,15 +67,12 @@ impl Provider for Slack {
 }
 
 fn classify(reply: &Reply, now: Timestamp) -> Answer {
-    let after = retry_after(&reply.headers, now);
     let outcome = match reply.status.as_u16() {
         200..=299 => Outcome::Accepted,
-        429 => Outcome::Throttled { after },
-        500.. => Outcome::TryLater { after },
-        300..=399 | 403 | 404 | 410 => Outcome::Misconfigured,
-        _ => Outcome::Refused,
+        410 => Outcome::Misconfigured,
+        _ => reply.by_status(reply.retry_after(now)),
     };
-    Answer::new(outcome, reply.status.as_u16().to_string(), String::from_utf8_lossy(&reply.body))
+    Answer::new(outcome, reply.code(), String::from_utf8_lossy(&reply.body))
 }
 
 /// Slack's three control characters, so that no vendor's words can mention a channel.
@@ -87,10 +82,8 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::{StatusCode, header::HeaderMap};
-
     use super::*;
-    use crate::testing::at;
+    use crate::testing::{at, reply};
 
     #[test]
     fn every_documented_status_means_what_it_says() {
@@ -105,9 +98,7 @@ mod tests {
             (429, Outcome::Throttled { after }),
             (500, Outcome::TryLater { after }),
         ] {
-            let status = StatusCode::from_u16(status).unwrap();
-            let headers = HeaderMap::from_iter([(reqwest::header::RETRY_AFTER, "9".parse().unwrap())]);
-            let answer = classify(&Reply { status, headers, body: "words".into() }, at(0));
+            let answer = classify(&reply(status, &[("retry-after", "9")], "words"), at(0));
             assert_eq!((answer.outcome, answer.detail.as_str()), (expected, "words"), "{status}");
         }
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     SendStage,
     loopback::{Loopback, Turn},
-    testing::{ScriptedProvider, TestInbox, TestLedger, at, config, config_with, delivery_to},
+    testing::{ScriptedProvider, TestInbox, TestLedger, at, config, config_with, delivery_to, secret},
 };
 
 fn set_up() -> Config {
@@ -15,10 +15,7 @@ fn set_up() -> Config {
 
 /// Settings with a webhook at `url`, whose file is gone once `start` has read it.
 fn start(url: &str, clock: &Arc<ManualClock>) -> Result<Alerts, ConfigError> {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("webhook");
-    std::fs::write(&path, format!("{url}\n")).unwrap();
-    let slack_webhook = SecretSource { file: Some(path), env: None };
+    let (slack_webhook, _file) = secret(url);
     Alerts::start(&Config { slack_webhook, ..set_up() }, &[], clock.clone())
 }
 
@@ -64,8 +61,7 @@ async fn a_storm_is_posted_once_per_window_with_its_count() {
 #[tokio::test]
 async fn what_a_provider_answers_the_stage_is_noted() {
     let server = Loopback::start([Turn::say(200, "ok")]).await;
-    let webhook = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(webhook.path(), &server.url).unwrap();
+    let (_, webhook) = secret(&server.url);
     let settings = format!("threshold = 1\nslack_webhook = {{ file = {:?} }}", webhook.path());
     let config = config_with(&format!("[send.alerts]\n{settings}")).unwrap();
     let (inbox, ledger) = (Arc::new(TestInbox::default()), Arc::new(TestLedger::default()));

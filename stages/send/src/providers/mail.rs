@@ -1,5 +1,4 @@
-//! What all mails have in common, whoever carries them: recipient, sender, subject, parts, headers; and what the two
-//! providers that are asked over HTTP share.
+//! What all mails have in common, whoever carries them: recipient, sender, subject, parts, headers.
 //!
 //! Guarantee: pure. Every attempt of a delivery has the same Message-ID, headers and parts, so that a mailbox can tell a
 //! repeat. Whatever a title or an override holds, it cannot begin a header of its own, name another recipient or
@@ -7,13 +6,11 @@
 
 mod plain;
 
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
 
 use chasqui_contract::{Answer, Outcome};
 use chasqui_schemas::{Delivery, delivery::Address, submission::Content};
 use lettre::message::Mailbox;
-use reqwest::{StatusCode, Url};
-use serde_json::{Map, Value};
 
 use crate::ConfigError;
 
@@ -133,71 +130,6 @@ fn said(text: &Option<String>) -> Option<&str> {
 /// The sender. `key` is the setting's name, for errors.
 pub(super) fn sender(key: &str, text: &str) -> Result<Mailbox, ConfigError> {
     text.parse().map_err(|error| ConfigError::invalid(key, format!("`{text}` is not a mailbox: {error}")))
-}
-
-/// The address of a vendor's API with more segments. `key` is the setting's name, for errors.
-pub(super) fn api(key: &str, text: &str, segments: &[&str]) -> Result<Url, ConfigError> {
-    let wrong = || ConfigError::invalid(key, format!("`{text}` is not an http:// or https:// address"));
-    let mut url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(wrong)?;
-    url.path_segments_mut().map_err(|()| wrong())?.pop_if_empty().extend(segments);
-    Ok(url)
-}
-
-/// Refuses limits that cannot work. `key` is the provider's section.
-pub(super) fn check_limits(key: &str, timeout_ms: u64, concurrency: usize) -> Result<(), ConfigError> {
-    match (timeout_ms, concurrency) {
-        (1.., 1..=1_000) => Ok(()),
-        _ => Err(ConfigError::invalid(key, "`timeout_ms` must be more than 0, and `concurrency` 1 to 1,000")),
-    }
-}
-
-/// JSON Merge Patch ([RFC 7396](https://www.rfc-editor.org/rfc/rfc7396)): objects are merged, null removes, anything
-/// else replaces.
-pub(super) fn merge(into: &mut Map<String, Value>, over: &Map<String, Value>) {
-    for (key, over) in over {
-        match over {
-            Value::Null => _ = into.remove(key),
-            Value::Object(over) => {
-                let mut object = match into.remove(key) {
-                    Some(Value::Object(object)) => object,
-                    _ => Map::new(),
-                };
-                merge(&mut object, over);
-                into.insert(key.clone(), Value::Object(object));
-            }
-            _ => _ = into.insert(key.clone(), over.clone()),
-        }
-    }
-}
-
-/// Refuses what is larger than `max` bytes.
-pub(super) fn check_size(what: &str, bytes: usize, max: usize) -> Result<(), Answer> {
-    if bytes <= max {
-        return Ok(());
-    }
-    Err(Answer::new(Outcome::Refused, "too_large", format!("{what}: {bytes} bytes, of {max} at most")))
-}
-
-/// What the status of an answer means, where it is not the one that says the mail was taken.
-///
-/// | status | means |
-/// |---|---|
-/// | 429 | throttled, until the moment named |
-/// | 401, 402, 403 | misconfigured: credentials, permissions, sender, bill |
-/// | 404, 405, 406, 451, 3xx | misconfigured: the address, the domain or the region |
-/// | 408 | try later: the request did not arrive whole |
-/// | other 4xx | refused |
-/// | 502, 504 | no answer: something in between lost it |
-/// | other 5xx | try later |
-/// | 1xx, 2xx | no answer: not the vendor's own; it may have been taken |
-pub(super) fn by_status(status: StatusCode, after: Option<Duration>) -> Outcome {
-    match status.as_u16() {
-        ..=299 | 502 | 504 => Outcome::NoAnswer,
-        429 => Outcome::Throttled { after },
-        401..=406 | 451 | 300..=399 => Outcome::Misconfigured,
-        408 | 500.. => Outcome::TryLater { after },
-        400..=499 => Outcome::Refused,
-    }
 }
 
 #[cfg(test)]

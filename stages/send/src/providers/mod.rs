@@ -13,16 +13,17 @@
 
 pub mod apns;
 pub mod fcm;
-#[cfg(test)]
-mod form_spec;
 pub mod inbox;
 mod mail;
 pub mod mailgun;
+mod payload;
 mod phone;
 mod push;
 pub mod sandbox;
 pub mod sendgrid;
 pub mod smtp;
+#[cfg(test)]
+mod tests;
 pub mod twilio;
 #[cfg(test)]
 mod vendor_spec;

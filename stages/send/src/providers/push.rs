@@ -1,19 +1,17 @@
-//! What the push providers share: the device's token, the payload's rules, keys that replace.
+//! What the push providers share: the device's token, our ids, keys that replace, credentials in headers.
 //!
 //! Guarantee: pure. Whatever a producer's `overrides` say, a payload keeps our ids, so that what an app reports hours
 //! later joins its delivery without a look-up.
 
-use std::{borrow::Cow, path::PathBuf, time::Duration};
+use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chasqui_contract::{Answer, Outcome};
 use chasqui_schemas::{Delivery, delivery::Address, record::Platform};
 use jiff::Timestamp;
-use reqwest::{Url, header::HeaderValue};
+use reqwest::header::HeaderValue;
 use ring::digest;
 use serde_json::{Map, Value};
-
-use crate::{ConfigError, http::Reach};
 
 /// Longest time that a message waits for its device, in seconds: four weeks, FCM's longest.
 pub(super) const MAX_TTL_S: u64 = 28 * 24 * 60 * 60;
@@ -27,35 +25,6 @@ pub(super) fn token(delivery: &Delivery, of: Platform) -> Result<&str, Answer> {
         Address::Device { platform, token, .. } if *platform == of => Ok(token),
         _ => Err(Answer::new(Outcome::Misconfigured, "platform", "the endpoint is not a device of this push service")),
     }
-}
-
-/// Lays a producer's `overrides` for `provider` over its payload.
-pub(super) fn lay_overrides(payload: &mut Map<String, Value>, delivery: &Delivery, provider: &str) {
-    if let Some(Value::Object(over)) = delivery.overrides.get(provider) {
-        merge(payload, over);
-    }
-}
-
-/// JSON Merge Patch ([RFC 7396](https://www.rfc-editor.org/rfc/rfc7396)): objects are merged, null removes, anything
-/// else replaces.
-fn merge(into: &mut Map<String, Value>, over: &Map<String, Value>) {
-    for (key, over) in over {
-        match over {
-            Value::Null => _ = into.remove(key),
-            Value::Object(over) => edit(into, key, |object| merge(object, over)),
-            _ => _ = into.insert(key.clone(), over.clone()),
-        }
-    }
-}
-
-/// Changes the object at `key`; what stands there and is none gives way to one.
-pub(super) fn edit(payload: &mut Map<String, Value>, key: &str, change: impl FnOnce(&mut Map<String, Value>)) {
-    let mut object = match payload.remove(key) {
-        Some(Value::Object(object)) => object,
-        _ => Map::new(),
-    };
-    change(&mut object);
-    payload.insert(key.to_owned(), Value::Object(object));
 }
 
 /// Writes our ids, over whatever stands there.
@@ -81,45 +50,6 @@ pub(super) fn seconds_left(delivery: &Delivery, now: Timestamp) -> Option<u64> {
     Some(u64::try_from(left).unwrap_or(0))
 }
 
-/// Refuses a payload of more than `max` bytes.
-pub(super) fn check_size(bytes: usize, max: usize) -> Result<(), Answer> {
-    if bytes <= max {
-        return Ok(());
-    }
-    Err(Answer::new(Outcome::Refused, "too_large", format!("the payload has {bytes} bytes, and may have {max}")))
-}
-
-/// The address of a vendor's API. `key` is the setting's name, for errors.
-pub(super) fn base_url(key: &str, text: &str) -> Result<Url, ConfigError> {
-    match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "https" | "http") && url.query().is_none() => Ok(url),
-        _ => Err(ConfigError::invalid(key, "must be the address of an API, such as `https://push.example.com`")),
-    }
-}
-
-/// The limits of a provider's calls. `section` is the provider's, for errors.
-pub(super) fn reach(
-    section: &str,
-    timeout_ms: u64,
-    concurrency: usize,
-    ca_file: Option<&PathBuf>,
-) -> Result<Reach, ConfigError> {
-    if !(1..=600_000).contains(&timeout_ms) || !(1..=10_000).contains(&concurrency) {
-        let problem = "`timeout_ms` must be 1 to 600,000, and `concurrency` 1 to 10,000";
-        return Err(ConfigError::invalid(section, problem));
-    }
-    let timeout = Duration::from_millis(timeout_ms);
-    Ok(Reach { http2_only: false, ca_file: ca_file.cloned(), timeout, concurrency })
-}
-
-/// `url` with more segments.
-pub(super) fn below(mut url: Url, segments: &[&str]) -> Url {
-    if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().extend(segments);
-    }
-    url
-}
-
 /// A header that no log shows. What cannot be one is a credential with a line break in it.
 pub(super) fn credential(text: &str) -> Result<HeaderValue, Answer> {
     let mut value = HeaderValue::from_str(text)
@@ -131,27 +61,8 @@ pub(super) fn credential(text: &str) -> Result<HeaderValue, Answer> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn overrides_are_merged_deeply_and_null_removes() {
-        let mut payload = json!({ "aps": { "alert": { "title": "a", "body": "b" } }, "x": 1 });
-        let over = json!({ "aps": { "alert": { "body": "c" }, "sound": "default" }, "x": null, "y": { "z": null } });
-        merge(payload.as_object_mut().unwrap(), over.as_object().unwrap());
-        let expected = json!({ "aps": { "alert": { "title": "a", "body": "c" }, "sound": "default" }, "y": {} });
-        assert_eq!(payload, expected);
-    }
-
-    #[test]
-    fn a_base_url_is_a_web_address() {
-        for text in ["", "push.example.com", "mailto:a@b.example", "https://a.example/?key=1"] {
-            assert!(base_url("send.x.base_url", text).is_err(), "{text}");
-        }
-        let url = base_url("send.x.base_url", "https://a.example/v/").unwrap();
-        assert_eq!(below(url, &["3", "a/b?c"]).as_str(), "https://a.example/v/3/a%2Fb%3Fc");
-    }
 
     proptest! {
         #[test]

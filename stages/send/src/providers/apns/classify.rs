@@ -6,42 +6,34 @@ use chasqui_contract::{Answer, Outcome};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::http::{Reply, retry_after};
+use crate::http::Reply;
 
 /// Whether the answer says that our authentication token is too old: another one may do.
 pub(super) fn is_expired_token(reply: &Reply) -> bool {
-    reply.status.as_u16() == 403 && refusal(reply)["reason"] == "ExpiredProviderToken"
+    reply.status.as_u16() == 403 && reply.json::<Value>()["reason"] == "ExpiredProviderToken"
 }
 
 /// The meaning of an answer. `registered_at` is when the device's token was.
 pub(super) fn classify(reply: &Reply, registered_at: Option<Timestamp>, now: Timestamp) -> Answer {
-    let after = retry_after(&reply.headers, now);
-    let status = reply.status.as_u16();
-    let refusal = refusal(reply);
+    let after = reply.retry_after(now);
+    let refusal: Value = reply.json();
     // Apple adds reasons, so a reason is text.
     let reason = refusal["reason"].as_str().unwrap_or_default();
     // With 410: when the token was found to be gone, in milliseconds since 1970.
     let gone_at = refusal["timestamp"].as_i64().and_then(|millis| Timestamp::from_millisecond(millis).ok());
-    let outcome = match (status, reason) {
+    let outcome = match (reply.status.as_u16(), reason) {
         (200, _) => Outcome::Accepted,
         (410, _) => match (registered_at, gone_at) {
             (Some(registered_at), Some(gone_at)) if registered_at >= gone_at => Outcome::Refused,
             _ => Outcome::DeadEndpoint,
         },
-        (_, "IdleTimeout") | (500.., _) => Outcome::TryLater { after },
-        (429, _) => Outcome::Throttled { after },
-        (_, "BadTopic" | "MissingTopic" | "TopicDisallowed") | (403..=405, _) => Outcome::Misconfigured,
-        _ => Outcome::Refused,
+        (_, "IdleTimeout") => Outcome::TryLater { after },
+        (_, "BadTopic" | "MissingTopic" | "TopicDisallowed") => Outcome::Misconfigured,
+        _ => reply.by_status(after),
     };
-    let code = if reason.is_empty() { status.to_string() } else { reason.to_owned() };
+    let code = if reason.is_empty() { reply.code() } else { reason.to_owned() };
     let detail = gone_at.map(|gone_at| format!("gone since {gone_at}")).unwrap_or_default();
-    let id = reply.headers.get("apns-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    Answer { message_id: id.to_owned(), ..Answer::new(outcome, code, detail) }
-}
-
-/// The body of a refusal; null where it is no JSON.
-fn refusal(reply: &Reply) -> Value {
-    serde_json::from_slice(&reply.body).unwrap_or_default()
+    Answer { message_id: reply.header("apns-id").to_owned(), ..Answer::new(outcome, code, detail) }
 }
 
 #[cfg(test)]
@@ -49,18 +41,12 @@ mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
-    use reqwest::{StatusCode, header::HeaderMap};
 
     use super::*;
-    use crate::testing::at;
+    use crate::testing::{at, reply};
 
     const LATER: Outcome = Outcome::TryLater { after: None };
     const THROTTLED: Outcome = Outcome::Throttled { after: None };
-
-    fn reply(status: u16, body: &str) -> Reply {
-        let status = StatusCode::from_u16(status).unwrap();
-        Reply { status, headers: HeaderMap::new(), body: body.to_owned().into() }
-    }
 
     #[test]
     fn every_reason_of_apples_table_has_its_meaning() {
@@ -103,9 +89,10 @@ mod tests {
             (403, "SomethingNew", Misconfigured),
             (418, "SomethingNew", Refused),
             (429, "SomethingNew", THROTTLED),
-            (502, "SomethingNew", LATER),
+            (502, "SomethingNew", Outcome::NoAnswer),
+            (505, "SomethingNew", LATER),
         ] {
-            let answer = classify(&reply(status, &format!(r#"{{"reason":"{reason}"}}"#)), None, at(0));
+            let answer = classify(&reply(status, &[], format!(r#"{{"reason":"{reason}"}}"#)), None, at(0));
             assert_eq!((answer.outcome, answer.code.as_str()), (expected, reason), "{status}");
         }
     }
@@ -113,23 +100,21 @@ mod tests {
     #[test]
     fn a_refusal_without_a_reason_goes_by_its_status() {
         for body in ["", "<html>", "[1]", r#"{"reason":7}"#] {
-            let answer = classify(&reply(503, body), None, at(0));
+            let answer = classify(&reply(503, &[], body), None, at(0));
             assert_eq!((answer.outcome, answer.code.as_str()), (LATER, "503"), "{body}");
         }
     }
 
     #[test]
     fn an_accepted_message_has_apples_id() {
-        let mut accepted = reply(200, "");
-        accepted.headers.insert("apns-id", "EEBE9C84".parse().unwrap());
-        let answer = classify(&accepted, None, at(0));
+        let answer = classify(&reply(200, &[("apns-id", "EEBE9C84")], ""), None, at(0));
         assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "EEBE9C84"));
     }
 
     #[test]
     fn a_token_is_dead_only_if_it_was_registered_before_it_was_gone() {
         let gone = |timestamp: Timestamp| {
-            reply(410, &format!(r#"{{"reason":"Unregistered","timestamp":{}}}"#, timestamp.as_millisecond()))
+            reply(410, &[], format!(r#"{{"reason":"Unregistered","timestamp":{}}}"#, timestamp.as_millisecond()))
         };
         for (registered_at, expected) in [
             (None, Outcome::DeadEndpoint),
@@ -143,17 +128,16 @@ mod tests {
 
     #[test]
     fn a_delay_that_apple_names_is_kept() {
-        let mut busy = reply(429, r#"{"reason":"TooManyRequests"}"#);
-        busy.headers.insert("retry-after", "7".parse().unwrap());
+        let busy = reply(429, &[("retry-after", "7")], r#"{"reason":"TooManyRequests"}"#);
         assert_eq!(classify(&busy, None, at(0)).outcome, Outcome::Throttled { after: Some(Duration::from_secs(7)) });
     }
 
     proptest! {
         #[test]
-        fn no_answer_is_ambiguous_and_only_a_410_kills(status in 200u16..600, body in ".*", timestamp: i64) {
+        fn only_a_200_is_accepted_and_only_a_410_kills(status in 200u16..600, body in ".*", timestamp: i64) {
             for body in [body, format!(r#"{{"reason":"Unregistered","timestamp":{timestamp}}}"#)] {
-                let outcome = classify(&reply(status, &body), Some(at(0)), at(0)).outcome;
-                prop_assert_ne!(outcome, Outcome::NoAnswer);
+                let outcome = classify(&reply(status, &[], body), Some(at(0)), at(0)).outcome;
+                prop_assert_eq!(outcome == Outcome::Accepted, status == 200);
                 prop_assert!(outcome != Outcome::DeadEndpoint || status == 410);
             }
         }

@@ -1,10 +1,10 @@
 //! Settings of Apple's push service: `[send.apns]`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{ConfigError, http::Reach, providers::push, secret::SecretSource};
+use crate::{ConfigError, http::Reach, secret::SecretSource};
 
 /// `[send.apns]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -22,7 +22,6 @@ pub struct Config {
     /// Apple's production or sandbox environment; a key and a device token belong to one of them.
     pub base_url: String,
     /// Certificate authorities to trust beside the system's, as PEM.
-    #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// Longest call, in milliseconds.
     pub timeout_ms: u64,
@@ -47,9 +46,14 @@ impl Config {
         Ok(())
     }
 
-    /// APNs speaks HTTP/2 and nothing else.
-    pub(super) fn reach(&self) -> Result<Reach, ConfigError> {
-        let reach = push::reach("send.apns", self.timeout_ms, self.concurrency, self.ca_file.as_ref())?;
-        Ok(Reach { http2_only: true, ..reach })
+    /// How it is reached: Apple speaks HTTP/2 and nothing else.
+    pub(super) fn reach(&self) -> Reach {
+        Reach {
+            http2_only: true,
+            ca_file: self.ca_file.clone(),
+            timeout: Duration::from_millis(self.timeout_ms),
+            concurrency: self.concurrency,
+            ..Reach::default()
+        }
     }
 }

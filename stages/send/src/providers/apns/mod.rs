@@ -10,11 +10,12 @@
 //! | 200 | accepted; its id is the delivery's (`apns-id`) |
 //! | 410 (`Unregistered`, `ExpiredToken`) | dead endpoint; refused, if the device's token was registered after the moment that Apple names |
 //! | 400 `BadDeviceToken`, `DeviceTokenNotForTopic` | refused, and not dead: a token of the other environment or of another app says the same |
-//! | 400 `IdleTimeout`, 500, 503, any other 5xx | try later |
+//! | 400 `IdleTimeout`, 500, 503 | try later |
 //! | 429 | throttled: the device (`TooManyRequests`), or our token (`TooManyProviderTokenUpdates`) |
 //! | 403 `ExpiredProviderToken` | signed again, once; then misconfigured: a clock is wrong |
 //! | any other 403, 404, 405; 400 `BadTopic`, `MissingTopic`, `TopicDisallowed` | misconfigured |
-//! | 413, any other 400, any other status | refused |
+//! | 413, any other 400 | refused |
+//! | any other | as [its status](crate::http::Reply::by_status) |
 //!
 //! Sources: [responses](https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns),
 //! [tokens](https://developer.apple.com/documentation/usernotifications/establishing-a-token-based-connection-to-apns).
@@ -35,8 +36,10 @@ use reqwest::{Url, header::AUTHORIZATION};
 
 pub use self::config::Config;
 use self::{classify::classify, tokens::Tokens};
-use super::push;
-use crate::{ConfigError, http::Http};
+use crate::{
+    ConfigError,
+    http::{self, Http},
+};
 
 /// The provider's name.
 pub const NAME: &str = "apns";
@@ -54,8 +57,8 @@ impl Apns {
     pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
         config.check()?;
         Ok(Apns {
-            http: Http::new("send.apns", &config.reach()?)?,
-            base: push::base_url("send.apns.base_url", &config.base_url)?,
+            http: Http::new("send.apns", &config.reach())?,
+            base: http::address("send.apns.base_url", &config.base_url)?,
             topic: config.topic.clone(),
             tokens: Tokens::new(config)?,
             clock,

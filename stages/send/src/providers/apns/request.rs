@@ -14,7 +14,10 @@ use reqwest::{
 use serde_json::{Map, Value};
 
 use super::NAME;
-use crate::providers::push;
+use crate::{
+    http,
+    providers::{payload, push},
+};
 
 /// Largest payload, in bytes.
 const MAX_PAYLOAD: usize = 4_096;
@@ -26,11 +29,11 @@ const VISIBLE: [&str; 3] = ["alert", "badge", "sound"];
 /// The request, but for the authorization.
 pub(super) fn request(base: &Url, topic: &str, delivery: &Delivery, now: Timestamp) -> Result<Request, Answer> {
     let token = push::token(delivery, Platform::Ios)?;
-    let mut request = Request::new(Method::POST, push::below(base.clone(), &["3", "device", token]));
+    let mut request = Request::new(Method::POST, http::below(base.clone(), &["3", "device", token]));
 
-    let (payload, background) = payload(delivery);
-    let body = Value::Object(payload).to_string();
-    push::check_size(body.len(), MAX_PAYLOAD)?;
+    let (body, background) = body(delivery);
+    let body = Value::Object(body).to_string();
+    payload::check_size("bytes of payload", body.len(), MAX_PAYLOAD)?;
     *request.body_mut() = Some(body.into());
 
     let mut headers = vec![
@@ -57,29 +60,29 @@ pub(super) fn request(base: &Url, topic: &str, delivery: &Delivery, now: Timesta
 }
 
 /// The payload, and whether it is a background message: one with nothing to show wakes the app.
-fn payload(delivery: &Delivery) -> (Map<String, Value>, bool) {
+fn body(delivery: &Delivery) -> (Map<String, Value>, bool) {
     let content = &delivery.content;
-    let mut payload = Map::new();
-    push::edit(&mut payload, "aps", |aps| {
+    let mut body = Map::new();
+    payload::edit(&mut body, "aps", |aps| {
         for (key, text) in [("title", &content.title), ("body", &content.body)] {
             if let Some(text) = text {
-                push::edit(aps, "alert", |alert| _ = alert.insert(key.to_owned(), text.as_str().into()));
+                payload::edit(aps, "alert", |alert| _ = alert.insert(key.to_owned(), text.as_str().into()));
             }
         }
     });
     if let Some(url) = &content.url {
-        payload.insert("url".to_owned(), url.as_str().into());
+        body.insert("url".to_owned(), url.as_str().into());
     }
-    push::lay_overrides(&mut payload, delivery, NAME);
-    push::put_ids(&mut payload, delivery);
+    payload::lay_over(&mut body, delivery, NAME);
+    push::put_ids(&mut body, delivery);
     let mut background = false;
-    push::edit(&mut payload, "aps", |aps| {
+    payload::edit(&mut body, "aps", |aps| {
         background = !VISIBLE.iter().any(|key| aps.contains_key(*key));
         if background {
             aps.insert("content-available".to_owned(), 1.into());
         }
     });
-    (payload, background)
+    (body, background)
 }
 
 #[cfg(test)]

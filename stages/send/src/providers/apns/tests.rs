@@ -1,7 +1,5 @@
 //! The provider against a real socket.
 
-use std::time::Duration;
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chasqui_contract::{ManualClock, Outcome};
 use chasqui_schemas::record::Platform;
@@ -13,38 +11,31 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     loopback::{Loopback, Turn},
-    secret::SecretSource,
-    testing::{at, config, config_with, delivery_to},
+    testing::{at, config, delivery_to, secret},
 };
 
 struct World {
     provider: Apns,
     clock: Arc<ManualClock>,
     key: rcgen::KeyPair,
-    /// Holds the key's file.
-    _directory: tempfile::TempDir,
 }
 
 impl World {
-    fn new(server: &Loopback, timeout_ms: u64) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let (key_file, ca_file) = (directory.path().join("key.p8"), directory.path().join("ca.pem"));
+    fn new(server: &Loopback) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
-        std::fs::write(&key_file, key.serialize_pem()).unwrap();
-        std::fs::write(&ca_file, &server.certificate).unwrap();
+        let (source, _file) = secret(&key.serialize_pem());
         let config = Config {
-            key: SecretSource { file: Some(key_file), env: None },
+            key: source,
             key_id: "ABC123DEFG".into(),
             team_id: "DEF123GHIJ".into(),
             topic: "com.example.shop".into(),
             base_url: server.url.clone(),
-            ca_file: (!server.certificate.is_empty()).then_some(ca_file),
-            timeout_ms,
+            timeout_ms: 20_000,
             ..config().apns
         };
         let clock = Arc::new(ManualClock::new(at(0)));
         let provider = Apns::new(&config, clock.clone()).unwrap();
-        World { provider, clock, key, _directory: directory }
+        World { provider, clock, key }
     }
 
     async fn send(&self) -> Answer {
@@ -73,28 +64,27 @@ fn ok() -> Turn {
 }
 
 fn refuse(status: u16, reason: &str) -> Turn {
-    Turn::Say(status, vec![], json!({ "reason": reason }).to_string())
+    Turn::say(status, json!({ "reason": reason }).to_string())
 }
 
 #[tokio::test]
 async fn a_push_goes_over_http_2_with_a_token_that_verifies() {
-    for server in [Loopback::start([ok()]).await, Loopback::encrypted([ok()]).await] {
-        let world = World::new(&server, 20_000);
-        let answer = world.send().await;
-        assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "EEBE9C84"), "{answer:?}");
-        let seen = server.only();
-        assert_eq!((seen.version, seen.line.as_str()), (Version::HTTP_2, "POST /3/device/0a1b2c"));
-        let claims = world.claims(seen.header("authorization"));
-        assert_eq!(claims, json!({ "iss": "DEF123GHIJ", "iat": at(0).as_second() }));
-        assert_eq!(seen.header("apns-id"), ios(None).id.to_string());
-        assert_eq!(seen.json()["aps"]["alert"]["title"], "Your order");
-    }
+    let server = Loopback::start([ok()]).await;
+    let world = World::new(&server);
+    let answer = world.send().await;
+    assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "EEBE9C84"), "{answer:?}");
+    let seen = server.only();
+    assert_eq!((seen.version, seen.line.as_str()), (Version::HTTP_2, "POST /3/device/0a1b2c"));
+    let claims = world.claims(seen.header("authorization"));
+    assert_eq!(claims, json!({ "iss": "DEF123GHIJ", "iat": at(0).as_second() }));
+    assert_eq!(seen.header("apns-id"), ios(None).id.to_string());
+    assert_eq!(seen.json()["aps"]["alert"]["title"], "Your order");
 }
 
 #[tokio::test]
 async fn one_connection_and_one_token_serve_40_minutes() {
     let server = Loopback::start((0..4).map(|_| ok())).await;
-    let world = World::new(&server, 20_000);
+    let world = World::new(&server);
     for minutes in [0, 39, 1, 39] {
         world.clock.advance(SignedDuration::from_mins(minutes));
         assert_eq!(world.send().await.outcome, Outcome::Accepted);
@@ -107,7 +97,7 @@ async fn one_connection_and_one_token_serve_40_minutes() {
 #[tokio::test]
 async fn a_clock_set_back_sends_no_token_from_the_future() {
     let server = Loopback::start([ok(), ok()]).await;
-    let world = World::new(&server, 20_000);
+    let world = World::new(&server);
     world.send().await;
     world.clock.advance(SignedDuration::from_mins(-10));
     world.send().await;
@@ -118,7 +108,7 @@ async fn a_clock_set_back_sends_no_token_from_the_future() {
 async fn a_token_called_expired_is_signed_again_once() {
     let expired = || refuse(403, "ExpiredProviderToken");
     let server = Loopback::start([expired(), ok(), ok(), expired(), expired()]).await;
-    let world = World::new(&server, 20_000);
+    let world = World::new(&server);
     assert_eq!(world.send().await.outcome, Outcome::Accepted);
     assert_eq!(world.send().await.outcome, Outcome::Accepted);
     let tokens: Vec<_> = server.seen().iter().map(|seen| seen.header("authorization").to_owned()).collect();
@@ -130,7 +120,7 @@ async fn a_token_called_expired_is_signed_again_once() {
 
 #[tokio::test]
 async fn of_many_calls_told_that_the_token_expired_one_signs() {
-    let tokens = World::new(&Loopback::start([]).await, 20_000).provider.tokens;
+    let tokens = World::new(&Loopback::start([]).await).provider.tokens;
     let old = tokens.get(at(0), None).unwrap();
     let new = tokens.get(at(1), Some(&old)).unwrap();
     assert_ne!(old, new);
@@ -141,30 +131,12 @@ async fn of_many_calls_told_that_the_token_expired_one_signs() {
 async fn a_gone_token_is_dead_unless_it_was_registered_since() {
     let gone = || {
         let body = json!({ "reason": "Unregistered", "timestamp": at(10).as_millisecond() });
-        Turn::Say(410, vec![], body.to_string())
+        Turn::say(410, body.to_string())
     };
     let server = Loopback::start([gone(), gone()]).await;
-    let world = World::new(&server, 20_000);
+    let world = World::new(&server);
     assert_eq!(world.provider.send(&ios(Some(at(9)))).await.outcome, Outcome::DeadEndpoint);
     assert_eq!(world.provider.send(&ios(Some(at(11)))).await.outcome, Outcome::Refused);
-}
-
-#[tokio::test]
-async fn what_went_out_without_an_answer_is_ambiguous() {
-    for (turn, timeout_ms) in [(Turn::Cut, 20_000), (Turn::CutBody, 20_000), (Turn::Stall, 3_000)] {
-        let server = Loopback::start([turn.clone()]).await;
-        let answer = World::new(&server, timeout_ms).send().await;
-        assert_eq!(answer.outcome, Outcome::NoAnswer, "{turn:?}: {answer:?}");
-        assert_eq!(server.seen().len(), 1, "{turn:?}");
-    }
-}
-
-#[tokio::test]
-async fn nobody_there_is_tried_later() {
-    let mut server = Loopback::start([]).await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    server.url = format!("http://127.0.0.1:{port}");
-    assert_eq!(World::new(&server, 20_000).send().await.outcome, Outcome::TryLater { after: None });
 }
 
 #[tokio::test]
@@ -172,32 +144,22 @@ async fn a_payload_too_large_is_not_sent() {
     let server = Loopback::start([]).await;
     let mut delivery = ios(None);
     delivery.content.body = Some("x".repeat(5_000));
-    let answer = World::new(&server, 20_000).provider.send(&delivery).await;
+    let answer = World::new(&server).provider.send(&delivery).await;
     assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Refused, "too_large"));
     assert!(server.seen().is_empty());
 }
 
 #[test]
 fn an_account_that_cannot_work_is_refused_by_name() {
-    let directory = tempfile::tempdir().unwrap();
-    let key = directory.path().join("key.p8");
-    std::fs::write(&key, "hunter2").unwrap();
-    let account = format!("key = {{ file = {key:?} }}\nkey_id = \"K\"\nteam_id = \"T\"\ntopic = \"t\"\n");
-    for (change, wrong) in [
-        ("", "send.apns.key:"),
-        ("topic = \"\"", "send.apns.topic:"),
-        ("team_id = \"é\"", "send.apns.team_id:"),
-        ("base_url = \"api.push.apple.com\"", "send.apns.base_url:"),
+    let (key, _file) = secret("hunter2");
+    let account = Config { key, key_id: "K".into(), team_id: "T".into(), topic: "t".into(), ..config().apns };
+    for (config, wrong) in [
+        (account.clone(), "send.apns.key:"),
+        (Config { topic: String::new(), ..account.clone() }, "send.apns.topic:"),
+        (Config { team_id: "é".into(), ..account.clone() }, "send.apns.team_id:"),
     ] {
-        let name = change.split(' ').next().unwrap();
-        let kept: Vec<_> = account.lines().filter(|line| name.is_empty() || !line.starts_with(name)).collect();
-        let config = config_with(&format!("[send.apns]\n{}\n{change}", kept.join("\n"))).unwrap();
-        let error = Apns::new(&config.apns, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
-        assert!(error.starts_with(wrong) && !error.contains("hunter2"), "{change}: {error}");
+        let error = Apns::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
+        assert!(error.starts_with(wrong) && !error.contains("hunter2"), "{error}");
     }
     assert!(!config().apns.is_set_up());
-    assert!(
-        Duration::from_millis(config().apns.timeout_ms) < config().push.timeout(),
-        "or every slow call is ambiguous"
-    );
 }

@@ -9,7 +9,7 @@ use chasqui_contract::{Answer, Outcome};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::http::{Reply, retry_after};
+use crate::http::Reply;
 
 const FCM_ERROR: &str = "type.googleapis.com/google.firebase.fcm.v1.FcmError";
 const BAD_REQUEST: &str = "type.googleapis.com/google.rpc.BadRequest";
@@ -24,12 +24,11 @@ pub(super) fn is_unauthenticated(reply: &Reply) -> bool {
 /// The meaning of an answer.
 pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
     let status = reply.status.as_u16();
-    if reply.status.is_success() {
-        let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-        let message_id = body["name"].as_str().unwrap_or_default().to_owned();
-        return Answer { message_id, ..Answer::new(Outcome::Accepted, status.to_string(), "") };
+    let body: Value = reply.json();
+    if let (200, Some(name)) = (status, body["name"].as_str()) {
+        return Answer { message_id: name.to_owned(), ..Answer::new(Outcome::Accepted, reply.code(), "") };
     }
-    let after = retry_after(&reply.headers, now);
+    let after = reply.retry_after(now);
     let refusal = Refusal::read(reply);
     let outcome = match (refusal.code.as_deref(), status) {
         (Some("UNREGISTERED"), _) => Outcome::DeadEndpoint,
@@ -38,12 +37,11 @@ pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
         (Some("INVALID_ARGUMENT" | "SENDER_ID_MISMATCH"), _) => Outcome::Refused,
         (Some("THIRD_PARTY_AUTH_ERROR"), _) => Outcome::Misconfigured,
         (Some("QUOTA_EXCEEDED"), _) | (_, 429) => Outcome::Throttled { after: after.or(Some(QUOTA_WAIT)) },
-        (Some("UNAVAILABLE" | "INTERNAL"), _) | (_, 408 | 500..) => Outcome::TryLater { after },
+        (Some("UNAVAILABLE" | "INTERNAL"), _) => Outcome::TryLater { after },
         // A 404 that does not call the token unregistered is a wrong project or address.
-        (_, 401 | 403 | 404 | 405) => Outcome::Misconfigured,
-        _ => Outcome::Refused,
+        _ => reply.by_status(after),
     };
-    let code = refusal.code.or(refusal.status).unwrap_or_else(|| status.to_string());
+    let code = refusal.code.or(refusal.status).unwrap_or_else(|| reply.code());
     Answer::new(outcome, code, refusal.message)
 }
 
@@ -59,7 +57,7 @@ struct Refusal {
 
 impl Refusal {
     fn read(reply: &Reply) -> Self {
-        let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        let body: Value = reply.json();
         let error = &body["error"];
         let detail = |kind| error["details"].as_array()?.iter().find(|detail| detail["@type"] == kind);
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -75,23 +73,17 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use reqwest::{StatusCode, header::HeaderMap};
     use serde_json::json;
 
     use super::*;
-    use crate::testing::at;
+    use crate::testing::{at, reply};
 
     const LATER: Outcome = Outcome::TryLater { after: None };
     const THROTTLED: Outcome = Outcome::Throttled { after: Some(QUOTA_WAIT) };
 
-    fn reply(status: u16, body: impl ToString) -> Reply {
-        let status = StatusCode::from_u16(status).unwrap();
-        Reply { status, headers: HeaderMap::new(), body: body.to_string().into() }
-    }
-
     fn refusal(status: u16, general: &str, details: Value) -> Reply {
         let error = json!({ "code": status, "message": "words", "status": general, "details": details });
-        reply(status, json!({ "error": error }))
+        reply(status, &[], json!({ "error": error }).to_string())
     }
 
     fn fcm_error(code: &str) -> Value {
@@ -117,7 +109,8 @@ mod tests {
             (404, "SOMETHING_NEW", Misconfigured),
             (418, "SOMETHING_NEW", Refused),
             (429, "SOMETHING_NEW", THROTTLED),
-            (502, "SOMETHING_NEW", LATER),
+            (502, "SOMETHING_NEW", Outcome::NoAnswer),
+            (505, "SOMETHING_NEW", LATER),
         ] {
             let answer = classify(&refusal(status, "X", json!([fcm_error(code)])), at(0));
             assert_eq!((answer.outcome, answer.code.as_str()), (expected, code), "{status}");
@@ -140,8 +133,8 @@ mod tests {
             assert_eq!((answer.outcome, answer.code.as_str()), (expected, general));
         }
         for body in ["", "<html>", "[]", r#"{"error":"x"}"#, r#"{"error":{"details":{}}}"#] {
-            let answer = classify(&reply(502, body), at(0));
-            assert_eq!((answer.outcome, answer.code.as_str()), (LATER, "502"), "{body}");
+            let answer = classify(&reply(503, &[], body), at(0));
+            assert_eq!((answer.outcome, answer.code.as_str()), (LATER, "503"), "{body}");
         }
     }
 
@@ -167,9 +160,9 @@ mod tests {
 
     #[test]
     fn an_accepted_message_has_googles_name() {
-        let answer = classify(&reply(200, json!({ "name": "projects/shop/messages/0:1" })), at(0));
+        let answer = classify(&reply(200, &[], r#"{"name": "projects/shop/messages/0:1"}"#), at(0));
         assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "projects/shop/messages/0:1"));
-        assert_eq!(classify(&reply(200, "what?"), at(0)).outcome, Outcome::Accepted);
+        assert_eq!(classify(&reply(200, &[], "what?"), at(0)).outcome, Outcome::NoAnswer, "that is not Google");
     }
 
     #[test]
@@ -181,10 +174,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_answer_is_ambiguous_and_only_fcm_itself_kills_a_token(status in 200u16..600, body in ".*", general in "[A-Z_]{0,20}") {
-            for reply in [reply(status, body), refusal(status, &general, json!([]))] {
+        fn only_fcm_itself_accepts_or_kills_a_token(status in 200u16..600, body in ".*", general in "[A-Z_]{0,20}") {
+            for reply in [reply(status, &[], body), refusal(status, &general, json!([]))] {
                 let outcome = classify(&reply, at(0)).outcome;
-                prop_assert!(!matches!(outcome, Outcome::NoAnswer | Outcome::DeadEndpoint));
+                prop_assert!(!matches!(outcome, Outcome::Accepted | Outcome::DeadEndpoint));
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Guarantee: an error names the field that is wrong, and shows nothing of the file.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use reqwest::Url;
 use serde::Deserialize;
@@ -10,9 +10,8 @@ use serde_json::Value;
 
 use crate::{
     ConfigError,
-    http::Reach,
+    http::{self, Reach},
     jwt::Signer,
-    providers::push,
     secret::{Secret, SecretSource},
 };
 
@@ -27,12 +26,10 @@ pub struct Config {
     #[serde(default)]
     pub service_account: SecretSource,
     /// Where access tokens come from; the key file's `token_uri` if absent.
-    #[serde(default)]
     pub token_uri: Option<String>,
     /// The API.
     pub base_url: String,
     /// Certificate authorities to trust beside the system's, as PEM.
-    #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// Longest call, in milliseconds.
     pub timeout_ms: u64,
@@ -60,8 +57,15 @@ impl Config {
         self.service_account.is_set()
     }
 
-    pub(super) fn reach(&self) -> Result<Reach, ConfigError> {
-        push::reach("send.fcm", self.timeout_ms, self.concurrency, self.ca_file.as_ref())
+    /// How it is reached.
+    pub(super) fn reach(&self) -> Reach {
+        Reach {
+            ca_file: self.ca_file.clone(),
+            timeout: Duration::from_millis(self.timeout_ms),
+            concurrency: self.concurrency,
+            per_second: self.per_second,
+            ..Reach::default()
+        }
     }
 
     /// Reads the key file.
@@ -81,8 +85,8 @@ impl Config {
             key_id: field("private_key_id")?,
             signer: Signer::rs256_pem(&field("private_key")?).map_err(|e| wrong(format!("`private_key`: {e}")))?,
             token_url: match &self.token_uri {
-                Some(url) => push::base_url("send.fcm.token_uri", url)?,
-                None => push::base_url(KEY, &audience)?,
+                Some(url) => http::address("send.fcm.token_uri", url)?,
+                None => http::address(KEY, &audience)?,
             },
             audience,
         })

@@ -8,16 +8,16 @@
 //! # What an answer means
 //! | status, `errorCode` | means |
 //! |---|---|
-//! | 200 | accepted; its id is the message's name |
+//! | 200 with a `name` | accepted; the name is its id |
 //! | 404 `UNREGISTERED` | dead endpoint |
 //! | 400 `INVALID_ARGUMENT` | dead endpoint; refused, where a `BadRequest` names a field of the message |
 //! | 403 `SENDER_ID_MISMATCH` | refused: the token is of another project |
 //! | 429 `QUOTA_EXCEEDED`, any other 429 | throttled, for `Retry-After` or 60 s |
-//! | 500 `INTERNAL`, 503 `UNAVAILABLE`, 408, any other 5xx | try later |
+//! | 500 `INTERNAL`, 503 `UNAVAILABLE` | try later |
 //! | 401 `THIRD_PARTY_AUTH_ERROR` | misconfigured |
 //! | 401 without a code | a new access token, once; then misconfigured |
-//! | 403, 404 and 405 without a code of these | misconfigured: the account, the project or the address |
-//! | any other status | refused |
+//! | 403, 404 without a code of these | misconfigured: the account, the project or the address |
+//! | any other | as [its status](crate::http::Reply::by_status) |
 //!
 //! Google asks to wait 10 s before the first repeat, longer each time, and to give up within the hour: the channel's
 //! schedule and horizon do. It also limits messages per device (240 a minute, 5,000 an hour) and answers 429.
@@ -30,7 +30,7 @@ mod config;
 mod oauth;
 mod request;
 #[cfg(test)]
-mod test_key;
+pub(super) mod test_key;
 #[cfg(test)]
 mod tests;
 
@@ -46,8 +46,10 @@ use reqwest::{
 
 pub use self::config::Config;
 use self::{classify::classify, oauth::OAuth};
-use super::push;
-use crate::{ConfigError, http::Http, rate::Rate};
+use crate::{
+    ConfigError,
+    http::{self, Http},
+};
 
 /// The provider's name.
 pub const NAME: &str = "fcm";
@@ -57,19 +59,17 @@ pub(crate) struct Fcm {
     http: Http,
     url: Url,
     oauth: OAuth,
-    rate: Rate,
     clock: Arc<dyn Clock>,
 }
 
 impl Fcm {
     pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
         let account = config.account()?;
-        let http = Http::new("send.fcm", &config.reach()?)?;
-        let base = push::base_url("send.fcm.base_url", &config.base_url)?;
+        let http = Http::new("send.fcm", &config.reach())?;
+        let base = http::address("send.fcm.base_url", &config.base_url)?;
         Ok(Fcm {
-            url: push::below(base, &["v1", "projects", &account.project, "messages:send"]),
+            url: http::below(base, &["v1", "projects", &account.project, "messages:send"]),
             oauth: OAuth::new(account, http.clone(), clock.clone()),
-            rate: Rate::new(config.per_second),
             http,
             clock,
         })
@@ -81,7 +81,6 @@ impl Fcm {
         let mut renewed = false;
         loop {
             let token = self.oauth.get(deadline).await?;
-            self.rate.turn(deadline).await?;
             let mut request = Request::new(Method::POST, self.url.clone());
             request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             request.headers_mut().insert(AUTHORIZATION, token.clone());

@@ -24,7 +24,7 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::config::Account;
 use crate::{
-    http::{Failure, Http, Reply, retry_after},
+    http::{Failure, Http, Reply},
     providers::push,
 };
 
@@ -147,14 +147,14 @@ impl OAuth {
         *request.body_mut() = Some(format!("grant_type={grant}&assertion={assertion}").into());
         match self.http.exchange_by(deadline, request).await {
             Ok(reply) => token(&reply, now),
-            Err(Failure::NotSent(words) | Failure::NoAnswer(words)) => Err(later(None, &words)),
+            Err(Failure::NotSent(words) | Failure::Busy(words) | Failure::NoAnswer(words)) => Err(later(None, &words)),
         }
     }
 }
 
 /// What the token endpoint's answer means.
 fn token(reply: &Reply, now: Timestamp) -> Result<Token, Answer> {
-    let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let body: Value = reply.json();
     let status = reply.status.as_u16();
     let words = body["error_description"].as_str().unwrap_or_default();
     match (status, body["access_token"].as_str()) {
@@ -163,10 +163,10 @@ fn token(reply: &Reply, now: Timestamp) -> Result<Token, Answer> {
             Ok(Token { authorization: push::credential(&format!("Bearer {token}"))?, expires_at: now + holds })
         }
         (200 | 408 | 429 | 500.., _) => {
-            Err(later(retry_after(&reply.headers, now), &format!("the token endpoint answered {status} {words}")))
+            Err(later(reply.retry_after(now), &format!("the token endpoint answered {status} {words}")))
         }
         _ => {
-            let code = body["error"].as_str().map_or_else(|| status.to_string(), str::to_owned);
+            let code = body["error"].as_str().map_or_else(|| reply.code(), str::to_owned);
             let detail = format!("the token endpoint refuses the service account: {words}");
             Err(Answer::new(Outcome::Misconfigured, code, detail))
         }
@@ -180,10 +180,8 @@ fn later(after: Option<Duration>, words: &str) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::{StatusCode, header::HeaderMap};
-
     use super::*;
-    use crate::testing::at;
+    use crate::testing::{at, reply};
 
     #[test]
     fn every_answer_of_the_token_endpoint_has_its_meaning() {
@@ -198,9 +196,7 @@ mod tests {
             (503, r#"{"error":"internal_failure"}"#, later, "access_token"),
             (200, "<html>", later, "access_token"),
         ] {
-            let status = StatusCode::from_u16(status).unwrap();
-            let reply = Reply { status, headers: HeaderMap::new(), body: body.into() };
-            let answer = token(&reply, at(0)).err().unwrap();
+            let answer = token(&reply(status, &[], body), at(0)).err().unwrap();
             assert_eq!((answer.outcome, answer.code.as_str()), (expected, code), "{status} {body}");
         }
     }
@@ -208,8 +204,8 @@ mod tests {
     #[test]
     fn a_token_holds_as_long_as_told_but_never_for_ever() {
         for (expires_in, expected) in [("3599", 3_599), ("18446744073709551615", 86_400), ("\"soon\"", 3_600)] {
-            let body = format!(r#"{{"access_token":"t","expires_in":{expires_in}}}"#).into();
-            let token = token(&Reply { status: StatusCode::OK, headers: HeaderMap::new(), body }, at(0)).ok().unwrap();
+            let body = format!(r#"{{"access_token":"t","expires_in":{expires_in}}}"#);
+            let token = token(&reply(200, &[], body), at(0)).ok().unwrap();
             assert_eq!(token.expires_at, at(expected));
             assert!(token.authorization.is_sensitive());
         }

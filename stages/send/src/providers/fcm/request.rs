@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::NAME;
-use crate::providers::push;
+use crate::providers::{payload, push};
 
 /// Largest body without the token, in bytes. Google counts the payload alone, without saying how; here all of it counts,
 /// because what Google finds too large it may call an invalid argument, as it does a bad token.
@@ -26,7 +26,7 @@ pub(super) fn body(delivery: &Delivery, now: Timestamp) -> Result<String, Answer
     // It takes registration tokens and Firebase installation ids alike.
     message.insert("token".to_owned(), token.into());
     let body = Value::Object(Map::from_iter([("message".to_owned(), Value::Object(message))])).to_string();
-    push::check_size(body.len() - token.len(), MAX_BODY)?;
+    payload::check_size("bytes without the token", body.len() - token.len(), MAX_BODY)?;
     Ok(body)
 }
 
@@ -36,13 +36,13 @@ fn message(delivery: &Delivery, now: Timestamp) -> Map<String, Value> {
     let mut message = Map::new();
     for (key, text) in [("title", &content.title), ("body", &content.body)] {
         if let Some(text) = text {
-            push::edit(&mut message, "notification", |shown| _ = shown.insert(key.to_owned(), text.as_str().into()));
+            payload::edit(&mut message, "notification", |shown| _ = shown.insert(key.to_owned(), text.as_str().into()));
         }
     }
     if let Some(url) = &content.url {
-        push::edit(&mut message, "data", |data| _ = data.insert("url".to_owned(), url.as_str().into()));
+        payload::edit(&mut message, "data", |data| _ = data.insert("url".to_owned(), url.as_str().into()));
     }
-    push::edit(&mut message, "android", |android| {
+    payload::edit(&mut message, "android", |android| {
         let priority = if delivery.lane <= Lane::High { "HIGH" } else { "NORMAL" };
         android.insert("priority".to_owned(), priority.into());
         if let Some(seconds) = push::seconds_left(delivery, now) {
@@ -51,17 +51,17 @@ fn message(delivery: &Delivery, now: Timestamp) -> Map<String, Value> {
         if let Some(key) = &delivery.collapse_key {
             android.insert("collapseKey".to_owned(), key.as_str().into());
             // The collapse key replaces what waits at Google, the tag what the device shows.
-            push::edit(android, "notification", |shown| _ = shown.insert("tag".to_owned(), key.as_str().into()));
+            payload::edit(android, "notification", |shown| _ = shown.insert("tag".to_owned(), key.as_str().into()));
         }
     });
-    push::lay_overrides(&mut message, delivery, NAME);
+    payload::lay_over(&mut message, delivery, NAME);
 
     OTHER_TARGETS.iter().for_each(|target| _ = message.remove(*target));
-    push::edit(&mut message, "data", |data| push::put_ids(data, delivery));
+    payload::edit(&mut message, "data", |data| push::put_ids(data, delivery));
     for platform in OTHER_DATA {
         if message.get(platform).is_some_and(|platform| platform.get("data").is_some()) {
-            push::edit(&mut message, platform, |platform| {
-                push::edit(platform, "data", |data| push::put_ids(data, delivery));
+            payload::edit(&mut message, platform, |platform| {
+                payload::edit(platform, "data", |data| push::put_ids(data, delivery));
             });
         }
     }
@@ -74,23 +74,25 @@ mod tests {
 
     use chasqui_contract::Outcome;
     use chasqui_schemas::{Channel, delivery::Address, submission::Content};
-    use jsonschema::Validator;
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{at, delivery, delivery_to};
+    use crate::{
+        providers::vendor_spec::Spec,
+        testing::{at, delivery, delivery_to},
+    };
 
     /// Google's own words for a request: the discovery document's schemas, made JSON Schema.
-    static SCHEMA: LazyLock<Validator> = LazyLock::new(|| {
+    static SPEC: LazyLock<Spec> = LazyLock::new(|| {
         let mut document: Value = serde_json::from_str(include_str!("../../../specs/fcm.v1.discovery.json")).unwrap();
         let mut schemas = document["schemas"].take();
-        make_strict(&mut schemas);
-        jsonschema::validator_for(&json!({ "$ref": "#/schemas/SendMessageRequest", "schemas": schemas })).unwrap()
+        translate(&mut schemas);
+        Spec::new(json!({ "schemas": schemas }), "/schemas/SendMessageRequest")
     });
 
-    /// References are by name, `any` is no type, and unknown fields are refused, as the API does.
-    fn make_strict(schema: &mut Value) {
+    /// References are by name, `any` is no type, and `id` is a schema's name, which in JSON Schema is its base address.
+    fn translate(schema: &mut Value) {
         match schema {
             Value::Object(fields) => {
                 if let Some(Value::String(name)) = fields.get_mut("$ref") {
@@ -103,21 +105,18 @@ mod tests {
                     fields.insert("pattern".into(), r"^\d+(\.\d{1,9})?s$".into());
                 }
                 if fields.contains_key("properties") && fields.contains_key("id") {
-                    fields.insert("additionalProperties".into(), false.into());
-                    // A schema's name here, its base address in JSON Schema.
                     fields.remove("id");
                 }
-                fields.values_mut().for_each(make_strict);
+                fields.values_mut().for_each(translate);
             }
-            Value::Array(items) => items.iter_mut().for_each(make_strict),
+            Value::Array(items) => items.iter_mut().for_each(translate),
             _ => {}
         }
     }
 
     fn built(delivery: &Delivery) -> Value {
         let body: Value = serde_json::from_str(&body(delivery, at(0)).unwrap()).unwrap();
-        let problems: Vec<_> = SCHEMA.iter_errors(&body).map(|error| error.to_string()).collect();
-        assert!(problems.is_empty(), "{problems:?}: {body}");
+        SPEC.check(&body).unwrap_or_else(|problem| panic!("{problem}: {body}"));
         body
     }
 
@@ -172,7 +171,7 @@ mod tests {
                     broken.pointer_mut(parent).unwrap()[key] = value;
                 }
             }
-            assert!(!SCHEMA.is_valid(&broken), "{at}: {broken}");
+            assert!(SPEC.check(&broken).is_err(), "{at}: {broken}");
         }
     }
 

@@ -1,11 +1,18 @@
 //! RSA keys for the tests: ring signs with them and cannot make them. Textbook primes, good for nothing else.
 
+use std::sync::LazyLock;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use num_bigint::BigUint;
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// A new private key of 2,048 bits, PKCS #8 as PEM.
-pub(super) fn pem() -> String {
+/// A private key of 2,048 bits, PKCS #8 as PEM; made once, because it takes a second.
+pub(in crate::providers) fn pem() -> &'static str {
+    static PEM: LazyLock<String> = LazyLock::new(make);
+    &PEM
+}
+
+fn make() -> String {
     let (a, b) = (prime(), prime());
     let (p, q) = if a > b { (a, b) } else { (b, a) };
     let one = BigUint::from(1u8);

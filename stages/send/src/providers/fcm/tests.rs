@@ -1,7 +1,5 @@
 //! The provider against a real socket, which is both Google's API and its token endpoint.
 
-use std::{sync::LazyLock, time::Duration};
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chasqui_contract::{ManualClock, Outcome};
 use chasqui_schemas::Channel;
@@ -13,12 +11,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     loopback::{Loopback, Turn},
-    secret::SecretSource,
-    testing::{at, config, delivery},
+    testing::{at, config, delivery, secret},
 };
-
-/// Made once: it takes a second.
-static KEY: LazyLock<String> = LazyLock::new(test_key::pem);
 
 const LATER: Outcome = Outcome::TryLater { after: None };
 const SEND: &str = "POST /v1/projects/shop-1/messages:send";
@@ -29,23 +23,20 @@ fn account(server: &Loopback) -> Value {
         "type": "service_account",
         "project_id": "shop-1",
         "private_key_id": "key-1",
-        "private_key": *KEY,
+        "private_key": test_key::pem(),
         "client_email": "push@shop-1.example",
         "token_uri": format!("{}/token", server.url),
     })
 }
 
-fn config_with_file(file: &str, change: impl FnOnce(Config) -> Config) -> (Config, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("account.json");
-    std::fs::write(&path, file).unwrap();
-    let config = Config { service_account: SecretSource { file: Some(path), env: None }, ..config().fcm };
-    (change(config), directory)
+fn config_with_file(text: &str, change: impl FnOnce(Config) -> Config) -> (Config, tempfile::NamedTempFile) {
+    let (service_account, file) = secret(text);
+    (change(Config { service_account, ..config().fcm }), file)
 }
 
 fn provider_with(server: &Loopback, change: impl FnOnce(Config) -> Config) -> (Fcm, Arc<ManualClock>) {
     let base = |config| change(Config { base_url: server.url.clone(), timeout_ms: 20_000, ..config });
-    let (config, _directory) = config_with_file(&account(server).to_string(), base);
+    let (config, _file) = config_with_file(&account(server).to_string(), base);
     let clock = Arc::new(ManualClock::new(at(0)));
     (Fcm::new(&config, clock.clone()).unwrap(), clock)
 }
@@ -55,7 +46,7 @@ async fn send(provider: &Fcm) -> Answer {
 }
 
 fn say(status: u16, body: Value) -> Turn {
-    Turn::Say(status, vec![], body.to_string())
+    Turn::say(status, body.to_string())
 }
 
 fn token(name: &str) -> Turn {
@@ -82,10 +73,10 @@ async fn a_push_goes_with_an_access_token_for_a_signed_assertion() {
     let [fetch, push] = &server.seen()[..] else { panic!("not two requests") };
     assert_eq!((fetch.line.as_str(), push.line.as_str()), (TOKEN, SEND));
     assert_eq!(fetch.header("content-type"), "application/x-www-form-urlencoded");
-    let form = String::from_utf8(fetch.body.to_vec()).unwrap();
+    let form = fetch.text();
     let grant = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=";
     let (message, signature) = form.strip_prefix(grant).unwrap().rsplit_once('.').unwrap();
-    let key = PrivatePkcs8KeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
+    let key = PrivatePkcs8KeyDer::from_pem_slice(test_key::pem().as_bytes()).unwrap();
     let key = RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).unwrap();
     let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
     let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.public_key());
@@ -105,20 +96,6 @@ async fn a_push_goes_with_an_access_token_for_a_signed_assertion() {
 
     assert_eq!((push.header("authorization"), push.header("content-type")), ("Bearer t1", "application/json"));
     assert_eq!(push.json()["message"]["token"], "token-1");
-}
-
-#[tokio::test]
-async fn a_push_goes_over_one_http_2_connection_with_tls() {
-    let server = Loopback::encrypted([token("t1"), ok(), ok()]).await;
-    let directory = tempfile::tempdir().unwrap();
-    let ca_file = directory.path().join("ca.pem");
-    std::fs::write(&ca_file, &server.certificate).unwrap();
-    let (provider, _) = provider_with(&server, |config| Config { ca_file: Some(ca_file), ..config });
-    for _ in 0..2 {
-        assert_eq!(send(&provider).await.outcome, Outcome::Accepted);
-    }
-    assert!(server.seen().iter().all(|seen| seen.version == reqwest::Version::HTTP_2));
-    assert_eq!(server.connections(), 1);
 }
 
 #[tokio::test]
@@ -195,33 +172,10 @@ async fn an_access_token_that_is_not_taken_is_fetched_again_once() {
     assert_eq!(seen(&server).len(), 7, "once, not for ever");
 }
 
-#[tokio::test]
-async fn what_went_out_without_an_answer_is_ambiguous() {
-    for (turn, timeout_ms) in [(Turn::Cut, 20_000), (Turn::CutBody, 20_000), (Turn::Stall, 3_000)] {
-        let server = Loopback::start([token("t1"), turn.clone()]).await;
-        let (provider, _) = provider_with(&server, |config| Config { timeout_ms, ..config });
-        let answer = send(&provider).await;
-        assert_eq!(answer.outcome, Outcome::NoAnswer, "{turn:?}: {answer:?}");
-        assert_eq!(seen(&server).len(), 2, "{turn:?}");
-    }
-}
-
-#[tokio::test]
-async fn our_own_limit_answers_before_googles() {
-    let script = [token("t1")].into_iter().chain((0..20).map(|_| ok()));
-    let server = Loopback::start(script).await;
-    let (provider, _) = provider_with(&server, |config| Config { per_second: 1, timeout_ms: 3_000, ..config });
-    let answers = futures::future::join_all((0..20).map(|_| send(&provider))).await;
-    let accepted = answers.iter().filter(|answer| answer.outcome == Outcome::Accepted).count();
-    let limited = answers.iter().filter(|answer| answer.code == "rate").count();
-    assert!((1..=5).contains(&accepted) && accepted + limited == 20, "{answers:?}");
-    assert_eq!(seen(&server).len(), 1 + accepted, "no request was spent");
-}
-
 #[test]
 fn an_account_that_cannot_work_is_refused_by_name_and_not_shown() {
     let whole = json!({
-        "project_id": "p", "private_key_id": "k", "client_email": "hunter2@x.example", "private_key": *KEY,
+        "project_id": "p", "private_key_id": "k", "client_email": "hunter2@x.example", "private_key": test_key::pem(),
         "token_uri": "https://oauth2.googleapis.com/token",
     });
     let without = |field: &str, value: Value| {
@@ -238,14 +192,13 @@ fn an_account_that_cannot_work_is_refused_by_name_and_not_shown() {
         (without("private_key", json!(rcgen::KeyPair::generate().unwrap().serialize_pem())), "`private_key`"),
         (without("token_uri", json!("oauth2")), "address"),
     ] {
-        let (config, _directory) = config_with_file(&file, |config| config);
+        let (config, _file) = config_with_file(&file, |config| config);
         let error = Fcm::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
         assert!(error.starts_with("send.fcm.service_account:") && error.contains(told), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
-    let (config, _directory) = config_with_file(&whole.to_string(), |config| config);
+    let (config, _file) = config_with_file(&whole.to_string(), |config| config);
     assert!(Fcm::new(&config, Arc::new(ManualClock::new(at(0)))).is_ok());
-    assert!(Duration::from_millis(config.timeout_ms) < crate::testing::config().push.timeout());
 }
 
 #[tokio::test]

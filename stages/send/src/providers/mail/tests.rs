@@ -1,5 +1,4 @@
 use chasqui_schemas::Channel;
-use serde_json::json;
 
 use super::*;
 use crate::testing::{delivery, delivery_to};
@@ -99,55 +98,8 @@ fn our_headers_are_kept_however_they_are_spelt() {
 }
 
 #[test]
-fn objects_are_merged_deeply_and_null_removes() {
-    let mut into = json!({"a": {"b": 1, "c": [1]}, "d": 1, "e": "text"});
-    let over = json!({"a": {"c": [2]}, "d": null, "e": {"f": {"g": true}}});
-    merge(into.as_object_mut().unwrap(), over.as_object().unwrap());
-    assert_eq!(into, json!({"a": {"b": 1, "c": [2]}, "e": {"f": {"g": true}}}));
-}
-
-#[test]
 fn a_sender_must_be_a_mailbox() {
     assert_eq!(sender("k", "Shop <no-reply@example.com>").unwrap().email.domain(), "example.com");
     let error = sender("send.smtp.from", "").unwrap_err();
     assert!(error.to_string().starts_with("send.smtp.from"), "{error}");
-}
-
-#[test]
-fn an_api_has_a_web_address() {
-    assert_eq!(api("k", "https://a.example/x/", &["v3", "a/b"]).unwrap().as_str(), "https://a.example/x/v3/a%2Fb");
-    assert_eq!(api("k", "http://127.0.0.1:1", &["v3"]).unwrap().as_str(), "http://127.0.0.1:1/v3");
-    for text in ["", "api.example.com", "ftp://a.example", "mailto:a@b.example"] {
-        assert!(api("send.x.base_url", text, &[]).unwrap_err().to_string().starts_with("send.x.base_url"), "{text}");
-    }
-}
-
-#[test]
-fn a_status_has_a_meaning_of_its_own() {
-    let after = Some(Duration::from_secs(3));
-    let later = Outcome::TryLater { after };
-    for (status, expected) in [
-        (100, Outcome::NoAnswer),
-        (204, Outcome::NoAnswer),
-        (302, Outcome::Misconfigured),
-        (400, Outcome::Refused),
-        (401, Outcome::Misconfigured),
-        (402, Outcome::Misconfigured),
-        (403, Outcome::Misconfigured),
-        (404, Outcome::Misconfigured),
-        (405, Outcome::Misconfigured),
-        (406, Outcome::Misconfigured),
-        (408, later),
-        (413, Outcome::Refused),
-        (418, Outcome::Refused),
-        (429, Outcome::Throttled { after }),
-        (451, Outcome::Misconfigured),
-        (500, later),
-        (502, Outcome::NoAnswer),
-        (503, later),
-        (504, Outcome::NoAnswer),
-        (999, later),
-    ] {
-        assert_eq!(by_status(StatusCode::from_u16(status).unwrap(), after), expected, "{status}");
-    }
 }

@@ -6,10 +6,7 @@ use chasqui_contract::{Answer, Outcome};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::{
-    http::{MAX_RETRY_AFTER, Reply, retry_after},
-    providers::mail::by_status,
-};
+use crate::http::{MAX_RETRY_AFTER, Reply};
 
 /// Every body that Mailgun answers with.
 #[derive(Default, Deserialize)]
@@ -29,11 +26,11 @@ pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
     let body: Body = serde_json::from_slice(&reply.body).unwrap_or_else(|_| text());
     let outcome = match (reply.status.as_u16(), &body.id) {
         (200, Some(_)) => Outcome::Accepted,
-        _ => by_status(reply.status, retry_after(&reply.headers, now).or_else(|| named(&body.message))),
+        _ => reply.by_status(reply.retry_after(now).or_else(|| named(&body.message))),
     };
     // `<…@domain>` in the answer, without the brackets in events.
     let message_id = body.id.unwrap_or_default().trim_matches(['<', '>']).to_owned();
-    Answer { message_id, ..Answer::new(outcome, reply.status.as_u16().to_string(), body.message) }
+    Answer { message_id, ..Answer::new(outcome, reply.code(), body.message) }
 }
 
 /// The delay that a message names: `… try again after 120 seconds`. There is no other place for it.

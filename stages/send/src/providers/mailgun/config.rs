@@ -1,10 +1,10 @@
 //! Settings of Mailgun: `[send.mailgun]`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::secret::SecretSource;
+use crate::{http::Reach, secret::SecretSource};
 
 /// `[send.mailgun]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -22,13 +22,12 @@ pub struct Config {
     /// Mailgun itself, or a region of it.
     pub base_url: String,
     /// Certificate authorities to trust beside the system's, as PEM.
-    #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// Longest call, in milliseconds.
     pub timeout_ms: u64,
     /// Calls at once.
     pub concurrency: usize,
-    /// Requests per second; 0: as many as there are.
+    /// Calls per second; 0: no limit.
     pub per_second: u32,
 }
 
@@ -36,5 +35,16 @@ impl Config {
     /// Whether there is a domain.
     pub fn is_set_up(&self) -> bool {
         !self.domain.is_empty()
+    }
+
+    /// How it is reached.
+    pub(super) fn reach(&self) -> Reach {
+        Reach {
+            ca_file: self.ca_file.clone(),
+            timeout: Duration::from_millis(self.timeout_ms),
+            concurrency: self.concurrency,
+            per_second: self.per_second,
+            ..Reach::default()
+        }
     }
 }

@@ -11,11 +11,10 @@
 //! |---|---|
 //! | 200 with an `id` | accepted |
 //! | 429 | throttled, for `Retry-After`, else for the seconds that the message names |
-//! | 400, 413; other 4xx | refused |
-//! | 401, 402, 403 | misconfigured: the key, the bill, permissions |
-//! | 404, 405, 406, 451, 3xx | misconfigured: the domain, the address or the region |
-//! | 408, 500, 503; other 5xx | try later |
-//! | no whole answer, 502, 504, a success that names no mail | no answer |
+//! | 400, 413 | refused |
+//! | 401, 402, 403, 404 | misconfigured: the key, the bill, permissions, the domain |
+//! | 500, 503 | try later |
+//! | any other, a success that names no mail among them | as [its status](crate::http::Reply::by_status) |
 //!
 //! Source: [responses](https://documentation.mailgun.com/docs/mailgun/quickstart-guide/responses).
 //!
@@ -31,10 +30,10 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Outcome, Provider};
+use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::Delivery;
 use lettre::message::Mailbox;
 use reqwest::{Url, multipart::Form};
@@ -43,8 +42,7 @@ pub use self::config::Config;
 use super::mail;
 use crate::{
     ConfigError,
-    http::{Http, Reach},
-    rate::Rate,
+    http::{self, Http},
     secret::Secret,
 };
 
@@ -54,7 +52,6 @@ pub const NAME: &str = "mailgun";
 /// A domain at Mailgun.
 pub(crate) struct Mailgun {
     http: Http,
-    rate: Rate,
     url: Url,
     key: Secret,
     from: Mailbox,
@@ -64,17 +61,10 @@ pub(crate) struct Mailgun {
 
 impl Mailgun {
     pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
-        mail::check_limits("send.mailgun", config.timeout_ms, config.concurrency)?;
-        let reach = Reach {
-            ca_file: config.ca_file.clone(),
-            timeout: Duration::from_millis(config.timeout_ms),
-            concurrency: config.concurrency,
-            ..Reach::default()
-        };
+        let base = http::address("send.mailgun.base_url", &config.base_url)?;
         Ok(Mailgun {
-            http: Http::new("send.mailgun", &reach)?,
-            rate: Rate::new(config.per_second),
-            url: mail::api("send.mailgun.base_url", &config.base_url, &["v3", &config.domain, "messages"])?,
+            http: Http::new("send.mailgun", &config.reach())?,
+            url: http::below(base, &["v3", &config.domain, "messages"]),
             key: config.api_key.read("send.mailgun.api_key")?,
             from: mail::sender("send.mailgun.from", &config.from)?,
             test_mode: config.test_mode,
@@ -82,15 +72,12 @@ impl Mailgun {
         })
     }
 
-    async fn attempt(&self, delivery: &Delivery) -> Result<Answer, Answer> {
-        let deadline = self.http.deadline();
+    async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let parameters = request::parameters(delivery, &self.from, self.test_mode, self.clock.now())?;
         let form = parameters.into_iter().fold(Form::new(), |form, (name, value)| form.text(name, value));
         let request = self.http.client().post(self.url.clone()).basic_auth("api", Some(self.key.expose()));
-        let request = request.multipart(form).build();
-        let request = request.map_err(|_| Answer::new(Outcome::Refused, "request", "it cannot be written"))?;
-        self.rate.turn(deadline).await?;
-        let reply = self.http.exchange_by(deadline, request).await?;
+        let request = http::built(request.multipart(form))?;
+        let reply = self.http.exchange(request).await?;
         Ok(classify::classify(&reply, self.clock.now()))
     }
 }
@@ -102,6 +89,6 @@ impl Provider for Mailgun {
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {
-        self.attempt(delivery).await.unwrap_or_else(|answer| answer)
+        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

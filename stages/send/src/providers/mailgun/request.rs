@@ -6,26 +6,25 @@ use chasqui_contract::Answer;
 use chasqui_schemas::Delivery;
 use jiff::Timestamp;
 use lettre::message::Mailbox;
-use serde_json::Value;
 
 use super::NAME;
-use crate::providers::mail::{self, Letter, MESSAGE_ID};
+use crate::providers::{
+    mail::{Letter, MESSAGE_ID},
+    payload::{self, Form},
+};
 
 /// Largest mail, in bytes.
 /// [Source](https://documentation.mailgun.com/docs/mailgun/user-manual/sending-messages/send-http)
 const MAX_BYTES: usize = 25 * 1024 * 1024;
 /// Largest options, headers and variables together, in bytes; from the specification.
 const MAX_OPTIONS: usize = 16 * 1024;
+/// What an override could name more recipients with.
+const MORE_RECIPIENTS: [&str; 3] = ["cc", "bcc", "recipient-variables"];
 /// Shortest and longest `o:deliver-within`, in minutes.
 const WITHIN: std::ops::RangeInclusive<i64> = 5..=24 * 60;
 
 /// The parameters, by name; some names stand more than once.
-pub(super) fn parameters(
-    delivery: &Delivery,
-    from: &Mailbox,
-    test_mode: bool,
-    now: Timestamp,
-) -> Result<Vec<(String, String)>, Answer> {
+pub(super) fn parameters(delivery: &Delivery, from: &Mailbox, test_mode: bool, now: Timestamp) -> Result<Form, Answer> {
     let letter = Letter::of(delivery, from)?;
     // What no override may touch.
     let mut ours = vec![
@@ -48,17 +47,11 @@ pub(super) fn parameters(
     rest.extend(letter.text.map(|text| ("text".to_owned(), text.into_owned())));
     rest.extend(letter.html.map(|html| ("html".to_owned(), html.to_owned())));
     rest.extend(within(delivery, now).map(|within| ("o:deliver-within".to_owned(), within)));
-    if let Some(Value::Object(over)) = delivery.overrides.get(NAME) {
-        let adds_recipients = |name: &str| ["cc", "bcc", "recipient-variables"].contains(&name);
-        let is_ours = |name: &str| adds_recipients(name) || ours.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
-        for (name, value) in over.iter().filter(|(name, _)| !is_ours(&name.to_ascii_lowercase())) {
-            rest.retain(|(own, _)| !own.eq_ignore_ascii_case(name));
-            rest.extend(values(value).into_iter().map(|value| (name.clone(), value)));
-        }
-        if over.contains_key("template") {
-            // Mailgun takes one of the two.
-            rest.retain(|(name, _)| name != "html");
-        }
+    let kept: Vec<&str> = ours.iter().map(|(name, _)| name.as_str()).chain(MORE_RECIPIENTS).collect();
+    payload::lay_over_form(&mut rest, delivery, NAME, &kept);
+    if payload::parameter(&rest, "template").is_some() {
+        // Mailgun takes one of the two.
+        rest.retain(|(name, _)| name != "html");
     }
 
     let parameters = [ours, rest].concat();
@@ -66,19 +59,9 @@ pub(super) fn parameters(
         parameters.iter().filter(|(name, _)| counts(name)).map(|(name, value)| name.len() + value.len()).sum()
     };
     let is_option = |name: &str| ["o:", "h:", "v:", "t:"].iter().any(|prefix| name.starts_with(prefix));
-    mail::check_size("options, headers and variables", size(is_option), MAX_OPTIONS)?;
-    mail::check_size("the request", size(|_| true), MAX_BYTES)?;
+    payload::check_size("bytes of options, headers and variables", size(is_option), MAX_OPTIONS)?;
+    payload::check_size("bytes", size(|_| true), MAX_BYTES)?;
     Ok(parameters)
-}
-
-/// An override's value as parameters: a list is one for each of its items, an object its JSON, null none.
-fn values(value: &Value) -> Vec<String> {
-    match value {
-        Value::Null => Vec::new(),
-        Value::Array(items) => items.iter().flat_map(values).collect(),
-        Value::String(text) => vec![text.clone()],
-        other => vec![other.to_string()],
-    }
 }
 
 /// How long Mailgun may try, as hours and minutes; by itself it tries for longer than a day.

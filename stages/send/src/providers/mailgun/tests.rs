@@ -2,68 +2,44 @@
 
 use std::time::Duration;
 
-use chasqui_contract::ManualClock;
+use chasqui_contract::{ManualClock, Outcome};
 use chasqui_schemas::{Channel, submission::Content};
 use proptest::prelude::*;
-use reqwest::{StatusCode, header::HeaderMap};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{classify::classify, *};
 use crate::{
-    http::{MAX_RETRY_AFTER, Reply},
+    http::MAX_RETRY_AFTER,
     loopback::{Loopback, Seen, Turn},
-    providers::vendor_spec::Spec,
-    secret::SecretSource,
-    testing::{at, config_with, delivery},
+    providers::{payload::Form, vendor_spec::Spec},
+    testing::{at, config, delivery, reply, secret},
 };
 
 const LATER: Outcome = Outcome::TryLater { after: None };
 const FORM: &str = "/components/schemas/POST-v3-domain_name-messages-multipart-form-data-RequestBody";
 
-type Parameters = Vec<(String, String)>;
-
 fn specification() -> Value {
     serde_json::from_str(include_str!("../../../specs/mailgun_messages.json")).unwrap()
 }
 
-/// The specification of a request. It leaves the form open for headers and variables, of which it has an example each.
-struct FormSpec {
-    form: Value,
-    spec: Spec,
+/// It leaves the form open for headers and variables, of which it has an example each.
+fn request_spec() -> Spec {
+    let mut document = specification();
+    let form = document.pointer_mut(FORM).unwrap();
+    form["patternProperties"] =
+        json!({ "^h:[!-~]+$": form["properties"]["h:X-My-Header"], "^v:[!-~]+$": form["properties"]["v:my-var"] });
+    form["additionalProperties"] = json!(false);
+    Spec::new(document, FORM)
 }
 
-impl FormSpec {
-    fn new() -> Self {
-        let mut document = specification();
-        let form = document.pointer_mut(FORM).unwrap();
-        form["patternProperties"] =
-            json!({ "^h:[!-~]+$": form["properties"]["h:X-My-Header"], "^v:[!-~]+$": form["properties"]["v:my-var"] });
-        form["additionalProperties"] = json!(false);
-        FormSpec { form: form.clone(), spec: Spec::new(document, FORM) }
-    }
-
-    fn check(&self, parameters: &Parameters) -> Result<(), String> {
-        let mut object = Map::new();
-        for (name, value) in parameters {
-            let list = self.form["properties"][name]["type"] == "array";
-            match object.get_mut(name) {
-                Some(Value::Array(items)) if list => items.push(json!(value)),
-                Some(_) => return Err(format!("`{name}` is there twice")),
-                None => _ = object.insert(name.clone(), if list { json!([value]) } else { json!(value) }),
-            }
-        }
-        self.spec.check(&object.into())
-    }
-}
-
-fn parameters(delivery: &Delivery, test_mode: bool) -> Parameters {
+fn parameters(delivery: &Delivery, test_mode: bool) -> Form {
     let from = "Shop <no-reply@shop.example>".parse().unwrap();
     let mut parameters = request::parameters(delivery, &from, test_mode, at(0)).unwrap();
     parameters.sort();
     parameters
 }
 
-fn values<'a>(parameters: &'a Parameters, name: &str) -> Vec<&'a str> {
+fn values<'a>(parameters: &'a Form, name: &str) -> Vec<&'a str> {
     parameters.iter().filter(|(each, _)| each.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
 }
 
@@ -104,7 +80,7 @@ fn a_delivery_becomes_these_parameters() {
 
 #[test]
 fn every_request_is_as_the_vendor_specifies() {
-    let spec = FormSpec::new();
+    let spec = request_spec();
     let bare = Delivery { content: Content::default(), ..delivery(Channel::Email) };
     let expires = Delivery { expires_at: Some(at(3_600)), ..full() };
     let template = overridden(json!({
@@ -115,26 +91,26 @@ fn every_request_is_as_the_vendor_specifies() {
     for delivery in [full(), delivery(Channel::Email), bare, expires, template] {
         for test_mode in [false, true] {
             let parameters = parameters(&delivery, test_mode);
-            spec.check(&parameters).unwrap_or_else(|error| panic!("{error}: {parameters:?}"));
+            spec.check_form(&parameters).unwrap_or_else(|error| panic!("{error}: {parameters:?}"));
         }
     }
 }
 
 #[test]
 fn a_broken_request_is_found_by_the_check() {
-    let spec = FormSpec::new();
+    let spec = request_spec();
     for (name, value) in [("o:testmode", "true"), ("o:tracking", "maybe"), ("o:tags", "a"), ("h:", "x"), ("bogus", "")]
     {
         let mut broken = parameters(&full(), false);
         broken.push((name.to_owned(), value.to_owned()));
-        assert!(spec.check(&broken).is_err(), "{name}");
+        assert!(spec.check_form(&broken).is_err(), "{name}");
     }
     for name in ["from", "to", "subject"] {
         let mut broken = parameters(&full(), false);
         broken.retain(|(each, _)| each != name);
-        assert!(spec.check(&broken).is_err(), "{name} is missing");
+        assert!(spec.check_form(&broken).is_err(), "{name} is missing");
         let twice = [parameters(&full(), false), parameters(&full(), false)].concat();
-        assert!(spec.check(&twice).is_err());
+        assert!(spec.check_form(&twice).is_err());
     }
 }
 
@@ -187,12 +163,6 @@ fn what_is_too_large_is_not_sent() {
     }
 }
 
-fn reply(status: u16, headers: &[(&'static str, &str)], body: &str) -> Reply {
-    let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-    let status = StatusCode::from_u16(status).unwrap();
-    Reply { status, headers: HeaderMap::from_iter(headers), body: body.to_owned().into() }
-}
-
 #[test]
 fn every_status_of_the_specification_and_of_the_documentation_has_its_meaning() {
     let no = r#"{"message":"no"}"#;
@@ -220,7 +190,7 @@ fn every_status_of_the_specification_and_of_the_documentation_has_its_meaning() 
         assert!(expected.iter().any(|(known, ..)| known == status), "{status} is specified, but not classified");
         // The vendor's own example is understood.
         let example = &response["content"]["application/json"]["examples"]["Example"]["value"];
-        let answer = classify(&reply(status.parse().unwrap(), &[], &example.to_string()), at(0));
+        let answer = classify(&reply(status.parse().unwrap(), &[], example.to_string()), at(0));
         let words = example["message"].as_str().or(example.as_str()).unwrap();
         assert_eq!(answer.detail, words.chars().take(Answer::MAX_DETAIL).collect::<String>());
     }
@@ -238,7 +208,7 @@ fn what_is_accepted_has_the_vendors_id_and_a_refusal_the_vendors_words() {
 #[test]
 fn a_throttled_call_waits_as_long_as_the_header_or_the_message_says() {
     let wait = |headers: &[(&'static str, &str)], message: &str| {
-        let answer = classify(&reply(429, headers, &json!({ "message": message }).to_string()), at(0));
+        let answer = classify(&reply(429, headers, json!({ "message": message }).to_string()), at(0));
         let Outcome::Throttled { after } = answer.outcome else { panic!("{answer:?}") };
         after
     };
@@ -255,29 +225,26 @@ fn a_throttled_call_waits_as_long_as_the_header_or_the_message_says() {
 proptest! {
     #[test]
     fn any_answer_can_be_read(status in 100u16..1_000, body in "(\\PC{0,40}|\"?\\PC{0,20} after [0-9a-z]{1,30} seconds)") {
-        let answer = classify(&reply(status, &[], &body), at(0));
+        let answer = classify(&reply(status, &[], body), at(0));
         prop_assert!(answer.outcome != Outcome::Accepted && answer.message_id.is_empty());
     }
 }
 
-/// A provider that talks to `url`, and the directory that holds its key.
-fn provider(url: &str, over: &str) -> (Mailgun, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("key"), "hunter2\n").unwrap();
-    let over = format!(
-        "[send.mailgun]\ndomain = \"mg.shop.example\"\nfrom = \"Shop <no-reply@shop.example>\"\nbase_url = \"{url}\"\n{over}"
-    );
-    let mut config = config_with(&over).unwrap().mailgun;
-    config.api_key = SecretSource { file: Some(directory.path().join("key")), env: None };
-    (Mailgun::new(&config, Arc::new(ManualClock::new(at(0)))).unwrap(), directory)
-}
-
-fn queued() -> Turn {
-    Turn::Say(200, vec![], r#"{"id":"<7@mg.shop.example>","message":"Queued. Thank you."}"#.into())
+fn provider(url: &str) -> Mailgun {
+    let (api_key, _file) = secret("hunter2");
+    let config = Config {
+        api_key,
+        domain: "mg.shop.example".into(),
+        from: "Shop <no-reply@shop.example>".into(),
+        base_url: url.to_owned(),
+        test_mode: true,
+        ..config().mailgun
+    };
+    Mailgun::new(&config, Arc::new(ManualClock::new(at(0)))).unwrap()
 }
 
 /// The parameters of a multipart body (RFC 7578).
-fn multipart(seen: &Seen) -> Parameters {
+fn multipart(seen: &Seen) -> Form {
     let boundary = seen.header("content-type").strip_prefix("multipart/form-data; boundary=").unwrap();
     let (begin, end) = (format!("--{boundary}\r\n"), format!("--{boundary}--\r\n"));
     let body = std::str::from_utf8(&seen.body).unwrap().strip_suffix(&end).unwrap();
@@ -286,15 +253,16 @@ fn multipart(seen: &Seen) -> Parameters {
         let name = head.strip_prefix("Content-Disposition: form-data; name=\"").unwrap().strip_suffix('"').unwrap();
         (name.to_owned(), value.strip_suffix("\r\n").unwrap().to_owned())
     });
-    let mut parameters: Parameters = parts.collect();
+    let mut parameters: Form = parts.collect();
     parameters.sort();
     parameters
 }
 
 #[tokio::test]
 async fn a_mail_is_posted_to_its_domain_with_our_key_and_accepted_under_the_vendors_id() {
-    let server = Loopback::start([queued()]).await;
-    let (mailgun, _key) = provider(&server.url, "test_mode = true");
+    let queued = r#"{"id":"<7@mg.shop.example>","message":"Queued. Thank you."}"#;
+    let server = Loopback::start([Turn::say(200, queued)]).await;
+    let mailgun = provider(&server.url);
     let mut delivery = full();
     delivery.content.body = Some("Grüße\r\n--\r\n注文".into());
     let answer = mailgun.send(&delivery).await;
@@ -305,65 +273,5 @@ async fn a_mail_is_posted_to_its_domain_with_our_key_and_accepted_under_the_vend
     // Base64 of "api:hunter2".
     assert_eq!(seen.header("authorization"), "Basic YXBpOmh1bnRlcjI=");
     assert_eq!(multipart(&seen), parameters(&delivery, true));
-    FormSpec::new().check(&multipart(&seen)).unwrap();
-}
-
-#[tokio::test]
-async fn no_answer_is_told_from_not_sent() {
-    let timeout = "timeout_ms = 2_000";
-    for (turn, over) in [(Turn::Cut, ""), (Turn::CutBody, ""), (Turn::Stall, timeout)] {
-        let server = Loopback::start([turn.clone()]).await;
-        let answer = provider(&server.url, over).0.send(&full()).await;
-        assert_eq!(answer.outcome, Outcome::NoAnswer, "{turn:?}: {answer:?}");
-        assert_eq!(server.seen().len(), 1);
-    }
-    // A port that was just free: nobody listens.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let answer = provider(&format!("http://127.0.0.1:{port}"), "").0.send(&full()).await;
-    assert_eq!(answer.outcome, LATER);
-}
-
-#[tokio::test]
-async fn a_refusal_never_shows_the_key() {
-    let server = Loopback::start([Turn::Say(401, vec![], "Forbidden".into())]).await;
-    let (mailgun, _key) = provider(&server.url, "");
-    let answer = mailgun.send(&full()).await;
-    assert_eq!((answer.outcome, answer.detail.as_str()), (Outcome::Misconfigured, "Forbidden"));
-    assert!(!format!("{answer:?}{:?}{:?}", mailgun.key, mailgun.http).contains("hunter2"));
-}
-
-#[tokio::test]
-async fn our_own_limit_spends_no_request() {
-    let server = Loopback::start((0..50).map(|_| queued())).await;
-    let (mailgun, _key) = provider(&server.url, "per_second = 1\ntimeout_ms = 1_000");
-    let delivery = full();
-    let answers = futures::future::join_all((0..50).map(|_| mailgun.send(&delivery))).await;
-    let limited = answers.iter().filter(|answer| answer.code == "rate").count();
-    assert!(limited > 0 && server.seen().len() <= 50 - limited, "{limited} of 50 had no turn");
-}
-
-#[tokio::test]
-async fn other_channels_are_a_configuration_error() {
-    let server = Loopback::start([]).await;
-    let answer = provider(&server.url, "").0.send(&delivery(Channel::Sms)).await;
-    assert_eq!(answer.outcome, Outcome::Misconfigured);
-    assert!(server.seen().is_empty());
-}
-
-#[test]
-fn what_cannot_work_is_refused_at_start_up() {
-    let key = "api_key = { file = \"/dev/null\" }\nfrom = \"a@b.example\"";
-    for (over, name) in [
-        ("from = \"a@b.example\"", "send.mailgun.api_key"),
-        ("api_key = { file = \"/dev/null\" }", "send.mailgun.from"),
-        (&format!("{key}\nbase_url = \"api.mailgun.net\""), "send.mailgun.base_url"),
-        (&format!("{key}\ntimeout_ms = 0"), "send.mailgun"),
-        (&format!("{key}\nconcurrency = 0"), "send.mailgun"),
-    ] {
-        let config = config_with(&format!("[send.mailgun]\ndomain = \"b.example\"\n{over}")).unwrap().mailgun;
-        assert!(config.is_set_up());
-        let error = Mailgun::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap();
-        assert!(error.to_string().starts_with(name), "{over}: {error}");
-    }
-    assert!(!config_with("").unwrap().mailgun.is_set_up());
+    request_spec().check_form(&multipart(&seen)).unwrap();
 }

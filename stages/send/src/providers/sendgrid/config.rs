@@ -1,10 +1,10 @@
 //! Settings of SendGrid: `[send.sendgrid]`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::secret::SecretSource;
+use crate::{http::Reach, secret::SecretSource};
 
 /// `[send.sendgrid]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -20,13 +20,12 @@ pub struct Config {
     /// SendGrid itself, or a region of it.
     pub base_url: String,
     /// Certificate authorities to trust beside the system's, as PEM.
-    #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// Longest call, in milliseconds.
     pub timeout_ms: u64,
     /// Calls at once.
     pub concurrency: usize,
-    /// Requests per second; 0: as many as there are.
+    /// Calls per second; 0: no limit.
     pub per_second: u32,
 }
 
@@ -34,5 +33,16 @@ impl Config {
     /// Whether there is an account.
     pub fn is_set_up(&self) -> bool {
         self.api_key.is_set()
+    }
+
+    /// How it is reached.
+    pub(super) fn reach(&self) -> Reach {
+        Reach {
+            ca_file: self.ca_file.clone(),
+            timeout: Duration::from_millis(self.timeout_ms),
+            concurrency: self.concurrency,
+            per_second: self.per_second,
+            ..Reach::default()
+        }
     }
 }

@@ -12,11 +12,10 @@
 //! | 429 | throttled until `X-RateLimit-Reset` (Unix seconds), else for `Retry-After` |
 //! | 400 whose `field` is the recipient's address | dead endpoint: no such address can be |
 //! | 400 whose `field` is the sender's address | misconfigured |
-//! | 400 otherwise, 413; other 4xx | refused |
-//! | 401, 403 | misconfigured: the key, its permissions, the sender's identity, the credit |
-//! | 404, 405, 406, 451, 3xx | misconfigured: the address, or the region |
-//! | 408, 500, 503; other 5xx | try later |
-//! | no whole answer, 502, 504, another 2xx | no answer |
+//! | 400 otherwise, 413 | refused |
+//! | 401, 403, 404, 405, 406, 451 | misconfigured: the key, its permissions, the sender's identity, the credit, the region |
+//! | 500, 503 | try later |
+//! | any other, another 2xx among them | as [its status](crate::http::Reply::by_status) |
 //!
 //! Sources: [errors](https://www.twilio.com/docs/sendgrid/api-reference/how-to-use-the-sendgrid-v3-api/errors),
 //! [responses](https://www.twilio.com/docs/sendgrid/api-reference/how-to-use-the-sendgrid-v3-api/responses),
@@ -34,10 +33,10 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Outcome, Provider};
+use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::Delivery;
 use lettre::message::Mailbox;
 use reqwest::{Url, header::CONTENT_TYPE};
@@ -46,8 +45,7 @@ pub use self::config::Config;
 use super::mail;
 use crate::{
     ConfigError,
-    http::{Http, Reach},
-    rate::Rate,
+    http::{self, Http},
     secret::Secret,
 };
 
@@ -57,7 +55,6 @@ pub const NAME: &str = "sendgrid";
 /// An account at SendGrid.
 pub(crate) struct Sendgrid {
     http: Http,
-    rate: Rate,
     url: Url,
     key: Secret,
     from: Mailbox,
@@ -67,17 +64,10 @@ pub(crate) struct Sendgrid {
 
 impl Sendgrid {
     pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
-        mail::check_limits("send.sendgrid", config.timeout_ms, config.concurrency)?;
-        let reach = Reach {
-            ca_file: config.ca_file.clone(),
-            timeout: Duration::from_millis(config.timeout_ms),
-            concurrency: config.concurrency,
-            ..Reach::default()
-        };
+        let base = http::address("send.sendgrid.base_url", &config.base_url)?;
         Ok(Sendgrid {
-            http: Http::new("send.sendgrid", &reach)?,
-            rate: Rate::new(config.per_second),
-            url: mail::api("send.sendgrid.base_url", &config.base_url, &["v3", "mail", "send"])?,
+            http: Http::new("send.sendgrid", &config.reach())?,
+            url: http::below(base, &["v3", "mail", "send"]),
             key: config.api_key.read("send.sendgrid.api_key")?,
             from: mail::sender("send.sendgrid.from", &config.from)?,
             sandbox_mode: config.sandbox_mode,
@@ -85,14 +75,11 @@ impl Sendgrid {
         })
     }
 
-    async fn attempt(&self, delivery: &Delivery) -> Result<Answer, Answer> {
-        let deadline = self.http.deadline();
+    async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let body = request::body(delivery, &self.from, self.sandbox_mode)?;
         let request = self.http.client().post(self.url.clone()).bearer_auth(self.key.expose());
-        let request = request.header(CONTENT_TYPE, "application/json").body(body).build();
-        let request = request.map_err(|_| Answer::new(Outcome::Misconfigured, "api_key", "not fit for a header"))?;
-        self.rate.turn(deadline).await?;
-        let reply = self.http.exchange_by(deadline, request).await?;
+        let request = http::built(request.header(CONTENT_TYPE, "application/json").body(body))?;
+        let reply = self.http.exchange(request).await?;
         Ok(classify::classify(&reply, self.clock.now()))
     }
 }
@@ -104,6 +91,6 @@ impl Provider for Sendgrid {
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {
-        self.attempt(delivery).await.unwrap_or_else(|answer| answer)
+        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

@@ -8,7 +8,10 @@ use lettre::message::Mailbox;
 use serde_json::{Map, Value, json};
 
 use super::NAME;
-use crate::providers::mail::{self, Letter, MESSAGE_ID};
+use crate::providers::{
+    mail::{self, Letter, MESSAGE_ID},
+    payload,
+};
 
 /// Largest mail, in bytes, [with its attachments](https://www.twilio.com/docs/sendgrid/api-reference/mail-send).
 const MAX_BYTES: usize = 30 * 1024 * 1024;
@@ -17,7 +20,7 @@ const MAX_BYTES: usize = 30 * 1024 * 1024;
 pub(super) fn body(delivery: &Delivery, from: &Mailbox, sandbox_mode: bool) -> Result<Vec<u8>, Answer> {
     let bytes = serde_json::to_vec(&payload(delivery, from, sandbox_mode)?)
         .map_err(|error| Answer::new(Outcome::Refused, "json", error.to_string()))?;
-    mail::check_size("the request", bytes.len(), MAX_BYTES)?;
+    payload::check_size("bytes", bytes.len(), MAX_BYTES)?;
     Ok(bytes)
 }
 
@@ -43,11 +46,9 @@ pub(super) fn payload(
     }
 
     let mut headers = Map::new();
-    if let Some(Value::Object(over)) = delivery.overrides.get(NAME) {
-        mail::merge(&mut body, over);
-        if let Some(Value::Object(more)) = body.remove("headers") {
-            headers.extend(more.into_iter().filter(|(name, _)| !letter.keeps(name)));
-        }
+    payload::lay_over(&mut body, delivery, NAME);
+    if let Some(Value::Object(more)) = body.remove("headers") {
+        headers.extend(more.into_iter().filter(|(name, _)| !letter.keeps(name)));
     }
     headers.insert(MESSAGE_ID.to_owned(), json!(format!("<{}>", letter.message_id)));
     headers.extend(letter.headers.into_iter().map(|(name, value)| (name.to_owned(), value.into())));
@@ -65,8 +66,10 @@ pub(super) fn payload(
             },
         }]),
     );
-    if sandbox_mode && let Value::Object(sandbox) = json!({ "mail_settings": { "sandbox_mode": { "enable": true } } }) {
-        mail::merge(&mut body, &sandbox);
+    if sandbox_mode {
+        payload::edit(&mut body, "mail_settings", |settings| {
+            _ = settings.insert("sandbox_mode".to_owned(), json!({ "enable": true }));
+        });
     }
     Ok(body)
 }

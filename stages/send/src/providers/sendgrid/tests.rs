@@ -2,19 +2,17 @@
 
 use std::time::Duration;
 
-use chasqui_contract::ManualClock;
+use chasqui_contract::{ManualClock, Outcome};
 use chasqui_schemas::{Channel, submission::Content};
 use proptest::prelude::*;
-use reqwest::{StatusCode, Version, header::HeaderMap};
 use serde_json::{Value, json};
 
 use super::{classify::classify, *};
 use crate::{
-    http::{MAX_RETRY_AFTER, Reply},
+    http::MAX_RETRY_AFTER,
     loopback::{Loopback, Turn},
     providers::vendor_spec::Spec,
-    secret::SecretSource,
-    testing::{at, config_with, delivery},
+    testing::{at, config, delivery, reply, secret},
 };
 
 const KEY: &str = "SG.very.secret";
@@ -140,14 +138,8 @@ fn a_mail_that_is_too_large_is_not_sent() {
     assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Refused, "too_large"));
 }
 
-fn reply(status: u16, headers: &[(&'static str, &str)], body: &str) -> Reply {
-    let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-    let status = StatusCode::from_u16(status).unwrap();
-    Reply { status, headers: HeaderMap::from_iter(headers), body: body.to_owned().into() }
-}
-
 fn outcome(status: u16, headers: &[(&'static str, &str)], body: &str) -> Outcome {
-    classify(&reply(status, headers, body), at(0)).outcome
+    classify(&reply(status, headers, body.to_owned()), at(0)).outcome
 }
 
 #[test]
@@ -188,7 +180,7 @@ fn a_refusal_names_the_field_and_some_fields_say_whose_fault_it_is() {
     ] {
         let body = json!({"errors": [{"message": "Does not fit.", "field": field}, {"message": "More."}]});
         spec.check(&body).unwrap();
-        let answer = classify(&reply(400, &[], &body.to_string()), at(0));
+        let answer = classify(&reply(400, &[], body.to_string()), at(0));
         assert_eq!((answer.outcome, answer.code.as_str()), (expected, "400"), "{field}");
         assert_eq!(answer.detail, format!("Does not fit. ({}); More.", field.as_str().unwrap()));
     }
@@ -214,25 +206,22 @@ fn a_throttled_call_waits_for_the_moment_that_is_named() {
 proptest! {
     #[test]
     fn any_answer_can_be_read(status in 100u16..1_000, reset in "[ -~]{0,25}", body in ".{0,60}") {
-        let answer = classify(&reply(status, &[("X-RateLimit-Reset", &reset)], &body), at(0));
+        let answer = classify(&reply(status, &[("X-RateLimit-Reset", &reset)], body), at(0));
         prop_assert_eq!(answer.outcome == Outcome::Accepted, matches!(status, 200 | 202));
     }
 }
 
-/// A provider that talks to `url`, and the directory that holds its key.
-fn provider(url: &str, over: &str) -> (Sendgrid, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("key"), format!("{KEY}\n")).unwrap();
-    let over = format!("[send.sendgrid]\nfrom = \"no-reply@shop.example\"\nbase_url = \"{url}\"\n{over}");
-    let mut config = config_with(&over).unwrap().sendgrid;
-    config.api_key = SecretSource { file: Some(directory.path().join("key")), env: None };
-    (Sendgrid::new(&config, Arc::new(ManualClock::new(at(0)))).unwrap(), directory)
+fn provider(url: &str) -> Sendgrid {
+    let (api_key, _file) = secret(KEY);
+    let config =
+        Config { api_key, from: "no-reply@shop.example".into(), base_url: url.to_owned(), ..config().sendgrid };
+    Sendgrid::new(&config, Arc::new(ManualClock::new(at(0)))).unwrap()
 }
 
 #[tokio::test]
 async fn a_mail_is_posted_with_our_key_and_accepted_under_the_vendors_id() {
     let server = Loopback::start([Turn::Say(202, vec![("X-Message-Id", "sg-1".into())], String::new())]).await;
-    let (sendgrid, _key) = provider(&server.url, "");
+    let sendgrid = provider(&server.url);
     let answer = sendgrid.send(&full()).await;
     assert_eq!((answer.outcome, answer.code.as_str(), answer.message_id.as_str()), (Outcome::Accepted, "202", "sg-1"));
 
@@ -241,82 +230,4 @@ async fn a_mail_is_posted_with_our_key_and_accepted_under_the_vendors_id() {
     assert_eq!(seen.header("authorization"), format!("Bearer {KEY}"));
     assert_eq!(seen.header("content-type"), "application/json");
     request_spec().check(&seen.json()).unwrap();
-}
-
-#[tokio::test]
-async fn calls_share_one_http2_connection_to_a_server_that_our_authority_vouches_for() {
-    let accepted = || Turn::Say(202, vec![], String::new());
-    let server = Loopback::encrypted([accepted(), accepted()]).await;
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("ca.pem");
-    std::fs::write(&path, &server.certificate).unwrap();
-    let (sendgrid, _key) = provider(&server.url, &format!("ca_file = {path:?}"));
-    for _ in 0..2 {
-        assert_eq!(sendgrid.send(&full()).await.outcome, Outcome::Accepted);
-    }
-    assert!(server.seen().iter().all(|seen| seen.version == Version::HTTP_2));
-    assert_eq!(server.connections(), 1);
-    let answer = provider(&server.url, "").0.send(&full()).await;
-    assert_eq!(answer.outcome, LATER, "nobody else trusts it: {answer:?}");
-}
-
-#[tokio::test]
-async fn no_answer_is_told_from_not_sent() {
-    let timeout = "timeout_ms = 2_000";
-    for (turn, over) in [(Turn::Cut, ""), (Turn::CutBody, ""), (Turn::Stall, timeout)] {
-        let server = Loopback::start([turn.clone()]).await;
-        let answer = provider(&server.url, over).0.send(&full()).await;
-        assert_eq!(answer.outcome, Outcome::NoAnswer, "{turn:?}: {answer:?}");
-        assert_eq!(server.seen().len(), 1);
-    }
-    // A port that was just free: nobody listens.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let answer = provider(&format!("http://127.0.0.1:{port}"), "").0.send(&full()).await;
-    assert_eq!(answer.outcome, LATER);
-}
-
-#[tokio::test]
-async fn a_refusal_never_shows_the_key() {
-    let body = r#"{"errors":[{"message":"The provided authorization grant is invalid","field":null}]}"#;
-    let server = Loopback::start([Turn::Say(401, vec![], body.into())]).await;
-    let (sendgrid, _key) = provider(&server.url, "");
-    let answer = sendgrid.send(&full()).await;
-    assert_eq!(answer.outcome, Outcome::Misconfigured);
-    assert!(!format!("{answer:?}{:?}{:?}", sendgrid.key, sendgrid.http).contains("secret"));
-}
-
-#[tokio::test]
-async fn our_own_limit_spends_no_request() {
-    let server = Loopback::start((0..50).map(|_| Turn::Say(202, vec![], String::new()))).await;
-    let (sendgrid, _key) = provider(&server.url, "per_second = 1\ntimeout_ms = 1_000");
-    let delivery = full();
-    let answers = futures::future::join_all((0..50).map(|_| sendgrid.send(&delivery))).await;
-    let limited = answers.iter().filter(|answer| answer.code == "rate").count();
-    assert!(limited > 0 && server.seen().len() <= 50 - limited, "{limited} of 50 had no turn");
-}
-
-#[tokio::test]
-async fn other_channels_are_a_configuration_error() {
-    let server = Loopback::start([]).await;
-    let answer = provider(&server.url, "").0.send(&delivery(Channel::Sms)).await;
-    assert_eq!(answer.outcome, Outcome::Misconfigured);
-    assert!(server.seen().is_empty());
-}
-
-#[test]
-fn what_cannot_work_is_refused_at_start_up() {
-    let key = "api_key = { file = \"/dev/null\" }\nfrom = \"a@b.example\"";
-    for (over, name) in [
-        ("api_key = { file = \"/nowhere/at/all\" }\nfrom = \"a@b.example\"", "send.sendgrid.api_key.file"),
-        ("api_key = { file = \"/dev/null\" }", "send.sendgrid.from"),
-        (&format!("{key}\nbase_url = \"api.sendgrid.com\""), "send.sendgrid.base_url"),
-        (&format!("{key}\ntimeout_ms = 0"), "send.sendgrid"),
-        (&format!("{key}\nconcurrency = 0"), "send.sendgrid"),
-    ] {
-        let config = config_with(&format!("[send.sendgrid]\n{over}")).unwrap().sendgrid;
-        assert!(config.is_set_up());
-        let error = Sendgrid::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap();
-        assert!(error.to_string().starts_with(name), "{over}: {error}");
-    }
-    assert!(!config_with("").unwrap().sendgrid.is_set_up());
 }

@@ -67,7 +67,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::config;
+    use crate::testing::{config, secret};
 
     fn smtp() -> Config {
         Config { host: "mail.example.com".into(), from: "Shop <no-reply@example.com>".into(), ..config().smtp }
@@ -75,10 +75,7 @@ mod tests {
 
     #[test]
     fn a_password_comes_from_a_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("secret");
-        std::fs::write(&path, "hunter2\n").unwrap();
-        let password = SecretSource { file: Some(path), env: None };
+        let (password, _file) = secret("hunter2");
         let config = Config { username: Some("chasqui".into()), password, ..smtp() };
         let expected = Credentials::new("chasqui".into(), "hunter2".into());
         assert!(config.credentials().unwrap() == Some(expected));

@@ -10,10 +10,7 @@ use super::{
     server::{GOOD, Script, Server, Turn},
     *,
 };
-use crate::{
-    secret::SecretSource,
-    testing::{at, config, delivery},
-};
+use crate::testing::{at, config, delivery, secret};
 
 const LATER: Outcome = Outcome::TryLater { after: None };
 
@@ -157,14 +154,9 @@ async fn a_mail_goes_encrypted_to_a_relay_we_trust() {
 
 #[tokio::test]
 async fn a_password_is_used_and_never_told() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("secret");
-    std::fs::write(&path, "hunter2\n").unwrap();
-    let account = |server: &Server| Config {
-        username: Some("chasqui".into()),
-        password: SecretSource { file: Some(path.clone()), env: None },
-        ..config_of(server)
-    };
+    let (password, _file) = secret("hunter2");
+    let account =
+        |server: &Server| Config { username: Some("chasqui".into()), password: password.clone(), ..config_of(server) };
 
     let server = Server::start(GOOD).await;
     let answer = provider(&account(&server)).send(&delivery(Channel::Email)).await;

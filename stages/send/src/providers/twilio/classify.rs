@@ -9,10 +9,7 @@ use chasqui_contract::{Answer, Outcome};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::{
-    http::{Reply, retry_after},
-    providers::phone::by_status,
-};
+use crate::http::Reply;
 
 /// What is read of an answer: a message's, or an error's.
 #[derive(Debug, Default, Deserialize)]
@@ -26,16 +23,15 @@ struct Body {
 
 /// An answer of the Messages resource.
 pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
-    let status = reply.status;
-    let after = retry_after(&reply.headers, now);
-    let body: Body = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let after = reply.retry_after(now);
+    let body: Body = reply.json();
     let code = body.code.or(body.error_code);
     let known = code.and_then(|code| meaning(code, after));
     let outcome = match &body.sid {
-        Some(_) if status.is_success() => known.unwrap_or(Outcome::Accepted),
-        _ => known.unwrap_or_else(|| by_status(status, after)),
+        Some(_) if reply.status.is_success() => known.unwrap_or(Outcome::Accepted),
+        _ => known.unwrap_or_else(|| reply.by_status(after)),
     };
-    let code = code.map_or_else(|| status.as_u16().to_string(), |code| code.to_string());
+    let code = code.map_or_else(|| reply.code(), |code| code.to_string());
     let words = body.message.or(body.error_message).unwrap_or_default();
     Answer { message_id: body.sid.unwrap_or_default(), ..Answer::new(outcome, code, words) }
 }
@@ -93,23 +89,17 @@ fn meaning(code: u32, after: Option<Duration>) -> Option<Outcome> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use reqwest::{StatusCode, header::HeaderMap};
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::at;
+    use crate::testing::{at, reply};
 
     const CODES: &str = include_str!("../../../specs/twilio_error_codes.json");
     const AFTER: Option<Duration> = Some(Duration::from_secs(5));
 
-    fn reply(status: u16, body: &Value) -> Reply {
-        let headers = HeaderMap::from_iter([(reqwest::header::RETRY_AFTER, "5".parse().unwrap())]);
-        Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: body.to_string().into() }
-    }
-
     fn error(status: u16, code: u32) -> Answer {
         let body = json!({"code": code, "message": "words", "more_info": "https://…", "status": status});
-        classify(&reply(status, &body), at(0))
+        classify(&reply(status, &[("retry-after", "5")], body.to_string()), at(0))
     }
 
     #[test]
@@ -169,7 +159,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_not_twilios_is_left_to_the_status() {
         for (status, expected) in [(201, Outcome::NoAnswer), (400, Outcome::Refused), (502, Outcome::NoAnswer)] {
-            let html = Reply { body: "<html>+491711234567</html>".into(), ..reply(status, &Value::Null) };
+            let html = reply(status, &[("retry-after", "5")], "<html>+491711234567</html>");
             let answer = classify(&html, at(0));
             assert_eq!((answer.outcome, answer.code, answer.detail), (expected, status.to_string(), String::new()));
         }
@@ -178,7 +168,9 @@ mod tests {
     #[test]
     fn a_message_that_was_made_is_accepted_unless_it_failed_at_once() {
         let sid = "SMaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-        let made = |error_code: Value| classify(&reply(201, &json!({"sid": sid, "error_code": error_code})), at(0));
+        let made = |error_code: Value| {
+            classify(&reply(201, &[], json!({"sid": sid, "error_code": error_code}).to_string()), at(0))
+        };
         let accepted = made(Value::Null);
         assert_eq!((accepted.outcome, accepted.code.as_str()), (Outcome::Accepted, "201"));
         assert_eq!(accepted.message_id, sid);

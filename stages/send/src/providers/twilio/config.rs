@@ -1,8 +1,14 @@
 //! Settings of Twilio: `[send.twilio]`.
 
+use std::{path::PathBuf, time::Duration};
+
 use serde::Deserialize;
 
-use crate::{ConfigError, providers::phone, secret::SecretSource};
+use crate::{
+    ConfigError,
+    http::{self, Reach},
+    secret::SecretSource,
+};
 
 /// `[send.twilio]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -23,11 +29,13 @@ pub struct Config {
     pub callback_url: Option<String>,
     /// Twilio itself, or a region of it.
     pub base_url: String,
-    /// Longest exchange, in milliseconds.
+    /// Certificate authorities to trust beside the system's, as PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Longest call, in milliseconds.
     pub timeout_ms: u64,
-    /// Exchanges at once.
+    /// Calls at once.
     pub concurrency: usize,
-    /// Requests per second; 0: as many as there are.
+    /// Calls per second; 0: no limit.
     pub per_second: u32,
 }
 
@@ -53,14 +61,24 @@ impl Config {
             return Err(ConfigError::invalid("send.twilio", "needs a sender: `from` or `messaging_service_sid`"));
         }
         if let Some(text) = &self.callback_url {
-            let url = phone::url("send.twilio.callback_url", text)?;
+            let url = http::address("send.twilio.callback_url", text)?;
             if url.host_str().is_some_and(|host| host.contains('_')) {
                 let problem = "Twilio takes no host name with an underscore";
                 return Err(ConfigError::invalid("send.twilio.callback_url", problem));
             }
         }
-        phone::url("send.twilio.base_url", &self.base_url)?;
-        phone::check_limits("send.twilio", self.timeout_ms, self.concurrency)
+        Ok(())
+    }
+
+    /// How it is reached.
+    pub(super) fn reach(&self) -> Reach {
+        Reach {
+            ca_file: self.ca_file.clone(),
+            timeout: Duration::from_millis(self.timeout_ms),
+            concurrency: self.concurrency,
+            per_second: self.per_second,
+            ..Reach::default()
+        }
     }
 }
 

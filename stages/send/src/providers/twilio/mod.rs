@@ -10,15 +10,14 @@
 //! | 201 with a message; with it, warnings 30018, 30025, 30026 | accepted |
 //! | 21610 | opted out: the recipient answered STOP |
 //! | 21211, 21217, 21614, 30005, 30006 | dead endpoint: no such number, or none that takes messages |
-//! | 20429, 14107, 21611, 30001, 30022; 429 | throttled |
-//! | 20500, 20503, 30003, 30008, 30017, 30020, 30021, 30410; 5xx | try later |
+//! | 20429, 14107, 21611, 30001, 30022 | throttled |
+//! | 20500, 20503, 30003, 30008, 30017, 30020, 30021, 30410 | try later |
 //! | 30023, 30027, 63038 | another provider: the day's share is used up |
 //! | 20003, 21408, 21606, 21608, 30002, 30032 to 30035, … | misconfigured: account, permission or sender |
-//! | 21612, 21617, 30004, 30007, …; other 4xx | refused |
-//! | no whole answer, 502, 504, a success that names no message | no answer |
+//! | 21612, 21617, 30004, 30007, … | refused |
+//! | any other, a success that names no message among them | as [its status](crate::http::Reply::by_status) |
 //!
-//! `classify` has every code; one that it does not know is left to the status. Source: Twilio's
-//! [error dictionary](https://www.twilio.com/docs/api/errors).
+//! `classify` has every code. Source: Twilio's [error dictionary](https://www.twilio.com/docs/api/errors).
 //!
 //! # What Twilio is told
 //! `ValidityPeriod` is what is left until `expires_at`, 1 s to 10 h. Twilio knows no priority and no collapse key. With
@@ -32,18 +31,17 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Outcome, Provider};
+use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::Delivery;
 use reqwest::Url;
 
 pub use self::config::Config;
 use crate::{
     ConfigError,
-    http::{Http, Reach},
-    pace::Pace,
+    http::{self, Http},
     secret::Secret,
 };
 
@@ -53,7 +51,6 @@ pub const NAME: &str = "twilio";
 /// An account at Twilio.
 pub(crate) struct Twilio {
     http: Http,
-    pace: Pace,
     url: Url,
     secret: Secret,
     config: Config,
@@ -63,10 +60,8 @@ pub(crate) struct Twilio {
 impl Twilio {
     pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
         config.check()?;
-        let timeout = Duration::from_millis(config.timeout_ms);
         Ok(Twilio {
-            http: Http::new("send.twilio", &Reach { timeout, concurrency: config.concurrency, ..Reach::default() })?,
-            pace: Pace::new(config.per_second),
+            http: Http::new("send.twilio", &config.reach())?,
             url: request::url(config)?,
             secret: config.auth_token.read("send.twilio.auth_token")?,
             config: config.clone(),
@@ -74,13 +69,11 @@ impl Twilio {
         })
     }
 
-    async fn attempt(&self, delivery: &Delivery) -> Result<Answer, Answer> {
+    async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let form = request::form(delivery, &self.config, self.clock.now())?;
-        self.pace.turn().await?;
         let user = self.config.api_key_sid.as_ref().unwrap_or(&self.config.account_sid);
-        let request =
-            self.http.client().post(self.url.clone()).basic_auth(user, Some(self.secret.expose())).form(&form);
-        let request = request.build().map_err(|_| Answer::new(Outcome::Refused, "request", "it cannot be written"))?;
+        let request = self.http.client().post(self.url.clone()).basic_auth(user, Some(self.secret.expose()));
+        let request = http::built(request.form(&form))?;
         let reply = self.http.exchange(request).await?;
         Ok(classify::classify(&reply, self.clock.now()))
     }
@@ -93,6 +86,6 @@ impl Provider for Twilio {
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {
-        self.attempt(delivery).await.unwrap_or_else(|answer| answer)
+        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

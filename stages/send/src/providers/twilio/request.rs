@@ -1,18 +1,19 @@
 //! From a delivery to the form that Twilio's Messages resource takes.
 
-use chasqui_contract::{Answer, Outcome};
+use chasqui_contract::Answer;
 use chasqui_schemas::Delivery;
 use jiff::Timestamp;
 use reqwest::Url;
 
 use super::{Config, NAME};
 use crate::{
-    ConfigError,
-    providers::phone::{self, Form},
+    ConfigError, http,
+    providers::{
+        payload::{self, Form},
+        phone,
+    },
 };
 
-/// Longest text, in characters.
-const MAX_BODY: usize = 1_600;
 /// Longest time that Twilio keeps a message in its queue, in seconds.
 const MAX_VALIDITY: i64 = 36_000;
 /// What an override cannot change: the recipient, and where our ids travel.
@@ -22,8 +23,8 @@ const CONTENTS: [&str; 3] = ["Body", "MediaUrl", "ContentSid"];
 
 /// Where messages are created.
 pub(super) fn url(config: &Config) -> Result<Url, ConfigError> {
-    let base = config.base_url.trim_end_matches('/');
-    phone::url("send.twilio.base_url", &format!("{base}/2010-04-01/Accounts/{}/Messages.json", config.account_sid))
+    let base = http::address("send.twilio.base_url", &config.base_url)?;
+    Ok(http::below(base, &["2010-04-01", "Accounts", &config.account_sid, "Messages.json"]))
 }
 
 /// The parameters, or why there can be no request.
@@ -40,15 +41,11 @@ pub(super) fn form(delivery: &Delivery, config: &Config, now: Timestamp) -> Resu
     .into_iter()
     .flatten()
     .collect();
-    phone::lay_over(&mut form, delivery, NAME, &KEPT);
+    payload::lay_over_form(&mut form, delivery, NAME, &KEPT);
 
-    let length = phone::parameter(&form, "Body").map_or(0, |body| body.chars().count());
-    if length > MAX_BODY {
-        let words = format!("{length} characters, and Twilio takes {MAX_BODY}");
-        return Err(Answer::new(Outcome::Refused, "too_large", words));
-    }
-    if !CONTENTS.iter().any(|name| phone::parameter(&form, name).is_some_and(|value| !value.is_empty())) {
-        return Err(Answer::new(Outcome::Refused, "empty", "the message has no text"));
+    phone::check_length(payload::parameter(&form, "Body").unwrap_or_default())?;
+    if !CONTENTS.iter().any(|name| payload::parameter(&form, name).is_some_and(|value| !value.is_empty())) {
+        return Err(phone::empty());
     }
     Ok(form)
 }

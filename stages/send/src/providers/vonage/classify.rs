@@ -8,10 +8,7 @@ use chasqui_contract::{Answer, Outcome};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::{
-    http::{Reply, retry_after},
-    providers::phone::by_status,
-};
+use crate::http::Reply;
 
 /// An answer: a text longer than one segment has several parts.
 #[derive(Debug, Default, Deserialize)]
@@ -30,12 +27,12 @@ struct Part {
 
 /// An answer of the SMS API.
 pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
-    let after = retry_after(&reply.headers, now);
-    let body: Body = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let after = reply.retry_after(now);
+    let body: Body = reply.json();
     let parts = body.messages.iter().map(|part| (meaning(&part.status, after), part));
     // Without parts it is not the API that answers, or something cut it.
     let Some((outcome, worst)) = parts.max_by_key(|(outcome, _)| severity(*outcome)) else {
-        return Answer::new(by_status(reply.status, after), reply.status.as_u16().to_string(), "");
+        return Answer::new(reply.by_status(after), reply.code(), "");
     };
     let mut answer = Answer::new(outcome, &worst.status, worst.error_text.as_deref().unwrap_or_default());
     let accepted: Vec<&Part> = body.messages.iter().filter(|part| part.status == "0").collect();
@@ -82,19 +79,17 @@ fn severity(outcome: Outcome) -> u8 {
 mod tests {
     use std::collections::BTreeMap;
 
-    use reqwest::{StatusCode, header::HeaderMap};
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::at;
+    use crate::testing::{self, at};
 
     const SPEC: &str = include_str!("../../../specs/vonage_sms.json");
     const LATER: Outcome = Outcome::TryLater { after: None };
     const SLOWER: Outcome = Outcome::Throttled { after: None };
 
     fn reply(status: u16, body: impl Into<bytes::Bytes>) -> Answer {
-        let status = StatusCode::from_u16(status).unwrap();
-        classify(&Reply { status, headers: HeaderMap::new(), body: body.into() }, at(0))
+        classify(&testing::reply(status, &[], body), at(0))
     }
 
     fn parts(statuses: &[&str]) -> Answer {

@@ -1,9 +1,15 @@
 //! Settings of Vonage: `[send.vonage]`.
 
+use std::{path::PathBuf, time::Duration};
+
 use serde::Deserialize;
 
 use super::{request, signature::Method};
-use crate::{ConfigError, providers::phone, secret::SecretSource};
+use crate::{
+    ConfigError,
+    http::{self, Reach},
+    secret::SecretSource,
+};
 
 /// `[send.vonage]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -25,11 +31,13 @@ pub struct Config {
     pub callback_url: Option<String>,
     /// Vonage itself, or a region of it.
     pub base_url: String,
-    /// Longest exchange, in milliseconds.
+    /// Certificate authorities to trust beside the system's, as PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Longest call, in milliseconds.
     pub timeout_ms: u64,
-    /// Exchanges at once.
+    /// Calls at once.
     pub concurrency: usize,
-    /// Requests per second; 0: as many as there are.
+    /// Calls per second; 0: no limit.
     pub per_second: u32,
 }
 
@@ -55,12 +63,22 @@ impl Config {
             return invalid("from", "must name a sender");
         }
         if let Some(text) = &self.callback_url {
-            phone::url("send.vonage.callback_url", text)?;
+            http::address("send.vonage.callback_url", text)?;
             if request::longest_callback(text) > request::MAX_CALLBACK {
                 return invalid("callback_url", "is too long: Vonage takes 100 characters, 53 of them for our query");
             }
         }
-        phone::url("send.vonage.base_url", &self.base_url)?;
-        phone::check_limits("send.vonage", self.timeout_ms, self.concurrency)
+        Ok(())
+    }
+
+    /// How it is reached.
+    pub(super) fn reach(&self) -> Reach {
+        Reach {
+            ca_file: self.ca_file.clone(),
+            timeout: Duration::from_millis(self.timeout_ms),
+            concurrency: self.concurrency,
+            per_second: self.per_second,
+            ..Reach::default()
+        }
     }
 }

@@ -16,7 +16,7 @@
 //! | 4, 8, 9 (no credit), 11, 14, 15, 23, 29, 32 | misconfigured: account, credentials, sender, callback |
 //! | 2, 3, 6, 12, 22, any other | refused |
 //!
-//! No whole answer, or one without parts, is no answer; any other status than 200 means what it means anywhere. Source:
+//! An answer without parts means what [its status](crate::http::Reply::by_status) does. Source:
 //! [Troubleshooting SMS](https://developer.vonage.com/messaging/sms/guides/troubleshooting-sms).
 //!
 //! # What Vonage is told
@@ -33,10 +33,10 @@ mod signature;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Outcome, Provider};
+use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::Delivery;
 use reqwest::Url;
 
@@ -44,8 +44,7 @@ use self::request::Credential;
 pub use self::{config::Config, signature::Method};
 use crate::{
     ConfigError,
-    http::{Http, Reach},
-    pace::Pace,
+    http::{self, Http},
 };
 
 /// The provider's name.
@@ -54,7 +53,6 @@ pub const NAME: &str = "vonage";
 /// An account at Vonage.
 pub(crate) struct Vonage {
     http: Http,
-    pace: Pace,
     url: Url,
     credential: Credential,
     config: Config,
@@ -69,10 +67,8 @@ impl Vonage {
         } else {
             Credential::Secret(config.api_secret.read("send.vonage.api_secret")?)
         };
-        let timeout = Duration::from_millis(config.timeout_ms);
         Ok(Vonage {
-            http: Http::new("send.vonage", &Reach { timeout, concurrency: config.concurrency, ..Reach::default() })?,
-            pace: Pace::new(config.per_second),
+            http: Http::new("send.vonage", &config.reach())?,
             url: request::url(config)?,
             credential,
             config: config.clone(),
@@ -80,11 +76,9 @@ impl Vonage {
         })
     }
 
-    async fn attempt(&self, delivery: &Delivery) -> Result<Answer, Answer> {
+    async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let form = request::form(delivery, &self.config, &self.credential, self.clock.now())?;
-        self.pace.turn().await?;
-        let request = self.http.client().post(self.url.clone()).form(&form).build();
-        let request = request.map_err(|_| Answer::new(Outcome::Refused, "request", "it cannot be written"))?;
+        let request = http::built(self.http.client().post(self.url.clone()).form(&form))?;
         let reply = self.http.exchange(request).await?;
         Ok(classify::classify(&reply, self.clock.now()))
     }
@@ -97,6 +91,6 @@ impl Provider for Vonage {
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {
-        self.attempt(delivery).await.unwrap_or_else(|answer| answer)
+        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

@@ -8,13 +8,14 @@ use uuid::Uuid;
 
 use super::{Config, NAME, signature::sign};
 use crate::{
-    ConfigError,
-    providers::phone::{self, Form},
+    ConfigError, http,
+    providers::{
+        payload::{self, Form},
+        phone,
+    },
     secret::Secret,
 };
 
-/// Longest text, in characters: what ten segments hold, which is what render lets pass. Vonage names no number.
-const MAX_TEXT: usize = 1_600;
 /// Longest callback address, in characters.
 pub(super) const MAX_CALLBACK: usize = 100;
 /// Shortest and longest time during which Vonage tries to deliver, in milliseconds.
@@ -35,7 +36,7 @@ pub(super) enum Credential {
 
 /// Where messages are sent.
 pub(super) fn url(config: &Config) -> Result<Url, ConfigError> {
-    phone::url("send.vonage.base_url", &format!("{}/sms/json", config.base_url.trim_end_matches('/')))
+    Ok(http::below(http::address("send.vonage.base_url", &config.base_url)?, &["sms", "json"]))
 }
 
 /// The parameters, or why there can be no request.
@@ -45,10 +46,9 @@ pub(super) fn form(
     credential: &Credential,
     now: Timestamp,
 ) -> Result<Form, Answer> {
-    let refused = |code, words| Err(Answer::new(Outcome::Refused, code, words));
     let to = phone::number(delivery)?.trim_start_matches('+');
     if !(7..=15).contains(&to.len()) || !to.bytes().all(|b| b.is_ascii_digit()) {
-        return refused("number", "Vonage takes numbers of 7 to 15 digits".to_owned());
+        return Err(Answer::new(Outcome::Refused, "number", "Vonage takes numbers of 7 to 15 digits"));
     }
     let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut form = vec![text("from", &config.from), text("to", to), text("client-ref", &delivery.id.to_string())];
@@ -61,19 +61,12 @@ pub(super) fn form(
             .map(|url| text("callback", &url)),
     );
     form.extend(delivery.expires_at.map(|expires_at| text("ttl", &ttl(expires_at, now).to_string())));
-    phone::lay_over(&mut form, delivery, NAME, &KEPT);
+    payload::lay_over_form(&mut form, delivery, NAME, &KEPT);
 
-    match phone::parameter(&form, "text") {
-        Some(body) if body.chars().count() > MAX_TEXT => {
-            let words = format!("{} characters, and ten segments hold {MAX_TEXT}", body.chars().count());
-            return refused("too_large", words);
-        }
-        Some(body) if !body.is_empty() => {
-            if phone::parameter(&form, "type").is_none() && !is_gsm_7(body) {
-                form.push(text("type", "unicode"));
-            }
-        }
-        _ => return refused("empty", "the message has no text".to_owned()),
+    let body = payload::parameter(&form, "text").filter(|body| !body.is_empty()).ok_or_else(phone::empty)?;
+    phone::check_length(body)?;
+    if payload::parameter(&form, "type").is_none() && !is_gsm_7(body) {
+        form.push(text("type", "unicode"));
     }
 
     form.push(text("api_key", &config.api_key));

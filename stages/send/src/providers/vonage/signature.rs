@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use ring::hmac;
 use serde::Deserialize;
 
-use crate::{providers::phone::Form, secret::Secret};
+use crate::{providers::payload::Form, secret::Secret};
 
 /// The hash under the HMAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

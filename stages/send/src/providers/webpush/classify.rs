@@ -6,10 +6,10 @@
 
 use chasqui_contract::{Answer, Outcome};
 use jiff::Timestamp;
-use reqwest::{Url, header::LOCATION};
+use reqwest::Url;
 use serde_json::Value;
 
-use crate::http::{Reply, retry_after};
+use crate::http::Reply;
 
 /// Longest message id, in characters.
 const MAX_ID: usize = 256;
@@ -18,29 +18,28 @@ const MIN_SECRET: usize = 16;
 
 /// The meaning of an answer from `endpoint`, which is a secret and does not show in it.
 pub(super) fn classify(reply: &Reply, endpoint: &Url, now: Timestamp) -> Answer {
-    let after = retry_after(&reply.headers, now);
-    let status = reply.status.as_u16();
-    let outcome = match status {
+    let outcome = match reply.status.as_u16() {
         200..300 => Outcome::Accepted,
         404 | 410 => Outcome::DeadEndpoint,
         401 | 403 => Outcome::Misconfigured,
-        429 => Outcome::Throttled { after },
-        408 | 425 | 500.. => Outcome::TryLater { after },
-        _ => Outcome::Refused,
+        _ => match reply.by_status(reply.retry_after(now)) {
+            // The address is the browser's, not a setting of ours.
+            Outcome::Misconfigured => Outcome::Refused,
+            outcome => outcome,
+        },
     };
     let message_id = if outcome == Outcome::Accepted { message_id(reply) } else { String::new() };
-    Answer { message_id, ..Answer::new(outcome, status.to_string(), words(reply, endpoint)) }
+    Answer { message_id, ..Answer::new(outcome, reply.code(), words(reply, endpoint)) }
 }
 
 /// The message's resource is an address; its last part is the id.
 fn message_id(reply: &Reply) -> String {
-    let location = reply.headers.get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or_default();
-    location.rsplit('/').next().unwrap_or_default().chars().take(MAX_ID).collect()
+    reply.header("location").rsplit('/').next().unwrap_or_default().chars().take(MAX_ID).collect()
 }
 
 /// What the service says: the message of a JSON error (Mozilla, Apple), else the text.
 fn words(reply: &Reply, endpoint: &Url) -> String {
-    let json: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let json: Value = reply.json();
     let words = ["message", "reason"].iter().find_map(|key| json[*key].as_str());
     let text = String::from_utf8_lossy(&reply.body);
     // Paths are made of short words and one long secret; a query may hold it too.
@@ -53,17 +52,10 @@ fn words(reply: &Reply, endpoint: &Url) -> String {
 mod tests {
     use std::time::Duration;
 
-    use reqwest::{StatusCode, header::HeaderMap};
-
     use super::*;
-    use crate::testing::at;
+    use crate::testing::{at, reply};
 
     const LATER: Outcome = Outcome::TryLater { after: None };
-
-    fn reply(status: u16, body: &str) -> Reply {
-        let status = StatusCode::from_u16(status).unwrap();
-        Reply { status, headers: HeaderMap::new(), body: body.to_owned().into() }
-    }
 
     fn meaning(reply: &Reply) -> Answer {
         let endpoint = "https://push.example.net/wpush/v2/gAAAAABsecretsecret?token=BQYAAAsecret".parse().unwrap();
@@ -91,10 +83,10 @@ mod tests {
             (425, LATER),
             (429, Outcome::Throttled { after: None }),
             (500, LATER),
-            (502, LATER),
+            (502, Outcome::NoAnswer),
             (503, LATER),
         ] {
-            let answer = meaning(&reply(status, ""));
+            let answer = meaning(&reply(status, &[], ""));
             assert_eq!((answer.outcome, answer.code), (expected, status.to_string()));
         }
     }
@@ -103,9 +95,7 @@ mod tests {
     fn a_delay_that_the_service_names_is_kept() {
         let after = Some(Duration::from_secs(7));
         for (status, expected) in [(429, Outcome::Throttled { after }), (503, Outcome::TryLater { after })] {
-            let mut busy = reply(status, "");
-            busy.headers.insert("retry-after", "7".parse().unwrap());
-            assert_eq!(meaning(&busy).outcome, expected);
+            assert_eq!(meaning(&reply(status, &[("retry-after", "7")], "")).outcome, expected);
         }
     }
 
@@ -116,11 +106,9 @@ mod tests {
             ("/m/abc", "abc"),
             ("", ""),
         ] {
-            let mut accepted = reply(201, "");
-            accepted.headers.insert(LOCATION, location.parse().unwrap());
-            assert_eq!(meaning(&accepted).message_id, id);
+            assert_eq!(meaning(&reply(201, &[("location", location)], "")).message_id, id);
         }
-        assert_eq!(meaning(&reply(201, "")).message_id, "");
+        assert_eq!(meaning(&reply(201, &[], "")).message_id, "");
     }
 
     #[test]
@@ -131,7 +119,7 @@ mod tests {
             ("unknown: /wpush/v2/gAAAAABsecretsecret", "unknown: /wpush/v2/[address]"),
             ("no gAAAAABsecretsecret, no token=BQYAAAsecret", "no [address], no [address]"),
         ] {
-            assert_eq!(meaning(&reply(410, body)).detail, words);
+            assert_eq!(meaning(&reply(410, &[], body)).detail, words);
         }
     }
 }

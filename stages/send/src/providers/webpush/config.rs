@@ -1,12 +1,12 @@
 //! Settings of Web Push: `[send.webpush]`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use reqwest::Url;
 use serde::Deserialize;
 
 use super::subscription::decode;
-use crate::{ConfigError, http::Reach, jwt::Signer, providers::push, secret::SecretSource};
+use crate::{ConfigError, http::Reach, jwt::Signer, secret::SecretSource};
 
 /// `[send.webpush]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -22,7 +22,6 @@ pub struct Config {
     /// Endpoints over `http://` and on numeric addresses too: a lab.
     pub allow_insecure_endpoints: bool,
     /// Certificate authorities to trust beside the system's, as PEM.
-    #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// Longest call, in milliseconds.
     pub timeout_ms: u64,
@@ -36,8 +35,14 @@ impl Config {
         self.private_key.is_set()
     }
 
-    pub(super) fn reach(&self) -> Result<Reach, ConfigError> {
-        push::reach("send.webpush", self.timeout_ms, self.concurrency, self.ca_file.as_ref())
+    /// How it is reached.
+    pub(super) fn reach(&self) -> Reach {
+        Reach {
+            ca_file: self.ca_file.clone(),
+            timeout: Duration::from_millis(self.timeout_ms),
+            concurrency: self.concurrency,
+            ..Reach::default()
+        }
     }
 
     /// The key pair: its public half, and what signs with it.

@@ -12,8 +12,8 @@
 //! | 404, 410 | dead endpoint |
 //! | 401, 403 | misconfigured: our VAPID key or subject |
 //! | 429 | throttled |
-//! | 408, 425, 5xx | try later |
-//! | 413, 400, any other status | refused |
+//! | 413, 400 | refused |
+//! | any other | as [its status](crate::http::Reply::by_status), but refused where that blames our settings: the address is the browser's |
 //! | none: a subscription that cannot be used | refused |
 //!
 //! Sources: [RFC 8030](https://www.rfc-editor.org/rfc/rfc8030), [RFC 8291](https://www.rfc-editor.org/rfc/rfc8291),
@@ -54,7 +54,7 @@ pub(crate) struct WebPush {
 impl WebPush {
     pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
         Ok(WebPush {
-            http: Http::new("send.webpush", &config.reach()?)?,
+            http: Http::new("send.webpush", &config.reach())?,
             vapid: Vapid::new(config)?,
             allow_insecure_endpoints: config.allow_insecure_endpoints,
             clock,

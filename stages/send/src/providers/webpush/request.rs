@@ -13,7 +13,7 @@ use reqwest::{
 use serde_json::{Map, Value};
 
 use super::{NAME, encrypt, subscription::Subscription};
-use crate::providers::push;
+use crate::providers::{payload, push};
 
 /// Longest topic, in characters of base64url.
 const MAX_TOPIC: usize = 32;
@@ -21,7 +21,7 @@ const MAX_TOPIC: usize = 32;
 /// The request, but for the authorization.
 pub(super) fn request(subscription: &Subscription, delivery: &Delivery, now: Timestamp) -> Result<Request, Answer> {
     let message = message(delivery);
-    push::check_size(message.len(), encrypt::MAX_MESSAGE)?;
+    payload::check_size("bytes of message", message.len(), encrypt::MAX_MESSAGE)?;
     let body = encrypt::encrypt(subscription, message.as_bytes()).map_err(|_| {
         Answer::new(Outcome::Refused, "encryption", "the subscription's key is not a point on the curve")
     })?;
@@ -41,7 +41,7 @@ fn message(delivery: &Delivery) -> String {
             message.insert(key.to_owned(), text.as_str().into());
         }
     }
-    push::lay_overrides(&mut message, delivery, NAME);
+    payload::lay_over(&mut message, delivery, NAME);
     push::put_ids(&mut message, delivery);
     Value::Object(message).to_string()
 }

@@ -8,11 +8,8 @@ use serde_json::{Value, json};
 use super::{encrypt::tests::Browser, vapid::tests::verified, *};
 use crate::{
     loopback::{Loopback, Turn},
-    secret::SecretSource,
-    testing::{at, config, delivery, delivery_to},
+    testing::{at, config, delivery, delivery_to, secret},
 };
-
-const LATER: Outcome = Outcome::TryLater { after: None };
 
 /// A key pair as the common tools print it.
 fn key_pair() -> (String, String) {
@@ -22,27 +19,25 @@ fn key_pair() -> (String, String) {
     (URL_SAFE_NO_PAD.encode(key.public_key_raw()), URL_SAFE_NO_PAD.encode(private))
 }
 
-fn config_with_key(public: &str, private: &str) -> (Config, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("vapid");
-    std::fs::write(&path, format!("{private}\n")).unwrap();
+fn config_with_key(public: &str, private: &str) -> (Config, tempfile::NamedTempFile) {
+    let (private_key, file) = secret(private);
     let config = Config {
         public_key: public.to_owned(),
-        private_key: SecretSource { file: Some(path), env: None },
+        private_key,
         subject: "mailto:ops@shop.example".into(),
         ..config().webpush
     };
-    (config, directory)
+    (config, file)
 }
 
 fn build(config: &Config) -> Result<WebPush, ConfigError> {
     WebPush::new(config, Arc::new(ManualClock::new(at(0))))
 }
 
-fn lab(timeout_ms: u64) -> WebPush {
+fn lab() -> WebPush {
     let (public, private) = key_pair();
-    let (config, _directory) = config_with_key(&public, &private);
-    build(&Config { allow_insecure_endpoints: true, timeout_ms, ..config }).unwrap()
+    let (config, _file) = config_with_key(&public, &private);
+    build(&Config { allow_insecure_endpoints: true, timeout_ms: 20_000, ..config }).unwrap()
 }
 
 fn web(endpoint: &str, browser: &Browser) -> Delivery {
@@ -58,7 +53,7 @@ fn created() -> Turn {
 #[tokio::test]
 async fn a_push_arrives_with_our_name_on_it_and_only_the_browser_reads_it() {
     let server = Loopback::start([created()]).await;
-    let (provider, browser) = (lab(20_000), Browser::new());
+    let (provider, browser) = (lab(), Browser::new());
     let delivery = web(&format!("{}/push/abc?x=1", server.url), &browser);
     let answer = provider.send(&delivery).await;
     assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "id-7"), "{answer:?}");
@@ -73,37 +68,10 @@ async fn a_push_arrives_with_our_name_on_it_and_only_the_browser_reads_it() {
 }
 
 #[tokio::test]
-async fn answers_are_classified_and_silence_is_ambiguous() {
-    let say = |status| Turn::Say(status, vec![], String::new());
-    for (turn, timeout_ms, expected) in [
-        (say(404), 20_000, Outcome::DeadEndpoint),
-        (say(410), 20_000, Outcome::DeadEndpoint),
-        (say(413), 20_000, Outcome::Refused),
-        (say(403), 20_000, Outcome::Misconfigured),
-        (say(503), 20_000, LATER),
-        (Turn::Cut, 20_000, Outcome::NoAnswer),
-        (Turn::CutBody, 20_000, Outcome::NoAnswer),
-        (Turn::Stall, 3_000, Outcome::NoAnswer),
-    ] {
-        let server = Loopback::start([turn.clone()]).await;
-        let answer = lab(timeout_ms).send(&web(&server.url, &Browser::new())).await;
-        assert_eq!(answer.outcome, expected, "{turn:?}: {answer:?}");
-        assert_eq!(server.seen().len(), 1, "{turn:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_push_service_that_is_away_is_tried_later() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let answer = lab(20_000).send(&web(&format!("http://127.0.0.1:{port}/"), &Browser::new())).await;
-    assert_eq!(answer.outcome, LATER, "{answer:?}");
-}
-
-#[tokio::test]
 async fn an_endpoint_inside_our_network_is_not_called() {
     let server = Loopback::start([created()]).await;
     let (public, private) = key_pair();
-    let (config, _directory) = config_with_key(&public, &private);
+    let (config, _file) = config_with_key(&public, &private);
     let provider = build(&config).unwrap();
     for endpoint in [server.url.clone(), server.url.replace("http:", "https:"), "https://localhost/".into()] {
         let answer = provider.send(&web(&endpoint, &Browser::new())).await;
@@ -114,7 +82,7 @@ async fn an_endpoint_inside_our_network_is_not_called() {
 
 #[tokio::test]
 async fn another_platforms_device_is_a_wrong_route() {
-    let answer = lab(20_000).send(&delivery(chasqui_schemas::Channel::Push)).await;
+    let answer = lab().send(&delivery(chasqui_schemas::Channel::Push)).await;
     assert_eq!(answer.outcome, Outcome::Misconfigured);
 }
 
@@ -130,7 +98,7 @@ fn keys_and_a_subject_that_cannot_work_are_refused_by_name_and_not_shown() {
         (public.as_str(), private.as_str(), "", "send.webpush.subject:"),
         (public.as_str(), private.as_str(), "ops@b.example", "send.webpush.subject:"),
     ] {
-        let (config, _directory) = config_with_key(public, private);
+        let (config, _file) = config_with_key(public, private);
         let error = build(&Config { subject: subject.into(), ..config }).err().unwrap().to_string();
         assert!(error.starts_with(wrong) && !error.contains("hunter2"), "{error}");
     }
