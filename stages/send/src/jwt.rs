@@ -4,6 +4,7 @@
 //! Guarantee: no error shows any of a key.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chasqui_contract::{Answer, Outcome};
 use ring::{
     error::{KeyRejected, Unspecified},
     rand::SystemRandom,
@@ -45,6 +46,12 @@ pub(crate) enum SignError {
 impl From<Unspecified> for SignError {
     fn from(_: Unspecified) -> Self {
         SignError::Random
+    }
+}
+
+impl From<SignError> for Answer {
+    fn from(error: SignError) -> Self {
+        Answer::new(Outcome::TryLater { after: None }, "sign", error.to_string())
     }
 }
 

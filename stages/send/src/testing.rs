@@ -21,6 +21,7 @@ use chasqui_schemas::{
 };
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{StatusCode, header::HeaderMap};
+use serde_json::Value;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
@@ -95,6 +96,11 @@ pub(crate) fn delivery_to(address: Address) -> Delivery {
         attempt: 1,
         pass: 0,
     }
+}
+
+/// `delivery` with `overrides.<provider>`.
+pub(crate) fn overridden(delivery: Delivery, provider: &str, over: Value) -> Delivery {
+    Delivery { overrides: [(provider.to_owned(), over)].into_iter().collect(), ..delivery }
 }
 
 /// What a provider answers.

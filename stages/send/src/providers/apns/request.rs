@@ -91,7 +91,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{at, delivery, delivery_to};
+    use crate::testing::{at, delivery, delivery_to, overridden};
     use chasqui_schemas::{Channel, delivery::Address, submission::Content};
 
     fn ios() -> Delivery {
@@ -147,8 +147,7 @@ mod tests {
     #[test]
     fn what_shows_nothing_is_a_background_message_of_priority_5() {
         let silent = Delivery { lane: Lane::Critical, content: Content::default(), ..ios() };
-        let mut emptied = ios();
-        emptied.overrides.insert(NAME.into(), json!({ "aps": { "alert": null } }));
+        let emptied = overridden(ios(), NAME, json!({ "aps": { "alert": null } }));
         for delivery in [silent, emptied] {
             let request = built(&delivery);
             assert_eq!(header(&request, "apns-push-type"), Some("background"));
@@ -170,9 +169,8 @@ mod tests {
 
     #[test]
     fn overrides_reach_the_payload_but_not_our_ids() {
-        let mut delivery = ios();
         let over = json!({ "aps": { "sound": "default", "badge": 3 }, "delivery_id": "mine", "notification_id": null });
-        delivery.overrides.insert(NAME.into(), over);
+        let delivery = overridden(ios(), NAME, over);
         let body = body(&built(&delivery));
         assert_eq!(body["aps"]["sound"], "default");
         assert_eq!(body["aps"]["alert"]["title"], "Your order");

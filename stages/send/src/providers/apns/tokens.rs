@@ -7,7 +7,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use chasqui_contract::{Answer, Outcome};
+use chasqui_contract::Answer;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::header::HeaderValue;
 use serde::Serialize;
@@ -52,8 +52,7 @@ impl Tokens {
             }
             _ => {
                 let claims = Claims { iss: &self.team_id, iat: now.as_second() };
-                let token = self.signer.sign(Some(&self.key_id), &claims);
-                let token = token.map_err(|e| Answer::new(Outcome::TryLater { after: None }, "sign", e.to_string()))?;
+                let token = self.signer.sign(Some(&self.key_id), &claims)?;
                 let token = push::credential(&format!("bearer {token}"))?;
                 *last = Some((now, token.clone()));
                 Ok(token)

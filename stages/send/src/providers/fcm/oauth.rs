@@ -137,7 +137,7 @@ impl OAuth {
         let now = self.clock.now();
         let iat = now.as_second();
         let claims = Claims { iss: email, scope: SCOPE, aud: audience, iat, exp: iat + ASSERTION_S };
-        let assertion = signer.sign(Some(key_id), &claims).map_err(|error| later(None, &error.to_string()))?;
+        let assertion = signer.sign(Some(key_id), &claims)?;
 
         let mut request = Request::new(Method::POST, token_url.clone());
         let form = HeaderValue::from_static("application/x-www-form-urlencoded");

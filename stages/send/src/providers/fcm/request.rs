@@ -80,7 +80,7 @@ mod tests {
     use super::*;
     use crate::{
         providers::vendor_spec::Spec,
-        testing::{at, delivery, delivery_to},
+        testing::{at, delivery, delivery_to, overridden},
     };
 
     /// Google's own words for a request: the discovery document's schemas, made JSON Schema.
@@ -201,13 +201,12 @@ mod tests {
 
     #[test]
     fn overrides_reach_the_message_but_neither_its_target_nor_our_ids() {
-        let mut delivery = android();
         let over = json!({
             "token": "another", "topic": "everyone", "condition": "'a' in topics", "fid": "x",
             "data": { "color": "red", "delivery_id": "mine" },
             "android": { "data": { "only": "this" }, "notification": { "channelId": "orders" } },
         });
-        delivery.overrides.insert(NAME.into(), over);
+        let delivery = overridden(android(), NAME, over);
         let built = built(&delivery);
         let message = &built["message"];
         assert_eq!((&message["token"], &message["data"]["color"]), (&json!("token-1"), &json!("red")));

@@ -12,7 +12,7 @@ use crate::{
     http::MAX_RETRY_AFTER,
     loopback::{Loopback, Seen, Turn},
     providers::{payload::Form, vendor_spec::Spec},
-    testing::{at, config, delivery, reply, secret},
+    testing::{at, config, delivery, overridden, reply, secret},
 };
 
 const LATER: Outcome = Outcome::TryLater { after: None };
@@ -49,10 +49,6 @@ fn full() -> Delivery {
     Delivery { content, unsubscribe_url: Some("https://n.example/u/t".into()), ..delivery }
 }
 
-fn overridden(over: Value) -> Delivery {
-    Delivery { overrides: [(NAME.to_owned(), over)].into_iter().collect(), ..full() }
-}
-
 #[test]
 fn a_delivery_becomes_these_parameters() {
     let delivery = full();
@@ -83,10 +79,14 @@ fn every_request_is_as_the_vendor_specifies() {
     let spec = request_spec();
     let bare = Delivery { content: Content::default(), ..delivery(Channel::Email) };
     let expires = Delivery { expires_at: Some(at(3_600)), ..full() };
-    let template = overridden(json!({
-        "template": "welcome", "t:variables": {"name": "Ada"}, "o:tag": ["a", "b"], "o:tracking": "htmlonly",
-        "h:X-Campaign": "spring", "v:n": 7, "o:require-tls": true,
-    }));
+    let template = overridden(
+        full(),
+        NAME,
+        json!({
+            "template": "welcome", "t:variables": {"name": "Ada"}, "o:tag": ["a", "b"], "o:tracking": "htmlonly",
+            "h:X-Campaign": "spring", "v:n": 7, "o:require-tls": true,
+        }),
+    );
     assert_eq!(values(&parameters(&template, false), "html"), [""; 0], "a template takes its place");
     for delivery in [full(), delivery(Channel::Email), bare, expires, template] {
         for test_mode in [false, true] {
@@ -118,12 +118,16 @@ fn a_broken_request_is_found_by_the_check() {
 fn overrides_are_laid_over_but_recipient_ids_and_headers_stay() {
     let before = parameters(&full(), true);
     let after = parameters(
-        &overridden(json!({
-            "to": "eve@example.com", "CC": "eve@example.com", "bcc": ["eve@example.com"], "recipient-variables": {},
-            "V:Delivery_id": "other", "v:notification_id": null, "h:message-id": "<other>", "o:testmode": null,
-            "h:list-unsubscribe": "<https://other.example>", "subject": "Another", "o:tag": ["a", "b"], "html": null,
-            "t:variables": {"a": [1]},
-        })),
+        &overridden(
+            full(),
+            NAME,
+            json!({
+                "to": "eve@example.com", "CC": "eve@example.com", "bcc": ["eve@example.com"], "recipient-variables": {},
+                "V:Delivery_id": "other", "v:notification_id": null, "h:message-id": "<other>", "o:testmode": null,
+                "h:list-unsubscribe": "<https://other.example>", "subject": "Another", "o:tag": ["a", "b"], "html": null,
+                "t:variables": {"a": [1]},
+            }),
+        ),
         true,
     );
     for name in ["to", "v:delivery_id", "v:notification_id", "h:message-id", "o:testmode", "h:list-unsubscribe"] {
@@ -155,7 +159,7 @@ fn an_expiry_within_a_day_ends_mailguns_own_attempts() {
 #[test]
 fn what_is_too_large_is_not_sent() {
     let body = Content { body: Some("x".repeat(25 * 1024 * 1024)), ..Content::default() };
-    let options = overridden(json!({ "v:much": "x".repeat(16 * 1024) }));
+    let options = overridden(full(), NAME, json!({ "v:much": "x".repeat(16 * 1024) }));
     for delivery in [Delivery { content: body, ..full() }, options] {
         let from = "no-reply@shop.example".parse().unwrap();
         let answer = request::parameters(&delivery, &from, false, at(0)).unwrap_err();

@@ -12,7 +12,7 @@ use crate::{
     http::MAX_RETRY_AFTER,
     loopback::{Loopback, Turn},
     providers::vendor_spec::Spec,
-    testing::{at, config, delivery, reply, secret},
+    testing::{at, config, delivery, overridden, reply, secret},
 };
 
 const KEY: &str = "SG.very.secret";
@@ -35,10 +35,6 @@ fn full() -> Delivery {
     let delivery = delivery(Channel::Email);
     let content = Content { html: Some("<p>It is on its way.</p>".into()), ..delivery.content };
     Delivery { content, unsubscribe_url: Some("https://n.example/u/t".into()), ..delivery }
-}
-
-fn overridden(over: Value) -> Delivery {
-    Delivery { overrides: [(NAME.to_owned(), over)].into_iter().collect(), ..full() }
 }
 
 #[test]
@@ -74,10 +70,14 @@ fn a_delivery_becomes_this_request() {
 fn every_request_is_as_the_vendor_specifies() {
     let spec = request_spec();
     let bare = Delivery { content: Content::default(), ..delivery(Channel::Email) };
-    let template = overridden(json!({
-        "template_id": "d-1", "asm": {"group_id": 7}, "reply_to": {"email": "help@shop.example"},
-        "headers": {"X-Campaign": "spring"}, "tracking_settings": {"click_tracking": {"enable": false}},
-    }));
+    let template = overridden(
+        full(),
+        NAME,
+        json!({
+            "template_id": "d-1", "asm": {"group_id": 7}, "reply_to": {"email": "help@shop.example"},
+            "headers": {"X-Campaign": "spring"}, "tracking_settings": {"click_tracking": {"enable": false}},
+        }),
+    );
     for delivery in [full(), delivery(Channel::Email), bare, template] {
         for sandbox_mode in [false, true] {
             let payload = payload(&delivery, sandbox_mode);
@@ -113,13 +113,17 @@ fn a_broken_request_is_found_by_the_check() {
 
 #[test]
 fn overrides_are_merged_but_recipient_ids_and_headers_stay() {
-    let delivery = overridden(json!({
-        "personalizations": [{"to": [{"email": "eve@example.com"}], "custom_args": {}}],
-        "headers": {"X-Campaign": "spring", "message-id": "<other>", "X-CHASQUI-DELIVERY": "other"},
-        "mail_settings": {"footer": {"enable": true}, "sandbox_mode": {"enable": false}},
-        "custom_args": null,
-        "subject": "Another",
-    }));
+    let delivery = overridden(
+        full(),
+        NAME,
+        json!({
+            "personalizations": [{"to": [{"email": "eve@example.com"}], "custom_args": {}}],
+            "headers": {"X-Campaign": "spring", "message-id": "<other>", "X-CHASQUI-DELIVERY": "other"},
+            "mail_settings": {"footer": {"enable": true}, "sandbox_mode": {"enable": false}},
+            "custom_args": null,
+            "subject": "Another",
+        }),
+    );
     let (before, after) = (payload(&full(), true), payload(&delivery, true));
     assert_eq!(after["personalizations"], before["personalizations"]);
     assert_eq!(after["subject"], "Another");
@@ -127,7 +131,7 @@ fn overrides_are_merged_but_recipient_ids_and_headers_stay() {
     let mut headers = before["headers"].clone();
     headers["X-Campaign"] = json!("spring");
     assert_eq!(after["headers"], headers);
-    assert_eq!(payload(&overridden(json!({"headers": null})), true)["headers"], before["headers"]);
+    assert_eq!(payload(&overridden(full(), NAME, json!({"headers": null})), true)["headers"], before["headers"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::{
         payload::{Form, parameter as value},
         vendor_spec::{Spec, decode},
     },
-    testing::{at, config, delivery, secret},
+    testing::{at, config, delivery, overridden, secret},
 };
 
 const SPEC: &str = include_str!("../../../specs/twilio_messages.json");
@@ -158,7 +158,7 @@ fn overrides_reach_the_form_but_not_its_recipient_or_our_ids() {
         "To": "+15005550001", "StatusCallback": "https://evil.example/", "MediaUrl": ["https://a.example/1", "https://a.example/2"],
         "SmartEncoded": true, "ContentVariables": {"1": "x"}, "From": null,
     });
-    let delivery = Delivery { overrides: [(NAME.to_owned(), over)].into_iter().collect(), ..sms() };
+    let delivery = overridden(sms(), NAME, over);
     let form = form(&everything(), &delivery).unwrap();
     assert_eq!(value(&form, "To"), Some("+491711234567"));
     assert!(value(&form, "StatusCallback").unwrap().contains(&delivery.id.to_string()));

@@ -12,7 +12,7 @@ use crate::{
         vendor_spec::{Spec, decode},
     },
     secret::{Secret, SecretSource},
-    testing::{at, config, delivery, delivery_to, secret},
+    testing::{at, config, delivery, delivery_to, overridden, secret},
 };
 
 const SPEC: &str = include_str!("../../../specs/vonage_sms.json");
@@ -155,7 +155,7 @@ fn overrides_reach_the_form_but_not_recipient_ids_or_credentials() {
         "to": "15005550001", "client-ref": "x", "callback": "https://evil.example/", "api_key": "zzzzzzzz",
         "api_secret": "x", "sig": "x", "timestamp": 1, "from": "Other", "message-class": 0, "type": "unicode",
     });
-    let delivery = Delivery { overrides: [(NAME.to_owned(), over)].into_iter().collect(), ..sms() };
+    let delivery = overridden(sms(), NAME, over);
     let form = form(&delivery).unwrap();
     let id = delivery.id.to_string();
     for (name, expected) in [

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use crate::{
         providers::webpush::encrypt::tests::Browser,
-        testing::{at, delivery},
+        testing::{at, delivery, overridden},
     };
 
     fn header(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -97,7 +97,7 @@ mod tests {
         let mut delivery = Delivery { collapse_key: Some("order-1042".into()), ..delivery(Channel::Push) };
         delivery.content.url = Some("https://shop.example/1042".into());
         let over = json!({ "icon": "/i.png", "url": null, "delivery_id": "mine" });
-        delivery.overrides.insert(NAME.into(), over);
+        let delivery = overridden(delivery, NAME, over);
         let request = request(&subscription, &delivery, at(0)).unwrap();
         assert_eq!((request.method(), request.url()), (&Method::POST, &subscription.endpoint));
         let plain = browser.decrypt(request.body().unwrap().as_bytes().unwrap());

@@ -9,7 +9,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chasqui_contract::{Answer, Outcome};
+use chasqui_contract::Answer;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Url, header::HeaderValue};
 use serde::Serialize;
@@ -58,8 +58,7 @@ impl Vapid {
             return Ok(token.clone());
         }
         let claims = Claims { aud: &origin, exp: (now + HOLDS).as_second(), sub: &self.subject };
-        let token = self.signer.sign(None, &claims);
-        let token = token.map_err(|e| Answer::new(Outcome::TryLater { after: None }, "sign", e.to_string()))?;
+        let token = self.signer.sign(None, &claims)?;
         let token = push::credential(&format!("vapid t={token}, k={}", self.public_key))?;
         if last.len() >= MAX_ORIGINS {
             last.clear();
