@@ -18,17 +18,13 @@ const MAX_BYTES: usize = 30 * 1024 * 1024;
 
 /// The body, as JSON.
 pub(super) fn body(delivery: &Delivery, from: &Mailbox, sandbox_mode: bool) -> Result<Vec<u8>, Answer> {
-    let bytes = serde_json::to_vec(&payload(delivery, from, sandbox_mode)?)
+    let bytes = serde_json::to_vec(&message(delivery, from, sandbox_mode)?)
         .map_err(|error| Answer::new(Outcome::Refused, "json", error.to_string()))?;
     payload::check_size("bytes", bytes.len(), MAX_BYTES)?;
     Ok(bytes)
 }
 
-pub(super) fn payload(
-    delivery: &Delivery,
-    from: &Mailbox,
-    sandbox_mode: bool,
-) -> Result<Map<String, Value>, mail::Error> {
+fn message(delivery: &Delivery, from: &Mailbox, sandbox_mode: bool) -> Result<Map<String, Value>, mail::Error> {
     let letter = Letter::of(delivery, from)?;
     let mut body = Map::new();
     let mut put = |name: &str, value| _ = body.insert(name.to_owned(), value);
