@@ -57,6 +57,9 @@ pub struct Delivery {
     /// By provider name: passed to that provider's payload.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub overrides: Map<String, Value>,
+    /// Where one POST unsubscribes the recipient (RFC 8058); only for mail of categories that are not mandatory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsubscribe_url: Option<String>,
     /// Set by prioritize: the provider to call. Empty before.
     #[serde(default)]
     pub provider: String,

@@ -74,6 +74,8 @@ pub enum Outcome {
     OtherProvider,
     /// The address does not exist any more.
     DeadEndpoint,
+    /// The recipient told the provider to send them no more.
+    OptedOut,
     /// Refused for good: another try with the same message is useless.
     Refused,
     /// Our account, credentials or settings are wrong; an operator must act.

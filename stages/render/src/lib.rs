@@ -175,6 +175,7 @@ fn deliver(
             collapse_key: request.collapse_key.clone(),
             metadata: request.metadata.clone(),
             overrides: request.overrides.clone(),
+            unsubscribe_url: None,
             provider: String::new(),
             attempt: 1,
             pass: 0,

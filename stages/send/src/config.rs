@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, time::Duration};
 use chasqui_schemas::Channel;
 use serde::Deserialize;
 
-use crate::providers::{sandbox, smtp};
+use crate::{
+    alerts,
+    providers::{apns, fcm, mailgun, sandbox, sendgrid, smtp, twilio, vonage, webpush},
+};
 
 /// Every setting with its default, as commented TOML.
 pub const DEFAULTS: &str = include_str!("../send.toml");
@@ -30,10 +33,26 @@ pub struct Config {
     pub email: ChannelPolicy,
     /// In-app inboxes.
     pub in_app: ChannelPolicy,
-    /// The mail relay.
+    /// Push to Apple devices.
+    pub apns: apns::Config,
+    /// Push to Android devices.
+    pub fcm: fcm::Config,
+    /// Push to browsers.
+    pub webpush: webpush::Config,
+    /// SMS through Twilio.
+    pub twilio: twilio::Config,
+    /// SMS through Vonage.
+    pub vonage: vonage::Config,
+    /// Mail through a relay.
     pub smtp: smtp::Config,
+    /// Mail through SendGrid.
+    pub sendgrid: sendgrid::Config,
+    /// Mail through Mailgun.
+    pub mailgun: mailgun::Config,
     /// The provider that delivers nowhere.
     pub sandbox: sandbox::Config,
+    /// What developers are told.
+    pub alerts: alerts::Config,
 }
 
 /// What holds for the attempts on one channel.

@@ -31,12 +31,18 @@
 //! because time went by.
 //!
 //! # Providers
-//! One folder under [`providers`] each, and one line in its `build`.
+//! One folder under [`providers`] each, and one line in its `build`. One that keeps failing is told to developers, by
+//! [`alerts`].
 
+pub mod alerts;
 mod attempt;
 pub mod config;
 pub mod http;
+mod jwt;
+#[cfg(test)]
+mod loopback;
 pub mod providers;
+mod rate;
 mod redact;
 pub mod retry;
 pub mod secret;

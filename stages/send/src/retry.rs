@@ -22,6 +22,7 @@ const JITTER: f64 = 0.2;
 /// | try later, throttled, another provider | retry; [`Reason::RetriesExhausted`] when there is no time or attempt left |
 /// | no answer, interrupted | by [`ChannelPolicy::on_ambiguity`]: retry as above, or dead: [`Reason::Held`] |
 /// | dead endpoint | bounce |
+/// | opted out with the provider | bounce: [`Reason::OptedOutChannel`] |
 /// | refused, misconfigured | dead |
 pub fn decide_from(
     delivery: &Delivery,
@@ -51,6 +52,7 @@ pub fn decide_from(
             ),
         },
         Outcome::DeadEndpoint => Verdict::Bounce(Reason::DeadEndpoint),
+        Outcome::OptedOut => Verdict::Bounce(Reason::OptedOutChannel),
         Outcome::Refused => dead(Reason::ProviderRefused, words(delivery, answer)),
         Outcome::Misconfigured => dead(Reason::ProviderMisconfigured, words(delivery, answer)),
     };
@@ -165,6 +167,7 @@ mod tests {
             (Outcome::Throttled { after: None }, Hold, ("retry", Some(Reason::ProviderThrottled))),
             (Outcome::OtherProvider, Hold, ("retry", Some(Reason::ProviderTransient))),
             (Outcome::DeadEndpoint, Retry, ("bounce", Some(Reason::DeadEndpoint))),
+            (Outcome::OptedOut, Retry, ("bounce", Some(Reason::OptedOutChannel))),
             (Outcome::Refused, Retry, ("dead", Some(Reason::ProviderRefused))),
             (Outcome::Misconfigured, Retry, ("dead", Some(Reason::ProviderMisconfigured))),
             (Outcome::NoAnswer, Retry, ("retry", Some(Reason::ProviderTimeout))),

@@ -10,6 +10,7 @@ use chasqui_schemas::{Channel, Delivery, Reason};
 
 use crate::{
     ChannelPolicy, Config, ConfigError, Finished,
+    alerts::Alerts,
     attempt::{Attempts, PATIENCE, Start},
     providers, redact,
     retry::decide_from,
@@ -23,11 +24,13 @@ pub struct SendStage {
     providers: BTreeMap<String, Arc<dyn Provider>>,
     policies: BTreeMap<Channel, ChannelPolicy>,
     attempts: Attempts,
+    alerts: Option<Alerts>,
     clock: Arc<dyn Clock>,
 }
 
 impl SendStage {
-    /// The stage as configured, with every provider that is set up.
+    /// The stage as configured, with every provider that is set up, and alerts where developers want them: these need
+    /// a tokio runtime.
     ///
     /// # Errors
     /// See [`ConfigError`].
@@ -38,10 +41,11 @@ impl SendStage {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
         let providers = providers::build(config, inbox, clock.clone())?;
-        Self::new(providers, config.policies(), ledger, clock)
+        let alerts = Alerts::start(&config.alerts, &providers, clock.clone())?;
+        Ok(SendStage { alerts: Some(alerts), ..Self::new(providers, config.policies(), ledger, clock)? })
     }
 
-    /// The stage with the providers given.
+    /// The stage with the providers given, and without alerts.
     ///
     /// # Errors
     /// A channel without a policy, with one that cannot work, or with one that names a provider not given.
@@ -65,7 +69,7 @@ impl SendStage {
                 });
             }
         }
-        Ok(SendStage { providers, policies, attempts: Attempts::new(ledger), clock })
+        Ok(SendStage { providers, policies, attempts: Attempts::new(ledger), alerts: None, clock })
     }
 
     /// The longest that a worker may hold a message without a sign of life: the longest provider call, and what
@@ -84,15 +88,7 @@ impl SendStage {
             });
         answer.detail = redact::without_address(&answer.detail, delivery.endpoint.address.text());
         answer.code = answer.code.chars().take(MAX_CODE).collect();
-        if answer.outcome == Outcome::Misconfigured {
-            tracing::error!(
-                provider = provider.name(),
-                code = answer.code,
-                detail = answer.detail,
-                "the provider refuses our account or settings: correct [send.{}]",
-                provider.name()
-            );
-        }
+        self.alerts.iter().for_each(|alerts| alerts.note(provider.name(), &answer));
         answer
     }
 }

@@ -20,9 +20,12 @@ use chasqui_schemas::{
     submission::Content,
 };
 use jiff::{SignedDuration, Timestamp};
+use reqwest::{StatusCode, header::HeaderMap};
+use serde_json::Value;
+use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-use crate::{Config, DEFAULTS};
+use crate::{Config, DEFAULTS, http::Reply, secret::SecretSource};
 
 /// The default configuration.
 pub(crate) fn config() -> Config {
@@ -88,10 +91,29 @@ pub(crate) fn delivery_to(address: Address) -> Delivery {
         collapse_key: None,
         metadata: BTreeMap::new(),
         overrides: serde_json::Map::new(),
+        unsubscribe_url: None,
         provider: "script".into(),
         attempt: 1,
         pass: 0,
     }
+}
+
+/// `delivery` with `overrides.<provider>`.
+pub(crate) fn overridden(delivery: Delivery, provider: &str, over: Value) -> Delivery {
+    Delivery { overrides: [(provider.to_owned(), over)].into_iter().collect(), ..delivery }
+}
+
+/// What a provider answers.
+pub(crate) fn reply(status: u16, headers: &[(&'static str, &str)], body: impl Into<Bytes>) -> Reply {
+    let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::from_iter(headers), body: body.into() }
+}
+
+/// A place that holds a credential, as long as the file lives.
+pub(crate) fn secret(text: &str) -> (SecretSource, NamedTempFile) {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{text}\n")).unwrap();
+    (SecretSource { file: Some(file.path().to_owned()), env: None }, file)
 }
 
 /// When a failing claim fails.

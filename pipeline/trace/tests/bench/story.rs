@@ -72,6 +72,7 @@ pub(crate) fn delivery(of: &Notification, address: Address) -> Delivery {
         collapse_key: None,
         metadata: Default::default(),
         overrides: serde_json::Map::new(),
+        unsubscribe_url: None,
         provider: "twilio".into(),
         attempt: 1,
         pass: 0,

@@ -33,6 +33,7 @@ fn delivery() -> Delivery {
         collapse_key: None,
         metadata: BTreeMap::new(),
         overrides: serde_json::Map::new(),
+        unsubscribe_url: None,
         provider: "smtp".into(),
         attempt: 3,
         pass: 2,

@@ -13,6 +13,8 @@
 //! | 5yz on greeting, log-in or our own address; 530, 534, 535, 538; a certificate that does not hold; no STARTTLS | misconfigured |
 //! | any other 5yz: policy (5.7.x), or no enhanced status that calls the address dead | refused |
 //! | cut off, late or not SMTP, once the message is out | no answer |
+//!
+//! `overrides.smtp` may hold `reply_to`, a mailbox, and `headers`, texts by `X-…` names. Anything else is refused.
 
 mod classify;
 mod config;
@@ -37,6 +39,7 @@ use self::{
     connections::{Connections, Lease},
     message::Mail,
 };
+use super::mail;
 use crate::ConfigError;
 
 /// The provider's name.
@@ -58,7 +61,7 @@ impl Smtp {
         }
         Ok(Smtp {
             connections: Connections::new(config)?,
-            from: config.sender()?,
+            from: mail::sender("send.smtp.from", &config.from)?,
             timeout: Duration::from_millis(config.timeout_ms),
             clock,
         })
@@ -118,10 +121,7 @@ impl Provider for Smtp {
     async fn send(&self, delivery: &Delivery) -> Answer {
         let mail = match message::build(delivery, &self.from, self.clock.now()) {
             Ok(mail) => mail,
-            Err(error @ message::Error::NotAMailbox) => {
-                return Answer::new(Outcome::Misconfigured, "channel", error.to_string());
-            }
-            Err(error) => return Answer::new(Outcome::Refused, "message", error.to_string()),
+            Err(error) => return error.into(),
         };
         match self.prepare(&mail).await {
             Ok(lease) => self.transmit(lease, &mail).await,
