@@ -12,7 +12,7 @@ use chasqui_prioritize::Prioritize;
 use chasqui_render::Render;
 use chasqui_runtime::{Broker, Config, run_deferred, run_stage, topology};
 use chasqui_schemas::Stage;
-use chasqui_send::SendStage;
+use chasqui_send::{Ports, SendStage};
 use chasqui_stores::{directory::NatsDirectory, inbox::NatsInbox, ledger::NatsLedger, publisher::Publisher};
 use chasqui_trace::{TraceSink, WriterSettings, run_receipts, run_writer};
 use chasqui_validate::Validate;
@@ -103,8 +103,14 @@ impl Worker {
                 self.stage(Prioritize { clock, routes: parts.send.routes() }, config, parts);
             }
             Role::Stage(Stage::Send) => {
-                let inbox = Arc::new(NatsInbox::new(parts.broker.publisher.clone()));
-                let send = SendStage::from_config(&parts.send, inbox, parts.ledger.clone(), clock)?;
+                let ports = Ports {
+                    ledger: parts.ledger.clone(),
+                    address_book: directory.clone(),
+                    directory,
+                    inbox: Arc::new(NatsInbox::new(parts.broker.publisher.clone())),
+                    clock,
+                };
+                let send = SendStage::from_config(&parts.send, ports)?;
                 config.check_longest_call(send.longest_call())?;
                 self.stage(send, config, parts);
             }

@@ -363,7 +363,10 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, pulled: Pulled, lane: La
             }
         }
     };
-    let context = context.unwrap_or_else(|| unread_context(&incoming, lane));
+    let mut context = context.unwrap_or_else(|| unread_context(&incoming, lane));
+    if let Some(called) = &decision.provider {
+        context.provider.clone_from(called);
+    }
     if let Verdict::Dead { reason, detail } = &decision.verdict {
         tracing::warn!(stage = %S::STAGE, trace_id = %context.trace_id, %reason, detail, "dead letter");
     }

@@ -31,9 +31,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// The directory on NATS.
 #[derive(Debug)]
 pub struct NatsDirectory {
-    contacts: Store,
+    pub(crate) contacts: Store,
     preferences: Store,
-    suppressions: Store,
+    pub(crate) suppressions: Store,
     templates: Store,
     categories: Store,
     mirrored_templates: Mirror<Template>,

@@ -2,12 +2,16 @@
 //!
 //! Guarantee: an exchange ends within the time given, the body included; at most [`MAX_BODY`] bytes of an answer are
 //! kept; no redirect is followed. An error tells whether the request can have reached the provider:
-//! [`Failure::NotSent`] is safe to try again, [`Failure::NoAnswer`] is the one ambiguous case.
+//! [`Failure::NotSent`] and [`Failure::Busy`] are safe to try again, [`Failure::NoAnswer`] is the one ambiguous case.
+//!
+//! The critical lane has connections of its own, and turns of its own for when the others are all taken: neither a
+//! backlog of ours nor what the provider does to a connection full of bulk makes it wait.
 
 use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chasqui_contract::{Answer, Outcome};
+use chasqui_schemas::Lane;
 use jiff::Timestamp;
 use reqwest::{
     Client, Request, StatusCode,
@@ -27,6 +31,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Longest wait that a provider may ask for.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
+tokio::task_local! {
+    static LANE: Lane;
+}
+
+/// Runs a call for a delivery of `lane`: whatever it exchanges goes that lane's way, without a provider's doing.
+/// What the call leaves to tasks of its own, such as fetching a token for all, goes the way of those who can wait.
+pub(crate) async fn on_lane<F: Future>(lane: Lane, call: F) -> F::Output {
+    LANE.scope(lane, call).await
+}
+
 /// How to reach a provider.
 #[derive(Debug, Clone, Default)]
 pub struct Reach {
@@ -36,15 +50,19 @@ pub struct Reach {
     pub ca_file: Option<PathBuf>,
     /// Longest exchange, connecting and the whole answer included.
     pub timeout: Duration,
-    /// Exchanges at once.
+    /// Exchanges at once; an eighth as many more, one at least, are for the critical lane alone.
     pub concurrency: usize,
 }
 
-/// A pool of connections to one provider.
+/// Two pools of connections to one provider: the critical lane's, and that of the others.
 #[derive(Debug, Clone)]
 pub struct Http {
     client: Client,
+    urgent_client: Client,
+    /// Everybody's.
     turns: Arc<Semaphore>,
+    /// The critical lane's alone.
+    urgent_turns: Arc<Semaphore>,
     timeout: Duration,
 }
 
@@ -62,9 +80,12 @@ pub struct Reply {
 /// There is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The request did not go out: no connection, or no turn in time.
+    /// The request did not go out: no connection.
     #[error("not sent: {0}")]
     NotSent(String),
+    /// The request did not go out: all turns are taken, which is our bound and not the provider's trouble.
+    #[error("not sent: {0}")]
+    Busy(String),
     /// It went out, and no whole answer came back.
     #[error("no answer: {0}")]
     NoAnswer(String),
@@ -74,30 +95,40 @@ impl From<Failure> for Answer {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::NotSent(words) => Answer::new(Outcome::TryLater { after: None }, "connection", words),
+            Failure::Busy(words) => Answer::new(Outcome::Throttled { after: None }, "busy", words),
             Failure::NoAnswer(words) => Answer::new(Outcome::NoAnswer, "no_answer", words),
         }
     }
 }
 
 impl Http {
-    /// A pool. `key` is the provider's section, for errors.
+    /// The pools. `key` is the provider's section, for errors.
     ///
     /// # Errors
     /// Where the certificate authorities cannot be read or used.
     pub fn new(key: &str, reach: &Reach) -> Result<Self, ConfigError> {
-        let mut builder = Client::builder()
-            .tls_backend_preconfigured(tls(key, reach)?)
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_idle_timeout(KEEP_IDLE)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .http2_keep_alive_while_idle(true)
-            .tcp_nodelay(true)
-            .user_agent(concat!("chasqui/", env!("CARGO_PKG_VERSION")));
-        if reach.http2_only {
-            builder = builder.http2_prior_knowledge();
-        }
-        let client = builder.build().map_err(|error| ConfigError::invalid(key, words(&error)))?;
-        Ok(Http { client, turns: Arc::new(Semaphore::new(reach.concurrency.max(1))), timeout: reach.timeout })
+        let tls = tls(key, reach)?;
+        let pool = || {
+            let mut builder = Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .redirect(reqwest::redirect::Policy::none())
+                .pool_idle_timeout(KEEP_IDLE)
+                .http2_keep_alive_interval(KEEP_ALIVE)
+                .http2_keep_alive_while_idle(true)
+                .tcp_nodelay(true)
+                .user_agent(concat!("chasqui/", env!("CARGO_PKG_VERSION")));
+            if reach.http2_only {
+                builder = builder.http2_prior_knowledge();
+            }
+            builder.build().map_err(|error| ConfigError::invalid(key, words(&error)))
+        };
+        Ok(Http {
+            client: pool()?,
+            urgent_client: pool()?,
+            turns: Arc::new(Semaphore::new(reach.concurrency.max(1))),
+            urgent_turns: Arc::new(Semaphore::new((reach.concurrency / 8).max(1))),
+            timeout: reach.timeout,
+        })
     }
 
     /// The client to build requests with; they are sent by [`Http::exchange`].
@@ -105,40 +136,49 @@ impl Http {
         &self.client
     }
 
-    /// Sends `request`, reads the whole answer.
+    /// Sends `request`, reads the whole answer; on the lane of [`on_lane`].
     ///
     /// # Errors
     /// See [`Failure`]. A status that says no is a [`Reply`].
     pub async fn exchange(&self, request: Request) -> Result<Reply, Failure> {
+        let urgent = LANE.try_with(|lane| *lane == Lane::Critical).unwrap_or(false);
+        let client = if urgent { &self.urgent_client } else { &self.client };
         let deadline = tokio::time::Instant::now() + self.timeout;
         let late = || format!("within {} ms", self.timeout.as_millis());
-        let turn = tokio::time::timeout_at(deadline, self.turns.acquire()).await;
-        let Ok(_turn) = turn else { return Err(Failure::NotSent(format!("no turn {}", late()))) };
-        match tokio::time::timeout_at(deadline, self.converse(request)).await {
+        let turn = async {
+            tokio::select! {
+                biased;
+                turn = self.turns.acquire() => turn,
+                turn = self.urgent_turns.acquire(), if urgent => turn,
+            }
+        };
+        let turn = tokio::time::timeout_at(deadline, turn).await;
+        let Ok(_turn) = turn else { return Err(Failure::Busy(format!("no turn {}", late()))) };
+        match tokio::time::timeout_at(deadline, converse(client, request)).await {
             Ok(reply) => reply,
             Err(_elapsed) => Err(Failure::NoAnswer(format!("no whole answer {}", late()))),
         }
     }
+}
 
-    async fn converse(&self, request: Request) -> Result<Reply, Failure> {
-        let mut response = self.client.execute(request).await.map_err(|error| {
-            if error.is_connect() || error.is_builder() {
-                Failure::NotSent(words(&error))
-            } else {
-                Failure::NoAnswer(words(&error))
-            }
-        })?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| Failure::NoAnswer(words(&error)))? {
-            let room = MAX_BODY - body.len();
-            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-            if body.len() == MAX_BODY {
-                break;
-            }
+async fn converse(client: &Client, request: Request) -> Result<Reply, Failure> {
+    let mut response = client.execute(request).await.map_err(|error| {
+        if error.is_connect() || error.is_builder() {
+            Failure::NotSent(words(&error))
+        } else {
+            Failure::NoAnswer(words(&error))
         }
-        Ok(Reply { status, headers, body: body.into() })
+    })?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| Failure::NoAnswer(words(&error)))? {
+        let room = MAX_BODY - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if body.len() == MAX_BODY {
+            break;
+        }
     }
+    Ok(Reply { status, headers, body: body.into() })
 }
 
 /// The `Retry-After` of an answer (RFC 9110, 10.2.3: seconds, or a date), clamped to [`MAX_RETRY_AFTER`]. Some vendors
@@ -255,6 +295,51 @@ mod tests {
         let closed = format!("http://{}/", listener.local_addr().unwrap());
         drop(listener);
         assert!(matches!(get(&closed).await, Err(Failure::NotSent(_))));
+    }
+
+    #[tokio::test]
+    async fn critical_has_a_turn_and_a_connection_of_its_own_behind_a_backlog() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let reach = Reach { timeout: Duration::from_secs(20), concurrency: 1, ..Reach::default() };
+        let http = Http::new("send.x", &reach).unwrap();
+        let request = || http.client().get(&url).build().unwrap();
+        let exchange = |lane| {
+            let (http, request) = (http.clone(), request());
+            tokio::spawn(on_lane(lane, async move { http.exchange(request).await }))
+        };
+        let answer = async |socket: &mut tokio::net::TcpStream| {
+            let mut request = [0; 1024];
+            assert!(socket.read(&mut request).await.unwrap() > 0);
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        };
+
+        // Bulk has the only turn, and its request hangs; more of it waits.
+        let hanging = exchange(Lane::Bulk);
+        let (mut bulk, _) = listener.accept().await.unwrap();
+        let waiting = exchange(Lane::Bulk);
+        let urgent = exchange(Lane::Critical);
+        let (mut critical, _) = listener.accept().await.unwrap();
+        answer(&mut critical).await;
+        assert_eq!(urgent.await.unwrap().unwrap().status, 200);
+        assert!(!waiting.is_finished() && !hanging.is_finished());
+
+        // When the turn is free again, bulk goes on where it was, and not on critical's connection.
+        answer(&mut bulk).await;
+        assert_eq!(hanging.await.unwrap().unwrap().status, 200);
+        answer(&mut bulk).await;
+        assert_eq!(waiting.await.unwrap().unwrap().status, 200);
+    }
+
+    #[tokio::test]
+    async fn no_turn_in_time_is_our_own_bound_and_not_the_providers_trouble() {
+        let url = server(b"", true).await;
+        let reach = Reach { timeout: Duration::from_millis(300), concurrency: 1, ..Reach::default() };
+        let http = Http::new("send.x", &reach).unwrap();
+        let _taken = http.turns.acquire().await.unwrap();
+        let failure = http.exchange(http.client().get(&url).build().unwrap()).await.unwrap_err();
+        assert!(matches!(failure, Failure::Busy(_)), "{failure:?}");
+        assert!(!Answer::from(failure).is_providers_fault());
     }
 
     #[tokio::test]
