@@ -32,9 +32,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// The directory on NATS.
 #[derive(Debug)]
 pub struct NatsDirectory {
-    contacts: Store,
+    pub(crate) contacts: Store,
     preferences: Store,
-    suppressions: Store,
+    pub(crate) suppressions: Store,
     cached_contacts: Cache<Contacts>,
     cached_preferences: Cache<Preferences>,
     cached_suppressions: Cache<Suppression>,

@@ -179,6 +179,7 @@ fn deliver(
             provider: String::new(),
             attempt: 1,
             pass: 0,
+            sending_since: None,
         }));
     }
     if deliveries.is_empty() {

@@ -295,7 +295,9 @@ mod tests {
         let busy: Vec<_> = ends.into_iter().filter_map(Result::err).collect();
         assert!(busy.iter().all(|failure| matches!(failure, Failure::Busy(_))), "{busy:?}");
         assert!(!busy.is_empty() && server.seen().len() == 50 - busy.len(), "{} of 50 had no turn", busy.len());
-        assert_eq!(Answer::from(busy[0].clone()).outcome, Outcome::Throttled { after: None });
+        let answer = Answer::from(busy[0].clone());
+        assert_eq!(answer.outcome, Outcome::Throttled { after: None });
+        assert!(!answer.is_providers_fault());
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@
 //! | throttled | `provider_throttled` | likewise |
 //! | no answer | `provider_timeout` | likewise |
 //! | refused | `provider_refused` | likewise |
-//! | accepted, dead endpoint, opted out | | never: these are about recipients |
+//! | accepted, dead endpoint, opted out, try later because of the recipient | | never: these are about recipients |
 //!
 //! `aggregate` has the rules. Each alert is a line in the log, too, whether there is a target or not.
 //!
@@ -120,7 +120,7 @@ impl Alerts {
 
     /// An answer of a provider.
     pub fn note(&self, provider: &str, answer: &Answer) {
-        let Some(reason) = reason(answer.outcome) else { return };
+        let Some(reason) = reason(answer) else { return };
         let now = self.0.clock.now();
         let alert = self.0.aggregate().note(now, provider, reason, &answer.code, &answer.detail);
         if let Some(alert) = alert {
@@ -179,9 +179,10 @@ fn targets(
 }
 
 /// The reason under which an answer counts, if it does.
-fn reason(outcome: Outcome) -> Option<Reason> {
-    match outcome {
+fn reason(answer: &Answer) -> Option<Reason> {
+    match answer.outcome {
         Outcome::Accepted | Outcome::DeadEndpoint | Outcome::OptedOut => None,
+        Outcome::TryLater { .. } if answer.about_recipient => None,
         Outcome::TryLater { .. } | Outcome::OtherProvider => Some(Reason::ProviderTransient),
         Outcome::Throttled { .. } => Some(Reason::ProviderThrottled),
         Outcome::NoAnswer => Some(Reason::ProviderTimeout),
@@ -281,6 +282,7 @@ fn delivery(alert: &Alert, address: &Address, now: Timestamp) -> Delivery {
         provider: String::new(),
         attempt: 1,
         pass: 0,
+        sending_since: None,
     }
 }
 

@@ -1,10 +1,11 @@
 //! Alerts end to end: from answers to what a server on this machine is posted, and what a mail provider is given.
 
 use chasqui_contract::{ManualClock, Stage};
+use chasqui_stores::memory::MemoryDirectory;
 
 use super::*;
 use crate::{
-    SendStage,
+    Ports, SendStage,
     loopback::{Loopback, Turn},
     testing::{ScriptedProvider, TestInbox, TestLedger, at, config, config_with, delivery_to, secret},
 };
@@ -64,8 +65,15 @@ async fn what_a_provider_answers_the_stage_is_noted() {
     let (_, webhook) = secret(&server.url);
     let settings = format!("threshold = 1\nslack_webhook = {{ file = {:?} }}", webhook.path());
     let config = config_with(&format!("[send.alerts]\n{settings}")).unwrap();
-    let (inbox, ledger) = (Arc::new(TestInbox::default()), Arc::new(TestLedger::default()));
-    let stage = SendStage::from_config(&config, inbox, ledger, clock()).unwrap();
+    let directory = Arc::new(MemoryDirectory::new());
+    let ports = Ports {
+        ledger: Arc::new(TestLedger::default()),
+        directory: directory.clone(),
+        address_book: directory,
+        inbox: Arc::new(TestInbox::default()),
+        clock: clock(),
+    };
+    let stage = SendStage::from_config(&config, ports).unwrap();
     let refused = delivery_to(Address::Phone("+15550000004".into()));
     stage.decide(Delivery { provider: "sandbox".into(), ..refused }).await.unwrap();
     assert!(posted(&server, 1).await[0].starts_with("sandbox: provider_refused: 1 failure in 0 s; the last: refused"));
@@ -78,6 +86,7 @@ async fn a_misconfiguration_is_posted_at_once_and_what_concerns_recipients_never
     for outcome in [Outcome::Accepted, Outcome::DeadEndpoint, Outcome::OptedOut] {
         (0..10).for_each(|_| alerts.note("twilio", &Answer::new(outcome, "1", "")));
     }
+    (0..10).for_each(|_| alerts.note("smtp", &Answer { about_recipient: true, ..later() }));
     alerts.note("vonage", &Answer::new(Outcome::Misconfigured, "4", "Bad Credentials"));
     let texts = posted(&server, 1).await;
     assert!(texts[0].starts_with("vonage: provider_misconfigured: 1 failure in 0 s; the last: 4 Bad Credentials"));

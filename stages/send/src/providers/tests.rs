@@ -209,6 +209,19 @@ async fn another_channels_delivery_is_a_configuration_error_and_sends_nothing() 
 }
 
 #[test]
+fn a_provider_serves_its_channel_and_for_push_its_platform() {
+    let platforms = [Platform::Ios, Platform::Android, Platform::Web].map(|platform| (Channel::Push, Some(platform)));
+    let others = [Channel::Sms, Channel::Email, Channel::InApp].map(|channel| (channel, None));
+    for case in cases() {
+        let delivery = case.delivery("http://127.0.0.1:9");
+        let own = (delivery.channel(), delivery.endpoint.address.platform());
+        let provider = case.try_build("http://127.0.0.1:9", "").unwrap();
+        let served = platforms.iter().chain(&others).filter(|(channel, platform)| provider.serves(*channel, *platform));
+        assert_eq!(served.collect::<Vec<_>>(), [&own], "{}", case.name);
+    }
+}
+
+#[test]
 fn settings_that_cannot_work_are_refused_by_name() {
     for case in cases() {
         let refused = |result: Result<Arc<dyn Provider>, ConfigError>, key: &str| {

@@ -13,27 +13,24 @@ pub(super) fn is_expired_token(reply: &Reply) -> bool {
     reply.status.as_u16() == 403 && reply.json::<Value>()["reason"] == "ExpiredProviderToken"
 }
 
-/// The meaning of an answer. `registered_at` is when the device's token was.
-pub(super) fn classify(reply: &Reply, registered_at: Option<Timestamp>, now: Timestamp) -> Answer {
+/// The meaning of an answer.
+pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
     let after = reply.retry_after(now);
     let refusal: Value = reply.json();
     // Apple adds reasons, so a reason is text.
     let reason = refusal["reason"].as_str().unwrap_or_default();
     // With 410: when the token was found to be gone, in milliseconds since 1970.
-    let gone_at = refusal["timestamp"].as_i64().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    let gone_since = refusal["timestamp"].as_i64().and_then(|millis| Timestamp::from_millisecond(millis).ok());
     let outcome = match (reply.status.as_u16(), reason) {
         (200, _) => Outcome::Accepted,
-        (410, _) => match (registered_at, gone_at) {
-            (Some(registered_at), Some(gone_at)) if registered_at >= gone_at => Outcome::Refused,
-            _ => Outcome::DeadEndpoint,
-        },
+        (410, _) => Outcome::DeadEndpoint,
         (_, "IdleTimeout") => Outcome::TryLater { after },
         (_, "BadTopic" | "MissingTopic" | "TopicDisallowed") => Outcome::Misconfigured,
         _ => reply.by_status(after),
     };
     let code = if reason.is_empty() { reply.code() } else { reason.to_owned() };
-    let detail = gone_at.map(|gone_at| format!("gone since {gone_at}")).unwrap_or_default();
-    Answer { message_id: reply.header("apns-id").to_owned(), ..Answer::new(outcome, code, detail) }
+    let detail = gone_since.map(|gone_since| format!("gone since {gone_since}")).unwrap_or_default();
+    Answer { message_id: reply.header("apns-id").to_owned(), gone_since, ..Answer::new(outcome, code, detail) }
 }
 
 #[cfg(test)]
@@ -92,7 +89,7 @@ mod tests {
             (502, "SomethingNew", Outcome::NoAnswer),
             (505, "SomethingNew", LATER),
         ] {
-            let answer = classify(&reply(status, &[], format!(r#"{{"reason":"{reason}"}}"#)), None, at(0));
+            let answer = classify(&reply(status, &[], format!(r#"{{"reason":"{reason}"}}"#)), at(0));
             assert_eq!((answer.outcome, answer.code.as_str()), (expected, reason), "{status}");
         }
     }
@@ -100,43 +97,40 @@ mod tests {
     #[test]
     fn a_refusal_without_a_reason_goes_by_its_status() {
         for body in ["", "<html>", "[1]", r#"{"reason":7}"#] {
-            let answer = classify(&reply(503, &[], body), None, at(0));
+            let answer = classify(&reply(503, &[], body), at(0));
             assert_eq!((answer.outcome, answer.code.as_str()), (LATER, "503"), "{body}");
         }
     }
 
     #[test]
     fn an_accepted_message_has_apples_id() {
-        let answer = classify(&reply(200, &[("apns-id", "EEBE9C84")], ""), None, at(0));
+        let answer = classify(&reply(200, &[("apns-id", "EEBE9C84")], ""), at(0));
         assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "EEBE9C84"));
     }
 
     #[test]
-    fn a_token_is_dead_only_if_it_was_registered_before_it_was_gone() {
-        let gone = |timestamp: Timestamp| {
-            reply(410, &[], format!(r#"{{"reason":"Unregistered","timestamp":{}}}"#, timestamp.as_millisecond()))
-        };
-        for (registered_at, expected) in [
-            (None, Outcome::DeadEndpoint),
-            (Some(at(9)), Outcome::DeadEndpoint),
-            (Some(at(10)), Outcome::Refused),
-            (Some(at(11)), Outcome::Refused),
+    fn a_dead_token_is_so_since_when_apple_says() {
+        let millis = at(10).as_millisecond();
+        for (body, gone_since) in [
+            (format!(r#"{{"reason":"Unregistered","timestamp":{millis}}}"#), Some(at(10))),
+            (r#"{"reason":"Unregistered"}"#.to_owned(), None),
         ] {
-            assert_eq!(classify(&gone(at(10)), registered_at, at(20)).outcome, expected, "{registered_at:?}");
+            let answer = classify(&reply(410, &[], body), at(20));
+            assert_eq!((answer.outcome, answer.gone_since), (Outcome::DeadEndpoint, gone_since));
         }
     }
 
     #[test]
     fn a_delay_that_apple_names_is_kept() {
         let busy = reply(429, &[("retry-after", "7")], r#"{"reason":"TooManyRequests"}"#);
-        assert_eq!(classify(&busy, None, at(0)).outcome, Outcome::Throttled { after: Some(Duration::from_secs(7)) });
+        assert_eq!(classify(&busy, at(0)).outcome, Outcome::Throttled { after: Some(Duration::from_secs(7)) });
     }
 
     proptest! {
         #[test]
         fn only_a_200_is_accepted_and_only_a_410_kills(status in 200u16..600, body in ".*", timestamp: i64) {
             for body in [body, format!(r#"{{"reason":"Unregistered","timestamp":{timestamp}}}"#)] {
-                let outcome = classify(&reply(status, &[], body), Some(at(0)), at(0)).outcome;
+                let outcome = classify(&reply(status, &[], body), at(0)).outcome;
                 prop_assert_eq!(outcome == Outcome::Accepted, status == 200);
                 prop_assert!(outcome != Outcome::DeadEndpoint || status == 410);
             }

@@ -8,7 +8,7 @@
 //! | status, reason | means |
 //! |---|---|
 //! | 200 | accepted; its id is the delivery's (`apns-id`) |
-//! | 410 (`Unregistered`, `ExpiredToken`) | dead endpoint; refused, if the device's token was registered after the moment that Apple names |
+//! | 410 (`Unregistered`, `ExpiredToken`) | dead endpoint, since the moment that Apple names: a token registered later stays in use |
 //! | 400 `BadDeviceToken`, `DeviceTokenNotForTopic` | refused, and not dead: a token of the other environment or of another app says the same |
 //! | 400 `IdleTimeout`, 500, 503 | try later |
 //! | 429 | throttled: the device (`TooManyRequests`), or our token (`TooManyProviderTokenUpdates`) |
@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
-use chasqui_schemas::{Delivery, delivery::Address};
+use chasqui_schemas::{Channel, Delivery, record::Platform};
 use reqwest::{Url, header::AUTHORIZATION};
 
 pub use self::config::Config;
@@ -67,10 +67,6 @@ impl Apns {
 
     async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let deadline = self.http.deadline();
-        let registered_at = match delivery.endpoint.address {
-            Address::Device { registered_at, .. } => registered_at,
-            _ => None,
-        };
         let mut rejected = None;
         loop {
             let now = self.clock.now();
@@ -82,7 +78,7 @@ impl Apns {
                 rejected = Some(token);
                 continue;
             }
-            return Ok(classify(&reply, registered_at, self.clock.now()));
+            return Ok(classify(&reply, self.clock.now()));
         }
     }
 }
@@ -91,6 +87,10 @@ impl Apns {
 impl Provider for Apns {
     fn name(&self) -> &str {
         NAME
+    }
+
+    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
+        channel == Channel::Push && platform == Some(Platform::Ios)
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {

@@ -2,8 +2,9 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chasqui_contract::{ManualClock, Outcome};
+use chasqui_schemas::delivery::Address;
 use chasqui_schemas::record::Platform;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use reqwest::Version;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde_json::{Value, json};
@@ -39,7 +40,7 @@ impl World {
     }
 
     async fn send(&self) -> Answer {
-        self.provider.send(&ios(None)).await
+        self.provider.send(&ios()).await
     }
 
     /// The claims of an `Authorization`, once header and signature hold.
@@ -55,8 +56,8 @@ impl World {
     }
 }
 
-fn ios(registered_at: Option<Timestamp>) -> Delivery {
-    delivery_to(Address::Device { platform: Platform::Ios, token: "0a1b2c".into(), registered_at })
+fn ios() -> Delivery {
+    delivery_to(Address::Device { platform: Platform::Ios, token: "0a1b2c".into(), registered_at: None })
 }
 
 fn ok() -> Turn {
@@ -77,7 +78,7 @@ async fn a_push_goes_over_http_2_with_a_token_that_verifies() {
     assert_eq!((seen.version, seen.line.as_str()), (Version::HTTP_2, "POST /3/device/0a1b2c"));
     let claims = world.claims(seen.header("authorization"));
     assert_eq!(claims, json!({ "iss": "DEF123GHIJ", "iat": at(0).as_second() }));
-    assert_eq!(seen.header("apns-id"), ios(None).id.to_string());
+    assert_eq!(seen.header("apns-id"), ios().id.to_string());
     assert_eq!(seen.json()["aps"]["alert"]["title"], "Your order");
 }
 
@@ -128,21 +129,9 @@ async fn of_many_calls_told_that_the_token_expired_one_signs() {
 }
 
 #[tokio::test]
-async fn a_gone_token_is_dead_unless_it_was_registered_since() {
-    let gone = || {
-        let body = json!({ "reason": "Unregistered", "timestamp": at(10).as_millisecond() });
-        Turn::say(410, body.to_string())
-    };
-    let server = Loopback::start([gone(), gone()]).await;
-    let world = World::new(&server);
-    assert_eq!(world.provider.send(&ios(Some(at(9)))).await.outcome, Outcome::DeadEndpoint);
-    assert_eq!(world.provider.send(&ios(Some(at(11)))).await.outcome, Outcome::Refused);
-}
-
-#[tokio::test]
 async fn a_payload_too_large_is_not_sent() {
     let server = Loopback::start([]).await;
-    let mut delivery = ios(None);
+    let mut delivery = ios();
     delivery.content.body = Some("x".repeat(5_000));
     let answer = World::new(&server).provider.send(&delivery).await;
     assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Refused, "too_large"));

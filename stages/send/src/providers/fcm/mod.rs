@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
-use chasqui_schemas::Delivery;
+use chasqui_schemas::{Channel, Delivery, record::Platform};
 use reqwest::{
     Method, Request, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
@@ -100,6 +100,10 @@ impl Fcm {
 impl Provider for Fcm {
     fn name(&self) -> &str {
         NAME
+    }
+
+    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
+        channel == Channel::Push && platform == Some(Platform::Android)
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {

@@ -72,7 +72,7 @@ impl OAuth {
     /// The `Authorization` to use now.
     ///
     /// # Errors
-    /// [`Outcome::TryLater`] where the token endpoint is away, [`Outcome::Misconfigured`] where it refuses the account.
+    /// [`Outcome::TryLater`] where the token endpoint is away, [`Outcome::Throttled`] where our own limit leaves no turn, [`Outcome::Misconfigured`] where it refuses the account.
     pub(super) async fn get(&self, deadline: Instant) -> Result<HeaderValue, Answer> {
         let asked = Instant::now();
         if let Some(token) = self.held(EARLY) {
@@ -147,7 +147,8 @@ impl OAuth {
         *request.body_mut() = Some(format!("grant_type={grant}&assertion={assertion}").into());
         match self.http.exchange_by(deadline, request).await {
             Ok(reply) => token(&reply, now),
-            Err(Failure::NotSent(words) | Failure::Busy(words) | Failure::NoAnswer(words)) => Err(later(None, &words)),
+            Err(Failure::NotSent(words) | Failure::NoAnswer(words)) => Err(later(None, &words)),
+            Err(busy @ Failure::Busy(_)) => Err(busy.into()),
         }
     }
 }

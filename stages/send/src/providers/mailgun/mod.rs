@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
-use chasqui_schemas::Delivery;
+use chasqui_schemas::{Channel, Delivery, record::Platform};
 use lettre::message::Mailbox;
 use reqwest::{Url, multipart::Form};
 
@@ -86,6 +86,10 @@ impl Mailgun {
 impl Provider for Mailgun {
     fn name(&self) -> &str {
         NAME
+    }
+
+    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
+        channel == Channel::Email
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {

@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
-use chasqui_schemas::Delivery;
+use chasqui_schemas::{Channel, Delivery, record::Platform};
 use lettre::message::Mailbox;
 use reqwest::{Url, header::CONTENT_TYPE};
 
@@ -88,6 +88,10 @@ impl Sendgrid {
 impl Provider for Sendgrid {
     fn name(&self) -> &str {
         NAME
+    }
+
+    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
+        channel == Channel::Email
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {

@@ -29,7 +29,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
-use chasqui_schemas::Delivery;
+use chasqui_schemas::{Channel, Delivery, record::Platform};
 use lettre::message::Mailbox;
 use tokio::time::timeout;
 
@@ -116,6 +116,10 @@ impl Smtp {
 impl Provider for Smtp {
     fn name(&self) -> &str {
         NAME
+    }
+
+    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
+        channel == Channel::Email
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {

@@ -11,6 +11,9 @@ use serde::Deserialize;
 
 use crate::http::Reply;
 
+/// The phone is off, or out of reach.
+const UNREACHABLE: u32 = 30003;
+
 /// What is read of an answer: a message's, or an error's.
 #[derive(Debug, Default, Deserialize)]
 struct Body {
@@ -31,9 +34,11 @@ pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
         Some(_) if reply.status.is_success() => known.unwrap_or(Outcome::Accepted),
         _ => known.unwrap_or_else(|| reply.by_status(after)),
     };
+    // Of what may pass, only this is the phone's own trouble.
+    let about_recipient = code == Some(UNREACHABLE);
     let code = code.map_or_else(|| reply.code(), |code| code.to_string());
     let words = body.message.or(body.error_message).unwrap_or_default();
-    Answer { message_id: body.sid.unwrap_or_default(), ..Answer::new(outcome, code, words) }
+    Answer { message_id: body.sid.unwrap_or_default(), about_recipient, ..Answer::new(outcome, code, words) }
 }
 
 /// What a code means; `None` leaves it to the status: an unknown code, or a warning (30018, 30025, 30026), which comes
@@ -47,7 +52,7 @@ fn meaning(code: u32, after: Option<Duration>) -> Option<Outcome> {
         // Too fast, or a queue is full.
         14107 | 20429 | 21611 | 30001 | 30022 => Outcome::Throttled { after },
         // Theirs, the carrier's, or the phone is off.
-        20500 | 20503 | 30003 | 30008 | 30017 | 30020 | 30021 | 30410 => Outcome::TryLater { after },
+        20500 | 20503 | UNREACHABLE | 30008 | 30017 | 30020 | 30021 | 30410 => Outcome::TryLater { after },
         // The day's share is used up: waiting minutes is no use.
         30023 | 30027 | 63038 => Outcome::OtherProvider,
         // Account, credentials, permissions of a country, trial accounts, where callbacks go.
@@ -145,6 +150,12 @@ mod tests {
     fn an_error_keeps_code_and_words() {
         let answer = error(400, 21211);
         assert_eq!((answer.code.as_str(), answer.detail.as_str(), answer.message_id.as_str()), ("21211", "words", ""));
+    }
+
+    #[test]
+    fn a_phone_that_is_off_is_not_twilios_trouble() {
+        assert!(error(400, 30003).about_recipient);
+        assert!(!error(400, 30008).about_recipient);
     }
 
     #[test]

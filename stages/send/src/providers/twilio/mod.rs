@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
-use chasqui_schemas::Delivery;
+use chasqui_schemas::{Channel, Delivery, record::Platform};
 use reqwest::Url;
 
 pub use self::config::Config;
@@ -83,6 +83,10 @@ impl Twilio {
 impl Provider for Twilio {
     fn name(&self) -> &str {
         NAME
+    }
+
+    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
+        channel == Channel::Sms
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {

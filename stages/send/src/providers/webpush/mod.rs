@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
-use chasqui_schemas::{Delivery, record::Platform};
+use chasqui_schemas::{Channel, Delivery, record::Platform};
 use reqwest::header::AUTHORIZATION;
 
 pub use self::config::Config;
@@ -77,6 +77,10 @@ impl WebPush {
 impl Provider for WebPush {
     fn name(&self) -> &str {
         NAME
+    }
+
+    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
+        channel == Channel::Push && platform == Some(Platform::Web)
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {
