@@ -85,6 +85,13 @@ impl Answer {
     }
 }
 
+impl From<Box<Answer>> for Answer {
+    /// A call that ends early has its answer as an error, boxed, because an answer is large.
+    fn from(answer: Box<Answer>) -> Self {
+        *answer
+    }
+}
+
 /// The meaning of an answer: it decides what happens next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -168,8 +168,9 @@ impl Http {
 ///
 /// # Errors
 /// [`Outcome::Misconfigured`]: nothing was sent.
-pub fn built(request: RequestBuilder) -> Result<Request, Answer> {
-    request.build().map_err(|_| Answer::new(Outcome::Misconfigured, "request", "a setting is not fit for a request"))
+pub fn built(request: RequestBuilder) -> Result<Request, Box<Answer>> {
+    let unfit = |_| Answer::new(Outcome::Misconfigured, "request", "a setting is not fit for a request").into();
+    request.build().map_err(unfit)
 }
 
 /// The address that a setting holds. It may hold an account too, so errors do not quote it. `key` is the setting's name.

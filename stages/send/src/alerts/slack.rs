@@ -57,7 +57,7 @@ impl Provider for Slack {
         let body = json!({"text": escape(delivery.content.body.as_deref().unwrap_or_default())});
         let request = match http::built(self.http.client().post(self.webhook.clone()).json(&body)) {
             Ok(request) => request,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         };
         match self.http.exchange(request).await {
             Ok(reply) => classify(&reply, self.clock.now()),

@@ -64,11 +64,11 @@ pub(super) fn parameter<'a>(form: &'a Form, name: &str) -> Option<&'a str> {
 }
 
 /// Refuses what is larger than `max`. `what` is what is counted: `"bytes of payload"`.
-pub(super) fn check_size(what: &str, size: usize, max: usize) -> Result<(), Answer> {
+pub(super) fn check_size(what: &str, size: usize, max: usize) -> Result<(), Box<Answer>> {
     if size <= max {
         return Ok(());
     }
-    Err(Answer::new(Outcome::Refused, "too_large", format!("{size} {what}, of {max} at most")))
+    Err(Answer::new(Outcome::Refused, "too_large", format!("{size} {what}, of {max} at most")).into())
 }
 
 #[cfg(test)]

@@ -13,15 +13,18 @@ const MAX_TEXT: usize = 1_600;
 ///
 /// # Errors
 /// There is none: the route is wrong, so [`Outcome::Misconfigured`].
-pub(super) fn number(delivery: &Delivery) -> Result<&str, Answer> {
+pub(super) fn number(delivery: &Delivery) -> Result<&str, Box<Answer>> {
     match &delivery.endpoint.address {
         Address::Phone(number) => Ok(number),
-        _ => Err(Answer::new(Outcome::Misconfigured, "channel", "an SMS needs a phone number: correct the routes")),
+        _ => {
+            Err(Answer::new(Outcome::Misconfigured, "channel", "an SMS needs a phone number: correct the routes")
+                .into())
+        }
     }
 }
 
 /// Refuses a text that is too long.
-pub(super) fn check_length(text: &str) -> Result<(), Answer> {
+pub(super) fn check_length(text: &str) -> Result<(), Box<Answer>> {
     check_size("characters", text.chars().count(), MAX_TEXT)
 }
 

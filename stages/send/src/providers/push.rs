@@ -20,10 +20,13 @@ pub(super) const MAX_TTL_S: u64 = 28 * 24 * 60 * 60;
 ///
 /// # Errors
 /// Another platform's device, or none: the route is wrong, so [`Outcome::Misconfigured`].
-pub(super) fn token(delivery: &Delivery, of: Platform) -> Result<&str, Answer> {
+pub(super) fn token(delivery: &Delivery, of: Platform) -> Result<&str, Box<Answer>> {
     match &delivery.endpoint.address {
         Address::Device { platform, token, .. } if *platform == of => Ok(token),
-        _ => Err(Answer::new(Outcome::Misconfigured, "platform", "the endpoint is not a device of this push service")),
+        _ => {
+            Err(Answer::new(Outcome::Misconfigured, "platform", "the endpoint is not a device of this push service")
+                .into())
+        }
     }
 }
 
@@ -51,7 +54,7 @@ pub(super) fn seconds_left(delivery: &Delivery, now: Timestamp) -> Option<u64> {
 }
 
 /// A header that no log shows. What cannot be one is a credential with a line break in it.
-pub(super) fn credential(text: &str) -> Result<HeaderValue, Answer> {
+pub(super) fn credential(text: &str) -> Result<HeaderValue, Box<Answer>> {
     let mut value = HeaderValue::from_str(text)
         .map_err(|_| Answer::new(Outcome::Misconfigured, "credential", "a credential is not fit for a header"))?;
     value.set_sensitive(true);

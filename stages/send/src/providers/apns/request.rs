@@ -27,7 +27,7 @@ const MAX_COLLAPSE_ID: usize = 64;
 const VISIBLE: [&str; 3] = ["alert", "badge", "sound"];
 
 /// The request, but for the authorization.
-pub(super) fn request(base: &Url, topic: &str, delivery: &Delivery, now: Timestamp) -> Result<Request, Answer> {
+pub(super) fn request(base: &Url, topic: &str, delivery: &Delivery, now: Timestamp) -> Result<Request, Box<Answer>> {
     let token = push::token(delivery, Platform::Ios)?;
     let mut request = Request::new(Method::POST, http::below(base.clone(), &["3", "device", token]));
 

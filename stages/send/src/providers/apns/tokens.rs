@@ -42,7 +42,7 @@ impl Tokens {
 
     /// The `Authorization` to use now; never `rejected`, which Apple has called expired. Of many calls that were told
     /// so, one signs.
-    pub(super) fn get(&self, now: Timestamp, rejected: Option<&HeaderValue>) -> Result<HeaderValue, Answer> {
+    pub(super) fn get(&self, now: Timestamp, rejected: Option<&HeaderValue>) -> Result<HeaderValue, Box<Answer>> {
         // Nothing is left half done under this lock.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
@@ -52,7 +52,7 @@ impl Tokens {
             }
             _ => {
                 let claims = Claims { iss: &self.team_id, iat: now.as_second() };
-                let token = self.signer.sign(Some(&self.key_id), &claims)?;
+                let token = self.signer.sign(Some(&self.key_id), &claims).map_err(Answer::from)?;
                 let token = push::credential(&format!("bearer {token}"))?;
                 *last = Some((now, token.clone()));
                 Ok(token)

@@ -146,7 +146,7 @@ impl OAuth {
         let grant = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
         *request.body_mut() = Some(format!("grant_type={grant}&assertion={assertion}").into());
         match self.http.exchange_by(deadline, request).await {
-            Ok(reply) => token(&reply, now),
+            Ok(reply) => Ok(token(&reply, now)?),
             Err(Failure::NotSent(words) | Failure::NoAnswer(words)) => Err(later(None, &words)),
             Err(busy @ Failure::Busy(_)) => Err(busy.into()),
         }
@@ -154,7 +154,7 @@ impl OAuth {
 }
 
 /// What the token endpoint's answer means.
-fn token(reply: &Reply, now: Timestamp) -> Result<Token, Answer> {
+fn token(reply: &Reply, now: Timestamp) -> Result<Token, Box<Answer>> {
     let body: Value = reply.json();
     let status = reply.status.as_u16();
     let words = body["error_description"].as_str().unwrap_or_default();
@@ -164,12 +164,12 @@ fn token(reply: &Reply, now: Timestamp) -> Result<Token, Answer> {
             Ok(Token { authorization: push::credential(&format!("Bearer {token}"))?, expires_at: now + holds })
         }
         (200 | 408 | 429 | 500.., _) => {
-            Err(later(reply.retry_after(now), &format!("the token endpoint answered {status} {words}")))
+            Err(later(reply.retry_after(now), &format!("the token endpoint answered {status} {words}")).into())
         }
         _ => {
             let code = body["error"].as_str().map_or_else(|| reply.code(), str::to_owned);
             let detail = format!("the token endpoint refuses the service account: {words}");
-            Err(Answer::new(Outcome::Misconfigured, code, detail))
+            Err(Answer::new(Outcome::Misconfigured, code, detail).into())
         }
     }
 }

@@ -20,7 +20,7 @@ const OTHER_TARGETS: [&str; 3] = ["condition", "fid", "topic"];
 const OTHER_DATA: [&str; 2] = ["android", "androidV2"];
 
 /// The body of `messages:send`.
-pub(super) fn body(delivery: &Delivery, now: Timestamp) -> Result<String, Answer> {
+pub(super) fn body(delivery: &Delivery, now: Timestamp) -> Result<String, Box<Answer>> {
     let token = push::token(delivery, Platform::Android)?;
     let mut message = message(delivery, now);
     // It takes registration tokens and Firebase installation ids alike.

@@ -24,8 +24,13 @@ const MORE_RECIPIENTS: [&str; 3] = ["cc", "bcc", "recipient-variables"];
 const WITHIN: std::ops::RangeInclusive<i64> = 5..=24 * 60;
 
 /// The parameters, by name; some names stand more than once.
-pub(super) fn parameters(delivery: &Delivery, from: &Mailbox, test_mode: bool, now: Timestamp) -> Result<Form, Answer> {
-    let letter = Letter::of(delivery, from)?;
+pub(super) fn parameters(
+    delivery: &Delivery,
+    from: &Mailbox,
+    test_mode: bool,
+    now: Timestamp,
+) -> Result<Form, Box<Answer>> {
+    let letter = Letter::of(delivery, from).map_err(Answer::from)?;
     // What no override may touch.
     let mut ours = vec![
         ("to".to_owned(), letter.to.to_string()),

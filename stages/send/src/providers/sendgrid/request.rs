@@ -17,8 +17,8 @@ use crate::providers::{
 const MAX_BYTES: usize = 30 * 1024 * 1024;
 
 /// The body, as JSON.
-pub(super) fn body(delivery: &Delivery, from: &Mailbox, sandbox_mode: bool) -> Result<Vec<u8>, Answer> {
-    let bytes = serde_json::to_vec(&message(delivery, from, sandbox_mode)?)
+pub(super) fn body(delivery: &Delivery, from: &Mailbox, sandbox_mode: bool) -> Result<Vec<u8>, Box<Answer>> {
+    let bytes = serde_json::to_vec(&message(delivery, from, sandbox_mode).map_err(Answer::from)?)
         .map_err(|error| Answer::new(Outcome::Refused, "json", error.to_string()))?;
     payload::check_size("bytes", bytes.len(), MAX_BYTES)?;
     Ok(bytes)

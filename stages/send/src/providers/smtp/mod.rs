@@ -68,24 +68,24 @@ impl Smtp {
     }
 
     /// Everything before the message: an error here means that it was not sent.
-    async fn prepare(&self, mail: &Mail) -> Result<Lease<'_>, Answer> {
+    async fn prepare(&self, mail: &Mail) -> Result<Lease<'_>, Box<Answer>> {
         let exchange = async {
             let mut lease = self.connections.lease().await.map_err(|error| classify(Phase::Connect, &error))?;
             if !lease.supports(&mail.envelope) {
                 lease.give_back(None);
-                return Err(Answer::new(Outcome::Refused, "smtputf8", "the relay takes ASCII addresses only"));
+                return Err(Answer::new(Outcome::Refused, "smtputf8", "the relay takes ASCII addresses only").into());
             }
             match lease.prepare(&mail.envelope).await {
                 Ok(()) => Ok(lease),
                 Err((phase, error)) => {
                     lease.give_back(Some(&error));
-                    Err(classify(phase, &error))
+                    Err(classify(phase, &error).into())
                 }
             }
         };
         timeout(self.timeout, exchange).await.unwrap_or_else(|_elapsed| {
             let words = format!("not ready to send within {} ms", self.timeout.as_millis());
-            Err(Answer::new(Outcome::TryLater { after: None }, "timeout", words))
+            Err(Answer::new(Outcome::TryLater { after: None }, "timeout", words).into())
         })
     }
 
@@ -129,7 +129,7 @@ impl Provider for Smtp {
         };
         match self.prepare(&mail).await {
             Ok(lease) => self.transmit(lease, &mail).await,
-            Err(answer) => answer,
+            Err(answer) => *answer,
         }
     }
 }

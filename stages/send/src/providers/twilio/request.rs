@@ -28,7 +28,7 @@ pub(super) fn url(config: &Config) -> Result<Url, ConfigError> {
 }
 
 /// The parameters, or why there can be no request.
-pub(super) fn form(delivery: &Delivery, config: &Config, now: Timestamp) -> Result<Form, Answer> {
+pub(super) fn form(delivery: &Delivery, config: &Config, now: Timestamp) -> Result<Form, Box<Answer>> {
     let optional = |name: &str, value: Option<String>| value.map(|value| (name.to_owned(), value));
     let mut form: Form = [
         optional("To", Some(phone::number(delivery)?.to_owned())),
@@ -45,7 +45,7 @@ pub(super) fn form(delivery: &Delivery, config: &Config, now: Timestamp) -> Resu
 
     phone::check_length(payload::parameter(&form, "Body").unwrap_or_default())?;
     if !CONTENTS.iter().any(|name| payload::parameter(&form, name).is_some_and(|value| !value.is_empty())) {
-        return Err(phone::empty());
+        return Err(phone::empty().into());
     }
     Ok(form)
 }

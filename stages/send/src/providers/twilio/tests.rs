@@ -66,7 +66,7 @@ async fn exchange(config: Config, delivery: &Delivery, turn: Turn) -> (Answer, S
     (answer, server.only())
 }
 
-fn form(config: &Config, delivery: &Delivery) -> Result<Form, Answer> {
+fn form(config: &Config, delivery: &Delivery) -> Result<Form, Box<Answer>> {
     request::form(delivery, config, at(0))
 }
 

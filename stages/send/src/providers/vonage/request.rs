@@ -45,10 +45,10 @@ pub(super) fn form(
     config: &Config,
     credential: &Credential,
     now: Timestamp,
-) -> Result<Form, Answer> {
+) -> Result<Form, Box<Answer>> {
     let to = phone::number(delivery)?.trim_start_matches('+');
     if !(7..=15).contains(&to.len()) || !to.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Answer::new(Outcome::Refused, "number", "Vonage takes numbers of 7 to 15 digits"));
+        return Err(Answer::new(Outcome::Refused, "number", "Vonage takes numbers of 7 to 15 digits").into());
     }
     let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut form = vec![text("from", &config.from), text("to", to), text("client-ref", &delivery.id.to_string())];

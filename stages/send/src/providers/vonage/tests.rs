@@ -52,7 +52,7 @@ async fn exchange(config: Config, delivery: &Delivery, turn: Turn) -> (Answer, S
     (answer, server.only())
 }
 
-fn form(delivery: &Delivery) -> Result<Form, Answer> {
+fn form(delivery: &Delivery) -> Result<Form, Box<Answer>> {
     request::form(delivery, &set_up(), &Credential::Secret(Secret::from(SECRET)), at(0))
 }
 

@@ -19,7 +19,11 @@ use crate::providers::{payload, push};
 const MAX_TOPIC: usize = 32;
 
 /// The request, but for the authorization.
-pub(super) fn request(subscription: &Subscription, delivery: &Delivery, now: Timestamp) -> Result<Request, Answer> {
+pub(super) fn request(
+    subscription: &Subscription,
+    delivery: &Delivery,
+    now: Timestamp,
+) -> Result<Request, Box<Answer>> {
     let message = message(delivery);
     payload::check_size("bytes of message", message.len(), encrypt::MAX_MESSAGE)?;
     let body = encrypt::encrypt(subscription, message.as_bytes()).map_err(|_| {

@@ -47,7 +47,7 @@ impl Vapid {
     }
 
     /// The `Authorization` for a push service.
-    pub(super) fn authorization(&self, endpoint: &Url, now: Timestamp) -> Result<HeaderValue, Answer> {
+    pub(super) fn authorization(&self, endpoint: &Url, now: Timestamp) -> Result<HeaderValue, Box<Answer>> {
         let origin = endpoint.origin().ascii_serialization();
         // Nothing is left half done under this lock.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +58,7 @@ impl Vapid {
             return Ok(token.clone());
         }
         let claims = Claims { aud: &origin, exp: (now + HOLDS).as_second(), sub: &self.subject };
-        let token = self.signer.sign(None, &claims)?;
+        let token = self.signer.sign(None, &claims).map_err(Answer::from)?;
         let token = push::credential(&format!("vapid t={token}, k={}", self.public_key))?;
         if last.len() >= MAX_ORIGINS {
             last.clear();
