@@ -1,7 +1,8 @@
 //! The address book on the KV buckets that the directory reads.
 //!
 //! Guarantee: a record is changed only as it was read (compare and set), so that a device registered at the same moment
-//! is not lost; who comes second reads again, a bounded number of times. What was there already is left alone.
+//! is not lost; who comes second reads again, a bounded number of times. What was there already is left alone. The
+//! directory that wrote sees it at once.
 //!
 //! After a crash the call is repeated, and finds done what was done.
 
@@ -46,7 +47,9 @@ impl AddressBook for NatsDirectory {
             if !removed {
                 return Ok(gone);
             }
-            match self.contacts.update(&key, json(&contacts).map_err(bad)?, entry.revision).await {
+            let updated = self.contacts.update(&key, json(&contacts).map_err(bad)?, entry.revision).await;
+            self.cached_contacts.forget(&key);
+            match updated {
                 Ok(_) => return Ok(gone),
                 Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
                 Err(error) => return Err(unavailable(store, error)),
@@ -58,7 +61,9 @@ impl AddressBook for NatsDirectory {
     async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError> {
         let (store, key) = (Bucket::Suppressions.as_str(), address_key(address));
         let record = json(&suppression).map_err(|error| bad_record(store, &key, error))?;
-        match self.suppressions.create(&key, record).await {
+        let created = self.suppressions.create(&key, record).await;
+        self.cached_suppressions.forget(&key);
+        match created {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(unavailable(store, error)),
