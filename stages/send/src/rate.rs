@@ -2,8 +2,9 @@
 //! request.
 //!
 //! Guarantee: turns are spread evenly, a tenth of a second's worth at once, so that no second has more than eleven
-//! tenths of the limit. Nobody waits for a turn that would come too late. The limit is this process's: several processes
-//! share the vendor's by configuration. Nothing survives a restart.
+//! tenths of the limit. Nobody waits for a turn that would come too late. The limit is this process's, once for
+//! the critical lane and once for the others: they, and several processes, share the vendor's by configuration. Nothing
+//! survives a restart.
 
 use std::num::NonZeroU32;
 

@@ -7,7 +7,7 @@
 //! # What a reply means
 //! | reply | means |
 //! |---|---|
-//! | 4yz; a mailbox that is full (5.2.2, 552) | try later |
+//! | 4yz; a mailbox that is full (5.2.2, 552) | try later; with 4.2.x, 5.2.2 or 552 the recipient's own trouble |
 //! | no connection, no such host, cut off before the message | try later |
 //! | 5yz with 5.1.1, 5.1.2, 5.1.3, 5.1.6, 5.2.1 | dead endpoint |
 //! | 5yz on greeting, log-in or our own address; 530, 534, 535, 538; a certificate that does not hold; no STARTTLS | misconfigured |
