@@ -68,6 +68,9 @@ pub struct Delivery {
     /// As [`crate::Notification::pass`].
     #[serde(default)]
     pub pass: u32,
+    /// Set by send when it puts the delivery back: when it first took it up. The channel's horizon counts from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sending_since: Option<Timestamp>,
 }
 
 impl Delivery {
@@ -127,6 +130,14 @@ impl Address {
         match self {
             Address::Device { token, .. } => token,
             Address::Phone(text) | Address::Mailbox(text) | Address::Inbox(text) => text,
+        }
+    }
+
+    /// The push service of a device.
+    pub fn platform(&self) -> Option<Platform> {
+        match self {
+            Address::Device { platform, .. } => Some(*platform),
+            Address::Phone(_) | Address::Mailbox(_) | Address::Inbox(_) => None,
         }
     }
 }

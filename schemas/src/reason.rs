@@ -43,6 +43,8 @@ pub enum Reason {
     Scheduled,
     /// The recipient's quiet hours.
     QuietHours,
+    /// Every provider that could take it is out of service; no attempt was made.
+    CircuitOpen,
 
     // Retried: will be tried again by itself.
     /// The provider failed in a way that passes.
@@ -87,7 +89,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 32] = [
+    pub const ALL: [Reason; 33] = [
         Reason::Malformed,
         Reason::Invalid,
         Reason::TooLarge,
@@ -103,6 +105,7 @@ impl Reason {
         Reason::Expired,
         Reason::Scheduled,
         Reason::QuietHours,
+        Reason::CircuitOpen,
         Reason::ProviderTransient,
         Reason::ProviderThrottled,
         Reason::ProviderTimeout,
@@ -140,6 +143,7 @@ impl Reason {
             Reason::Expired => "expired",
             Reason::Scheduled => "scheduled",
             Reason::QuietHours => "quiet_hours",
+            Reason::CircuitOpen => "circuit_open",
             Reason::ProviderTransient => "provider_transient",
             Reason::ProviderThrottled => "provider_throttled",
             Reason::ProviderTimeout => "provider_timeout",

@@ -8,7 +8,7 @@ use jiff::{Timestamp, civil::Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Channel, Lane, submission::Content};
+use crate::{Channel, Lane, Reason, submission::Content};
 
 /// How to reach a user (`contacts`, by user id).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +29,24 @@ pub struct Contacts {
     /// Devices; all are used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
+}
+
+impl Contacts {
+    /// Removes the device `id` where it still has the token that its push service calls dead. A token that was
+    /// registered after `gone_since` has come to life again, and stays. True if it was removed.
+    pub fn remove_device(&mut self, id: &str, token: &str, gone_since: Option<Timestamp>) -> bool {
+        let before = self.devices.len();
+        self.devices.retain(|device| {
+            let came_back = gone_since.zip(device.registered_at).is_some_and(|(gone, registered)| registered > gone);
+            device.id != id || device.token != token || came_back
+        });
+        self.devices.len() < before
+    }
+
+    /// Whether there is a device `id` with this token.
+    pub fn has_device(&self, id: &str, token: &str) -> bool {
+        self.devices.iter().any(|device| device.id == id && device.token == token)
+    }
 }
 
 /// A device that can show a push.
@@ -89,6 +107,26 @@ impl Default for Preferences {
             devices: BTreeMap::new(),
             quiet_hours: None,
             tracking: true,
+        }
+    }
+}
+
+impl Preferences {
+    /// Why the user does not want `category` on `channel`, if so; the widest opt-out is named.
+    pub fn opt_out(&self, category: &str, channel: Channel) -> Option<Reason> {
+        let category_off = match self.categories.get(category) {
+            Some(CategoryPreference::All(on)) => !on,
+            Some(CategoryPreference::Channels(channels)) => channels.get(&channel) == Some(&false),
+            None => false,
+        };
+        if !self.enabled {
+            Some(Reason::OptedOut)
+        } else if category_off {
+            Some(Reason::OptedOutCategory)
+        } else if self.channels.get(&channel) == Some(&false) {
+            Some(Reason::OptedOutChannel)
+        } else {
+            None
         }
     }
 }
@@ -179,6 +217,13 @@ impl Default for Category {
     }
 }
 
+impl Suppression {
+    /// The address does not exist, a provider says.
+    pub const BOUNCE: &str = "bounce";
+    /// Its owner wants no more.
+    pub const UNSUBSCRIBE: &str = "unsubscribe";
+}
+
 /// Why an address gets nothing any more (`suppressions`, by [`crate::bucket::address_key`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -188,4 +233,38 @@ pub struct Suppression {
     /// Since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn device(id: &str, token: &str, registered_at: Option<i64>) -> Device {
+        Device { id: id.into(), platform: Platform::Ios, token: token.into(), registered_at: registered_at.map(at) }
+    }
+
+    #[test]
+    fn exactly_the_device_with_exactly_the_dead_token_is_removed() {
+        let devices = [device("phone", "old", None), device("tablet", "old", None), device("phone", "new", None)];
+        let mut contacts = Contacts { devices: devices.to_vec(), ..Contacts::default() };
+        assert!(contacts.remove_device("phone", "old", None));
+        assert_eq!(contacts.devices, devices[1..]);
+        assert!(!contacts.remove_device("phone", "old", None));
+    }
+
+    #[test]
+    fn a_token_registered_after_it_was_gone_stays() {
+        let removed = |registered_at: Option<i64>, gone_since: Option<i64>| {
+            let devices = vec![device("phone", "t", registered_at)];
+            Contacts { devices, ..Contacts::default() }.remove_device("phone", "t", gone_since.map(at))
+        };
+        for (registered_at, gone_since) in [(None, None), (None, Some(5)), (Some(5), None), (Some(5), Some(5))] {
+            assert!(removed(registered_at, gone_since), "{registered_at:?} {gone_since:?}");
+        }
+        assert!(!removed(Some(6), Some(5)));
+    }
 }

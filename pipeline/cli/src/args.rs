@@ -183,7 +183,8 @@ pub(crate) enum DeadCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Sends them on their way again, from the stage where they ended. One that ended at send gets one more attempt.
+    /// Sends them on their way again, from the stage where they ended. One that ended at send gets one more attempt, or
+    /// more where attempts are left.
     Replay {
         /// Their numbers, from `list`; all that the filter leaves, if absent.
         sequences: Vec<u64>,
@@ -218,6 +219,9 @@ pub(crate) struct DeadFilter {
     /// Only since: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, value_parser = since)]
     pub(crate) since: Option<Timestamp>,
+    /// Only until: a time (RFC 3339), or how long ago (`2h`, `7d`).
+    #[arg(long, value_parser = since)]
+    pub(crate) until: Option<Timestamp>,
 }
 
 #[derive(Debug, clap::Args)]

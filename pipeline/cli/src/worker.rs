@@ -17,7 +17,7 @@ use chasqui_runtime::{
     run_deferred, run_stage, topology,
 };
 use chasqui_schemas::{Lane, Stage};
-use chasqui_send::SendStage;
+use chasqui_send::{Ports, SendStage};
 use chasqui_stores::{directory::NatsDirectory, inbox::NatsInbox, ledger::NatsLedger, publisher::Publisher};
 use chasqui_trace::{TraceSink, WriterSettings, run_receipts, run_writer};
 use chasqui_validate::Validate;
@@ -146,8 +146,14 @@ impl Worker {
             Stage::Render => self.run(Render::new(directory, parts.gateway.links()?), config, parts, on),
             Stage::Prioritize => self.run(Prioritize { clock, routes: parts.send.routes() }, config, parts, on),
             Stage::Send => {
-                let inbox = Arc::new(NatsInbox::new(parts.broker.publisher.clone()));
-                let send = SendStage::from_config(&parts.send, inbox, parts.ledger.clone(), clock)?;
+                let ports = Ports {
+                    ledger: parts.ledger.clone(),
+                    address_book: directory.clone(),
+                    directory,
+                    inbox: Arc::new(NatsInbox::new(parts.broker.publisher.clone())),
+                    clock,
+                };
+                let send = SendStage::from_config(&parts.send, ports)?;
                 config.check_longest_call(send.longest_call())?;
                 self.run(send, config, parts, on);
             }

@@ -15,6 +15,8 @@ pub struct Decision {
     pub attributes: Vec<(String, String)>,
     /// Receipts that the stage learned of, to publish beside.
     pub receipts: Vec<(ReceiptKind, Receipt)>,
+    /// The provider that was called, which may be another than the message names.
+    pub provider: Option<String>,
 }
 
 /// What happens to a message.
@@ -67,7 +69,7 @@ pub enum Verdict {
 impl Decision {
     /// A decision without further explanation.
     pub fn new(verdict: Verdict) -> Self {
-        Decision { verdict, attributes: Vec::new(), receipts: Vec::new() }
+        Decision { verdict, attributes: Vec::new(), receipts: Vec::new(), provider: None }
     }
 
     /// Forwards one notification.

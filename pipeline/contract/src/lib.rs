@@ -1,7 +1,7 @@
 //! The contract between what a notification means and how it moves.
 //!
 //! Stages ([`Stage`]) are pure: a message in, a [`Decision`] out. What they need to know of the world comes
-//! through ports: [`Directory`], [`Ledger`], [`Inbox`], [`Provider`], [`Clock`]. The runtime performs what they
+//! through ports: [`Directory`], [`AddressBook`], [`Ledger`], [`Inbox`], [`Provider`], [`Clock`]. The runtime performs what they
 //! decide: publishes, traces, acknowledges. Nothing here does I/O.
 //!
 //! ```text
@@ -11,7 +11,9 @@
 //!            schemas
 //! ```
 
+pub mod address_book;
 pub mod clock;
+pub mod consent;
 pub mod decision;
 pub mod directory;
 pub mod error;
@@ -19,8 +21,10 @@ pub mod inbox;
 pub mod ledger;
 pub mod message;
 pub mod provider;
+pub mod route;
 pub mod stage;
 
+pub use address_book::AddressBook;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use decision::{Decision, Output, Verdict};
 pub use directory::Directory;
@@ -29,4 +33,5 @@ pub use inbox::Inbox;
 pub use ledger::{Book, Claim, Ledger};
 pub use message::{Context, IncomingMessage, Message, Submitted};
 pub use provider::{Answer, Outcome, Provider};
+pub use route::{Candidate, Routes};
 pub use stage::Stage;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chasqui_schemas::{Delivery, Receipt, ReceiptKind};
+use chasqui_schemas::{Channel, Delivery, Receipt, ReceiptKind, record::Platform};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Hands a delivery to the outside world.
@@ -14,6 +15,13 @@ use serde::{Deserialize, Serialize};
 pub trait Provider: Send + Sync {
     /// Its name in configuration, traces and `overrides`.
     fn name(&self) -> &str;
+
+    /// Whether it can carry deliveries of a channel, for push to devices of a platform. Asked at start-up of every
+    /// list that names it.
+    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
+        let _ = (channel, platform);
+        true
+    }
 
     /// Makes one attempt. `delivery.attempt` says which.
     async fn send(&self, delivery: &Delivery) -> Answer;
@@ -36,6 +44,13 @@ pub struct Answer {
     /// Receipts that are known at once.
     #[serde(default)]
     pub receipts: Vec<(ReceiptKind, Receipt)>,
+    /// With [`Outcome::DeadEndpoint`]: since when the provider has known it. A token registered later is alive.
+    #[serde(default)]
+    pub gone_since: Option<Timestamp>,
+    /// The trouble is this recipient's alone (a full mailbox, greylisting, a phone that is off): it says nothing about
+    /// the provider, and another one would meet it too.
+    #[serde(default)]
+    pub about_recipient: bool,
 }
 
 impl Answer {
@@ -50,7 +65,30 @@ impl Answer {
             detail: detail.as_ref().chars().take(Self::MAX_DETAIL).collect(),
             message_id: String::new(),
             receipts: Vec::new(),
+            gone_since: None,
+            about_recipient: false,
         }
+    }
+
+    /// Whether the provider, or our account with it, is what failed.
+    pub fn is_providers_fault(&self) -> bool {
+        !self.about_recipient
+            && match self.outcome {
+                Outcome::TryLater { .. } | Outcome::OtherProvider | Outcome::Misconfigured | Outcome::NoAnswer => true,
+                // A provider that throttles is at work.
+                Outcome::Accepted
+                | Outcome::Throttled { .. }
+                | Outcome::DeadEndpoint
+                | Outcome::OptedOut
+                | Outcome::Refused => false,
+            }
+    }
+}
+
+impl From<Box<Answer>> for Answer {
+    /// A call that ends early has its answer as an error, boxed, because an answer is large.
+    fn from(answer: Box<Answer>) -> Self {
+        *answer
     }
 }
 
@@ -74,10 +112,29 @@ pub enum Outcome {
     OtherProvider,
     /// The address does not exist any more.
     DeadEndpoint,
+    /// The recipient told the provider to send them no more.
+    OptedOut,
     /// Refused for good: another try with the same message is useless.
     Refused,
     /// Our account, credentials or settings are wrong; an operator must act.
     Misconfigured,
     /// No answer after the request went out: it may or may not have been sent.
     NoAnswer,
+}
+
+impl Outcome {
+    /// As metrics spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Accepted => "accepted",
+            Outcome::TryLater { .. } => "try_later",
+            Outcome::Throttled { .. } => "throttled",
+            Outcome::OtherProvider => "other_provider",
+            Outcome::DeadEndpoint => "dead_endpoint",
+            Outcome::OptedOut => "opted_out",
+            Outcome::Refused => "refused",
+            Outcome::Misconfigured => "misconfigured",
+            Outcome::NoAnswer => "no_answer",
+        }
+    }
 }

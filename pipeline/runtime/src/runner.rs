@@ -450,7 +450,10 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, 
             }
         })
     };
-    let context = context.unwrap_or_else(|| unread_context(&incoming, lane));
+    let mut context = context.unwrap_or_else(|| unread_context(&incoming, lane));
+    if let Some(called) = decision.as_ref().and_then(|decision| decision.provider.as_deref()) {
+        context.provider = called.into();
+    }
     if let Some(Decision { verdict: Verdict::Dead { reason, detail }, .. }) = &decision {
         tracing::warn!(stage = %S::STAGE, trace_id = %context.trace_id, %reason, detail, "dead letter");
     }

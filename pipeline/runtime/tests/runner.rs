@@ -208,6 +208,25 @@ async fn every_message_is_forwarded_once_and_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_provider_that_was_called_is_on_the_dead_letter_and_in_the_trace() {
+    let bench = bench("").await;
+    bench.publish(["ada".into()]).await;
+    let (stop, runner) = bench.run(pure(|_| {
+        let provider = Some("vonage".to_owned());
+        Decision { provider, ..Decision::dead(Reason::Held, "nobody knows") }
+    }));
+    bench.until("given up", stream::DEAD, 1).await;
+    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    let context = jetstream::new(bench.client.clone());
+    let letter = context.get_stream(stream::DEAD).await.unwrap().get_raw_message(1).await.unwrap();
+    assert_eq!(letter.headers.get(header::PROVIDER).unwrap().as_str(), "vonage");
+    let traces = context.get_stream(stream::TRACES).await.unwrap().get_raw_message(1).await.unwrap();
+    assert_eq!(chasqui_schemas::trace::decode(&traces.payload).unwrap()[0].provider, "vonage");
+    stop.cancel();
+    runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn poison_is_a_dead_letter_and_blocks_nobody() {
     let bench = bench("").await;
     let subject = subject::queue(chasqui_schemas::Stage::Enrich, Lane::Normal, chasqui_schemas::Channel::Push);

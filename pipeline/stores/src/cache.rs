@@ -72,6 +72,11 @@ impl<T: Send + Sync + 'static> Cache<T> {
         }
         Ok(record)
     }
+
+    /// Forgets the record under `key`, which was written here: who writes sees it at once, before the watch tells.
+    pub(crate) fn forget(&self, key: &str) {
+        self.shared.forget(|recent| recent.invalidate(key));
+    }
 }
 
 impl<T: Send + Sync + 'static> Drop for Cache<T> {

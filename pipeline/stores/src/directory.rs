@@ -32,12 +32,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// The directory on NATS.
 #[derive(Debug)]
 pub struct NatsDirectory {
-    contacts: Store,
+    pub(crate) contacts: Store,
     preferences: Store,
-    suppressions: Store,
-    cached_contacts: Cache<Contacts>,
+    pub(crate) suppressions: Store,
+    pub(crate) cached_contacts: Cache<Contacts>,
     cached_preferences: Cache<Preferences>,
-    cached_suppressions: Cache<Suppression>,
+    pub(crate) cached_suppressions: Cache<Suppression>,
     templates: Store,
     categories: Store,
     mirrored_templates: Mirror<Template>,

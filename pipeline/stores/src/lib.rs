@@ -6,16 +6,18 @@
 //! | [`consumer`] | finding a durable consumer |
 //! | [`publisher`] | durable publishing in atomic batches |
 //! | [`directory`] | contacts, preferences, templates, categories, suppressions: what stages read |
+//! | [`address_book`] | the same directory, taking dead addresses out of use |
 //! | [`records`] | the same buckets as commands write them |
 //! | [`opt_out`] | switches off what a recipient wants no more of |
 //! | [`ledger`] | claims, first come, first served |
 //! | [`inbox`] | in-app inboxes |
 //! | [`release`] | frees what a consumer has acknowledged |
-//! | [`memory`] | twins of directory, ledger and inbox, for tests of stages |
+//! | [`memory`] | twins of directory with address book, ledger and inbox, for tests of stages |
 //!
 //! Guarantee: a store and its twin answer alike; one conformance suite (`tests/conformance.rs`) holds both to it.
 //! Streams and buckets are made by the runtime's topology; a store that does not find its own says so.
 
+pub mod address_book;
 mod cache;
 pub mod connection;
 pub mod consumer;

@@ -14,12 +14,13 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chasqui_contract::{Book, Claim, Directory, Inbox, Ledger, StoreError};
+use chasqui_contract::{AddressBook, Book, Claim, Directory, Inbox, Ledger, StoreError};
 use chasqui_schemas::{
     bucket::{Bucket, address_key},
     record::{Category, Contacts, Preferences, Suppression, Template},
     stream,
 };
+use jiff::Timestamp;
 use uuid::Uuid;
 
 /// Failures to come. Each twin has its own.
@@ -192,6 +193,30 @@ impl Directory for MemoryDirectory {
 
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError> {
         self.suppressions.get(&self.faults, Bucket::Suppressions, &address_key(address))
+    }
+}
+
+#[async_trait]
+impl AddressBook for MemoryDirectory {
+    async fn remove_device(
+        &self,
+        user: &str,
+        device: &str,
+        token: &str,
+        gone_since: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        let Some(contacts) = self.contacts.get(&self.faults, Bucket::Contacts, user)? else { return Ok(true) };
+        let mut contacts = Contacts::clone(&contacts);
+        if contacts.remove_device(device, token, gone_since) {
+            self.contacts.put(user, contacts.clone());
+        }
+        Ok(!contacts.has_device(device, token))
+    }
+
+    async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError> {
+        self.faults.before(Bucket::Suppressions.as_str())?;
+        lock(&self.suppressions.0).entry(address_key(address)).or_insert_with(|| Some(Arc::new(suppression)));
+        self.faults.after(Bucket::Suppressions.as_str())
     }
 }
 

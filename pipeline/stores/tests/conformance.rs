@@ -7,12 +7,12 @@ mod support;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use chasqui_contract::{Book, Claim, Class, Directory, Inbox, Ledger, StoreError};
+use chasqui_contract::{AddressBook, Book, Claim, Class, Directory, Inbox, Ledger, StoreError};
 use chasqui_schemas::{
     Channel, Lane,
     bucket::{Bucket, token},
     id,
-    record::{Category, CategoryPreference, Contacts, Preferences, Suppression, Template},
+    record::{Category, CategoryPreference, Contacts, Device, Platform, Preferences, Suppression, Template},
     stream, subject,
     submission::Content,
 };
@@ -20,6 +20,7 @@ use chasqui_stores::{
     NatsDirectory, NatsInbox, NatsLedger, Records,
     memory::{MemoryDirectory, MemoryInbox, MemoryLedger},
 };
+use jiff::Timestamp;
 use support::{Server, make_stores, publisher};
 use uuid::Uuid;
 
@@ -254,6 +255,101 @@ async fn the_directory_in_memory_conforms() {
         directory = directory.with_bad_record(bucket, "bad");
     }
     directory_conforms(&directory).await;
+}
+
+// --- Address book ---------------------------------------------------------------------------------------------------
+
+fn device(id: &str, token: &str, registered_s: i64) -> Device {
+    let registered_at = Some(Timestamp::from_second(registered_s).unwrap());
+    Device { id: id.into(), platform: Platform::Ios, token: token.into(), registered_at }
+}
+
+/// Ada's contacts, whose name is no key as it is, when the suite begins.
+fn adas() -> (&'static str, Contacts) {
+    let devices = vec![device("phone", "p", 10), device("tablet", "t", 10), device("watch", "w", 20)];
+    ("ada@example.com", Contacts { devices, emails: vec!["ada@example.com".into()], ..Contacts::default() })
+}
+
+/// `book` holds [`adas`] contacts and a bad record `bad`, and nobody is suppressed.
+async fn address_book_conforms(book: &(impl AddressBook + Directory)) {
+    let (ada, before) = adas();
+    let gone_since = Some(Timestamp::from_second(15).unwrap());
+    let left = async || {
+        let contacts = book.contacts(ada).await.unwrap().unwrap();
+        assert_eq!(contacts.emails, before.emails);
+        contacts.devices.iter().map(|device| device.id.clone()).collect::<Vec<_>>()
+    };
+    assert!(book.remove_device(ada, "phone", "another token", None).await.unwrap());
+    assert_eq!(left().await, ["phone", "tablet", "watch"]);
+    assert!(!book.remove_device(ada, "watch", "w", gone_since).await.unwrap(), "registered again since");
+    assert_eq!(left().await, ["phone", "tablet", "watch"]);
+    for _repeat in 0..2 {
+        assert!(book.remove_device(ada, "phone", "p", gone_since).await.unwrap());
+        assert_eq!(left().await, ["tablet", "watch"]);
+    }
+    assert!(book.remove_device("nobody", "phone", "p", None).await.unwrap());
+    is_bad(book.remove_device("bad", "phone", "p", None).await, Bucket::Contacts);
+
+    let entry = |reason: &str| Suppression { reason: reason.into(), since: gone_since };
+    for reason in [Suppression::BOUNCE, Suppression::UNSUBSCRIBE] {
+        book.suppress(" Bob@Example.com", entry(reason)).await.unwrap();
+        assert_eq!(*book.suppression("bob@example.com").await.unwrap().unwrap(), entry(Suppression::BOUNCE));
+    }
+}
+
+#[tokio::test]
+async fn the_address_book_on_nats_conforms() {
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let (ada, contacts) = adas();
+    let records = Records::open(&context, Bucket::Contacts).await.unwrap();
+    records.put(ada, serde_json::to_vec(&contacts).unwrap().into()).await.unwrap();
+    let store = context.get_key_value(Bucket::Contacts.as_str()).await.unwrap();
+    store.put("bad", r#"{"misspelt":true}"#.into()).await.unwrap();
+    address_book_conforms(&NatsDirectory::open(&context).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn the_address_book_in_memory_conforms() {
+    let (ada, contacts) = adas();
+    let book = MemoryDirectory::new().with_contacts(ada, contacts).with_bad_record(Bucket::Contacts, "bad");
+    address_book_conforms(&book).await;
+}
+
+#[tokio::test]
+async fn devices_that_die_at_the_same_time_are_all_removed_and_nothing_else_is_lost() {
+    const DEVICES: usize = 6;
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let devices = (0..=DEVICES).map(|n| device(&format!("d{n}"), "t", 10)).collect();
+    let contacts = serde_json::to_vec(&Contacts { devices, ..Contacts::default() }).unwrap();
+    Records::open(&context, Bucket::Contacts).await.unwrap().put("ada", contacts.into()).await.unwrap();
+    let book = NatsDirectory::open(&context).await.unwrap();
+
+    let removals = (0..DEVICES).map(|n| {
+        let book = &book;
+        async move { book.remove_device("ada", &format!("d{n}"), "t", None).await.unwrap() }
+    });
+    assert!(futures::future::join_all(removals).await.into_iter().all(|gone| gone));
+
+    let left = book.contacts("ada").await.unwrap().unwrap();
+    assert_eq!(left.devices, [device(&format!("d{DEVICES}"), "t", 10)]);
+}
+
+#[tokio::test]
+async fn a_suppression_that_was_lifted_can_come_again() {
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let book = NatsDirectory::open(&context).await.unwrap();
+    let suppressions = Records::open(&context, Bucket::Suppressions).await.unwrap();
+    for reason in [Suppression::BOUNCE, Suppression::UNSUBSCRIBE] {
+        book.suppress("bob@example.com", Suppression { reason: reason.into(), since: None }).await.unwrap();
+        assert_eq!(book.suppression("bob@example.com").await.unwrap().unwrap().reason, reason);
+        suppressions.delete("bob@example.com").await.unwrap();
+    }
 }
 
 // --- Faults of the twins --------------------------------------------------------------------------------------------

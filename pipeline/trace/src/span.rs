@@ -9,7 +9,7 @@
 //! ├ dedupe
 //! └ render
 //!   └ prioritize          one per delivery
-//!     ├ send              one per attempt
+//!     ├ send              one per attempt, and one for each time it waited for a provider to be in service
 //!     └ delivered, …      one per receipt
 //! ```
 //!
@@ -25,6 +25,9 @@ use chasqui_schemas::{
 };
 use jiff::Timestamp;
 use uuid::Uuid;
+
+/// In the span id of a delivery's wait at send: no attempt, and so no attempt's span.
+const WAIT: &str = "send.wait";
 
 /// When a step was done.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +92,15 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
             event.attributes.retain(|(key, _)| key != "detail");
             event.attributes.push(("detail".to_owned(), detail.clone()));
         }
-        Verdict::Defer { until, .. } => event.attributes.push(("until".to_owned(), until.to_string())),
+        Verdict::Defer { until, .. } => {
+            event.attributes.push(("until".to_owned(), until.to_string()));
+            if stage == Stage::Send {
+                // Nobody was called.
+                event.provider.clear();
+                event.event = event::STAGE.into();
+                event.span_id = id::span(context.trace_id, WAIT, context.delivery_id, context.pass.saturating_add(1));
+            }
+        }
         Verdict::Retry { after, .. } => {
             event.attributes.push(("retry_after_ms".to_owned(), after.as_millis().to_string()));
         }
@@ -258,6 +269,25 @@ mod tests {
         assert_eq!(spans.iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
         assert_eq!(deferred(0), deferred(0), "done again, it is the same span");
         assert_eq!(deferred(0).queued_ns, 1_000_000_000);
+    }
+
+    #[test]
+    fn a_wait_for_a_provider_is_no_attempt_and_hides_none() {
+        let until = Timestamp::from_second(200).unwrap();
+        let delivery = Some(Uuid::from_u128(9));
+        let waited = |pass| {
+            let verdict = Verdict::Defer {
+                until,
+                reason: Reason::CircuitOpen,
+                message: Box::new(Output::Notification(notification())),
+            };
+            one(Stage::Send, &Context { provider: "twilio".into(), ..context(pass, 1, delivery) }, verdict)
+        };
+        let attempt = one(Stage::Send, &context(2, 1, delivery), Verdict::Sent);
+        let spans = [waited(0).span_id, waited(1).span_id, attempt.span_id];
+        assert_eq!(spans.iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
+        assert_eq!((waited(0).event.as_str(), waited(0).provider.as_str()), ("stage", ""));
+        assert_eq!(waited(0).parent_span_id, attempt.parent_span_id);
     }
 
     #[test]

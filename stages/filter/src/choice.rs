@@ -1,4 +1,4 @@
-//! Which endpoints a recipient has, and which of them the user does not want.
+//! Which endpoints a recipient has, and what to say where none is left.
 //!
 //! Pure functions of the records; a crash means nothing here.
 
@@ -6,31 +6,12 @@ use chasqui_schemas::{
     Channel, Reason, bucket,
     delivery::{Address, Endpoint},
     notification::Recipient,
-    record::{CategoryPreference, Contacts, Preferences},
+    record::Contacts,
 };
 
 /// Hexadecimal digits of an address's hash in an endpoint's id. It tells apart the few addresses of one
 /// recipient, for which 64 bits are plenty.
 const ADDRESS_ID_DIGITS: usize = 16;
-
-/// Why the user does not want `category` on `channel`, if so; the widest opt-out is named.
-pub(crate) fn opt_out(preferences: Option<&Preferences>, category: &str, channel: Channel) -> Option<Reason> {
-    let preferences = preferences?;
-    let category_off = match preferences.categories.get(category) {
-        Some(CategoryPreference::All(on)) => !on,
-        Some(CategoryPreference::Channels(channels)) => channels.get(&channel) == Some(&false),
-        None => false,
-    };
-    if !preferences.enabled {
-        Some(Reason::OptedOut)
-    } else if category_off {
-        Some(Reason::OptedOutCategory)
-    } else if preferences.channels.get(&channel) == Some(&false) {
-        Some(Reason::OptedOutChannel)
-    } else {
-        None
-    }
-}
 
 /// The endpoints of a recipient on a channel: every device, the first phone, the first mailbox, the user's inbox.
 pub(crate) fn endpoints(channel: Channel, recipient: &Recipient, contacts: &Contacts) -> Vec<Endpoint> {

@@ -24,10 +24,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use chasqui_contract::{Clock, Decision, Directory, Output, Stage, StoreError, Verdict};
+use chasqui_contract::{Clock, Decision, Directory, Output, Stage, StoreError, Verdict, consent};
 use chasqui_schemas::{
     Channel, Lane, Notification, Reason,
-    delivery::{Address, Endpoint},
+    delivery::Endpoint,
     record::{Contacts, Preferences, QuietHours},
 };
 use jiff::tz::TimeZone;
@@ -112,14 +112,15 @@ impl Filter {
         // A set: a channel named twice is wanted once.
         let wanted: BTreeSet<Channel> = notification.channels().iter().copied().collect();
         for channel in wanted {
-            if let Some(reason) = choice::opt_out(preferences, &notification.request.category, channel) {
+            let category = &notification.request.category;
+            if let Some(reason) = preferences.and_then(|p| p.opt_out(category, channel)) {
                 skipped.push((channel.to_string(), reason));
                 continue;
             }
             let allowed_before = endpoints.len();
             let mut why = Reason::NoEndpoint;
             for endpoint in choice::endpoints(channel, &notification.recipient, contacts) {
-                let Some(reason) = self.refusal(&endpoint, preferences).await? else {
+                let Some(reason) = consent::refusal(&*self.directory, &endpoint, preferences).await? else {
                     endpoints.push(endpoint);
                     continue;
                 };
@@ -133,24 +134,6 @@ impl Filter {
             }
         }
         Ok((endpoints, skipped))
-    }
-
-    /// Why this one endpoint must not be used, if so.
-    async fn refusal(
-        &self,
-        endpoint: &Endpoint,
-        preferences: Option<&Preferences>,
-    ) -> Result<Option<Reason>, StoreError> {
-        Ok(match &endpoint.address {
-            Address::Device { .. } => {
-                let switched = preferences.and_then(|p| p.devices.get(&endpoint.id));
-                (switched == Some(&false)).then_some(Reason::OptedOutDevice)
-            }
-            Address::Phone(address) | Address::Mailbox(address) => {
-                self.directory.suppression(address).await?.map(|_| Reason::AddressSuppressed)
-            }
-            Address::Inbox(_) => None,
-        })
     }
 }
 

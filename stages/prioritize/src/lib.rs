@@ -3,14 +3,16 @@
 //! The category's lane, where an operator has set one, holds over the lane that the producer published on:
 //! from here on a campaign published as critical waits with the other campaigns.
 //!
-//! Guarantee: what goes on names a provider that is configured for its channel, and was not too late.
+//! Guarantee: what goes on names a provider that is configured for its channel, and was not too late. Of several the
+//! delivery's id draws one, by weight ([`chasqui_contract::Routes`]); whether it is in service is for send to know,
+//! which goes on to the next where it is not.
 //!
 //! After a crash the message comes again and the same is decided again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use chasqui_contract::{Clock, Decision, Output, Stage, StoreError, Verdict};
-use chasqui_schemas::{Channel, Delivery, Reason};
+use chasqui_contract::{Clock, Decision, Output, Routes, Stage, StoreError, Verdict};
+use chasqui_schemas::{Delivery, Reason};
 
 #[cfg(test)]
 mod tests;
@@ -19,16 +21,8 @@ mod tests;
 pub struct Prioritize {
     /// Tells whether it is too late.
     pub clock: Arc<dyn Clock>,
-    /// The provider's name, by channel.
-    pub routes: BTreeMap<Channel, String>,
-}
-
-impl Prioritize {
-    /// The provider for a delivery. It is asked with the whole delivery, so that platform, country or earlier
-    /// failures can come to matter without a change elsewhere.
-    fn route(&self, delivery: &Delivery) -> Option<&str> {
-        self.routes.get(&delivery.channel()).map(String::as_str)
-    }
+    /// The providers, by channel and platform.
+    pub routes: Routes,
 }
 
 impl Stage for Prioritize {
@@ -40,11 +34,11 @@ impl Stage for Prioritize {
         if delivery.expires_at.is_some_and(|expires_at| expires_at <= now) {
             return Ok(Decision::suppress(Reason::Expired));
         }
-        let Some(provider) = self.route(&delivery) else {
+        let Some(provider) = self.routes.order(&delivery).first().map(|&name| name.to_owned()) else {
             let detail = format!("no provider is configured for channel `{}`", delivery.channel());
             return Ok(Decision::dead(Reason::NoProvider, detail));
         };
-        delivery.provider = provider.to_owned();
+        delivery.provider = provider;
         let mut attributes = vec![("provider".to_owned(), delivery.provider.clone())];
         if let Some(lane) = delivery.category_lane
             && lane != delivery.lane

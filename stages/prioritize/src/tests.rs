@@ -1,7 +1,10 @@
-use chasqui_contract::ManualClock;
+use std::collections::BTreeMap;
+
+use chasqui_contract::{Candidate, ManualClock};
 use chasqui_schemas::{
-    Lane,
+    Channel, Lane,
     delivery::{Address, Endpoint},
+    record::Platform,
 };
 use futures::executor::block_on;
 use jiff::Timestamp;
@@ -30,11 +33,18 @@ fn delivery() -> Delivery {
     .unwrap()
 }
 
+fn candidates(names: &[&str]) -> Vec<Candidate> {
+    names.iter().map(|name| Candidate { name: (*name).to_owned(), weight: 1 }).collect()
+}
+
 fn decide(delivery: Delivery) -> Decision {
-    let stage = Prioritize {
-        clock: Arc::new(ManualClock::new(NOW.parse().unwrap())),
-        routes: BTreeMap::from([(Channel::Email, "smtp".into()), (Channel::InApp, "inbox".into())]),
-    };
+    let routes = BTreeMap::from([
+        ((Channel::Email, None), candidates(&["smtp"])),
+        ((Channel::InApp, None), candidates(&["inbox"])),
+        ((Channel::Sms, None), candidates(&["twilio", "vonage"])),
+        ((Channel::Push, Some(Platform::Ios)), candidates(&["apns"])),
+    ]);
+    let stage = Prioritize { clock: Arc::new(ManualClock::new(NOW.parse().unwrap())), routes: Routes(routes) };
     block_on(stage.decide(delivery)).unwrap()
 }
 
@@ -68,13 +78,29 @@ fn the_channel_decides_the_provider() {
     assert_eq!(decision.attributes, [("provider".to_owned(), "inbox".to_owned())]);
 }
 
+fn to(address: Address) -> Delivery {
+    Delivery { endpoint: Endpoint { id: "77aa".into(), address }, ..delivery() }
+}
+
 #[test]
-fn a_channel_without_a_provider_is_a_dead_letter() {
-    let phone = Endpoint { id: "77aa".into(), address: Address::Phone("+4915112345678".into()) };
-    match decide(Delivery { endpoint: phone, ..delivery() }).verdict {
+fn of_several_providers_each_gets_its_share_and_a_delivery_always_the_same() {
+    let chosen = |n: u128| {
+        let phone = to(Address::Phone("+4915112345678".into()));
+        let decision = decide(Delivery { id: uuid::Uuid::from_u128(n), ..phone });
+        decision.attributes[0].1.clone()
+    };
+    let twilio = (0..1_000).filter(|&n| chosen(n) == "twilio").count();
+    assert!((450..550).contains(&twilio), "{twilio}");
+    assert!((0..100).all(|n| chosen(n) == chosen(n)));
+}
+
+#[test]
+fn a_road_without_a_provider_is_a_dead_letter() {
+    let token = "secret-token".to_owned();
+    match decide(to(Address::Device { platform: Platform::Web, token, registered_at: None })).verdict {
         Verdict::Dead { reason: Reason::NoProvider, detail } => {
-            assert!(detail.contains("sms"), "{detail}");
-            assert!(!detail.contains("+49"), "{detail}");
+            assert!(detail.contains("push"), "{detail}");
+            assert!(!detail.contains("secret"), "{detail}");
         }
         other => panic!("{other:?}"),
     }

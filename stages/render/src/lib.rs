@@ -218,6 +218,7 @@ fn deliver(
             provider: String::new(),
             attempt: 1,
             pass: 0,
+            sending_since: None,
         }));
     }
     if deliveries.is_empty() {

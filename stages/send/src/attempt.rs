@@ -1,7 +1,7 @@
 //! The record of attempts: two claims each, `started` and `finished`. See the crate's page for the argument.
 //!
 //! Guarantee: of all workers that ever hold the same message, one is told to call the provider, and all are told
-//! the same end of the attempt.
+//! which provider that was and the same end of the attempt.
 //!
 //! After a crash: what was claimed stays claimed for as long as the book's window.
 
@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chasqui_contract::{Answer, Book, Claim, Class, Ledger, Outcome, StoreError};
-use chasqui_schemas::{Delivery, id};
+use chasqui_schemas::{Delivery, Reason, id};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
@@ -28,8 +28,15 @@ struct Started {
     by: Uuid,
     /// When.
     at: Timestamp,
-    /// It was too late already: the provider was not called, and will not be.
-    expired: bool,
+    /// No provider was called, and none will be. Processes of before `reason` take any such for expired.
+    #[serde(rename = "expired")]
+    stopped: bool,
+    /// Why not.
+    #[serde(default)]
+    reason: Option<Reason>,
+    /// Who is called; empty where that is whom the message names.
+    #[serde(default)]
+    provider: String,
 }
 
 /// How an attempt ended: what the book keeps under `finished`.
@@ -56,10 +63,15 @@ impl Finished {
 pub(crate) enum Start {
     /// We may: nobody had begun.
     Ours,
-    /// Somebody began it before, at this time.
-    Begun(Timestamp),
-    /// Somebody found it too late to begin.
-    Expired,
+    /// Somebody began it before.
+    Begun {
+        /// When.
+        at: Timestamp,
+        /// Whom they called; empty where that is whom the message names.
+        provider: String,
+    },
+    /// Somebody found that no provider is to be called, for this reason.
+    Stopped(Reason),
 }
 
 /// The record of attempts.
@@ -72,16 +84,28 @@ impl Attempts {
         Attempts { ledger }
     }
 
-    /// Claims the start of the delivery's attempt. A delivery that is `expired` is claimed too: otherwise one that
-    /// was sent in time, and whose worker crashed then, would look as if it had not been.
-    pub(crate) async fn start(&self, delivery: &Delivery, at: Timestamp, expired: bool) -> Result<Start, StoreError> {
-        let ours = Started { by: Uuid::new_v4(), at, expired };
+    /// Claims the start of the delivery's attempt: a call of `provider`, or its end for `Err(reason)` without one. That
+    /// is claimed too: otherwise a delivery that was sent in time, and whose worker crashed then, would look as if it
+    /// had not been.
+    pub(crate) async fn start(
+        &self,
+        delivery: &Delivery,
+        at: Timestamp,
+        provider: Result<&str, Reason>,
+    ) -> Result<Start, StoreError> {
+        let ours = Started {
+            by: Uuid::new_v4(),
+            at,
+            stopped: provider.is_err(),
+            reason: provider.err(),
+            provider: provider.unwrap_or_default().to_owned(),
+        };
         let key = key("started", delivery.id, delivery.attempt);
         Ok(match self.claim::<Started>(&key, &ours).await? {
             None => Start::Ours,
             Some(taken) if taken.by == ours.by => Start::Ours,
-            Some(taken) if taken.expired => Start::Expired,
-            Some(taken) => Start::Begun(taken.at),
+            Some(taken) if taken.stopped => Start::Stopped(taken.reason.unwrap_or(Reason::Expired)),
+            Some(taken) => Start::Begun { at: taken.at, provider: taken.provider },
         })
     }
 
@@ -89,15 +113,6 @@ impl Attempts {
     pub(crate) async fn finish(&self, delivery: &Delivery, ours: Finished) -> Result<Finished, StoreError> {
         let key = key("finished", delivery.id, delivery.attempt);
         Ok(self.claim(&key, &ours).await?.unwrap_or(ours))
-    }
-
-    /// When the delivery's first attempt began.
-    ///
-    /// Where the book has forgotten, its window has passed since: the submission's time stands in.
-    pub(crate) async fn first_started(&self, delivery: &Delivery) -> Result<Timestamp, StoreError> {
-        let stand_in = Started { by: Uuid::nil(), at: delivery.submitted_at, expired: false };
-        let taken: Option<Started> = self.claim(&key("started", delivery.id, 1), &stand_in).await?;
-        Ok(taken.unwrap_or(stand_in).at)
     }
 
     /// Claims, patiently; answers what was there before.
@@ -149,10 +164,31 @@ mod tests {
         let attempts = Attempts::new(Arc::new(TestLedger::default()));
         let first = delivery(Channel::Sms);
         let second = Delivery { attempt: 2, ..first.clone() };
-        assert_eq!(attempts.start(&first, at(0), false).await.unwrap(), Start::Ours);
-        assert_eq!(attempts.start(&first, at(9), false).await.unwrap(), Start::Begun(at(0)));
-        assert_eq!(attempts.start(&second, at(9), true).await.unwrap(), Start::Ours);
-        assert_eq!(attempts.start(&second, at(10), false).await.unwrap(), Start::Expired);
+        assert_eq!(attempts.start(&first, at(0), Ok("twilio")).await.unwrap(), Start::Ours);
+        let begun = Start::Begun { at: at(0), provider: "twilio".into() };
+        assert_eq!(attempts.start(&first, at(9), Ok("vonage")).await.unwrap(), begun);
+        assert_eq!(attempts.start(&first, at(9), Err(Reason::Expired)).await.unwrap(), begun);
+        assert_eq!(attempts.start(&second, at(9), Err(Reason::OptedOut)).await.unwrap(), Start::Ours);
+        assert_eq!(attempts.start(&second, at(10), Ok("twilio")).await.unwrap(), Start::Stopped(Reason::OptedOut));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_of_the_version_before_is_understood() {
+        #[derive(Serialize)]
+        struct Before {
+            by: Uuid,
+            at: Timestamp,
+            expired: bool,
+        }
+        for (expired, expected) in
+            [(false, Start::Begun { at: at(0), provider: String::new() }), (true, Start::Stopped(Reason::Expired))]
+        {
+            let ledger = Arc::new(TestLedger::default());
+            let delivery = delivery(Channel::Sms);
+            let before = rmp_serde::to_vec_named(&Before { by: Uuid::nil(), at: at(0), expired }).unwrap();
+            ledger.plant(&key("started", delivery.id, 1), before);
+            assert_eq!(Attempts::new(ledger).start(&delivery, at(9), Ok("twilio")).await.unwrap(), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -160,7 +196,7 @@ mod tests {
         let ledger = Arc::new(TestLedger::default());
         ledger.fail(Fault::AfterEffect, 3);
         let attempts = Attempts::new(ledger);
-        assert_eq!(attempts.start(&delivery(Channel::Sms), at(0), false).await.unwrap(), Start::Ours);
+        assert_eq!(attempts.start(&delivery(Channel::Sms), at(0), Ok("twilio")).await.unwrap(), Start::Ours);
     }
 
     #[tokio::test(start_paused = true)]
@@ -192,26 +228,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_attempt_is_remembered() {
-        let attempts = Attempts::new(Arc::new(TestLedger::default()));
-        let first = delivery(Channel::Email);
-        let third = Delivery { attempt: 3, ..first.clone() };
-        attempts.start(&first, at(77), false).await.unwrap();
-        assert_eq!(attempts.first_started(&third).await.unwrap(), at(77));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_forgotten_first_attempt_counts_from_the_submission() {
-        let attempts = Attempts::new(Arc::new(TestLedger::default()));
-        let third = Delivery { attempt: 3, ..delivery(Channel::Email) };
-        assert_eq!(attempts.first_started(&third).await.unwrap(), third.submitted_at);
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn a_record_that_does_not_decode_is_permanent() {
         let ledger = Arc::new(TestLedger::default());
         let delivery = delivery(Channel::Sms);
-        ledger.plant(&key("finished", delivery.id, 1), b"\xc1");
+        ledger.plant(&key("finished", delivery.id, 1), &b"\xc1"[..]);
         let error = Attempts::new(ledger).finish(&delivery, accepted()).await.unwrap_err();
         assert_eq!(error.class(), Class::Permanent);
     }

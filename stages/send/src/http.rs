@@ -2,21 +2,19 @@
 //!
 //! Guarantee: an exchange ends within the time given, the body included; at most [`MAX_BODY`] bytes of an answer are
 //! kept; no redirect is followed. An error tells whether the request can have reached the provider:
-//! [`Failure::NotSent`] is safe to try again, [`Failure::NoAnswer`] is the one ambiguous case.
+//! [`Failure::NotSent`] and [`Failure::Busy`] are safe to try again, [`Failure::NoAnswer`] is the one ambiguous case.
+
+mod reply;
 
 use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use chasqui_contract::{Answer, Outcome};
-use jiff::Timestamp;
-use reqwest::{
-    Client, Request, StatusCode,
-    header::{HeaderMap, RETRY_AFTER},
-};
+use reqwest::{Client, Request, RequestBuilder, Url};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
-use crate::ConfigError;
+pub use self::reply::{MAX_RETRY_AFTER, Reply};
+use crate::{ConfigError, rate::Rate};
 
 /// Most bytes of an answer that are read; providers' answers are small.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -24,20 +22,25 @@ pub const MAX_BODY: usize = 64 * 1024;
 const KEEP_IDLE: Duration = Duration::from_secs(60 * 60);
 /// Connections that died unnoticed are found this soon.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Longest wait that a provider may ask for.
-pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest exchange that may be set.
+const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Most exchanges at once that may be set.
+const MAX_CONCURRENCY: usize = 10_000;
 
 /// How to reach a provider.
 #[derive(Debug, Clone, Default)]
 pub struct Reach {
-    /// Speak HTTP/2 from the first byte also where the address is `http://`: a lab on this machine.
+    /// Speak HTTP/2 and nothing else, from the first byte also where the address is `http://`: a lab on this machine.
+    /// Without, `https://` servers choose, and `http://` means HTTP/1.1.
     pub http2_only: bool,
     /// Certificate authorities to trust beside the system's, as PEM.
     pub ca_file: Option<PathBuf>,
-    /// Longest exchange, connecting and the whole answer included.
+    /// Longest exchange: waiting for a turn, connecting and the whole answer included.
     pub timeout: Duration,
     /// Exchanges at once.
     pub concurrency: usize,
+    /// Exchanges per second; 0: no limit.
+    pub per_second: u32,
 }
 
 /// A pool of connections to one provider.
@@ -45,26 +48,19 @@ pub struct Reach {
 pub struct Http {
     client: Client,
     turns: Arc<Semaphore>,
+    rate: Arc<Rate>,
     timeout: Duration,
-}
-
-/// What a provider answered.
-#[derive(Debug, Clone)]
-pub struct Reply {
-    /// The status.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body, of at most [`MAX_BODY`] bytes; what is longer is cut.
-    pub body: Bytes,
 }
 
 /// There is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The request did not go out: no connection, or no turn in time.
+    /// The request did not go out: no connection.
     #[error("not sent: {0}")]
     NotSent(String),
+    /// The request did not go out: all turns are taken, which is our bound and not the provider's trouble.
+    #[error("not sent: {0}")]
+    Busy(String),
     /// It went out, and no whole answer came back.
     #[error("no answer: {0}")]
     NoAnswer(String),
@@ -74,6 +70,7 @@ impl From<Failure> for Answer {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::NotSent(words) => Answer::new(Outcome::TryLater { after: None }, "connection", words),
+            Failure::Busy(words) => Answer::new(Outcome::Throttled { after: None }, "busy", words),
             Failure::NoAnswer(words) => Answer::new(Outcome::NoAnswer, "no_answer", words),
         }
     }
@@ -83,8 +80,13 @@ impl Http {
     /// A pool. `key` is the provider's section, for errors.
     ///
     /// # Errors
-    /// Where the certificate authorities cannot be read or used.
+    /// Where the limits cannot work, or the certificate authorities cannot be read or used.
     pub fn new(key: &str, reach: &Reach) -> Result<Self, ConfigError> {
+        let timeout_fits = !reach.timeout.is_zero() && reach.timeout <= MAX_TIMEOUT;
+        if !timeout_fits || !(1..=MAX_CONCURRENCY).contains(&reach.concurrency) {
+            let problem = "`timeout_ms` must be 1 to 600,000, and `concurrency` 1 to 10,000";
+            return Err(ConfigError::invalid(key, problem));
+        }
         let mut builder = Client::builder()
             .tls_backend_preconfigured(tls(key, reach)?)
             .redirect(reqwest::redirect::Policy::none())
@@ -97,7 +99,12 @@ impl Http {
             builder = builder.http2_prior_knowledge();
         }
         let client = builder.build().map_err(|error| ConfigError::invalid(key, words(&error)))?;
-        Ok(Http { client, turns: Arc::new(Semaphore::new(reach.concurrency.max(1))), timeout: reach.timeout })
+        Ok(Http {
+            client,
+            turns: Arc::new(Semaphore::new(reach.concurrency)),
+            rate: Arc::new(Rate::new(reach.per_second)),
+            timeout: reach.timeout,
+        })
     }
 
     /// The client to build requests with; they are sent by [`Http::exchange`].
@@ -110,10 +117,26 @@ impl Http {
     /// # Errors
     /// See [`Failure`]. A status that says no is a [`Reply`].
     pub async fn exchange(&self, request: Request) -> Result<Reply, Failure> {
-        let deadline = tokio::time::Instant::now() + self.timeout;
+        self.exchange_by(self.deadline(), request).await
+    }
+
+    /// When a call that begins now must have ended.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// As [`Http::exchange`], for a call of several steps that end together.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn exchange_by(&self, deadline: Instant, request: Request) -> Result<Reply, Failure> {
         let late = || format!("within {} ms", self.timeout.as_millis());
-        let turn = tokio::time::timeout_at(deadline, self.turns.acquire()).await;
-        let Ok(_turn) = turn else { return Err(Failure::NotSent(format!("no turn {}", late()))) };
+        let busy = || Failure::Busy(format!("no turn {}", late()));
+        let Ok(_turn) = tokio::time::timeout_at(deadline, self.turns.acquire()).await else { return Err(busy()) };
+        // What begins at the deadline is cut off at once, and then nobody knows.
+        if !self.rate.turn(deadline).await || Instant::now() >= deadline {
+            return Err(busy());
+        }
         match tokio::time::timeout_at(deadline, self.converse(request)).await {
             Ok(reply) => reply,
             Err(_elapsed) => Err(Failure::NoAnswer(format!("no whole answer {}", late()))),
@@ -141,16 +164,30 @@ impl Http {
     }
 }
 
-/// The `Retry-After` of an answer (RFC 9110, 10.2.3: seconds, or a date), clamped to [`MAX_RETRY_AFTER`]. Some vendors
-/// send fractions, and worse (`inf`, `1e300`): what is not understood is none.
-pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let seconds = match text.parse::<f64>() {
-        Ok(seconds) if seconds.is_nan() => return None,
-        Ok(seconds) => seconds,
-        Err(_) => jiff::fmt::rfc2822::parse(text).ok()?.timestamp().duration_since(now).as_secs_f64(),
-    };
-    Some(Duration::from_secs_f64(seconds.clamp(0.0, MAX_RETRY_AFTER.as_secs_f64())))
+/// A request as it was built. What cannot be written has a line break in a credential or an address.
+///
+/// # Errors
+/// [`Outcome::Misconfigured`]: nothing was sent.
+pub fn built(request: RequestBuilder) -> Result<Request, Box<Answer>> {
+    let unfit = |_| Answer::new(Outcome::Misconfigured, "request", "a setting is not fit for a request").into();
+    request.build().map_err(unfit)
+}
+
+/// The address that a setting holds. It may hold an account too, so errors do not quote it. `key` is the setting's name.
+///
+/// # Errors
+/// Where it is not `http://` or `https://`.
+pub fn address(key: &str, text: &str) -> Result<Url, ConfigError> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    url.ok_or_else(|| ConfigError::invalid(key, "is not an http:// or https:// address"))
+}
+
+/// `url` with more segments.
+pub fn below(mut url: Url, segments: &[&str]) -> Url {
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(segments);
+    }
+    url
 }
 
 fn tls(key: &str, reach: &Reach) -> Result<ClientConfig, ConfigError> {
@@ -168,7 +205,10 @@ fn tls(key: &str, reach: &Reach) -> Result<ClientConfig, ConfigError> {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| ConfigError::invalid(key, error.to_string()))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    // The client leaves a configuration it is given as it is; without these there is no HTTP/2 over TLS.
+    config.alpn_protocols = if reach.http2_only { vec![b"h2".into()] } else { vec![b"h2".into(), b"http/1.1".into()] };
+    Ok(config)
 }
 
 /// An error with its sources, without the address, which may hold a credential or a recipient.
@@ -190,28 +230,10 @@ mod tests {
     };
 
     use super::*;
+    use crate::loopback::{Loopback, Turn};
 
-    fn headers(value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())])
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date_and_never_too_long() {
-        let now: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap();
-        for (value, expected) in [
-            ("7", Some(Duration::from_secs(7))),
-            ("0.5", Some(Duration::from_millis(500))),
-            ("-3", Some(Duration::ZERO)),
-            ("inf", Some(MAX_RETRY_AFTER)),
-            ("1e300", Some(MAX_RETRY_AFTER)),
-            ("NaN", None),
-            ("soon", None),
-            ("Tue, 01 Jan 2030 00:00:09 GMT", Some(Duration::from_secs(9))),
-            ("Mon, 31 Dec 2029 23:00:00 GMT", Some(Duration::ZERO)),
-        ] {
-            assert_eq!(retry_after(&headers(value), now), expected, "{value}");
-        }
-        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    fn reach() -> Reach {
+        Reach { timeout: Duration::from_secs(20), concurrency: 1, ..Reach::default() }
     }
 
     /// Serves one connection: reads a little, writes `answer`, and stays open or not.
@@ -231,7 +253,7 @@ mod tests {
     }
 
     async fn get(url: &str) -> Result<Reply, Failure> {
-        let reach = Reach { timeout: Duration::from_millis(300), concurrency: 1, ..Reach::default() };
+        let reach = Reach { timeout: Duration::from_millis(300), ..reach() };
         let http = Http::new("send.x", &reach).unwrap();
         http.exchange(http.client().get(url).build().unwrap()).await
     }
@@ -258,6 +280,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_whose_time_is_up_sends_nothing() {
+        let http = Http::new("send.x", &reach()).unwrap();
+        let request = http.client().get(server(b"", true).await).build().unwrap();
+        assert!(matches!(http.exchange_by(Instant::now(), request).await, Err(Failure::Busy(_))));
+    }
+
+    #[tokio::test]
+    async fn our_own_limit_spends_no_request_and_is_not_the_providers_trouble() {
+        let server = Loopback::start((0..50).map(|_| Turn::say(200, ""))).await;
+        let reach = Reach { timeout: Duration::from_secs(1), concurrency: 50, per_second: 1, ..reach() };
+        let http = Http::new("send.x", &reach).unwrap();
+        let exchange = || http.exchange(http.client().get(&server.url).build().unwrap());
+        let ends = futures::future::join_all((0..50).map(|_| exchange())).await;
+        let busy: Vec<_> = ends.into_iter().filter_map(Result::err).collect();
+        assert!(busy.iter().all(|failure| matches!(failure, Failure::Busy(_))), "{busy:?}");
+        assert!(!busy.is_empty() && server.seen().len() == 50 - busy.len(), "{} of 50 had no turn", busy.len());
+        let answer = Answer::from(busy[0].clone());
+        assert_eq!(answer.outcome, Outcome::Throttled { after: None });
+        assert!(!answer.is_providers_fault());
+    }
+
+    #[tokio::test]
     async fn an_endless_answer_is_cut() {
         let body: &'static [u8] = Vec::leak([b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &[b'x'; 2 * MAX_BODY]].concat());
         let url = server(body, true).await;
@@ -266,8 +310,32 @@ mod tests {
 
     #[test]
     fn an_unusable_authority_is_refused_by_name() {
-        let reach = Reach { ca_file: Some("/nowhere/at/all".into()), ..Reach::default() };
+        let reach = Reach { ca_file: Some("/nowhere/at/all".into()), ..reach() };
         let error = Http::new("send.apns", &reach).unwrap_err();
         assert!(error.to_string().starts_with("send.apns.ca_file"), "{error}");
+    }
+
+    #[test]
+    fn limits_that_cannot_work_are_refused_by_name() {
+        for reach in [
+            Reach { timeout: Duration::ZERO, ..reach() },
+            Reach { timeout: MAX_TIMEOUT + Duration::from_millis(1), ..reach() },
+            Reach { concurrency: 0, ..reach() },
+            Reach { concurrency: MAX_CONCURRENCY + 1, ..reach() },
+        ] {
+            let error = Http::new("send.x", &reach).unwrap_err().to_string();
+            assert!(error.starts_with("send.x: `timeout_ms`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_of_the_web_and_grows_by_segments() {
+        for text in ["", "push.example.com", "ftp://a.example", "mailto:secret@b.example"] {
+            let error = address("send.x.base_url", text).unwrap_err().to_string();
+            assert!(error.starts_with("send.x.base_url") && !error.contains("secret"), "{text}: {error}");
+        }
+        for text in ["https://a.example/v", "https://a.example/v/"] {
+            assert_eq!(below(address("k", text).unwrap(), &["3", "a/b?c"]).as_str(), "https://a.example/v/3/a%2Fb%3Fc");
+        }
     }
 }

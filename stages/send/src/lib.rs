@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! claim started ──► call the provider ──► claim finished, with the answer ──► decide ──► (runtime) publish, ack
-//!       A                   B                          C                          D
+//!  with its name            B                          C                          D
+//!       A
 //! ```
 //!
 //! | a crash | is found by the redelivered message as | and then |
@@ -30,14 +31,54 @@
 //! the attempt finished, so that a decision made again after a crash cannot turn a retry into a dead letter
 //! because time went by.
 //!
+//! # Whom to call
+//! Prioritize has drawn a provider by weight; the others of its list follow in an order of the delivery's own
+//! ([`chasqui_contract::Routes`]). Each provider has a circuit breaker ([`breaker`]):
+//!
+//! | | the delivery | attempt | trace |
+//! |---|---|---|---|
+//! | the provider is out of service | goes to the next one, at once, in place | the same; A records who is called instead | `skipped.<provider>` |
+//! | its answer is a provider's trouble | goes to the next one, at once, put back | the next | a span each |
+//! | every provider is out of service | is put back until one may be probed, in order of lane | the same, nothing claimed | `circuit_open`, a span of its own |
+//!
+//! So the attempt's number never says who was called: the record does, and the decision, and by it the trace and the
+//! dead letter. A delivery that comes again while it waits, because a crash had cut it off, waits too, and goes by its
+//! record when a provider is back, or when it would otherwise end: nothing ends without A.
+//!
+//! # Who must not be called
+//! What had to wait, for a retry, a provider or a person, is checked again against opt-outs and the suppression list
+//! before it goes out. What an answer says of the address (dead, opted out) is done to contacts and suppression list
+//! before the decision is published.
+//!
 //! # Providers
-//! One folder under [`providers`] each, and one line in its `build`.
+//! One folder under [`providers`] each, and one line in its `build`. One that keeps failing is told to developers, by
+//! [`alerts`].
+//!
+//! | module | does |
+//! |---|---|
+//! | `stage` | the steps above, in order |
+//! | [`config`] | settings; which lists of providers there are, and who may stand on them |
+//! | `attempt` | the two claims |
+//! | [`breaker`], `circuit` | when a provider is left alone; a provider behind its breaker |
+//! | [`retry`] | from an answer to a decision |
+//! | `consent`, `retire` | opt-outs since filter; dead addresses |
+//! | [`alerts`] | telling developers of a provider that keeps failing |
+//! | [`http`], `rate`, `jwt`, [`secret`], `redact` | what providers share |
 
+pub mod alerts;
 mod attempt;
+pub mod breaker;
+mod circuit;
 pub mod config;
+mod consent;
 pub mod http;
+mod jwt;
+#[cfg(test)]
+mod loopback;
 pub mod providers;
+mod rate;
 mod redact;
+mod retire;
 pub mod retry;
 pub mod secret;
 mod stage;
@@ -46,4 +87,4 @@ mod testing;
 
 pub use attempt::Finished;
 pub use config::{Ambiguity, ChannelPolicy, Config, ConfigError, DEFAULTS};
-pub use stage::SendStage;
+pub use stage::{Ports, SendStage};

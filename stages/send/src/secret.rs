@@ -68,13 +68,12 @@ impl SecretSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
 
     #[test]
     fn a_secret_comes_from_a_file_without_its_last_line_break_and_is_not_shown() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("secret");
-        std::fs::write(&path, "hunter2\r\n").unwrap();
-        let secret = SecretSource { file: Some(path), env: None }.read("send.x.key").unwrap();
+        let (source, _file) = testing::secret("hunter2\r");
+        let secret = source.read("send.x.key").unwrap();
         assert_eq!(secret.expose(), "hunter2");
         assert!(!format!("{secret:?}").contains("hunter2"));
     }

@@ -20,9 +20,12 @@ use chasqui_schemas::{
     submission::Content,
 };
 use jiff::{SignedDuration, Timestamp};
+use reqwest::{StatusCode, header::HeaderMap};
+use serde_json::Value;
+use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-use crate::{Config, DEFAULTS};
+use crate::{Config, DEFAULTS, http::Reply, secret::SecretSource};
 
 /// The default configuration.
 pub(crate) fn config() -> Config {
@@ -92,7 +95,26 @@ pub(crate) fn delivery_to(address: Address) -> Delivery {
         provider: "script".into(),
         attempt: 1,
         pass: 0,
+        sending_since: None,
     }
+}
+
+/// `delivery` with `overrides.<provider>`.
+pub(crate) fn overridden(delivery: Delivery, provider: &str, over: Value) -> Delivery {
+    Delivery { overrides: [(provider.to_owned(), over)].into_iter().collect(), ..delivery }
+}
+
+/// What a provider answers.
+pub(crate) fn reply(status: u16, headers: &[(&'static str, &str)], body: impl Into<Bytes>) -> Reply {
+    let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::from_iter(headers), body: body.into() }
+}
+
+/// A place that holds a credential, as long as the file lives.
+pub(crate) fn secret(text: &str) -> (SecretSource, NamedTempFile) {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{text}\n")).unwrap();
+    (SecretSource { file: Some(file.path().to_owned()), env: None }, file)
 }
 
 /// When a failing claim fails.
@@ -123,8 +145,8 @@ impl TestLedger {
     }
 
     /// Stores a value, whatever it is.
-    pub(crate) fn plant(&self, id: &str, value: &'static [u8]) {
-        self.claims.lock().unwrap().insert(id.to_owned(), Bytes::from_static(value));
+    pub(crate) fn plant(&self, id: &str, value: impl Into<Bytes>) {
+        self.claims.lock().unwrap().insert(id.to_owned(), value.into());
     }
 
     fn next_fault(&self) -> Option<Fault> {
@@ -160,6 +182,9 @@ impl Ledger for TestLedger {
 
 /// A provider that follows a script, and counts its calls.
 pub(crate) struct ScriptedProvider {
+    name: &'static str,
+    /// The one channel that it serves; all if none.
+    serves: Option<Channel>,
     answers: Mutex<VecDeque<Answer>>,
     delay: Duration,
     calls: AtomicUsize,
@@ -172,7 +197,16 @@ impl ScriptedProvider {
 
     /// Every call takes `delay`.
     pub(crate) fn slow(delay: Duration, answers: impl IntoIterator<Item = Answer>) -> Self {
-        ScriptedProvider { answers: Mutex::new(answers.into_iter().collect()), delay, calls: AtomicUsize::new(0) }
+        let answers = Mutex::new(answers.into_iter().collect());
+        ScriptedProvider { name: "script", serves: None, answers, delay, calls: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn named(self, name: &'static str) -> Self {
+        ScriptedProvider { name, ..self }
+    }
+
+    pub(crate) fn only(self, channel: Channel) -> Self {
+        ScriptedProvider { serves: Some(channel), ..self }
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -183,7 +217,11 @@ impl ScriptedProvider {
 #[async_trait]
 impl Provider for ScriptedProvider {
     fn name(&self) -> &str {
-        "script"
+        self.name
+    }
+
+    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
+        self.serves.is_none_or(|only| only == channel)
     }
 
     async fn send(&self, _: &Delivery) -> Answer {

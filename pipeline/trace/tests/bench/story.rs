@@ -76,6 +76,7 @@ pub(crate) fn delivery(of: &Notification, address: Address) -> Delivery {
         provider: "twilio".into(),
         attempt: 1,
         pass: 0,
+        sending_since: None,
     }
 }
 

@@ -1,17 +1,44 @@
 //! The providers: one folder each, and one line in `build`.
 //!
+//! | channel | providers |
+//! |---|---|
+//! | push | [`apns`] (iOS), [`fcm`] (Android), [`webpush`] (browsers) |
+//! | SMS | [`twilio`], [`vonage`] |
+//! | mail | [`smtp`], [`sendgrid`], [`mailgun`] |
+//! | in-app | [`inbox`] |
+//! | any | [`sandbox`], which delivers nowhere |
+//!
 //! A provider makes one attempt and classifies what comes back; it never retries, and knows nothing of ledgers,
 //! schedules or queues. Its future may be dropped at any moment, when its time is up.
 
+pub mod apns;
+pub mod fcm;
 pub mod inbox;
+mod mail;
+pub mod mailgun;
+mod payload;
+mod phone;
+mod push;
 pub mod sandbox;
+pub mod sendgrid;
 pub mod smtp;
+#[cfg(test)]
+mod tests;
+pub mod twilio;
+#[cfg(test)]
+mod vendor_spec;
+pub mod vonage;
+pub mod webpush;
 
 use std::sync::Arc;
 
 use chasqui_contract::{Clock, Inbox, Provider};
 use chasqui_schemas::{Delivery, Receipt, receipt::Actor};
 
+use self::{
+    apns::Apns, fcm::Fcm, inbox::InboxProvider, mailgun::Mailgun, sandbox::Sandbox, sendgrid::Sendgrid, smtp::Smtp,
+    twilio::Twilio, vonage::Vonage, webpush::WebPush,
+};
 use crate::{Config, ConfigError};
 
 /// Every provider that is set up.
@@ -20,14 +47,23 @@ pub(crate) fn build(
     inbox: Arc<dyn Inbox>,
     clock: Arc<dyn Clock>,
 ) -> Result<Vec<Arc<dyn Provider>>, ConfigError> {
-    let mut providers: Vec<Arc<dyn Provider>> = vec![
-        Arc::new(inbox::InboxProvider::new(inbox)),
-        Arc::new(sandbox::Sandbox::new(&config.sandbox, clock.clone())?),
-    ];
-    if config.smtp.is_set_up() {
-        providers.push(Arc::new(smtp::Smtp::new(&config.smtp, clock)?));
+    fn made<P: Provider + 'static>(provider: P) -> Arc<dyn Provider> {
+        Arc::new(provider)
     }
-    Ok(providers)
+    let clock = || clock.clone();
+    let providers = [
+        Some(Ok(made(InboxProvider::new(inbox)))),
+        Some(Sandbox::new(&config.sandbox, clock()).map(made)),
+        config.apns.is_set_up().then(|| Apns::new(&config.apns, clock()).map(made)),
+        config.fcm.is_set_up().then(|| Fcm::new(&config.fcm, clock()).map(made)),
+        config.webpush.is_set_up().then(|| WebPush::new(&config.webpush, clock()).map(made)),
+        config.twilio.is_set_up().then(|| Twilio::new(&config.twilio, clock()).map(made)),
+        config.vonage.is_set_up().then(|| Vonage::new(&config.vonage, clock()).map(made)),
+        config.smtp.is_set_up().then(|| Smtp::new(&config.smtp, clock()).map(made)),
+        config.sendgrid.is_set_up().then(|| Sendgrid::new(&config.sendgrid, clock()).map(made)),
+        config.mailgun.is_set_up().then(|| Mailgun::new(&config.mailgun, clock()).map(made)),
+    ];
+    providers.into_iter().flatten().collect()
 }
 
 /// A receipt that a provider knows with its answer. Its time is when it is stored.

@@ -103,6 +103,7 @@ impl Letter {
             && is(filter.provider.as_deref(), header::PROVIDER)
             && filter.notification.is_none_or(of)
             && filter.since.is_none_or(|since| self.stored_at >= since)
+            && filter.until.is_none_or(|until| self.stored_at <= until)
     }
 
     pub(super) fn summary(&self) -> Summary {
@@ -227,15 +228,18 @@ pub(super) mod tests {
             DeadFilter { reason: Some(Reason::Held), provider: Some("apns".into()), ..DeadFilter::default() },
             DeadFilter { stage: Some("send".into()), notification: Some(notification), ..DeadFilter::default() },
             DeadFilter { notification: Some(delivery), since: Some(letter.stored_at), ..DeadFilter::default() },
+            DeadFilter { until: Some(letter.stored_at), ..DeadFilter::default() },
         ];
         assert!(matching.iter().all(|filter| letter.matches(filter)));
-        let later = letter.stored_at + jiff::SignedDuration::from_nanos(1);
+        let nanosecond = jiff::SignedDuration::from_nanos(1);
+        let (earlier, later) = (letter.stored_at - nanosecond, letter.stored_at + nanosecond);
         let others = [
             DeadFilter { reason: Some(Reason::Held), provider: Some("fcm".into()), ..DeadFilter::default() },
             DeadFilter { reason: Some(Reason::Panicked), ..DeadFilter::default() },
             DeadFilter { stage: Some("render".into()), ..DeadFilter::default() },
             DeadFilter { notification: Some(Uuid::nil()), ..DeadFilter::default() },
             DeadFilter { since: Some(later), ..DeadFilter::default() },
+            DeadFilter { until: Some(earlier), ..DeadFilter::default() },
         ];
         assert!(others.iter().all(|filter| !letter.matches(filter)));
     }

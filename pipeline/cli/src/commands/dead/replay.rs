@@ -6,7 +6,8 @@
 //! does nothing.
 //!
 //! A delivery that ended at send gets the next attempt's number: the attempts ledger has an answer on record for its
-//! own, which would only be repeated. One that is too late by now ends as `expired`.
+//! own, which would only be repeated. Its horizon begins anew, so that it can wait for a provider. One that is too late
+//! by now ends as `expired`, and one whose recipient has opted out meanwhile as that.
 
 use std::{fmt, time::Duration};
 
@@ -196,6 +197,7 @@ fn prepare(letter: &Letter) -> anyhow::Result<Prepared> {
         Content::Delivery(mut delivery) => {
             if letter.stage() == Some(Stage::Send) {
                 delivery.attempt = delivery.attempt.saturating_add(1);
+                delivery.sending_since = None;
             }
             Some(Output::Delivery(delivery).again())
         }

@@ -37,6 +37,7 @@ fn delivery() -> Delivery {
         provider: "smtp".into(),
         attempt: 3,
         pass: 2,
+        sending_since: None,
     }
 }
 
@@ -75,10 +76,10 @@ fn ended(stage: Stage, payload: &[u8]) -> Letter {
 }
 
 #[test]
-fn a_delivery_that_ended_at_send_gets_the_next_attempt() {
-    let died = delivery();
+fn a_delivery_that_ended_at_send_gets_the_next_attempt_and_a_new_horizon() {
+    let died = Delivery { sending_since: Some(Timestamp::UNIX_EPOCH), ..delivery() };
     let prepared = prepare(&ended(Stage::Send, &envelope::encode(&died).unwrap())).unwrap();
-    let expected = Output::Delivery(Delivery { attempt: 4, pass: 3, ..died });
+    let expected = Output::Delivery(Delivery { attempt: 4, pass: 3, sending_since: None, ..died });
     assert_eq!(prepared.message.subject, "notify.send.high.email");
     assert_eq!(prepared.message.message_id, Some(expected.message_id()));
     assert_eq!(prepared.message.payload, expected.encode().unwrap());

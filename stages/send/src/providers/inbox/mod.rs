@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Class, Inbox, Outcome, Provider, StoreError};
-use chasqui_schemas::{Delivery, ReceiptKind, delivery::Address, receipt::Actor};
+use chasqui_schemas::{Channel, Delivery, ReceiptKind, delivery::Address, receipt::Actor, record::Platform};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -66,6 +66,10 @@ impl Provider for InboxProvider {
         NAME
     }
 
+    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
+        channel == Channel::InApp
+    }
+
     async fn send(&self, delivery: &Delivery) -> Answer {
         let Address::Inbox(user) = &delivery.endpoint.address else {
             return Answer::new(Outcome::Misconfigured, "channel", "the inbox serves the channel in_app only");
@@ -109,7 +113,7 @@ fn classify(error: &StoreError) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use chasqui_schemas::{Channel, submission::Content};
+    use chasqui_schemas::submission::Content;
     use serde_json::json;
 
     use super::*;

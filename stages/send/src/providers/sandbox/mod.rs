@@ -106,7 +106,7 @@ fn answer(delivery: &Delivery, ending: Ending) -> Answer {
         ..Answer::new(Outcome::Accepted, "ok", "")
     };
     let delivered = (ReceiptKind::Delivered, Actor::Unknown);
-    let failure = |outcome, code| Answer::new(outcome, code, "as the address asks");
+    let failure = |outcome, code| Answer { about_recipient: true, ..Answer::new(outcome, code, "as the address asks") };
     match ending {
         Ending::FailsTimes(times) if delivery.attempt <= times => {
             failure(Outcome::TryLater { after: None }, "fails-n-times")

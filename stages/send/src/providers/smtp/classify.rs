@@ -47,11 +47,14 @@ fn reply(phase: Phase, code: u16, words: &str) -> Answer {
         // 5.7.x is policy; the rest is about the message, or untold. An address counts as dead only if it is called so.
         _ => Outcome::Refused,
     };
+    // A full mailbox, greylisting: another relay would meet it too.
+    let about_recipient = matches!(phase, Phase::Recipient | Phase::Message)
+        && matches!((code, enhanced), (_, Some((4, 2, _) | (5, 2, 2))) | (552, None));
     let code = match enhanced {
         Some((class, subject, detail)) => format!("{code} {class}.{subject}.{detail}"),
         None => code.to_string(),
     };
-    Answer::new(outcome, code, words)
+    Answer { about_recipient, ..Answer::new(outcome, code, words) }
 }
 
 /// The connection failed, or something was said that is not SMTP.
@@ -119,6 +122,21 @@ mod tests {
             (Phase::Recipient, 530, "5.7.1 log in first", Outcome::Misconfigured),
         ] {
             assert_eq!(reply(phase, code, words).outcome, expected, "{phase:?} {code} {words}");
+        }
+    }
+
+    #[test]
+    fn what_is_the_mailboxs_trouble_is_not_the_relays() {
+        for (phase, code, words, expected) in [
+            (Phase::Recipient, 450, "4.2.0 greylisted", true),
+            (Phase::Message, 452, "4.2.2 full", true),
+            (Phase::Recipient, 552, "5.2.2 full", true),
+            (Phase::Recipient, 552, "full", true),
+            (Phase::Sender, 450, "4.2.1 not you", false),
+            (Phase::Message, 451, "4.3.0 local error", false),
+            (Phase::Recipient, 450, "busy", false),
+        ] {
+            assert_eq!(reply(phase, code, words).about_recipient, expected, "{phase:?} {code} {words}");
         }
     }
 

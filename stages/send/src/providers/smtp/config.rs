@@ -3,12 +3,10 @@
 //! Guarantee: the password is read once, at start-up, from where the settings point; it is in no setting, and no
 //! type here shows it.
 
-use std::path::PathBuf;
-
-use lettre::{message::Mailbox, transport::smtp::authentication::Credentials};
+use lettre::transport::smtp::authentication::Credentials;
 use serde::Deserialize;
 
-use crate::ConfigError;
+use crate::{ConfigError, secret::SecretSource};
 
 /// `[send.smtp]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -22,10 +20,9 @@ pub struct Config {
     pub tls: Tls,
     /// The account, where the relay wants one.
     pub username: Option<String>,
-    /// The environment variable that holds its password.
-    pub password_env: Option<String>,
-    /// The file that holds its password.
-    pub password_file: Option<PathBuf>,
+    /// Where its password is.
+    #[serde(default)]
+    pub password: SecretSource,
     /// Who mails come from: an address, with or without a name.
     pub from: String,
     /// Longest time until the relay asks for the message, and again until it has answered it, in milliseconds.
@@ -52,47 +49,34 @@ impl Config {
         !self.host.is_empty()
     }
 
-    /// The sender.
-    pub(super) fn sender(&self) -> Result<Mailbox, ConfigError> {
-        self.from.parse().map_err(|error| {
-            ConfigError::invalid("send.smtp.from", format!("`{}` is not a mailbox: {error}", self.from))
-        })
-    }
-
     /// The account and its password.
     pub(super) fn credentials(&self) -> Result<Option<Credentials>, ConfigError> {
-        let password = match (&self.username, &self.password_env, &self.password_file) {
-            (None, None, None) => return Ok(None),
-            (Some(_), Some(name), None) => std::env::var(name).map_err(|_| {
-                ConfigError::invalid("send.smtp.password_env", format!("the environment variable `{name}` is not set"))
-            })?,
-            (Some(_), None, Some(path)) => std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::File { key: "send.smtp.password_file".to_owned(), source })?,
-            _ => {
-                let problem = "needs one of `password_env` and `password_file`, and they need it";
-                return Err(ConfigError::invalid("send.smtp.username", problem));
+        match &self.username {
+            None if self.password.is_set() => {
+                Err(ConfigError::invalid("send.smtp.username", "a password needs an account"))
             }
-        };
-        let password = password.trim_end_matches(['\r', '\n']).to_owned();
-        Ok(self.username.clone().map(|username| Credentials::new(username, password)))
+            None => Ok(None),
+            Some(username) => {
+                let password = self.password.read("send.smtp.password")?;
+                Ok(Some(Credentials::new(username.clone(), password.expose().to_owned())))
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::config;
+    use crate::testing::{config, secret};
 
     fn smtp() -> Config {
         Config { host: "mail.example.com".into(), from: "Shop <no-reply@example.com>".into(), ..config().smtp }
     }
 
     #[test]
-    fn a_password_comes_from_a_file_without_its_last_line_break() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("secret");
-        std::fs::write(&path, "hunter2\n").unwrap();
-        let config = Config { username: Some("chasqui".into()), password_file: Some(path), ..smtp() };
+    fn a_password_comes_from_a_file() {
+        let (password, _file) = secret("hunter2");
+        let config = Config { username: Some("chasqui".into()), password, ..smtp() };
         let expected = Credentials::new("chasqui".into(), "hunter2".into());
         assert!(config.credentials().unwrap() == Some(expected));
         assert!(!format!("{:?}", config.credentials().unwrap()).contains("hunter2"));
@@ -100,28 +84,14 @@ mod tests {
 
     #[test]
     fn half_an_account_is_refused() {
-        let missing = || Some("CHASQUI_TEST_NO_SUCH_VARIABLE".to_owned());
+        let missing = SecretSource { env: Some("CHASQUI_TEST_NO_SUCH_VARIABLE".to_owned()), file: None };
         for config in [
             Config { username: Some("chasqui".into()), ..smtp() },
-            Config { password_env: missing(), ..smtp() },
-            Config {
-                username: Some("chasqui".into()),
-                password_env: missing(),
-                password_file: Some("x".into()),
-                ..smtp()
-            },
-            Config { username: Some("chasqui".into()), password_env: missing(), ..smtp() },
-            Config { username: Some("chasqui".into()), password_file: Some("/nowhere/at/all".into()), ..smtp() },
+            Config { password: missing.clone(), ..smtp() },
+            Config { username: Some("chasqui".into()), password: missing, ..smtp() },
         ] {
             assert!(config.credentials().is_err(), "{config:?}");
         }
         assert!(smtp().credentials().unwrap().is_none());
-    }
-
-    #[test]
-    fn a_sender_must_be_a_mailbox() {
-        assert_eq!(smtp().sender().unwrap().email.domain(), "example.com");
-        let error = Config { from: String::new(), ..smtp() }.sender().unwrap_err();
-        assert!(error.to_string().starts_with("send.smtp.from"), "{error}");
     }
 }

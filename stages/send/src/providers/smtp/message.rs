@@ -1,9 +1,12 @@
 //! The mail itself: RFC 5322 headers and MIME parts.
 //!
 //! Guarantee: every attempt of a delivery has the same Message-ID and the same parts, so that a mailbox can tell
-//! a repeat. Whatever a title holds, it cannot begin a header of its own.
+//! a repeat. Whatever a title or an override holds, it cannot begin a header of its own.
 
-use chasqui_schemas::{Delivery, delivery::Address};
+use std::collections::BTreeMap;
+
+use chasqui_contract::{Answer, Outcome};
+use chasqui_schemas::Delivery;
 use jiff::Timestamp;
 use lettre::{
     Message,
@@ -13,16 +16,13 @@ use lettre::{
         header::{HeaderName, HeaderValue},
     },
 };
+use serde::Deserialize;
 
-/// The notification's id, for whoever looks at the mail's source.
-pub(super) const NOTIFICATION: &str = "X-Chasqui-Notification";
-/// The delivery's id.
-pub(super) const DELIVERY: &str = "X-Chasqui-Delivery";
-/// No person wrote it: vacation responders keep still.
-/// [RFC 3834](https://www.rfc-editor.org/rfc/rfc3834#section-5)
-pub(super) const AUTO_SUBMITTED: &str = "Auto-Submitted";
-/// Longest subject, in characters.
-const MAX_SUBJECT: usize = 500;
+use super::NAME;
+use crate::providers::mail::{self, Letter, one_line};
+
+/// Longest header that an override adds, in characters.
+const MAX_HEADER: usize = 900;
 
 /// A mail ready to be sent.
 #[derive(Debug)]
@@ -33,64 +33,85 @@ pub(super) struct Mail {
     pub(super) bytes: Vec<u8>,
 }
 
+/// What `overrides.smtp` may hold.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Overrides {
+    /// Who answers go to.
+    reply_to: Option<String>,
+    /// More headers: `X-…`, but not ours.
+    headers: BTreeMap<String, String>,
+}
+
 /// Why a delivery cannot be made a mail.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("smtp serves the channel email only")]
-    NotAMailbox,
-    #[error("not a mail address")]
-    Address(#[source] lettre::address::AddressError),
+    #[error(transparent)]
+    Letter(#[from] mail::Error),
+    // The parser's own words would quote what the producer wrote.
+    #[error("`overrides.smtp` takes `reply_to`, a mailbox, and `headers`, an object of texts by `X-` names")]
+    Overrides,
     #[error("the mail cannot be built")]
     Build(#[source] lettre::error::Error),
 }
 
+impl From<Error> for Answer {
+    fn from(error: Error) -> Self {
+        let code = match error {
+            Error::Letter(error) => return error.into(),
+            Error::Overrides => "overrides",
+            Error::Build(_) => "message",
+        };
+        Answer::new(Outcome::Refused, code, error.to_string())
+    }
+}
+
 /// Makes the mail of a delivery.
 pub(super) fn build(delivery: &Delivery, from: &Mailbox, now: Timestamp) -> Result<Mail, Error> {
-    let Address::Mailbox(to) = &delivery.endpoint.address else { return Err(Error::NotAMailbox) };
-    let to: lettre::Address = to.parse().map_err(Error::Address)?;
-    let message_id = format!("{}@{}", delivery.id, from.email.domain());
-
-    let mail = Message::builder()
+    let letter = Letter::of(delivery, from)?;
+    let mut mail = Message::builder()
         .from(from.clone())
-        .to(Mailbox::new(None, to))
-        .subject(subject(delivery))
+        .to(Mailbox::new(None, letter.to.clone()))
+        .subject(letter.subject.clone())
         .date(now.into())
-        .message_id(Some(format!("<{message_id}>")))
-        .raw_header(header(NOTIFICATION, delivery.notification_id.to_string()))
-        .raw_header(header(DELIVERY, delivery.id.to_string()))
-        .raw_header(header(AUTO_SUBMITTED, "auto-generated".to_owned()));
-    let mail = match (text(delivery), &delivery.content.html) {
-        (Some(text), Some(html)) => {
+        .message_id(Some(format!("<{}>", letter.message_id)));
+    for (name, value) in &letter.headers {
+        mail = mail.raw_header(HeaderValue::new(HeaderName::new_from_ascii_str(name), value.clone()));
+    }
+    let overrides = overrides(delivery)?;
+    if let Some(mailbox) = overrides.reply_to {
+        mail = mail.reply_to(mailbox.parse().map_err(|_| Error::Overrides)?);
+    }
+    for (name, value) in overrides.headers {
+        let name = extra(&letter, name).ok_or(Error::Overrides)?;
+        mail = mail.raw_header(HeaderValue::new(name, one_line(&value, MAX_HEADER)));
+    }
+    let plain = |text: Option<_>| SinglePart::plain(text.map(String::from).unwrap_or_default());
+    let mail = match (letter.text, letter.html) {
+        (text @ Some(_), Some(html)) => {
             // The usual boundary is random; this one is the delivery's, so that every attempt is the same.
             let parts = MultiPart::builder().kind(MultiPartKind::Alternative);
             let parts = parts.boundary(format!("chasqui-{}", delivery.id.simple()));
-            mail.multipart(parts.singlepart(SinglePart::plain(text)).singlepart(SinglePart::html(html.clone())))
+            mail.multipart(parts.singlepart(plain(text)).singlepart(SinglePart::html(html.to_owned())))
         }
-        (None, Some(html)) => mail.singlepart(SinglePart::html(html.clone())),
-        (text, None) => mail.singlepart(SinglePart::plain(text.unwrap_or_default())),
+        (None, Some(html)) => mail.singlepart(SinglePart::html(html.to_owned())),
+        (text, None) => mail.singlepart(plain(text)),
     }
     .map_err(Error::Build)?;
-    Ok(Mail { envelope: mail.envelope().clone(), message_id, bytes: mail.formatted() })
+    Ok(Mail { envelope: mail.envelope().clone(), message_id: letter.message_id, bytes: mail.formatted() })
 }
 
-/// One line: control characters, line breaks among them, become blanks.
-fn subject(delivery: &Delivery) -> String {
-    let title = delivery.content.title.as_deref().unwrap_or_default();
-    title.chars().take(MAX_SUBJECT).map(|c| if c.is_control() { ' ' } else { c }).collect()
+fn overrides(delivery: &Delivery) -> Result<Overrides, Error> {
+    let Some(overrides) = delivery.overrides.get(NAME) else { return Ok(Overrides::default()) };
+    Overrides::deserialize(overrides).map_err(|_| Error::Overrides)
 }
 
-/// The plain text, with the link below where the text does not hold it.
-fn text(delivery: &Delivery) -> Option<String> {
-    match (&delivery.content.body, &delivery.content.url) {
-        (Some(body), Some(url)) if !body.contains(url.as_str()) => Some(format!("{body}\r\n\r\n{url}\r\n")),
-        (Some(body), _) => Some(body.clone()),
-        (None, Some(url)) if delivery.content.html.is_none() => Some(url.clone()),
-        (None, _) => None,
-    }
-}
-
-fn header(name: &'static str, value: String) -> HeaderValue {
-    HeaderValue::new(HeaderName::new_from_ascii_str(name), value)
+/// The name of a header that an override may add.
+fn extra(letter: &Letter, name: String) -> Option<HeaderName> {
+    let free = name.get(..2).is_some_and(|prefix| prefix.eq_ignore_ascii_case("x-"))
+        && name.bytes().all(|byte| byte.is_ascii_graphic())
+        && !letter.keeps(&name);
+    HeaderName::new_from_ascii(name).ok().filter(|_| free)
 }
 
 #[cfg(test)]
@@ -98,9 +119,13 @@ mod tests {
     use chasqui_schemas::{Channel, submission::Content};
     use mail_parser::{MessageParser, MimeHeaders};
     use proptest::prelude::*;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::{at, delivery, delivery_to};
+    use crate::{
+        providers::mail::{AUTO_SUBMITTED, DELIVERY, LIST_UNSUBSCRIBE, LIST_UNSUBSCRIBE_POST, NOTIFICATION},
+        testing::{at, delivery},
+    };
 
     fn from() -> Mailbox {
         "Shop <no-reply@shop.example>".parse().unwrap()
@@ -142,7 +167,7 @@ mod tests {
         let text = mail(Content { body: Some("Hello".into()), ..Content::default() });
         let parsed = MessageParser::default().parse(&text.bytes).unwrap();
         assert_eq!((parsed.text_body_count(), parsed.parts.len()), (1, 1));
-        let html = mail(Content { html: Some("<b>Hello</b>".into()), ..Content::default() });
+        let html = mail(Content { html: Some("<img src=x>".into()), ..Content::default() });
         let parsed = MessageParser::default().parse(&html.bytes).unwrap();
         assert_eq!((parsed.html_body_count(), parsed.parts.len()), (1, 1));
     }
@@ -157,11 +182,61 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_mailbox_makes_no_mail() {
-        assert!(matches!(build(&delivery(Channel::Sms), &from(), at(0)), Err(Error::NotAMailbox)));
-        for address in ["", "ada", "ada@", "ada@example.com\r\nRCPT TO:<bob@example.com>", "a@b> SIZE=1 <"] {
-            let delivery = delivery_to(Address::Mailbox(address.into()));
-            assert!(matches!(build(&delivery, &from(), at(0)), Err(Error::Address(_))), "{address}");
+    fn html_alone_gets_a_text_beside_it() {
+        let mail = mail(Content { html: Some("<p>Hello, <b>Ada</b></p>".into()), ..Content::default() });
+        let parsed = MessageParser::default().parse(&mail.bytes).unwrap();
+        assert_eq!(parsed.content_type().unwrap().subtype(), Some("alternative"));
+        assert_eq!(parsed.body_text(0).unwrap().trim_end(), "Hello, Ada");
+    }
+
+    #[test]
+    fn a_mail_says_how_to_unsubscribe() {
+        let url = format!("https://n.example/u/{}", "a1B2-_".repeat(40));
+        let delivery = Delivery { unsubscribe_url: Some(url.clone()), ..delivery(Channel::Email) };
+        let mail = build(&delivery, &from(), at(5)).unwrap();
+        let parsed = MessageParser::default().parse(&mail.bytes).unwrap();
+        assert_eq!(parsed.header_raw(LIST_UNSUBSCRIBE).unwrap().trim(), format!("<{url}>"));
+        assert_eq!(parsed.header_raw(LIST_UNSUBSCRIBE_POST).unwrap().trim(), "List-Unsubscribe=One-Click");
+    }
+
+    fn overridden(smtp: Value) -> Result<Mail, Error> {
+        let overrides = [(NAME.to_owned(), smtp)].into_iter().collect();
+        build(&Delivery { overrides, ..delivery(Channel::Email) }, &from(), at(5))
+    }
+
+    #[test]
+    fn overrides_add_headers_and_who_answers_go_to() {
+        let mail = overridden(json!({
+            "reply_to": "Help <help@shop.example>",
+            "headers": { "X-Campaign": "spring\r\nBcc: eve@example.com", "x-entity": "注文" },
+        }))
+        .unwrap();
+        let parsed = MessageParser::default().parse(&mail.bytes).unwrap();
+        assert_eq!(parsed.reply_to().unwrap().first().unwrap().address(), Some("help@shop.example"));
+        assert_eq!(parsed.header_raw("X-Campaign").unwrap().trim(), "spring  Bcc: eve@example.com");
+        assert_eq!(parsed.header_raw("x-entity").unwrap().trim(), "=?utf-8?b?5rOo5paH?=");
+        assert!(parsed.bcc().is_none());
+        assert_eq!(mail.envelope.to().len(), 1);
+    }
+
+    #[test]
+    fn overrides_change_nothing_else() {
+        for smtp in [
+            json!("text"),
+            json!({"bcc": "eve@example.com"}),
+            json!({"reply_to": "nobody"}),
+            json!({"headers": ["X-A"]}),
+            json!({"headers": {"X-A": 1}}),
+            json!({"headers": {"Bcc": "eve@example.com"}}),
+            json!({"headers": {"x-chasqui-delivery": "other"}}),
+            json!({"headers": {"X-A: b\r\nBcc": "eve@example.com"}}),
+            json!({"headers": {"X-\t": "tab"}}),
+            json!({"headers": {"é": "accent"}}),
+            json!({"headers": {"X-".repeat(60): "long"}}),
+        ] {
+            let error = overridden(smtp.clone()).unwrap_err();
+            assert!(matches!(error, Error::Overrides), "{smtp}: {error}");
+            assert_eq!(Answer::from(error).outcome, Outcome::Refused);
         }
     }
 

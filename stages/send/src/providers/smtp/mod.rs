@@ -7,12 +7,14 @@
 //! # What a reply means
 //! | reply | means |
 //! |---|---|
-//! | 4yz; a mailbox that is full (5.2.2, 552) | try later |
+//! | 4yz; a mailbox that is full (5.2.2, 552) | try later; with 4.2.x, 5.2.2 or 552 the recipient's own trouble |
 //! | no connection, no such host, cut off before the message | try later |
 //! | 5yz with 5.1.1, 5.1.2, 5.1.3, 5.1.6, 5.2.1 | dead endpoint |
 //! | 5yz on greeting, log-in or our own address; 530, 534, 535, 538; a certificate that does not hold; no STARTTLS | misconfigured |
 //! | any other 5yz: policy (5.7.x), or no enhanced status that calls the address dead | refused |
 //! | cut off, late or not SMTP, once the message is out | no answer |
+//!
+//! `overrides.smtp` may hold `reply_to`, a mailbox, and `headers`, texts by `X-…` names. Anything else is refused.
 
 mod classify;
 mod config;
@@ -27,7 +29,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
-use chasqui_schemas::Delivery;
+use chasqui_schemas::{Channel, Delivery, record::Platform};
 use lettre::message::Mailbox;
 use tokio::time::timeout;
 
@@ -37,6 +39,7 @@ use self::{
     connections::{Connections, Lease},
     message::Mail,
 };
+use super::mail;
 use crate::ConfigError;
 
 /// The provider's name.
@@ -58,31 +61,31 @@ impl Smtp {
         }
         Ok(Smtp {
             connections: Connections::new(config)?,
-            from: config.sender()?,
+            from: mail::sender("send.smtp.from", &config.from)?,
             timeout: Duration::from_millis(config.timeout_ms),
             clock,
         })
     }
 
     /// Everything before the message: an error here means that it was not sent.
-    async fn prepare(&self, mail: &Mail) -> Result<Lease<'_>, Answer> {
+    async fn prepare(&self, mail: &Mail) -> Result<Lease<'_>, Box<Answer>> {
         let exchange = async {
             let mut lease = self.connections.lease().await.map_err(|error| classify(Phase::Connect, &error))?;
             if !lease.supports(&mail.envelope) {
                 lease.give_back(None);
-                return Err(Answer::new(Outcome::Refused, "smtputf8", "the relay takes ASCII addresses only"));
+                return Err(Answer::new(Outcome::Refused, "smtputf8", "the relay takes ASCII addresses only").into());
             }
             match lease.prepare(&mail.envelope).await {
                 Ok(()) => Ok(lease),
                 Err((phase, error)) => {
                     lease.give_back(Some(&error));
-                    Err(classify(phase, &error))
+                    Err(classify(phase, &error).into())
                 }
             }
         };
         timeout(self.timeout, exchange).await.unwrap_or_else(|_elapsed| {
             let words = format!("not ready to send within {} ms", self.timeout.as_millis());
-            Err(Answer::new(Outcome::TryLater { after: None }, "timeout", words))
+            Err(Answer::new(Outcome::TryLater { after: None }, "timeout", words).into())
         })
     }
 
@@ -115,17 +118,18 @@ impl Provider for Smtp {
         NAME
     }
 
+    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
+        channel == Channel::Email
+    }
+
     async fn send(&self, delivery: &Delivery) -> Answer {
         let mail = match message::build(delivery, &self.from, self.clock.now()) {
             Ok(mail) => mail,
-            Err(error @ message::Error::NotAMailbox) => {
-                return Answer::new(Outcome::Misconfigured, "channel", error.to_string());
-            }
-            Err(error) => return Answer::new(Outcome::Refused, "message", error.to_string()),
+            Err(error) => return error.into(),
         };
         match self.prepare(&mail).await {
             Ok(lease) => self.transmit(lease, &mail).await,
-            Err(answer) => answer,
+            Err(answer) => *answer,
         }
     }
 }

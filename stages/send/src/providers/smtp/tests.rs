@@ -10,7 +10,7 @@ use super::{
     server::{GOOD, Script, Server, Turn},
     *,
 };
-use crate::testing::{at, config, delivery};
+use crate::testing::{at, config, delivery, secret};
 
 const LATER: Outcome = Outcome::TryLater { after: None };
 
@@ -154,14 +154,9 @@ async fn a_mail_goes_encrypted_to_a_relay_we_trust() {
 
 #[tokio::test]
 async fn a_password_is_used_and_never_told() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("secret");
-    std::fs::write(&path, "hunter2\n").unwrap();
-    let account = |server: &Server| Config {
-        username: Some("chasqui".into()),
-        password_file: Some(path.clone()),
-        ..config_of(server)
-    };
+    let (password, _file) = secret("hunter2");
+    let account =
+        |server: &Server| Config { username: Some("chasqui".into()), password: password.clone(), ..config_of(server) };
 
     let server = Server::start(GOOD).await;
     let answer = provider(&account(&server)).send(&delivery(Channel::Email)).await;

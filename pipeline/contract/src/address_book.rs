@@ -1,0 +1,26 @@
+//! The address book: takes addresses out of use that providers call dead, or whose owners want no more.
+
+use async_trait::async_trait;
+use chasqui_schemas::record::Suppression;
+use jiff::Timestamp;
+
+use crate::StoreError;
+
+/// Writes to contacts and to the suppression list. Every call may be repeated: it says what is, not what it did.
+#[async_trait]
+pub trait AddressBook: Send + Sync {
+    /// Removes a device from the contacts of `user` as [`chasqui_schemas::record::Contacts::remove_device`] says; a
+    /// change that somebody else makes to the record meanwhile is kept.
+    ///
+    /// True if no device of that id has that token now; false if it stays, because it was registered again since.
+    async fn remove_device(
+        &self,
+        user: &str,
+        device: &str,
+        token: &str,
+        gone_since: Option<Timestamp>,
+    ) -> Result<bool, StoreError>;
+
+    /// Puts an e-mail address or phone number on the suppression list; an entry that is there already stays as it is.
+    async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError>;
+}

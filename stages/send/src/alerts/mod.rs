@@ -1,0 +1,290 @@
+//! Alerts: tells developers that a provider keeps failing, once per provider and reason in a window, with counts.
+//!
+//! Guarantee: sending never waits for an alert. Noting a failure takes a lock for a moment and no I/O; what is to be
+//! told goes to a bounded queue per target, and where that is full, or the target refuses, its next alert says how many
+//! are missing. Whom a message was for is in no alert: answers come here after their addresses were taken out.
+//!
+//! # What counts
+//! | answer | reason | told |
+//! |---|---|---|
+//! | misconfigured | `provider_misconfigured` | at once |
+//! | try later, another provider | `provider_transient` | from `threshold` failures in `window_s` on |
+//! | throttled | `provider_throttled` | likewise |
+//! | no answer | `provider_timeout` | likewise |
+//! | refused | `provider_refused` | likewise |
+//! | accepted, dead endpoint, opted out, try later because of the recipient | | never: these are about recipients |
+//!
+//! `aggregate` has the rules. Each alert is a line in the log, too, whether there is a target or not.
+//!
+//! # Several processes, and crashes
+//! Each process counts and tells for itself: with N workers, the threshold is reached later, by each on its own share,
+//! and the same trouble is told up to N times per window; every alert names its process. Counts and queues are in
+//! memory: a crash forgets them, and the failures themselves are in ClickHouse as ever.
+
+mod aggregate;
+mod slack;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use chasqui_contract::{Answer, Clock, Outcome, Provider};
+use chasqui_schemas::{
+    Delivery, Lane, Reason,
+    delivery::{Address, Endpoint},
+    submission::Content,
+};
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use uuid::Uuid;
+
+use self::aggregate::{Aggregate, Alert};
+use crate::{ConfigError, secret::SecretSource};
+
+/// Most alerts that wait for a target.
+const QUEUE: usize = 32;
+/// How often windows are looked at, for their end.
+const TICK: Duration = Duration::from_secs(1);
+/// Tries per alert and target.
+const MAX_TRIES: u32 = 8;
+/// Longest try.
+const MAX_TRY: Duration = Duration::from_secs(60);
+/// Longest wait between tries, also where the target asks for more.
+const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
+/// Longest window, in seconds.
+const MAX_WINDOW_S: u32 = 7 * 24 * 60 * 60;
+
+/// `[send.alerts]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Seconds in which a provider's failures for one reason are told once.
+    pub window_s: u32,
+    /// Failures in a window before anything is told.
+    pub threshold: u64,
+    /// Where the address of a Slack webhook is.
+    #[serde(default)]
+    pub slack_webhook: SecretSource,
+    /// A mailbox.
+    pub email_to: Option<String>,
+    /// The provider that takes the mail there.
+    pub email_provider: String,
+}
+
+/// The alerts of this process. Dropped, it lets its tasks tell what is queued, and end.
+pub struct Alerts(Arc<Inner>);
+
+struct Inner {
+    aggregate: Mutex<Aggregate>,
+    queues: Vec<Queue>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What waits for a target, and how much the target missed.
+struct Queue {
+    alerts: mpsc::Sender<Alert>,
+    missed: Arc<AtomicU64>,
+}
+
+/// Somebody to tell: an alert is a delivery to them.
+struct Target {
+    provider: Arc<dyn Provider>,
+    address: Address,
+}
+
+impl Alerts {
+    /// Alerts as configured, and one task for each target. `providers` are those that a mail may go through. Without a
+    /// target there is only the log, and no tokio runtime is needed.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn start(config: &Config, providers: &[Arc<dyn Provider>], clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+        let targets = targets(config, providers, &clock)?;
+        let window = SignedDuration::from_secs(config.window_s.into());
+        let aggregate = Mutex::new(Aggregate::new(window, config.threshold));
+        let queues = targets.into_iter().map(|target| target.serve(clock.clone())).collect();
+        let inner = Arc::new(Inner { aggregate, queues, clock });
+        if !inner.queues.is_empty() {
+            tokio::spawn(watch_windows(Arc::downgrade(&inner)));
+        }
+        Ok(Alerts(inner))
+    }
+
+    /// An answer of a provider.
+    pub fn note(&self, provider: &str, answer: &Answer) {
+        let Some(reason) = reason(answer) else { return };
+        let now = self.0.clock.now();
+        let alert = self.0.aggregate().note(now, provider, reason, &answer.code, &answer.detail);
+        if let Some(alert) = alert {
+            self.0.tell(&alert);
+        }
+    }
+}
+
+impl Inner {
+    fn aggregate(&self) -> MutexGuard<'_, Aggregate> {
+        // A poisoned count is still a count.
+        self.aggregate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs it, and hands it to every target that has room.
+    fn tell(&self, alert: &Alert) {
+        if alert.reason == Reason::ProviderMisconfigured {
+            tracing::error!("{}; correct [send.{}]", text(alert), alert.provider);
+        } else {
+            tracing::warn!("{}", text(alert));
+        }
+        for queue in &self.queues {
+            if queue.alerts.try_send(alert.clone()).is_err() {
+                queue.missed.fetch_add(1 + alert.untold, Relaxed);
+            }
+        }
+    }
+}
+
+fn targets(
+    config: &Config,
+    providers: &[Arc<dyn Provider>],
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<Target>, ConfigError> {
+    if !(1..=MAX_WINDOW_S).contains(&config.window_s) || config.threshold == 0 {
+        let problem = format!("`window_s` must be 1 to {MAX_WINDOW_S}, and `threshold` more than 0");
+        return Err(ConfigError::invalid("send.alerts", problem));
+    }
+    let mut targets = Vec::new();
+    if config.slack_webhook.is_set() {
+        let webhook = config.slack_webhook.read(slack::KEY)?;
+        let provider = Arc::new(slack::Slack::new(&webhook, clock.clone())?);
+        targets.push(Target { provider, address: Address::Inbox("developers".to_owned()) });
+    }
+    if let Some(mailbox) = &config.email_to {
+        if mailbox.parse::<lettre::Address>().is_err() {
+            return Err(ConfigError::invalid("send.alerts.email_to", "is not a mailbox"));
+        }
+        let Some(provider) = providers.iter().find(|each| each.name() == config.email_provider) else {
+            let problem = format!("there is no provider `{}` set up", config.email_provider);
+            return Err(ConfigError::invalid("send.alerts.email_provider", problem));
+        };
+        targets.push(Target { provider: provider.clone(), address: Address::Mailbox(mailbox.clone()) });
+    }
+    Ok(targets)
+}
+
+/// The reason under which an answer counts, if it does.
+fn reason(answer: &Answer) -> Option<Reason> {
+    match answer.outcome {
+        Outcome::Accepted | Outcome::DeadEndpoint | Outcome::OptedOut => None,
+        Outcome::TryLater { .. } if answer.about_recipient => None,
+        Outcome::TryLater { .. } | Outcome::OtherProvider => Some(Reason::ProviderTransient),
+        Outcome::Throttled { .. } => Some(Reason::ProviderThrottled),
+        Outcome::NoAnswer => Some(Reason::ProviderTimeout),
+        Outcome::Refused => Some(Reason::ProviderRefused),
+        Outcome::Misconfigured => Some(Reason::ProviderMisconfigured),
+    }
+}
+
+/// Tells what is due at the end of a window, also when no failure comes any more.
+async fn watch_windows(inner: Weak<Inner>) {
+    loop {
+        sleep(TICK).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let due = inner.aggregate().due(inner.clock.now());
+        due.iter().for_each(|alert| inner.tell(alert));
+    }
+}
+
+impl Target {
+    /// Starts a task that tells one alert after the other.
+    fn serve(self, clock: Arc<dyn Clock>) -> Queue {
+        let (alerts, mut queue) = mpsc::channel::<Alert>(QUEUE);
+        let missed = Arc::new(AtomicU64::new(0));
+        let untold = missed.clone();
+        tokio::spawn(async move {
+            while let Some(mut alert) = queue.recv().await {
+                alert.untold += untold.swap(0, Relaxed);
+                if let Err(answer) = self.tell(&delivery(&alert, &self.address, clock.now())).await {
+                    let (target, code, detail) = (self.provider.name(), answer.code, answer.detail);
+                    tracing::error!(target, code, detail, "an alert could not be delivered");
+                    untold.fetch_add(1 + alert.untold, Relaxed);
+                }
+            }
+        });
+        Queue { alerts, missed }
+    }
+
+    /// Tries until the target takes it or refuses it for good, within bounds. What may have arrived is sent again.
+    async fn tell(&self, delivery: &Delivery) -> Result<(), Answer> {
+        let mut tries = 0;
+        loop {
+            let answer = timeout(MAX_TRY, self.provider.send(delivery)).await;
+            let answer = answer.unwrap_or_else(|_elapsed| Answer::new(Outcome::NoAnswer, "timeout", ""));
+            let asked = match answer.outcome {
+                Outcome::Accepted => return Ok(()),
+                Outcome::TryLater { after } | Outcome::Throttled { after } => after,
+                Outcome::NoAnswer | Outcome::OtherProvider => None,
+                _ => return Err(answer),
+            };
+            tries += 1;
+            if tries == MAX_TRIES {
+                return Err(answer);
+            }
+            // 1 s, 2 s, 4 s, …
+            sleep(asked.unwrap_or_default().max(TICK * 2_u32.pow(tries - 1)).min(MAX_WAIT)).await;
+        }
+    }
+}
+
+/// What is said, on one line.
+fn text(alert: &Alert) -> String {
+    let Alert { provider, reason, count, during, again, code, detail, untold } = alert;
+    let (failures, more) = (if *count == 1 { "failure" } else { "failures" }, if *again { "more " } else { "" });
+    let mut text = format!("{provider}: {reason}: {count} {more}{failures} in {} s", during.as_secs());
+    text += format!("; the last: {code} {detail}").trim_end();
+    if *untold > 0 {
+        text += &format!("; not told before this: {untold}");
+    }
+    text + &format!("; process {}", std::process::id())
+}
+
+/// The alert as a message to `address`.
+fn delivery(alert: &Alert, address: &Address, now: Timestamp) -> Delivery {
+    let id = Uuid::now_v7();
+    let title = format!("Chasqui: {} {}", alert.provider, alert.reason);
+    Delivery {
+        id,
+        notification_id: id,
+        request_id: id,
+        app: "chasqui".to_owned(),
+        category: "alert".to_owned(),
+        template: String::new(),
+        variant: String::new(),
+        locale: String::new(),
+        lane: Lane::High,
+        category_lane: None,
+        user: None,
+        endpoint: Endpoint { id: "developers".to_owned(), address: address.clone() },
+        content: Content { title: Some(title), body: Some(text(alert)), ..Content::default() },
+        sms_segments: 0,
+        submitted_at: now,
+        expires_at: None,
+        collapse_key: None,
+        metadata: Default::default(),
+        overrides: Default::default(),
+        unsubscribe_url: None,
+        provider: String::new(),
+        attempt: 1,
+        pass: 0,
+        sending_since: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

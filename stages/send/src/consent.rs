@@ -1,0 +1,83 @@
+//! Opt-outs are law: what had to wait is asked about again before it goes out.
+//!
+//! Guarantee: the rules are filter's ([`chasqui_contract::consent`]), on the records of now. Quiet hours are not asked
+//! again: they hold for the beginning of a delivery, not for its retries.
+
+use chasqui_contract::{Directory, StoreError, consent};
+use chasqui_schemas::{Delivery, Reason};
+
+/// Why a delivery must not go out any more, if so.
+///
+/// # Errors
+/// The directory's. A record that cannot be used is one: a misspelt opt-out must not become a message.
+pub(crate) async fn withdrawn(directory: &dyn Directory, delivery: &Delivery) -> Result<Option<Reason>, StoreError> {
+    let category = directory.category(&delivery.category).await?;
+    let preferences = match &delivery.user {
+        Some(user) if !category.is_some_and(|category| category.mandatory) => directory.preferences(user).await?,
+        _ => None,
+    };
+    let preferences = preferences.as_deref();
+    match preferences.and_then(|preferences| preferences.opt_out(&delivery.category, delivery.channel())) {
+        Some(reason) => Ok(Some(reason)),
+        None => consent::refusal(directory, &delivery.endpoint, preferences).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chasqui_schemas::{
+        Channel,
+        record::{Category, Preferences, Suppression},
+    };
+    use chasqui_stores::memory::MemoryDirectory;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::delivery;
+
+    fn directory(preferences: serde_json::Value) -> MemoryDirectory {
+        let preferences: Preferences = serde_json::from_value(preferences).unwrap();
+        MemoryDirectory::new().with_preferences("ada", preferences)
+    }
+
+    async fn asked(directory: &MemoryDirectory, delivery: &Delivery) -> Option<Reason> {
+        withdrawn(directory, delivery).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn whoever_says_no_meanwhile_is_heard() {
+        for (preferences, channel, expected) in [
+            (json!({}), Channel::Push, None),
+            (json!({"enabled": false}), Channel::Email, Some(Reason::OptedOut)),
+            (json!({"channels": {"sms": false}}), Channel::Sms, Some(Reason::OptedOutChannel)),
+            (json!({"channels": {"sms": false}}), Channel::Push, None),
+            (json!({"categories": {"order": false}}), Channel::InApp, Some(Reason::OptedOutCategory)),
+            (json!({"devices": {"endpoint": false}}), Channel::Push, Some(Reason::OptedOutDevice)),
+        ] {
+            assert_eq!(asked(&directory(preferences.clone()), &delivery(channel)).await, expected, "{preferences}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mandatory_category_passes_opt_outs_but_not_the_suppression_list() {
+        let mandatory = Category { mandatory: true, ..Category::default() };
+        let directory = directory(json!({"enabled": false})).with_category("order", mandatory);
+        assert_eq!(asked(&directory, &delivery(Channel::Sms)).await, None);
+        let suppression = Suppression { reason: Suppression::BOUNCE.into(), since: None };
+        let directory = directory.with_suppression("+491711234567", suppression);
+        assert_eq!(asked(&directory, &delivery(Channel::Sms)).await, Some(Reason::AddressSuppressed));
+    }
+
+    #[tokio::test]
+    async fn a_recipient_without_a_user_has_only_the_suppression_list() {
+        let inline = Delivery { user: None, ..delivery(Channel::Email) };
+        assert_eq!(asked(&directory(json!({"enabled": false})), &inline).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_away_is_an_error_and_not_a_yes() {
+        let directory = directory(json!({}));
+        directory.faults.fail_next(1);
+        assert!(withdrawn(&directory, &delivery(Channel::Email)).await.unwrap_err().class().is_transient());
+    }
+}

@@ -1,0 +1,99 @@
+//! Push to Apple devices, through APNs.
+//!
+//! Guarantee: one request per call, and a second one only where Apple refused the first because our authentication
+//! token was too old. The answer says `NoAnswer` exactly when the request may have been taken without our knowing.
+//! Our authentication token lives in this process only; a restart signs a new one.
+//!
+//! # What an answer means
+//! | status, reason | means |
+//! |---|---|
+//! | 200 | accepted; its id is the delivery's (`apns-id`) |
+//! | 410 (`Unregistered`, `ExpiredToken`) | dead endpoint, since the moment that Apple names: a token registered later stays in use |
+//! | 400 `BadDeviceToken`, `DeviceTokenNotForTopic` | refused, and not dead: a token of the other environment or of another app says the same |
+//! | 400 `IdleTimeout`, 500, 503 | try later |
+//! | 429 | throttled: the device (`TooManyRequests`), or our token (`TooManyProviderTokenUpdates`) |
+//! | 403 `ExpiredProviderToken` | signed again, once; then misconfigured: a clock is wrong |
+//! | any other 403, 404, 405; 400 `BadTopic`, `MissingTopic`, `TopicDisallowed` | misconfigured |
+//! | 413, any other 400 | refused |
+//! | any other | as [its status](crate::http::Reply::by_status) |
+//!
+//! Sources: [responses](https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns),
+//! [tokens](https://developer.apple.com/documentation/usernotifications/establishing-a-token-based-connection-to-apns).
+
+mod classify;
+mod config;
+mod request;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chasqui_contract::{Answer, Clock, Provider};
+use chasqui_schemas::{Channel, Delivery, record::Platform};
+use reqwest::{Url, header::AUTHORIZATION};
+
+pub use self::config::Config;
+use self::{classify::classify, tokens::Tokens};
+use crate::{
+    ConfigError,
+    http::{self, Http},
+};
+
+/// The provider's name.
+pub const NAME: &str = "apns";
+
+/// Pushes to Apple devices.
+pub(crate) struct Apns {
+    http: Http,
+    base: Url,
+    topic: String,
+    tokens: Tokens,
+    clock: Arc<dyn Clock>,
+}
+
+impl Apns {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Apns {
+            http: Http::new("send.apns", &config.reach())?,
+            base: http::address("send.apns.base_url", &config.base_url)?,
+            topic: config.topic.clone(),
+            tokens: Tokens::new(config)?,
+            clock,
+        })
+    }
+
+    async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
+        let deadline = self.http.deadline();
+        let mut rejected = None;
+        loop {
+            let now = self.clock.now();
+            let mut request = request::request(&self.base, &self.topic, delivery, now)?;
+            let token = self.tokens.get(now, rejected.as_ref())?;
+            request.headers_mut().insert(AUTHORIZATION, token.clone());
+            let reply = self.http.exchange_by(deadline, request).await?;
+            if rejected.is_none() && classify::is_expired_token(&reply) {
+                rejected = Some(token);
+                continue;
+            }
+            return Ok(classify(&reply, self.clock.now()));
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Apns {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
+        channel == Channel::Push && platform == Some(Platform::Ios)
+    }
+
+    async fn send(&self, delivery: &Delivery) -> Answer {
+        self.call(delivery).await.unwrap_or_else(|answer| answer)
+    }
+}

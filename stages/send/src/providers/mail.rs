@@ -1,0 +1,136 @@
+//! What all mails have in common, whoever carries them: recipient, sender, subject, parts, headers.
+//!
+//! Guarantee: pure. Every attempt of a delivery has the same Message-ID, headers and parts, so that a mailbox can tell a
+//! repeat. Whatever a title or an override holds, it cannot begin a header of its own, name another recipient or
+//! replace our ids.
+
+mod plain;
+
+use std::borrow::Cow;
+
+use chasqui_contract::{Answer, Outcome};
+use chasqui_schemas::{Delivery, delivery::Address, submission::Content};
+use lettre::message::Mailbox;
+
+use crate::ConfigError;
+
+/// The notification's id, for whoever looks at the mail's source.
+pub(super) const NOTIFICATION: &str = "X-Chasqui-Notification";
+/// The delivery's id.
+pub(super) const DELIVERY: &str = "X-Chasqui-Delivery";
+/// No person wrote it: vacation responders keep still.
+/// [RFC 3834](https://www.rfc-editor.org/rfc/rfc3834#section-5)
+pub(super) const AUTO_SUBMITTED: &str = "Auto-Submitted";
+/// Where to unsubscribe. [RFC 2369](https://www.rfc-editor.org/rfc/rfc2369#section-3.2)
+pub(super) const LIST_UNSUBSCRIBE: &str = "List-Unsubscribe";
+/// One POST there is enough. [RFC 8058](https://www.rfc-editor.org/rfc/rfc8058#section-3.1)
+pub(super) const LIST_UNSUBSCRIBE_POST: &str = "List-Unsubscribe-Post";
+/// The mail's own id.
+pub(super) const MESSAGE_ID: &str = "Message-ID";
+
+/// Longest subject, in characters.
+const MAX_SUBJECT: usize = 500;
+/// Longest address to unsubscribe at: a line of a mail has 998 characters at most (RFC 5322, 2.1.1).
+const MAX_UNSUBSCRIBE: usize = 900;
+
+/// A delivery, read as a mail.
+#[derive(Debug)]
+pub(super) struct Letter<'a> {
+    /// The recipient.
+    pub(super) to: lettre::Address,
+    /// Of the delivery and the sender's domain, without angle brackets.
+    pub(super) message_id: String,
+    /// One line; may be empty.
+    pub(super) subject: String,
+    /// The plain text, derived from the HTML where there is none.
+    pub(super) text: Option<Cow<'a, str>>,
+    /// The HTML, where there is any.
+    pub(super) html: Option<&'a str>,
+    /// Our headers beside those that every mail has.
+    pub(super) headers: Vec<(&'static str, String)>,
+}
+
+/// Why a delivery cannot be made a mail.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub(super) enum Error {
+    #[error("a mail needs a mailbox: correct the routes")]
+    NotAMailbox,
+    #[error("not a mail address")]
+    Address(#[from] lettre::address::AddressError),
+}
+
+impl From<Error> for Answer {
+    fn from(error: Error) -> Self {
+        let (outcome, code) = match error {
+            Error::NotAMailbox => (Outcome::Misconfigured, "channel"),
+            Error::Address(_) => (Outcome::Refused, "address"),
+        };
+        Answer::new(outcome, code, error.to_string())
+    }
+}
+
+impl<'a> Letter<'a> {
+    /// Reads a delivery as a mail from `from`.
+    pub(super) fn of(delivery: &'a Delivery, from: &Mailbox) -> Result<Self, Error> {
+        let Address::Mailbox(to) = &delivery.endpoint.address else { return Err(Error::NotAMailbox) };
+        Ok(Letter {
+            to: to.parse()?,
+            message_id: format!("{}@{}", delivery.id, from.email.domain()),
+            subject: one_line(delivery.content.title.as_deref().unwrap_or_default(), MAX_SUBJECT),
+            text: text(&delivery.content),
+            html: said(&delivery.content.html),
+            headers: headers(delivery),
+        })
+    }
+
+    /// Whether a header is ours, so that no override replaces it.
+    pub(super) fn keeps(&self, header: &str) -> bool {
+        let names = self.headers.iter().map(|(name, _)| *name).chain([MESSAGE_ID]);
+        names.into_iter().any(|name| name.eq_ignore_ascii_case(header))
+    }
+}
+
+fn headers(delivery: &Delivery) -> Vec<(&'static str, String)> {
+    let mut headers = vec![
+        (NOTIFICATION, delivery.notification_id.to_string()),
+        (DELIVERY, delivery.id.to_string()),
+        (AUTO_SUBMITTED, "auto-generated".to_owned()),
+    ];
+    let fits = |url: &&String| url.len() <= MAX_UNSUBSCRIBE && url.bytes().all(|b| b.is_ascii_graphic() && b != b'>');
+    if let Some(url) = delivery.unsubscribe_url.as_ref().filter(fits) {
+        headers.push((LIST_UNSUBSCRIBE, format!("<{url}>")));
+        // A POST that nobody confirms must not go in the clear: RFC 8058 wants HTTPS.
+        if url.starts_with("https://") {
+            headers.push((LIST_UNSUBSCRIBE_POST, "List-Unsubscribe=One-Click".to_owned()));
+        }
+    }
+    headers
+}
+
+/// The first `max` characters; control characters, line breaks among them, become blanks.
+pub(super) fn one_line(text: &str, max: usize) -> String {
+    text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The plain text, with the link below where the text does not hold it.
+fn text(content: &Content) -> Option<Cow<'_, str>> {
+    let derived = || said(&content.html).map(plain::text).filter(|text| !text.is_empty()).map(Cow::Owned);
+    let text = said(&content.body).map(Cow::Borrowed).or_else(derived);
+    match (text, said(&content.url)) {
+        (Some(text), Some(url)) if !text.contains(url) => Some(Cow::Owned(format!("{text}\r\n\r\n{url}\r\n"))),
+        (text, url) => text.or(url.map(Cow::Borrowed)),
+    }
+}
+
+/// A text that says something.
+fn said(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.trim().is_empty())
+}
+
+/// The sender. `key` is the setting's name, for errors.
+pub(super) fn sender(key: &str, text: &str) -> Result<Mailbox, ConfigError> {
+    text.parse().map_err(|error| ConfigError::invalid(key, format!("`{text}` is not a mailbox: {error}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! Settings of Mailgun: `[send.mailgun]`.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{http::Reach, secret::SecretSource};
+
+/// `[send.mailgun]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The domain that mails are sent by; empty: there is no provider.
+    pub domain: String,
+    /// Where the API key is.
+    #[serde(default)]
+    pub api_key: SecretSource,
+    /// Who mails come from: an address, with or without a name.
+    pub from: String,
+    /// Mails are taken, reported, and not delivered.
+    pub test_mode: bool,
+    /// Mailgun itself, or a region of it.
+    pub base_url: String,
+    /// Certificate authorities to trust beside the system's, as PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Longest call, in milliseconds.
+    pub timeout_ms: u64,
+    /// Calls at once.
+    pub concurrency: usize,
+    /// Calls per second; 0: no limit.
+    pub per_second: u32,
+}
+
+impl Config {
+    /// Whether there is a domain.
+    pub fn is_set_up(&self) -> bool {
+        !self.domain.is_empty()
+    }
+
+    /// How it is reached.
+    pub(super) fn reach(&self) -> Reach {
+        Reach {
+            ca_file: self.ca_file.clone(),
+            timeout: Duration::from_millis(self.timeout_ms),
+            concurrency: self.concurrency,
+            per_second: self.per_second,
+            ..Reach::default()
+        }
+    }
+}

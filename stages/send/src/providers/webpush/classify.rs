@@ -1,0 +1,125 @@
+//! From what a push service answers to what it means; the table is on the provider's page.
+//!
+//! Source: [RFC 8030](https://www.rfc-editor.org/rfc/rfc8030) (5, 5.2, 7.2, 7.3, 8.4),
+//! [RFC 8292, 4.2](https://www.rfc-editor.org/rfc/rfc8292#section-4.2). Codes of a service's own there are none that
+//! all share, so the status is the code.
+
+use chasqui_contract::{Answer, Outcome};
+use jiff::Timestamp;
+use reqwest::Url;
+use serde_json::Value;
+
+use crate::http::Reply;
+
+/// Longest message id, in characters.
+const MAX_ID: usize = 256;
+/// What is shorter in an endpoint is no secret, in bytes.
+const MIN_SECRET: usize = 16;
+
+/// The meaning of an answer from `endpoint`, which is a secret and does not show in it.
+pub(super) fn classify(reply: &Reply, endpoint: &Url, now: Timestamp) -> Answer {
+    let outcome = match reply.status.as_u16() {
+        200..300 => Outcome::Accepted,
+        404 | 410 => Outcome::DeadEndpoint,
+        401 | 403 => Outcome::Misconfigured,
+        _ => match reply.by_status(reply.retry_after(now)) {
+            // The address is the browser's, not a setting of ours.
+            Outcome::Misconfigured => Outcome::Refused,
+            outcome => outcome,
+        },
+    };
+    let message_id = if outcome == Outcome::Accepted { message_id(reply) } else { String::new() };
+    Answer { message_id, ..Answer::new(outcome, reply.code(), words(reply, endpoint)) }
+}
+
+/// The message's resource is an address; its last part is the id.
+fn message_id(reply: &Reply) -> String {
+    reply.header("location").rsplit('/').next().unwrap_or_default().chars().take(MAX_ID).collect()
+}
+
+/// What the service says: the message of a JSON error (Mozilla, Apple), else the text.
+fn words(reply: &Reply, endpoint: &Url) -> String {
+    let json: Value = reply.json();
+    let words = ["message", "reason"].iter().find_map(|key| json[*key].as_str());
+    let text = String::from_utf8_lossy(&reply.body);
+    // Paths are made of short words and one long secret; a query may hold it too.
+    let parts = endpoint.path().split('/').chain(endpoint.query());
+    let secrets = parts.filter(|part| part.len() >= MIN_SECRET);
+    secrets.fold(words.unwrap_or(&text).to_owned(), |words, secret| words.replace(secret, "[address]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::{at, reply};
+
+    const LATER: Outcome = Outcome::TryLater { after: None };
+
+    fn meaning(reply: &Reply) -> Answer {
+        let endpoint = "https://push.example.net/wpush/v2/gAAAAABsecretsecret?token=BQYAAAsecret".parse().unwrap();
+        classify(reply, &endpoint, at(0))
+    }
+
+    #[test]
+    fn every_status_has_its_meaning() {
+        use Outcome::{Accepted, DeadEndpoint, Misconfigured, Refused};
+        for (status, expected) in [
+            (200, Accepted),
+            (201, Accepted),
+            (202, Accepted),
+            (204, Accepted),
+            (301, Refused),
+            (400, Refused),
+            (401, Misconfigured),
+            (403, Misconfigured),
+            (404, DeadEndpoint),
+            (405, Refused),
+            (406, Refused),
+            (408, LATER),
+            (410, DeadEndpoint),
+            (413, Refused),
+            (425, LATER),
+            (429, Outcome::Throttled { after: None }),
+            (500, LATER),
+            (502, Outcome::NoAnswer),
+            (503, LATER),
+        ] {
+            let answer = meaning(&reply(status, &[], ""));
+            assert_eq!((answer.outcome, answer.code), (expected, status.to_string()));
+        }
+    }
+
+    #[test]
+    fn a_delay_that_the_service_names_is_kept() {
+        let after = Some(Duration::from_secs(7));
+        for (status, expected) in [(429, Outcome::Throttled { after }), (503, Outcome::TryLater { after })] {
+            assert_eq!(meaning(&reply(status, &[("retry-after", "7")], "")).outcome, expected);
+        }
+    }
+
+    #[test]
+    fn the_id_is_the_last_part_of_the_messages_address() {
+        for (location, id) in [
+            ("https://push.example.net/message/qDIYHNcfAIPP_5ITvURr", "qDIYHNcfAIPP_5ITvURr"),
+            ("/m/abc", "abc"),
+            ("", ""),
+        ] {
+            assert_eq!(meaning(&reply(201, &[("location", location)], "")).message_id, id);
+        }
+        assert_eq!(meaning(&reply(201, &[], "")).message_id, "");
+    }
+
+    #[test]
+    fn the_services_words_are_kept_without_the_endpoint() {
+        for (body, words) in [
+            (r#"{"code":410,"errno":106,"message":"Subscription expired"}"#, "Subscription expired"),
+            (r#"{"reason":"BadJwtToken"}"#, "BadJwtToken"),
+            ("unknown: /wpush/v2/gAAAAABsecretsecret", "unknown: /wpush/v2/[address]"),
+            ("no gAAAAABsecretsecret, no token=BQYAAAsecret", "no [address], no [address]"),
+        ] {
+            assert_eq!(meaning(&reply(410, &[], body)).detail, words);
+        }
+    }
+}

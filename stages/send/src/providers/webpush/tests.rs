@@ -1,0 +1,106 @@
+//! The provider against a real socket.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chasqui_contract::ManualClock;
+use chasqui_schemas::delivery::Address;
+use serde_json::{Value, json};
+
+use super::{encrypt::tests::Browser, vapid::tests::verified, *};
+use crate::{
+    loopback::{Loopback, Turn},
+    testing::{at, config, delivery, delivery_to, secret},
+};
+
+/// A key pair as the common tools print it.
+fn key_pair() -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    // PKCS #8 of this curve has the private number at a fixed place.
+    let private = &key.serialize_der()[36..68];
+    (URL_SAFE_NO_PAD.encode(key.public_key_raw()), URL_SAFE_NO_PAD.encode(private))
+}
+
+fn config_with_key(public: &str, private: &str) -> (Config, tempfile::NamedTempFile) {
+    let (private_key, file) = secret(private);
+    let config = Config {
+        public_key: public.to_owned(),
+        private_key,
+        subject: "mailto:ops@shop.example".into(),
+        ..config().webpush
+    };
+    (config, file)
+}
+
+fn build(config: &Config) -> Result<WebPush, ConfigError> {
+    WebPush::new(config, Arc::new(ManualClock::new(at(0))))
+}
+
+fn lab() -> WebPush {
+    let (public, private) = key_pair();
+    let (config, _file) = config_with_key(&public, &private);
+    build(&Config { allow_insecure_endpoints: true, timeout_ms: 20_000, ..config }).unwrap()
+}
+
+fn web(endpoint: &str, browser: &Browser) -> Delivery {
+    let [p256dh, auth] = [&browser.public[..], &browser.auth].map(|bytes| URL_SAFE_NO_PAD.encode(bytes));
+    let token = json!({ "endpoint": endpoint, "expirationTime": null, "keys": { "p256dh": p256dh, "auth": auth } });
+    delivery_to(Address::Device { platform: Platform::Web, token: token.to_string(), registered_at: None })
+}
+
+fn created() -> Turn {
+    Turn::Say(201, vec![("location", "https://push.example.net/m/id-7".into())], String::new())
+}
+
+#[tokio::test]
+async fn a_push_arrives_with_our_name_on_it_and_only_the_browser_reads_it() {
+    let server = Loopback::start([created()]).await;
+    let (provider, browser) = (lab(), Browser::new());
+    let delivery = web(&format!("{}/push/abc?x=1", server.url), &browser);
+    let answer = provider.send(&delivery).await;
+    assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "id-7"), "{answer:?}");
+    let seen = server.only();
+    assert_eq!(seen.line, "POST /push/abc");
+    assert_eq!((seen.header("ttl"), seen.header("content-encoding")), ("2419200", "aes128gcm"));
+    let (_, _, claims) = verified(seen.header("authorization"));
+    assert_eq!((&claims["aud"], &claims["sub"]), (&json!(server.url), &json!("mailto:ops@shop.example")));
+    assert!(claims["exp"].as_i64().unwrap() <= at(24 * 60 * 60).as_second());
+    let message: Value = serde_json::from_slice(&browser.decrypt(&seen.body)).unwrap();
+    assert_eq!((&message["title"], &message["delivery_id"]), (&json!("Your order"), &json!(delivery.id)));
+}
+
+#[tokio::test]
+async fn an_endpoint_inside_our_network_is_not_called() {
+    let server = Loopback::start([created()]).await;
+    let (public, private) = key_pair();
+    let (config, _file) = config_with_key(&public, &private);
+    let provider = build(&config).unwrap();
+    for endpoint in [server.url.clone(), server.url.replace("http:", "https:"), "https://localhost/".into()] {
+        let answer = provider.send(&web(&endpoint, &Browser::new())).await;
+        assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Refused, "subscription"), "{endpoint}");
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
+async fn another_platforms_device_is_a_wrong_route() {
+    let answer = lab().send(&delivery(chasqui_schemas::Channel::Push)).await;
+    assert_eq!(answer.outcome, Outcome::Misconfigured);
+}
+
+#[test]
+fn keys_and_a_subject_that_cannot_work_are_refused_by_name_and_not_shown() {
+    let (public, private) = key_pair();
+    let (other, _) = key_pair();
+    for (public, private, subject, wrong) in [
+        ("", private.as_str(), "mailto:a@b.example", "send.webpush.public_key:"),
+        (private.as_str(), private.as_str(), "mailto:a@b.example", "send.webpush.public_key:"),
+        (public.as_str(), "hunter2", "mailto:a@b.example", "send.webpush.private_key:"),
+        (other.as_str(), private.as_str(), "mailto:a@b.example", "send.webpush.private_key:"),
+        (public.as_str(), private.as_str(), "", "send.webpush.subject:"),
+        (public.as_str(), private.as_str(), "ops@b.example", "send.webpush.subject:"),
+    ] {
+        let (config, _file) = config_with_key(public, private);
+        let error = build(&Config { subject: subject.into(), ..config }).err().unwrap().to_string();
+        assert!(error.starts_with(wrong) && !error.contains("hunter2"), "{error}");
+    }
+    assert!(!config().webpush.is_set_up());
+}
