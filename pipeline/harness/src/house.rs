@@ -120,6 +120,20 @@ impl House {
         Ok(Worker { child })
     }
 
+    /// Waits until so many workers have started: before that, a broker that goes away is an error for an operator.
+    ///
+    /// # Errors
+    /// Fails where they take too long.
+    pub async fn until_running(&self, workers: usize) -> anyhow::Result<()> {
+        let log = self.dir.path().join("worker.log");
+        let running = async {
+            while std::fs::read_to_string(&log).unwrap_or_default().matches(" running roles=").count() < workers {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, running).await.context("the workers do not start")
+    }
+
     /// What the workers logged, for the message of a failed test.
     pub fn worker_log(&self) -> String {
         let log = std::fs::read_to_string(self.dir.path().join("worker.log")).unwrap_or_default();

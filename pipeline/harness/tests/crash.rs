@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use chasqui_harness::{
     Calls, House,
     oracle::nothing_lost_nothing_doubled,
@@ -60,6 +60,7 @@ async fn nats_is_killed_in_mid_flow() -> anyhow::Result<()> {
     const KILLS: u64 = 3;
     let house = House::start(IMPATIENT).await?;
     let workers = [house.worker("")?, house.worker("")?];
+    house.until_running(workers.len()).await?;
     let published = AtomicU64::new(0);
     let killing = async {
         let nats = house.servers().nats().expect("embedded");
@@ -77,7 +78,7 @@ async fn nats_is_killed_in_mid_flow() -> anyhow::Result<()> {
     // A server that comes back may hand out again what a worker still has in hand.
     ensure!(repeated <= KILLS as usize * 2 * SLOTS, "{repeated} calls repeated: more than were in flight");
     for worker in workers {
-        worker.terminate().await?;
+        worker.terminate().await.with_context(|| house.worker_log())?;
     }
     Ok(())
 }
