@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn a_file_changes_what_it_names() {
         let config = with("[runner]\nwindow = 7\n[apps.shop]\nlanes = [\"bulk\"]").unwrap();
-        assert_eq!((config.runner.window, config.runner.slots), (7, 1024));
+        assert_eq!((config.runner.window, config.runner.slots), (7, 2048));
         assert_eq!(config.app_lanes()["shop"], [Lane::Bulk]);
     }
 
