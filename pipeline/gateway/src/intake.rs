@@ -6,17 +6,17 @@
 //!                          └► spool ──┘ drainer
 //! ```
 //!
-//! Guarantee: [`Intake::store`] returns `Ok` when NATS or the spool has the messages, durably. [`Intake::offer`] never
+//! Guarantee: `Intake::store` returns `Ok` when NATS or the spool has the messages, durably. `Intake::offer` never
 //! waits; what it takes gets there a moment later. Order is kept: as long as something is in the spool, everything goes
 //! through the spool. Both are bounded; what does not fit is refused or, where nobody asked, counted as lost.
 //!
 //! The writer takes what is there, never more than one batch at a time: while it waits for NATS or an fsync, the next
-//! batch gathers, so a busy disk makes larger groups and not longer queues. NATS has [`PATIENCE`] to answer, and none
+//! batch gathers, so a busy disk makes larger groups and not longer queues. NATS has `PATIENCE` to answer, and none
 //! where the client knows that there is no connection; then the batch goes to the disk, and what NATS may have taken of
 //! it nevertheless is dropped there as a repeat when it comes from the spool. Messages for which nobody waits are
-//! gathered for [`GATHER`] before they are written to the disk: pixels do not cost an fsync each.
+//! gathered for `GATHER` before they are written to the disk: pixels do not cost an fsync each.
 //!
-//! After a crash: what was in the queue is gone, which concerns only what [`Intake::offer`] took; what was in the spool
+//! After a crash: what was in the queue is gone, which concerns only what `Intake::offer` took; what was in the spool
 //! is sent after the next start, before anything new.
 
 use std::{

@@ -3,7 +3,7 @@
 //! Guarantee: a client that is slow, silent or greedy costs one of `gateway.connections` for a bounded time, and no
 //! more memory than that. HTTP/1.1 only, without TLS: a proxy in front speaks both, and HTTP/2.
 //!
-//! Told to stop, it accepts nobody, finishes what has begun within [`DRAIN`], and puts what was taken where it is safe.
+//! Told to stop, it accepts nobody, finishes what has begun within `DRAIN`, and puts what was taken where it is safe.
 
 use std::{
     io,
