@@ -51,3 +51,27 @@ SELECT
 FROM trace_events FINAL
 SETTINGS do_not_merge_across_partitions_select_final = 1
 COMMENT 'trace_events with the columns of the OpenTelemetry exporter';
+
+ALTER TABLE otel_traces
+    COMMENT COLUMN Timestamp 'When the work began',
+    COMMENT COLUMN TraceId 'trace_events.trace_id',
+    COMMENT COLUMN SpanId 'trace_events.span_id, 16 hex digits',
+    COMMENT COLUMN ParentSpanId 'trace_events.parent_span_id; empty for the root',
+    COMMENT COLUMN TraceState 'Always empty',
+    COMMENT COLUMN SpanName 'What the step is, in a few words',
+    COMMENT COLUMN SpanKind 'Client for provider attempts, Consumer for stages, Internal for receipts',
+    COMMENT COLUMN ServiceName 'chasqui-<stage>',
+    COMMENT COLUMN ResourceAttributes 'service.namespace and service.name',
+    COMMENT COLUMN ScopeName 'chasqui',
+    COMMENT COLUMN ScopeVersion 'Always empty',
+    COMMENT COLUMN SpanAttributes 'The other columns of trace_events that are not empty, and its attributes',
+    COMMENT COLUMN Duration 'Nanoseconds that the work took',
+    COMMENT COLUMN StatusCode 'Ok, Error or Unset',
+    COMMENT COLUMN StatusMessage 'Reason code',
+    COMMENT COLUMN `Events.Timestamp` 'Always empty',
+    COMMENT COLUMN `Events.Name` 'Always empty',
+    COMMENT COLUMN `Events.Attributes` 'Always empty',
+    COMMENT COLUMN `Links.TraceId` 'The producer''s own trace, from traceparent',
+    COMMENT COLUMN `Links.SpanId` 'The producer''s own span',
+    COMMENT COLUMN `Links.TraceState` 'Always empty',
+    COMMENT COLUMN `Links.Attributes` 'Always empty';

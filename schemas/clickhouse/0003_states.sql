@@ -42,7 +42,8 @@ CREATE TABLE IF NOT EXISTS delivery_states
 ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMMDD(submitted_at)
 ORDER BY (submitted_at, notification_id, delivery_id)
-SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1
+SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1, merge_selector_base = 12,
+    max_bytes_to_merge_at_max_space_in_pool = 2147483648
 COMMENT 'What is known of every delivery; read the view `deliveries`';
 
 CREATE TABLE IF NOT EXISTS notification_states
@@ -60,6 +61,7 @@ CREATE TABLE IF NOT EXISTS notification_states
     channels SimpleAggregateFunction(groupBitOr, UInt8) COMMENT 'Channels of its deliveries: 1 push, 2 sms, 4 email, 8 in_app',
     lane SimpleAggregateFunction(max, LowCardinality(String)) COMMENT 'Rank of the latest stage that knew the lane, 0000, and the lane: ''80000 high''',
     stage_rank SimpleAggregateFunction(max, UInt8) COMMENT 'The furthest stage reached',
+    was_deferred SimpleAggregateFunction(max, UInt8) COMMENT '1 if a step held it back on purpose: a time to wait for, quiet hours, pacing',
     has_deliveries SimpleAggregateFunction(max, UInt8) COMMENT '1 if there is a delivery: then their states count, not its own',
     outcome SimpleAggregateFunction(max, LowCardinality(String)) COMMENT 'The highest state of the notification as a whole as its rank (0 for none), four digits of stage, and its reason: ''20003 opted_out''',
     delivery_outcome SimpleAggregateFunction(max, LowCardinality(String)) COMMENT 'The highest state of its deliveries as its rank, four digits of attempt, and its reason',
@@ -79,5 +81,6 @@ CREATE TABLE IF NOT EXISTS notification_states
 ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMMDD(submitted_at)
 ORDER BY (submitted_at, notification_id)
-SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1
+SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1, merge_selector_base = 12,
+    max_bytes_to_merge_at_max_space_in_pool = 2147483648
 COMMENT 'What is known of every notification; read the view `notifications`';

@@ -42,6 +42,39 @@ WHERE known = 1
 SETTINGS do_not_merge_across_partitions_select_final = 1
 COMMENT 'Latest state of every delivery, one row each';
 
+ALTER TABLE deliveries
+    COMMENT COLUMN delivery_id 'The delivery: one notification to one address',
+    COMMENT COLUMN notification_id 'The notification',
+    COMMENT COLUMN request_id 'The submission',
+    COMMENT COLUMN submitted_at 'When the submission was stored; filter by it, it decides which days are read',
+    COMMENT COLUMN app 'Who published it',
+    COMMENT COLUMN category 'What kind of message',
+    COMMENT COLUMN template 'Template key; empty for inline content',
+    COMMENT COLUMN variant 'Variant of the template',
+    COMMENT COLUMN locale 'Locale that was rendered',
+    COMMENT COLUMN channel 'push, sms, email or in_app',
+    COMMENT COLUMN lane 'critical, high, normal or bulk: the one it was sent on',
+    COMMENT COLUMN provider 'Provider called last',
+    COMMENT COLUMN state 'pending, rejected, suppressed, expired, dead, sent (accepted, nothing more known), delivered or bounced',
+    COMMENT COLUMN reason 'Reason code of that state; empty where there is none',
+    COMMENT COLUMN stage 'The furthest stage reached',
+    COMMENT COLUMN attempts 'Provider attempts',
+    COMMENT COLUMN first_at 'First step',
+    COMMENT COLUMN ended_at 'First terminal state',
+    COMMENT COLUMN sent_at 'Accepted by the provider; what arrived was accepted, even where the answer was lost',
+    COMMENT COLUMN delivered_at 'Arrived, as far as the provider says',
+    COMMENT COLUMN bounced_at 'Refused by the address',
+    COMMENT COLUMN opened_at 'First open by anybody, mail proxies included',
+    COMMENT COLUMN opened_human_at 'First open by a person',
+    COMMENT COLUMN opened_machine_at 'First open by a mail proxy or scanner',
+    COMMENT COLUMN clicked_at 'First click by anybody',
+    COMMENT COLUMN clicked_human_at 'First click by a person',
+    COMMENT COLUMN unsubscribed_at 'First unsubscription',
+    COMMENT COLUMN complained_at 'First complaint of spam',
+    COMMENT COLUMN sent_after_ms 'Milliseconds from submission to acceptance',
+    COMMENT COLUMN delivered_after_ms 'Milliseconds from submission to arrival',
+    COMMENT COLUMN opened_human_after_ms 'Milliseconds from submission to the first open by a person';
+
 -- A notification has got as far as the best of its deliveries: one that arrived outweighs another that bounced.
 CREATE VIEW IF NOT EXISTS traces AS
 WITH
@@ -71,6 +104,7 @@ SELECT
         [1, 2, 3, 4, 5, 6, 7], ['rejected', 'suppressed', 'expired', 'dead', 'sent', 'delivered', 'bounced'], 'pending') AS state,
     multiIf(rank IN (5, 6), '', has_deliveries = 1, substring(delivery_outcome, 7), substring(outcome, 7)) AS reason,
     transform(stage_rank, [1, 2, 3, 4, 5, 6, 7], ['validate', 'enrich', 'filter', 'dedupe', 'render', 'prioritize', 'send'], '') AS stage,
+    was_deferred = 1 AS was_deferred,
     toUInt32(length(arrayDistinct(arrayMap(end -> bitShiftRight(end, 3), good_ends)))) AS deliveries_sent,
     if(s.ended_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.ended_ms)) AS ended_at,
     if(accepted_ms = 4294967295, NULL, addMilliseconds(submitted_at, accepted_ms)) AS sent_at,
@@ -84,11 +118,63 @@ WHERE known > 0
 SETTINGS do_not_merge_across_partitions_select_final = 1
 COMMENT 'Latest state of every trace: of every notification, and of every request that was rejected or fanned out';
 
+ALTER TABLE traces
+    COMMENT COLUMN trace_id 'As in trace_events',
+    COMMENT COLUMN is_notification 'False for a request that was rejected or fanned out',
+    COMMENT COLUMN notification_id 'The notification',
+    COMMENT COLUMN request_id 'The submission',
+    COMMENT COLUMN user 'Whom it is for, by id; empty where the submission named addresses',
+    COMMENT COLUMN transaction_id 'The producer''s own id',
+    COMMENT COLUMN idempotency_key 'Under which it is sent once',
+    COMMENT COLUMN submitted_at 'When the submission was stored; filter by it, it decides which days are read',
+    COMMENT COLUMN app 'Who published it',
+    COMMENT COLUMN category 'What kind of message',
+    COMMENT COLUMN template 'Template key; empty for inline content',
+    COMMENT COLUMN channels 'Channels of its deliveries',
+    COMMENT COLUMN lane 'critical, high, normal or bulk: the last that is known',
+    COMMENT COLUMN state 'pending, rejected, suppressed, expired, dead, sent (accepted, nothing more known), delivered or bounced; the best of its deliveries'' where it has any',
+    COMMENT COLUMN reason 'Reason code of that state; empty where there is none',
+    COMMENT COLUMN stage 'The furthest stage reached',
+    COMMENT COLUMN was_deferred 'Held back on purpose: a time to wait for, quiet hours, pacing',
+    COMMENT COLUMN deliveries_sent 'Deliveries that a provider accepted and that did not bounce',
+    COMMENT COLUMN ended_at 'First terminal state of itself or a delivery',
+    COMMENT COLUMN sent_at 'First acceptance by a provider',
+    COMMENT COLUMN delivered_at 'First arrival, as far as providers say',
+    COMMENT COLUMN opened_at 'First open by anybody, mail proxies included',
+    COMMENT COLUMN opened_human_at 'First open by a person',
+    COMMENT COLUMN clicked_at 'First click by anybody',
+    COMMENT COLUMN sent_after_ms 'Milliseconds from submission to the first acceptance';
+
 CREATE VIEW IF NOT EXISTS notifications AS
 SELECT * EXCEPT (trace_id, is_notification)
 FROM traces
 WHERE is_notification
 COMMENT 'Latest state of every notification, one row each';
+
+ALTER TABLE notifications
+    COMMENT COLUMN notification_id 'The notification',
+    COMMENT COLUMN request_id 'The submission',
+    COMMENT COLUMN user 'Whom it is for, by id; empty where the submission named addresses',
+    COMMENT COLUMN transaction_id 'The producer''s own id',
+    COMMENT COLUMN idempotency_key 'Under which it is sent once',
+    COMMENT COLUMN submitted_at 'When the submission was stored; filter by it, it decides which days are read',
+    COMMENT COLUMN app 'Who published it',
+    COMMENT COLUMN category 'What kind of message',
+    COMMENT COLUMN template 'Template key; empty for inline content',
+    COMMENT COLUMN channels 'Channels of its deliveries',
+    COMMENT COLUMN lane 'critical, high, normal or bulk: the last that is known',
+    COMMENT COLUMN state 'pending, rejected, suppressed, expired, dead, sent (accepted, nothing more known), delivered or bounced; the best of its deliveries'' where it has any',
+    COMMENT COLUMN reason 'Reason code of that state; empty where there is none',
+    COMMENT COLUMN stage 'The furthest stage reached',
+    COMMENT COLUMN was_deferred 'Held back on purpose: a time to wait for, quiet hours, pacing',
+    COMMENT COLUMN deliveries_sent 'Deliveries that a provider accepted and that did not bounce',
+    COMMENT COLUMN ended_at 'First terminal state of itself or a delivery',
+    COMMENT COLUMN sent_at 'First acceptance by a provider',
+    COMMENT COLUMN delivered_at 'First arrival, as far as providers say',
+    COMMENT COLUMN opened_at 'First open by anybody, mail proxies included',
+    COMMENT COLUMN opened_human_at 'First open by a person',
+    COMMENT COLUMN clicked_at 'First click by anybody',
+    COMMENT COLUMN sent_after_ms 'Milliseconds from submission to the first acceptance';
 
 CREATE VIEW IF NOT EXISTS delivery_stats AS
 SELECT
@@ -117,6 +203,29 @@ FROM deliveries
 GROUP BY minute, app, category, template, variant, locale, channel, provider, lane, state
 COMMENT 'Deliveries by minute of submission and every dimension';
 
+ALTER TABLE delivery_stats
+    COMMENT COLUMN minute 'Minute of the submission',
+    COMMENT COLUMN app 'Who published it',
+    COMMENT COLUMN category 'What kind of message',
+    COMMENT COLUMN template 'Template key; empty for inline content',
+    COMMENT COLUMN variant 'Variant of the template',
+    COMMENT COLUMN locale 'Locale that was rendered',
+    COMMENT COLUMN channel 'push, sms, email or in_app',
+    COMMENT COLUMN provider 'Provider called last',
+    COMMENT COLUMN lane 'critical, high, normal or bulk: the one it was sent on',
+    COMMENT COLUMN state 'pending, rejected, suppressed, expired, dead, sent (accepted, nothing more known), delivered or bounced',
+    COMMENT COLUMN deliveries 'How many',
+    COMMENT COLUMN sent 'Accepted by the provider',
+    COMMENT COLUMN delivered 'Arrived, as far as the provider says',
+    COMMENT COLUMN bounced 'Refused by the address',
+    COMMENT COLUMN opened 'Opened by anybody, mail proxies included',
+    COMMENT COLUMN opened_human 'Opened by a person',
+    COMMENT COLUMN clicked 'Clicked by anybody',
+    COMMENT COLUMN clicked_human 'Clicked by a person',
+    COMMENT COLUMN unsubscribed 'Unsubscribed',
+    COMMENT COLUMN complained 'Complained of as spam',
+    COMMENT COLUMN attempts 'Provider attempts';
+
 CREATE VIEW IF NOT EXISTS dead_letters AS
 SELECT
     started_at AS died_at,
@@ -140,3 +249,20 @@ ORDER BY started_at DESC
 LIMIT 1 BY trace_id, delivery_id
 SETTINGS do_not_merge_across_partitions_select_final = 1
 COMMENT 'The latest dead letter of every notification and delivery, replayed or not';
+
+ALTER TABLE dead_letters
+    COMMENT COLUMN died_at 'When it was given up',
+    COMMENT COLUMN notification_id 'The notification; zero where it was given up before there was one',
+    COMMENT COLUMN delivery_id 'The delivery; zero where the notification as a whole was given up',
+    COMMENT COLUMN request_id 'The submission',
+    COMMENT COLUMN submitted_at 'When the submission was stored',
+    COMMENT COLUMN app 'Who published it',
+    COMMENT COLUMN category 'What kind of message',
+    COMMENT COLUMN lane 'critical, high, normal or bulk',
+    COMMENT COLUMN channel 'push, sms, email or in_app; empty before render',
+    COMMENT COLUMN provider 'Provider called last',
+    COMMENT COLUMN stage 'The stage that gave up',
+    COMMENT COLUMN reason 'Reason code',
+    COMMENT COLUMN attempt 'Provider attempts that were made',
+    COMMENT COLUMN detail 'What the provider, or the stage, said',
+    COMMENT COLUMN trace_id 'As in trace_events';

@@ -53,6 +53,8 @@ impl Addresses {
         let settings = MigrateSettings {
             database: config.clickhouse.database.clone(),
             retention_days: config.clickhouse.ttl_days,
+            insert_window: config.clickhouse.insert_window,
+            cluster: Some(config.clickhouse.cluster.clone()).filter(|name| !name.is_empty()),
         };
         chasqui_trace::migrate(&clickhouse, &settings).await?;
         Ok(())

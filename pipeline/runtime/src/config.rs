@@ -104,7 +104,9 @@ pub struct ClickHouseConfig {
     pub database: String,
     pub user: String,
     pub password_file: PathBuf,
+    pub cluster: String,
     pub ttl_days: NonZeroU32,
+    pub insert_window: NonZeroU32,
     pub batch_rows: usize,
     pub batch_ms: u64,
 }

@@ -10,12 +10,16 @@
 //! | [`reconstruct`] | reads a notification's events back as one tree |
 //! | [`waterfall`] | draws that tree as text |
 //! | [`stats`] | counts outcomes and rates |
+//! | [`measure`] | measures what all that costs |
 //!
 //! Guarantee: an event that the trace stream has acknowledged reaches ClickHouse, at least once; whatever arrives
 //! again replaces itself, so that states and rates are exact.
 
 mod consume;
+mod ddl;
 mod error;
+mod insert;
+pub mod measure;
 pub mod migrate;
 mod native;
 pub mod receipts;

@@ -74,14 +74,16 @@ impl Block {
     /// Numbers, as their bytes in little-endian order.
     pub(crate) fn numbers<const N: usize>(&mut self, name: &str, kind: &str, values: impl Iterator<Item = [u8; N]>) {
         self.begin(name, kind);
-        self.body.extend(values.flatten());
+        values.for_each(|value| self.body.extend_from_slice(&value));
     }
 
     /// UUIDs: two little-endian halves, the first half first.
     pub(crate) fn uuids(&mut self, name: &str, values: impl Iterator<Item = Uuid>) {
-        let halves = |id: Uuid| [id.as_u64_pair().0.to_le_bytes(), id.as_u64_pair().1.to_le_bytes()];
-        self.begin(name, "UUID");
-        self.body.extend(values.flat_map(halves).flatten());
+        let bytes = |id: Uuid| {
+            let (first, second) = id.as_u64_pair();
+            (u128::from(second) << 64 | u128::from(first)).to_le_bytes()
+        };
+        self.numbers(name, "UUID", values.map(bytes));
     }
 
     /// Texts that seldom repeat.
@@ -110,7 +112,7 @@ impl Block {
     pub(crate) fn lists<'a>(&mut self, name: &str, values: impl Iterator<Item = &'a [u64]> + Clone) {
         self.begin(name, "Array(UInt64)");
         offsets(&mut self.body, values.clone().map(<[u64]>::len));
-        self.body.extend(values.flatten().flat_map(|value| value.to_le_bytes()));
+        values.flatten().for_each(|value| self.body.extend_from_slice(&value.to_le_bytes()));
     }
 
     /// Maps from words to texts.
@@ -170,8 +172,8 @@ fn low_cardinality(body: &mut Vec<u8>, words: &Words, numbers: impl Iterator<Ite
     body.extend((places.len() as u64).to_le_bytes());
     match width {
         0 => body.extend(places.iter().map(|&place| place as u8)),
-        1 => body.extend(places.iter().flat_map(|&place| (place as u16).to_le_bytes())),
-        _ => body.extend(places.iter().flat_map(|&place| place.to_le_bytes())),
+        1 => places.iter().for_each(|&place| body.extend_from_slice(&(place as u16).to_le_bytes())),
+        _ => places.iter().for_each(|&place| body.extend_from_slice(&place.to_le_bytes())),
     }
 }
 
@@ -180,7 +182,7 @@ fn offsets(body: &mut Vec<u8>, lengths: impl Iterator<Item = usize>) {
     let mut end = 0;
     for length in lengths {
         end += length as u64;
-        body.extend(end.to_le_bytes());
+        body.extend_from_slice(&end.to_le_bytes());
     }
 }
 

@@ -118,9 +118,12 @@ impl Rows {
         self.values.len() + 8 * self.attributes.len()
     }
 
-    /// By trace and span.
+    /// By trace and span. Only their keys are moved about, the rows once.
     pub(crate) fn sort(&mut self) {
-        self.rows.sort_by_key(|row| (row.trace_id, row.span_id, Reverse(row.started_at)));
+        let key = |(at, row): (usize, &Row)| (row.trace_id.as_u128(), row.span_id, Reverse(row.started_at), at);
+        let mut keys: Vec<_> = self.rows.iter().enumerate().map(key).collect();
+        keys.sort_unstable();
+        self.rows = keys.into_iter().map(|(_, _, _, at)| self.rows[at].clone()).collect();
     }
 
     /// Of a step that is here twice, leaves the one that began later, as the table does. Sorted before.

@@ -26,7 +26,7 @@ use crate::{
 
 /// The time of what has not happened. Times are milliseconds since the submission, of which 49 days fit; what happens
 /// later counts as having happened then.
-const NEVER: u32 = u32::MAX;
+pub(crate) const NEVER: u32 = u32::MAX;
 /// The number in a [`Ranked`] has four digits.
 const MAX_NUMBER: u32 = 9_999;
 /// Bits of [`Notification::ends`] that hold a state's rank; the others name the delivery.
@@ -96,6 +96,7 @@ struct Notification<'a> {
     user: &'a str,
     transaction_id: &'a str,
     idempotency_key: &'a str,
+    was_deferred: bool,
     has_deliveries: bool,
     /// A bit for each of [`Channel::ALL`].
     channels: u8,
@@ -110,18 +111,28 @@ struct Step<'a> {
     row: &'a Row,
     stage: u8,
     state: u8,
+    channel: u8,
     times: Times,
+}
+
+/// What the words mean, by their numbers. Ranks are from 1, 0 for other words.
+struct Meanings {
+    stage: Vec<u8>,
+    state: Vec<u8>,
+    channel: Vec<u8>,
+    kind: Vec<Option<ReceiptKind>>,
 }
 
 /// The states in `rows`, which are sorted, as blocks of their tables.
 pub(crate) fn blocks(rows: &Rows) -> [(&'static str, Block); 2] {
+    let meanings = Meanings::of(&rows.words);
     let mut notifications = Vec::new();
     let mut deliveries = Vec::new();
     for trace in rows.rows.chunk_by(|a, b| a.trace_id == b.trace_id) {
         let mut notification = Notification::new(trace[0].trace_id);
         let first = deliveries.len();
         for row in trace {
-            let step = Step::of(rows, row);
+            let step = Step::of(rows, &meanings, row);
             notification.add(rows, &step);
             if row.is_notification && !row.delivery_id.is_nil() {
                 let found = deliveries[first..].iter().position(|each: &Delivery| each.id == row.delivery_id);
@@ -140,51 +151,56 @@ pub(crate) fn blocks(rows: &Rows) -> [(&'static str, Block); 2] {
     ]
 }
 
+impl Meanings {
+    fn of(words: &Words) -> Self {
+        let all = words.all().iter();
+        let ranks = |names: &[&str]| all.clone().map(|word| rank(names.iter().position(|name| name == word))).collect();
+        Meanings {
+            stage: ranks(&Stage::ALL.map(Stage::as_str)),
+            state: ranks(&State::ALL.map(State::as_str)),
+            channel: ranks(&Channel::ALL.map(Channel::as_str)),
+            kind: all.clone().map(|word| ReceiptKind::ALL.into_iter().find(|kind| kind.as_str() == word)).collect(),
+        }
+    }
+}
+
 impl<'a> Step<'a> {
-    fn of(rows: &Rows, row: &'a Row) -> Self {
-        let text = |place: usize| rows.words.word(row.words[place]);
-        let stage = rank(Stage::ALL.iter().position(|stage| stage.as_str() == text(word::STAGE)));
-        let state = match text(word::STATE) {
-            "" => None,
-            state => State::ALL.into_iter().find(|each| each.as_str() == state),
-        };
+    fn of(rows: &Rows, meanings: &Meanings, row: &'a Row) -> Self {
+        let number = |place: usize| row.words[place] as usize;
+        let (stage, state) = (meanings.stage[number(word::STAGE)], meanings.state[number(word::STATE)]);
         let ms = |ns: i64| (ns.div_euclid(1_000_000) - embedded_ms(row.trace_id)).clamp(0, i64::from(NEVER - 1)) as u32;
         let begun = ms(row.started_at);
-        let done = || ms(row.started_at.saturating_add(i64::try_from(row.duration_ns).unwrap_or(i64::MAX)));
         // In the order of the columns.
         let mut times = [NEVER; DELIVERY_TIMES.len()];
         times[0] = begun;
-        if let Some(state) = state {
-            times[1] = done();
+        if let Some(state) = State::ALL.into_iter().find(|each| each.rank() == state) {
+            let done = ms(row.started_at.saturating_add(i64::try_from(row.duration_ns).unwrap_or(i64::MAX)));
+            times[1] = done;
             match state {
-                State::Sent => times[2] = done(),
+                State::Sent => times[2] = done,
                 State::Delivered => times[3] = begun,
                 State::Bounced => times[4] = begun,
                 State::Rejected | State::Suppressed | State::Expired | State::Dead => {}
             }
         }
-        let is = |kind: ReceiptKind| text(word::EVENT) == kind.as_str();
-        if stage == 0 {
-            let by = || rows.attribute(row, rows.words.known("by"));
-            if is(ReceiptKind::Opened) {
-                times[5] = begun;
-                match by() {
-                    by if by == Actor::Human.as_str() => times[6] = begun,
-                    by if by == Actor::Machine.as_str() => times[7] = begun,
-                    _ => {}
+        if let Some(kind) = meanings.kind[number(word::EVENT)] {
+            let by = |actor: Actor| rows.attribute(row, rows.words.known("by")) == actor.as_str();
+            match kind {
+                ReceiptKind::Opened => {
+                    times[5] = begun;
+                    times[6] = if by(Actor::Human) { begun } else { NEVER };
+                    times[7] = if by(Actor::Machine) { begun } else { NEVER };
                 }
-            } else if is(ReceiptKind::Clicked) {
-                times[8] = begun;
-                if by() == Actor::Human.as_str() {
-                    times[9] = begun;
+                ReceiptKind::Clicked => {
+                    times[8] = begun;
+                    times[9] = if by(Actor::Human) { begun } else { NEVER };
                 }
-            } else if is(ReceiptKind::Unsubscribed) {
-                times[10] = begun;
-            } else if is(ReceiptKind::Complained) {
-                times[11] = begun;
+                ReceiptKind::Unsubscribed => times[10] = begun,
+                ReceiptKind::Complained => times[11] = begun,
+                ReceiptKind::Delivered | ReceiptKind::Bounced | ReceiptKind::Failed => {}
             }
         }
-        Step { row, stage, state: state.map_or(0, State::rank), times }
+        Step { row, stage, state, channel: meanings.channel[number(word::CHANNEL)], times }
     }
 
     fn attempt(&self) -> u32 {
@@ -257,6 +273,7 @@ impl<'a> Notification<'a> {
             user: "",
             transaction_id: "",
             idempotency_key: "",
+            was_deferred: false,
             has_deliveries: false,
             channels: 0,
             delivery_outcome: Ranked::default(),
@@ -267,6 +284,7 @@ impl<'a> Notification<'a> {
     fn add(&mut self, rows: &'a Rows, step: &Step) {
         let (row, words) = (step.row, &rows.words);
         self.common.add(words, step);
+        self.was_deferred |= words.word(row.words[word::STATUS]) == Status::Deferred.as_str();
         if row.delivery_id.is_nil() {
             raise(words, &mut self.common.outcome, step.outcome(u32::from(step.stage)));
             if words.word(row.words[word::EVENT]) == event::NOTIFICATION {
@@ -279,8 +297,7 @@ impl<'a> Notification<'a> {
         }
         self.has_deliveries = true;
         raise(words, &mut self.delivery_outcome, step.outcome(step.attempt()));
-        let channel = words.word(row.words[word::CHANNEL]);
-        self.channels |= Channel::ALL.iter().position(|each| each.as_str() == channel).map_or(0, |bit| 1 << bit);
+        self.channels |= step.channel.checked_sub(1).map_or(0, |bit| 1 << bit);
         if step.state >= State::Sent.rank() {
             let end = row.delivery_id.as_u64_pair().0 & !RANK_BITS | u64::from(step.state);
             if !self.ends.contains(&end) {
@@ -297,7 +314,8 @@ fn rank(place: Option<usize>) -> u8 {
 
 /// Keeps the greater one.
 fn raise(words: &Words, kept: &mut Ranked, other: Ranked) {
-    if (other.0, other.1, words.word(other.2)) > (kept.0, kept.1, words.word(kept.2)) {
+    let (ranks, kept_ranks) = ((other.0, other.1), (kept.0, kept.1));
+    if ranks > kept_ranks || ranks == kept_ranks && words.word(other.2) > words.word(kept.2) {
         *kept = other;
     }
 }
@@ -309,6 +327,7 @@ fn notification_block(words: &Words, all: &[Notification]) -> Block {
     block.texts("user", all.iter().map(|each| each.user));
     block.texts("transaction_id", all.iter().map(|each| each.transaction_id));
     block.texts("idempotency_key", all.iter().map(|each| each.idempotency_key));
+    block.numbers("was_deferred", "UInt8", all.iter().map(|each| [u8::from(each.was_deferred)]));
     block.numbers("has_deliveries", "UInt8", all.iter().map(|each| [u8::from(each.has_deliveries)]));
     block.numbers("channels", "UInt8", all.iter().map(|each| [each.channels]));
     ranked(&mut block, "delivery_outcome", words, all.iter().map(|each| each.delivery_outcome));

@@ -21,28 +21,22 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
-use bytes::Bytes;
-use chasqui_schemas::{clickhouse::TRACE_EVENTS, id, stream, subject, trace};
+use chasqui_schemas::{id, stream, subject, trace};
 use chasqui_stores::Publisher;
-use clickhouse::{Client, Compression};
+use clickhouse::Client;
 use futures::StreamExt;
 use jiff::Timestamp;
-use tokio::{
-    task::{JoinError, spawn_blocking},
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use crate::{
     TraceError,
     consume::{self, Broken, Intake, Pauses},
+    insert::{Insert, encode, insert},
     rows::Rows,
-    states,
 };
 
-/// A server that takes longer than this for one batch is not well; the same batch is tried again.
-const INSERT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Messages in one batch, whatever they hold: the server tracks each of them.
 const MAX_MESSAGES: usize = 10_000;
 /// Attributes in one batch, bytes.
@@ -90,8 +84,6 @@ pub async fn run_writer(
     stop: CancellationToken,
 ) -> Result<(), TraceError> {
     let intake = Intake::open(nats.clone(), stream::TRACES, stream::TRACES_CONSUMER).await?;
-    // A batch is large in memory and would be small on the wire; but to compress it costs more than to send it.
-    let clickhouse = clickhouse.with_compression(Compression::None);
     let writer = Writer { intake, publisher: Publisher::new(nats.clone()), nats, clickhouse, settings, stop };
     while let Some(messages) = writer.intake.messages(&writer.stop).await {
         writer.write(messages).await;
@@ -124,7 +116,7 @@ impl Writer {
             let token = batch.token(self.intake.incarnation);
             let Batch { rows, held } = batch;
             let inserts = self.hold(&held, encode(rows)).await;
-            match self.hold(&held, self.insert(&inserts, &token)).await {
+            match self.hold(&held, insert(&self.clickhouse, &inserts, &token)).await {
                 Ok(()) => self.settle(held, true).await,
                 Err(error) => {
                     // Reading ahead ends here, because nobody extends the deadlines of what was read ahead; it comes
@@ -178,27 +170,6 @@ impl Writer {
         consume::hold(&held.messages, self.intake.extend_every, work).await
     }
 
-    /// Inserts the batch. The same token, with the same rows, has an effect once in each table.
-    async fn insert(&self, inserts: &[Insert], token: &str) -> Result<(), clickhouse::error::Error> {
-        for Insert { table, parts } in inserts {
-            let mut insert = self
-                .clickhouse
-                .insert_formatted_with(format!("INSERT INTO {table} FORMAT Native"))
-                .with_timeouts(Some(INSERT_TIMEOUT), Some(INSERT_TIMEOUT))
-                .with_setting("async_insert", "0")
-                .with_setting("insert_deduplication_token", token)
-                // Every key is in the block once already.
-                .with_setting("optimize_on_insert", "0")
-                // Late receipts of many days may come together.
-                .with_setting("max_partitions_per_insert_block", "0");
-            for part in parts {
-                insert.send(part.clone()).await?;
-            }
-            insert.end().await?;
-        }
-        Ok(())
-    }
-
     /// Inserts the batch, however often it takes. False: we are asked to stop, and the time for that is over.
     async fn insist(&self, inserts: &[Insert], token: &str, rows: usize) -> bool {
         let patience = async {
@@ -212,7 +183,7 @@ impl Writer {
                     tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_trace_backlog = backlog);
                 }
                 sleep(pauses.next()).await;
-                match self.insert(inserts, token).await {
+                match insert(&self.clickhouse, inserts, token).await {
                     Ok(()) => return,
                     Err(error) => tell(&error, rows),
                 }
@@ -240,31 +211,6 @@ impl Writer {
             consume::give_back(&messages).await;
         }
         consume::bury(&self.publisher, subject::DEAD_TRACE, broken, &self.stop).await;
-    }
-}
-
-/// What goes into one table.
-struct Insert {
-    table: &'static str,
-    parts: [Bytes; 2],
-}
-
-/// The rows as inserts; none where there are no rows. On another thread: it takes a tenth of a second.
-async fn encode(mut rows: Rows) -> Vec<Insert> {
-    let encoding = spawn_blocking(move || {
-        rows.sort();
-        let [notifications, deliveries] = states::blocks(&rows);
-        rows.dedup();
-        // Whoever sees a notification at its end finds its deliveries and its trace.
-        let blocks = [(TRACE_EVENTS, rows.block()), deliveries, notifications];
-        let full = blocks.into_iter().filter(|(_, block)| !block.is_empty());
-        full.map(|(table, block)| Insert { table, parts: block.bytes().map(Bytes::from) }).collect()
-    });
-    match encoding.await.map_err(JoinError::try_into_panic) {
-        Ok(inserts) => inserts,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // The runtime is being shut down, and we with it.
-        Err(Err(_)) => std::future::pending().await,
     }
 }
 
@@ -330,7 +276,7 @@ impl Held {
         if let Ok(info) = message.info() {
             self.sequences.push(info.stream_sequence);
             self.pending = info.pending;
-            self.oldest_ms.get_or_insert(info.published.unix_timestamp() * 1_000);
+            self.oldest_ms.get_or_insert((info.published.unix_timestamp_nanos() / 1_000_000) as i64);
         }
         self.messages.push(message.split().1);
     }

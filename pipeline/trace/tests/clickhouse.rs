@@ -13,80 +13,13 @@ use bench::{
 };
 use chasqui_contract::{Output, Verdict};
 use chasqui_schemas::{
-    Channel, Delivery, Reason, Receipt, ReceiptKind, Stage,
-    delivery::Address,
-    id,
-    receipt::Actor,
-    stream, subject,
-    trace::{State, TraceEvent},
+    Channel, Delivery, Reason, Receipt, ReceiptKind, Stage, delivery::Address, id, receipt::Actor, stream, subject,
+    trace::State,
 };
-use chasqui_trace::{MigrateSettings, TraceError, load, migrate, reconstruct::Node, stats, waterfall};
+use chasqui_trace::{load, reconstruct::Node, stats, waterfall};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 use uuid::Uuid;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn migrations_run_twice_and_at_once_and_refuse_a_newer_schema() -> Result<()> {
-    let bench = Bench::start().await?;
-    let settings = MigrateSettings::default();
-    let at_once = (0..4).map(|_| migrate(&bench.clickhouse, &settings));
-    for done in futures::future::join_all(at_once).await {
-        assert_eq!(done?, 4);
-    }
-    assert_eq!(migrate(&bench.clickhouse, &settings).await?, 4);
-    assert_eq!(bench.number("SELECT count() FROM schema_migrations FINAL").await?, 4);
-
-    let retained = |days: u32| {
-        format!(
-            "SELECT count() FROM system.tables WHERE database = 'chasqui' AND engine_full LIKE '%toIntervalDay({days}) %'"
-        )
-    };
-    assert_eq!(bench.number(&retained(90)).await?, 3);
-    let settings = MigrateSettings { retention_days: 7.try_into()?, ..settings };
-    migrate(&bench.clickhouse, &settings).await?;
-    assert_eq!(bench.number(&retained(7)).await?, 3);
-
-    let undocumented = "SELECT count() FROM system.columns AS c JOIN system.tables AS t ON t.name = c.table
-        AND t.database = c.database WHERE c.database = 'chasqui' AND t.engine LIKE '%MergeTree' AND c.comment = ''";
-    assert_eq!(bench.number(undocumented).await?, 0);
-
-    bench.clickhouse.query("INSERT INTO schema_migrations (version, name) VALUES (99, 'later')").execute().await?;
-    let refused = migrate(&bench.clickhouse, &settings).await;
-    assert!(matches!(refused, Err(TraceError::NewerSchema { found: 99, known: 4 })), "{refused:?}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_in_other_batches_changes_no_state() -> Result<()> {
-    let bench = Bench::ready().await?;
-    let writer = bench.writer(&bench.clickhouse_url);
-    let events = stories(60);
-    bench.trace(&events, 7).await?;
-    bench.drained().await?;
-    let before = bench.states().await?;
-    let counted = bench.text("SELECT state, count() AS n FROM notifications GROUP BY state ORDER BY state").await?;
-    assert_eq!(counted, "state\tn\nexpired\t10\npending\t20\nsent\t20\nsuppressed\t10\n");
-    let attempts = "SELECT sum(attempts) FROM deliveries WHERE state = 'sent' AND reason = '' AND provider = 'twilio' AND lane = 'high'";
-    assert_eq!(bench.number(attempts).await?, 40);
-
-    // Half of it once more, in other messages and other batches; and the whole backwards.
-    bench.trace(&events[events.len() / 3..events.len() * 5 / 6], 3).await?;
-    let backwards: Vec<TraceEvent> = events.iter().rev().cloned().collect();
-    bench.trace(&backwards, 11).await?;
-    bench.drained().await?;
-    assert_eq!(bench.states().await?, before);
-    assert_eq!(bench.number("SELECT count() FROM trace_events FINAL").await?, events.len() as u64);
-
-    // And after ClickHouse has merged everything. The writer is stopped before: on a slow machine it may be handed a
-    // message again whose deadline passed, and write it again after the merge, which is its right.
-    writer.stop().await?;
-    for table in ["trace_events", "delivery_states", "notification_states"] {
-        bench.merge(table).await?;
-    }
-    assert_eq!(bench.states().await?, before);
-    assert_eq!(bench.number("SELECT count() FROM trace_events").await?, events.len() as u64);
-    Ok(())
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_clickhouse_loses_and_doubles_nothing() -> Result<()> {

@@ -16,20 +16,12 @@ mod bench;
 use std::{env, fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use bench::{
-    Bench, PATIENCE,
-    story::{Story, delivery, notification},
-};
-use chasqui_contract::Verdict;
-use chasqui_schemas::{
-    Receipt, ReceiptKind, clickhouse::STORED, delivery::Address, id, receipt::Actor, stream, subject, trace,
-    trace::TraceEvent,
-};
-use chasqui_trace::{WriterSettings, receipts, run_writer, stats};
+use bench::{Bench, PATIENCE};
+use chasqui_schemas::{clickhouse::STORED, stream, subject, trace, trace::TraceEvent};
+use chasqui_trace::{WriterSettings, load, measure, run_writer, stats};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 /// Notifications whose steps the stages decide together; each stage's events are one message.
 const TOGETHER: usize = 64;
@@ -50,12 +42,10 @@ async fn tracing_costs_little() -> Result<()> {
     let writer = tokio::spawn(run_writer(bench.nats.clone(), client, WriterSettings::default(), stop.clone()));
     let began = Instant::now();
     let mut building = 0.0;
-    let mut first = None;
     for number in (0..notifications).step_by(TOGETHER) {
         let own = cpu_s(std::process::id())?;
         let messages = messages(number..(number + TOGETHER).min(notifications))?;
         building += cpu_s(std::process::id())? - own;
-        first.get_or_insert(messages.len());
         for message in messages {
             bench.nats.publish(subject::TRACES, message.into()).await?;
         }
@@ -66,6 +56,7 @@ async fn tracing_costs_little() -> Result<()> {
     drained(&bench).await?;
     println!("published in {published:.1?}, written after {:.1?}", began.elapsed());
     let after = (cpu_s(pid)?, cpu_s(std::process::id())?);
+    println!("at rest, readable after {:.1?}", readable(&bench).await?);
     stop.cancel();
     writer.await??;
     let each = |seconds: f64| seconds * 1e6 / notifications as f64;
@@ -82,18 +73,37 @@ async fn tracing_costs_little() -> Result<()> {
     println!("{}", bench.text(parts).await?);
     for _ in 0..3 {
         let (asked, own) = (Instant::now(), cpu_s(pid)?);
-        let delivered: u64 = stats::rates(&bench.clickhouse, Timestamp::from_second(since.as_second() - 200_000)?)
-            .await?
-            .iter()
-            .map(|channel| channel.delivered)
-            .sum();
-        ensure!(delivered == notifications as u64, "{delivered} of {notifications} are delivered");
+        stats::rates(&bench.clickhouse, since).await?;
         println!("rates: {:.1?}, {:.0} ms of processor time", asked.elapsed(), (cpu_s(pid)? - own) * 1e3);
     }
+    let accounted = stats::accounted(&bench.clickhouse, Timestamp::UNIX_EPOCH).await?;
+    ensure!((accounted.notifications, accounted.pending()) == (notifications as u64 + 1, 0), "{accounted:?}");
     for table in STORED {
         bench.merge(table).await?;
     }
     println!("{}", bench.text(parts).await?);
+    if env::var_os("KEEP").is_some() {
+        println!("{}", bench.clickhouse_url);
+        sleep(Duration::from_secs(100_000)).await;
+    }
+    Ok(())
+}
+
+/// `chasqui bench --traces`: SPANS=10000000.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement of minutes, for a release build"]
+async fn many_spans_are_answered_soon() -> Result<()> {
+    let bench = Bench::ready().await?;
+    let mut queries = Vec::new();
+    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../dashboards/queries"))? {
+        let path = entry?.path();
+        queries.push((path.file_stem().context("name")?.to_string_lossy().into_owned(), fs::read_to_string(&path)?));
+    }
+    queries.sort();
+    let pid = bench.clickhouse_pid()?;
+    let spans = setting("SPANS", 10_000_000)?;
+    let measured = measure::measure(&bench.clickhouse, spans as u64, &queries, |_| ()).await?;
+    println!("{measured:#?}\nClickHouse in all: {:.1} s of processor time", cpu_s(pid)?);
     if env::var_os("KEEP").is_some() {
         println!("{}", bench.clickhouse_url);
         sleep(Duration::from_secs(100_000)).await;
@@ -115,54 +125,23 @@ fn cpu_s(pid: u32) -> Result<f64> {
 
 /// The messages of the trace stream for some notifications: as the stages decide them, stage after stage.
 fn messages(numbers: std::ops::Range<usize>) -> Result<Vec<Vec<u8>>> {
-    let stories: Vec<Vec<TraceEvent>> = numbers.map(story).collect::<Result<_>>()?;
+    let at = Timestamp::now();
+    let stories: Vec<Vec<TraceEvent>> = numbers.map(|number| measure::steps(number as u32, at)).collect();
     let steps = stories.iter().map(Vec::len).max().unwrap_or(0);
     let step = |n: usize| stories.iter().filter_map(|story| story.get(n).cloned()).collect::<Vec<_>>();
     (0..steps).map(|n| Ok(trace::encode(&step(n))?)).collect()
 }
 
-/// One push each, with the attributes that the stages really leave.
-fn story(number: usize) -> Result<Vec<TraceEvent>> {
-    let at = Timestamp::from_millisecond(Timestamp::now().as_millisecond() - 10)?;
-    let request_id = id::request(at, number as u64);
-    let user = format!("user-{:04}", number % 1_000);
-    let transaction = format!("order-{}", 100_000 + number);
-    let notification = notification(at, request_id, &user, Some(&transaction));
-    let phone = delivery(&notification, Address::Phone("+15550001".into()));
-    let mut story = Story::begin(notification.clone()).rendered(std::slice::from_ref(&phone));
-    story.attempt(&phone, 1, Verdict::Sent);
-    let mut events = story.events;
-    let told: [&[(&str, &str)]; 7] = [
-        &[("metadata.campaign", "none"), ("metadata.region", "eu-west-1"), ("metadata.service", "orders")],
-        &[("policy", "bucket"), ("devices", "1"), ("emails", "1"), ("phones", "1"), ("locale", "en")],
-        &[],
-        &[],
-        &[("locale.push", "en"), ("deliveries", "1")],
-        &[("provider", "sandbox")],
-        &[("code", "200"), ("provider_message_id", &request_id.to_string())],
-    ];
-    for (i, (event, told)) in events.iter_mut().zip(told).enumerate() {
-        event.attributes.extend(told.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
-        let jitter = (number * 7919 + i * 104_729) % 1_000_003;
-        event.started_at += jitter as i64;
-        event.queued_ns = 400_000 + jitter as u64;
-        event.duration_ns = 20_000 + jitter as u64 / 9;
+/// How long it takes until the trace of a single notification can be read.
+async fn readable(bench: &Bench) -> Result<Duration> {
+    let steps = measure::steps(0, Timestamp::now());
+    let asked = Instant::now();
+    bench.nats.publish(subject::TRACES, trace::encode(&steps)?.into()).await?.await?;
+    while load(&bench.clickhouse, &steps[0].trace_id.to_string()).await?.is_empty() {
+        ensure!(asked.elapsed() < PATIENCE, "never");
+        sleep(Duration::from_millis(20)).await;
     }
-    events[0].attributes[0].1 = request_id.to_string();
-    let receipt = Receipt {
-        delivery_id: phone.id,
-        notification_id: notification.id,
-        at: None,
-        provider: Some("sandbox".into()),
-        detail: None,
-        by: Actor::Unknown,
-    };
-    let subject = subject::receipt(ReceiptKind::Delivered, phone.channel());
-    let stored_at = Timestamp::now();
-    let read = receipts::read(&subject, &serde_json::to_vec(&receipt)?, stored_at);
-    events.extend(read.map_err(anyhow::Error::msg)?);
-    ensure!(events.iter().all(|event| event.trace_id != Uuid::nil()));
-    Ok(events)
+    Ok(asked.elapsed())
 }
 
 async fn drained(bench: &Bench) -> Result<()> {

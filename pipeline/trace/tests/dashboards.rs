@@ -10,11 +10,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use bench::{
     Bench,
-    story::{Story, delivery, notification, retry, stories, submitted_at},
+    story::{Story, delivery, notification, receipt, retry, stories, submitted_at},
 };
 use chasqui_contract::Verdict;
-use chasqui_schemas::{Reason, Stage, delivery::Address, id, trace::TraceEvent};
+use chasqui_schemas::{
+    Delivery, Notification, Reason, ReceiptKind, Stage, delivery::Address, id, notification::Recipient, receipt::Actor,
+    trace::TraceEvent,
+};
 use clickhouse::Client;
+use jiff::SignedDuration;
 use serde_json::Value;
 
 /// What ClickHouse answered.
@@ -59,6 +63,102 @@ async fn every_panel_of_the_overview_shows_what_happened() -> Result<()> {
         let full = answer.rows.iter().any(|row| !row.contains(&Value::Null));
         assert!(full, "{name} shows nothing: {:?}", answer.rows);
     }
+    Ok(())
+}
+
+/// Mailings in two variants, and the receipts that came: of every five of `a`, one was opened; of every twenty of `b`,
+/// seven, and one was clicked.
+fn mailings(each: usize) -> Result<Vec<TraceEvent>> {
+    let at = submitted_at();
+    let mut events = Vec::new();
+    for i in 0..2 * each {
+        let variant = if i < each { "a" } else { "b" };
+        let user = format!("reader-{}", i % 50);
+        let wanted = notification(at, id::request(at, 1_000 + i as u64), &format!("{user}-{i}"), None);
+        let wanted = Notification { recipient: Recipient::User(user), ..wanted };
+        let mail = delivery(&wanted, Address::Mailbox(format!("{i}@example.com")));
+        let mail = Delivery { variant: variant.into(), template: "mailing".into(), provider: "smtp".into(), ..mail };
+        let mut story = Story::begin(wanted.clone()).rendered(std::slice::from_ref(&mail));
+        story.attempt(&mail, 1, Verdict::Sent);
+        events.extend(story.events);
+        let hits: &[ReceiptKind] = match (variant, i % 20) {
+            ("a", n) if n % 5 == 0 => &[ReceiptKind::Opened],
+            ("b", 0) => &[ReceiptKind::Opened, ReceiptKind::Clicked],
+            ("b", 1..7) => &[ReceiptKind::Opened],
+            _ => &[],
+        };
+        for &kind in [ReceiptKind::Delivered].iter().chain(hits) {
+            events.push(receipt(&mail, kind, at + SignedDuration::from_secs(100), Actor::Human)?);
+        }
+    }
+    Ok(events)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_analysts_queries_answer_what_happened() -> Result<()> {
+    let bench = start().await?;
+    fill(&bench, &mailings(100)?).await?;
+    let queries = queries()?;
+    let answer = async |name: &str| {
+        let (_, sql) = queries.iter().find(|(file, _)| file == name).with_context(|| name.to_owned())?;
+        ask(&analyst(&bench), sql).await
+    };
+    let row = |answer: &Answer, columns: &[&str], values: &[&str]| -> Result<Vec<Value>> {
+        let places: Vec<usize> = columns.iter().map(|column| answer.position(column)).collect::<Result<_>>()?;
+        let is = |row: &&Vec<Value>| places.iter().zip(values).all(|(&place, value)| row[place] == *value);
+        answer.rows.iter().find(is).cloned().with_context(|| format!("{values:?} in {:?}", answer.rows))
+    };
+    let number = |answer: &Answer, row: &[Value], column: &str| -> Result<f64> {
+        let value = &row[answer.position(column)?];
+        // 64 bits are a text in JSON.
+        value.as_f64().or_else(|| value.as_str()?.parse().ok()).with_context(|| format!("{column}: {value}"))
+    };
+
+    let variants = answer("variants.sql").await?;
+    let opened = row(&variants, &["metric", "variant"], &["opened", "b"])?;
+    for (column, expected) in
+        [("rate", 0.35), ("at_least", 0.2636), ("at_most", 0.4475), ("z_score", 2.375), ("p_value", 0.0175)]
+    {
+        assert_eq!(number(&variants, &opened, column)?, expected, "{column}");
+    }
+    let control = row(&variants, &["metric", "variant"], &["opened", "a"])?;
+    for (column, expected) in [("rate", 0.2), ("at_least", 0.1334), ("at_most", 0.2888), ("p_value", 1.0)] {
+        assert_eq!(number(&variants, &control, column)?, expected, "{column}");
+    }
+
+    let funnel = answer("funnel.sql").await?;
+    for (step, expected) in [
+        ("1 submitted", 200.0),
+        ("2 rendered", 200.0),
+        ("3 sent", 200.0),
+        ("4 delivered", 200.0),
+        ("5 opened", 55.0),
+        ("6 clicked", 5.0),
+    ] {
+        let found = row(&funnel, &["step"], &[step])?;
+        assert_eq!(number(&funnel, &found, "notifications")?, expected, "{step}");
+    }
+
+    let rates = answer("rates_by_dimension.sql").await?;
+    for (dimension, value, deliveries, open_rate) in
+        [("variant", "a", 100.0, 0.2), ("variant", "b", 100.0, 0.35), ("template", "mailing", 200.0, 0.275)]
+    {
+        let found = row(&rates, &["dimension", "value"], &[dimension, value])?;
+        assert_eq!(number(&rates, &found, "deliveries")?, deliveries, "{value}");
+        assert_eq!(number(&rates, &found, "open_rate_human")?, open_rate, "{value}");
+        assert_eq!(number(&rates, &found, "delivery_rate")?, 1.0, "{value}");
+    }
+    let hours = answer("rates_by_hour.sql").await?;
+    assert_eq!(number(&hours, &hours.rows[0], "sent")?, 200.0);
+    let users = answer("users.sql").await?;
+    assert_eq!(users.rows.len(), 50);
+    assert_eq!(number(&users, &users.rows[0], "deliveries_sent")?, 4.0);
+    let days = answer("within_10_s.sql").await?;
+    assert_eq!(number(&days, &days.rows[0], "share")?, 1.0);
+    let opening = answer("time_to_open.sql").await?;
+    assert_eq!(number(&opening, &opening.rows[0], "opened_p95")?, 100.0);
+    let providers = answer("providers.sql").await?;
+    assert_eq!(number(&providers, &row(&providers, &["provider"], &["smtp"])?, "attempts_each")?, 1.0);
     Ok(())
 }
 
@@ -139,6 +239,22 @@ async fn readers_can_only_read() -> Result<()> {
     let greedy = analyst(&bench).with_setting("max_memory_usage", "0").query("SELECT 1").execute().await;
     ensure!(greedy.is_err_and(|error| error.to_string().contains("SETTING_CONSTRAINT_VIOLATION")));
     ensure!(user(&bench, "grafana", "wrong").query("SELECT 1").execute().await.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_statements_that_make_readers_can_be_read() -> Result<()> {
+    // ClickHouse as a library has no place to keep users; what compose.yaml has of them is tried above.
+    let bench = Bench::start().await?;
+    let sql = std::fs::read_to_string(folder().join("users.sql"))?;
+    let code: Vec<&str> = sql.lines().filter(|line| !line.starts_with("--")).collect();
+    let code = code.join("\n");
+    let statements: Vec<&str> = code.split(';').map(str::trim).filter(|statement| !statement.is_empty()).collect();
+    assert_eq!(statements.len(), 8);
+    for statement in statements {
+        let query = bench.clickhouse.clone().with_database("system").query("SELECT formatQuery(?)").bind(statement);
+        query.fetch_one::<String>().await.with_context(|| statement.to_owned())?;
+    }
     Ok(())
 }
 

@@ -92,6 +92,10 @@ impl Bench {
 
     pub(crate) async fn prepare_with(&self, ack_wait: Duration) -> Result<()> {
         migrate(&self.clickhouse, &MigrateSettings::default()).await?;
+        self.prepare_streams(ack_wait).await
+    }
+
+    pub(crate) async fn prepare_streams(&self, ack_wait: Duration) -> Result<()> {
         for (name, subject, consumer) in [
             (stream::TRACES, subject::TRACES, Some(stream::TRACES_CONSUMER)),
             (stream::RECEIPTS, subject::RECEIPTS, Some(stream::RECEIPTS_CONSUMER)),
@@ -140,7 +144,14 @@ impl Bench {
     pub(crate) fn writer(&self, url: &str) -> Running {
         let settings =
             WriterSettings { max_rows: 50, max_wait: Duration::from_millis(50), ..WriterSettings::default() };
-        let client = self.clickhouse.clone().with_url(url);
+        self.run_writer(self.clickhouse.clone().with_url(url), settings)
+    }
+
+    pub(crate) fn writer_with(&self, settings: WriterSettings) -> Running {
+        self.run_writer(self.clickhouse.clone(), settings)
+    }
+
+    fn run_writer(&self, client: Client, settings: WriterSettings) -> Running {
         let stop = CancellationToken::new();
         Running { task: tokio::spawn(run_writer(self.nats.clone(), client, settings, stop.clone())), stop }
     }

@@ -2,16 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::{Context as _, Result};
 use chasqui_contract::{Context, Decision, Message as _, Output, Verdict};
 use chasqui_schemas::{
-    Delivery, Lane, Notification, Reason, Stage,
+    Delivery, Lane, Notification, Reason, Receipt, ReceiptKind, Stage,
     delivery::{Address, Endpoint},
     id,
     notification::{Message, Recipient, Request},
+    receipt::Actor,
+    subject,
     submission::Content,
     trace::TraceEvent,
 };
-use chasqui_trace::span::{Timing, of_decision};
+use chasqui_trace::{
+    receipts,
+    span::{Timing, of_decision},
+};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -138,6 +144,21 @@ pub(crate) fn retry(delivery: &Delivery) -> Verdict {
         reason: Reason::ProviderThrottled,
         message: Box::new(Output::Delivery(delivery.clone())),
     }
+}
+
+/// The event of a receipt that came `at`, and was told at once.
+pub(crate) fn receipt(of: &Delivery, kind: ReceiptKind, at: Timestamp, by: Actor) -> Result<TraceEvent> {
+    let receipt = Receipt {
+        delivery_id: of.id,
+        notification_id: of.notification_id,
+        at: Some(at),
+        provider: Some(of.provider.clone()),
+        detail: None,
+        by,
+    };
+    let subject = subject::receipt(kind, of.channel());
+    let events = receipts::read(&subject, &serde_json::to_vec(&receipt)?, at).map_err(anyhow::Error::msg)?;
+    events.into_iter().next().context("no event")
 }
 
 /// Notifications that end in every way; `n` of them.

@@ -1,0 +1,23 @@
+-- The two users that read, for a ClickHouse of your own: an administrator runs this once, with passwords instead of
+-- the question marks. (On a cluster, each statement ON CLUSTER.) Chasqui does not do it: its own user needs rights on
+-- its database and on nothing else. `compose.yaml` has the like in a file, as `analyst` and `grafana`.
+
+-- Analysts: may change settings, as their tools do, within these bounds, but only read.
+CREATE SETTINGS PROFILE IF NOT EXISTS chasqui_analyst SETTINGS
+    readonly = 2,
+    max_execution_time = 300 MIN 1 MAX 3600,
+    max_memory_usage = 2000000000 MIN 1 MAX 2000000000;
+CREATE USER IF NOT EXISTS chasqui_analyst IDENTIFIED WITH sha256_password BY '?' SETTINGS PROFILE 'chasqui_analyst';
+GRANT SELECT ON chasqui.* TO chasqui_analyst;
+
+-- Grafana: may change nothing but its time limit, which its plugin sets with every query.
+CREATE SETTINGS PROFILE IF NOT EXISTS chasqui_grafana SETTINGS
+    readonly = 1,
+    max_execution_time = 60 MIN 1 MAX 300 CHANGEABLE_IN_READONLY,
+    max_memory_usage = 2000000000;
+CREATE USER IF NOT EXISTS chasqui_grafana IDENTIFIED WITH sha256_password BY '?' SETTINGS PROFILE 'chasqui_grafana';
+GRANT SELECT ON chasqui.* TO chasqui_grafana;
+
+-- Nobody reads without end: an hour of one analyst's queries may take an hour of execution, and Grafana's two.
+CREATE QUOTA IF NOT EXISTS chasqui_analyst FOR INTERVAL 1 hour MAX execution_time = 3600 TO chasqui_analyst;
+CREATE QUOTA IF NOT EXISTS chasqui_grafana FOR INTERVAL 1 hour MAX execution_time = 7200 TO chasqui_grafana;
