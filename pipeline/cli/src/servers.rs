@@ -153,7 +153,7 @@ fn nats_options(settings: &EmbeddedConfig) -> NatsOptions {
             config::SyncInterval::Word(config::Always::Always) => SyncInterval::Always,
             config::SyncInterval::Seconds(seconds) => SyncInterval::Every(std::time::Duration::from_secs(seconds)),
         },
-        max_file_store_bytes: Some(settings.nats_disk_bytes),
+        max_file_store_bytes: settings.nats_disk_bytes,
         memory_limit_bytes: Some(settings.nats_memory_bytes),
         ..NatsOptions::default()
     }

@@ -32,7 +32,7 @@ impl House {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
-            nats: Some(NatsOptions { max_file_store_bytes: Some(2 << 30), ..NatsOptions::default() }),
+            nats: Some(NatsOptions { max_file_store_bytes: 2 << 30, ..NatsOptions::default() }),
             clickhouse: None,
             ..Options::new(dir.path().join("data"), concat!(env!("CARGO_TARGET_TMPDIR"), "/embedded"))
         };

@@ -91,20 +91,19 @@ impl Nats {
              jetstream {{\n\
              \x20 store_dir: {store}\n\
              \x20 sync_interval: {sync}\n\
-             \x20 max_memory_store: {max_memory}\n",
+             \x20 max_memory_store: {max_memory}\n\
+             \x20 max_file_store: {max_file}\n\
+             }}\n",
             name = quoted(&self.name),
             port = self.port,
             max_payload = options.max_payload_bytes,
             log = quoted(&self.log.to_string_lossy()),
             store = quoted(&self.data_dir.path("nats").to_string_lossy()),
             max_memory = options.max_memory_store_bytes,
+            max_file = options.max_file_store_bytes,
         );
-        // Writing to a String cannot fail.
-        if let Some(bytes) = options.max_file_store_bytes {
-            let _ = writeln!(text, "  max_file_store: {bytes}");
-        }
-        text.push_str("}\n");
         if let Some(port) = options.monitor_port {
+            // Writing to a String cannot fail.
             let _ = writeln!(text, "http: \"127.0.0.1:{port}\"");
         }
         text + &options.extra_config + "\n"

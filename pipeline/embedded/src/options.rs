@@ -52,8 +52,9 @@ pub struct NatsOptions {
     pub sync_interval: SyncInterval,
     /// The largest message, bytes.
     pub max_payload_bytes: u64,
-    /// Bound of JetStream's files, bytes; three quarters of the free disk if none.
-    pub max_file_store_bytes: Option<u64>,
+    /// Bound of JetStream's files, bytes. Always told: the server's own choice, three quarters of the free disk, would
+    /// decide by the machine whether the streams fit.
+    pub max_file_store_bytes: u64,
     /// Bound of JetStream's memory streams, bytes.
     pub max_memory_store_bytes: u64,
     /// Soft bound of the process's memory, bytes (`GOMEMLIMIT`): near it, it collects garbage harder.
@@ -70,7 +71,7 @@ impl Default for NatsOptions {
             monitor_port: None,
             sync_interval: SyncInterval::Always,
             max_payload_bytes: 2 << 20,
-            max_file_store_bytes: None,
+            max_file_store_bytes: 32 << 30,
             max_memory_store_bytes: 256 << 20,
             memory_limit_bytes: None,
             extra_config: String::new(),

@@ -111,7 +111,7 @@ async fn nats_options_reach_the_server() -> Result<()> {
     options.nats = Some(NatsOptions {
         sync_interval: chasqui_embedded::SyncInterval::Every(Duration::from_secs(120)),
         max_payload_bytes: 4096,
-        max_file_store_bytes: Some(1 << 30),
+        max_file_store_bytes: 1 << 30,
         memory_limit_bytes: Some(256 << 20),
         extra_config: "authorization { token: \"s3cret\" }".into(),
         ..NatsOptions::default()

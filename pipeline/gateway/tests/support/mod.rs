@@ -55,7 +55,7 @@ impl Nats {
     /// Starts it, with what it had, where it was.
     pub async fn start_again(&mut self) {
         let port = self.url.rsplit(':').next().and_then(|port| port.parse().ok());
-        let nats = NatsOptions { port, max_file_store_bytes: Some(2 << 30), ..NatsOptions::default() };
+        let nats = NatsOptions { port, max_file_store_bytes: 2 << 30, ..NatsOptions::default() };
         let options = Options {
             nats: Some(nats),
             clickhouse: None,

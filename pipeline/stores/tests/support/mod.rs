@@ -25,7 +25,7 @@ impl Server {
     pub async fn start() -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let options = Options {
-            nats: Some(NatsOptions { max_file_store_bytes: Some(1 << 30), ..NatsOptions::default() }),
+            nats: Some(NatsOptions { max_file_store_bytes: 1 << 30, ..NatsOptions::default() }),
             clickhouse: None,
             ..Options::new(data_dir.path(), concat!(env!("CARGO_TARGET_TMPDIR"), "/embedded"))
         };
