@@ -199,12 +199,12 @@ impl Fetch<'_> {
                 if let Some(tag) = &pin.tag {
                     command.arg("--platform").arg(tag);
                 }
-                command.arg(format!("{}=={version}", pin.package)).arg("--dest").arg(staging);
+                command.arg(format!("{}=={version}", pin.package)).args(["--dest", "."]);
                 (command, "python3 -m pip download")
             }
             Client::Npm => {
                 let mut command = Command::new(&self.clients.npm);
-                command.args(["pack", "--ignore-scripts", "--loglevel=error", "--pack-destination"]).arg(staging);
+                command.args(["pack", "--ignore-scripts", "--loglevel=error", "--pack-destination", "."]);
                 command.arg(format!("{}@{version}", pin.package));
                 (command, "npm pack")
             }
@@ -212,7 +212,7 @@ impl Fetch<'_> {
         let log = staging.join("client.log");
         let output = File::create(&log).map_err(cache_error(&log))?;
         let errors = output.try_clone().map_err(cache_error(&log))?;
-        // In the staging directory: npm looks for a project where it stands.
+        // In the staging directory: npm looks for a project where it stands, and a relative one would be sought there.
         command.current_dir(staging).stdin(Stdio::null()).stdout(output).stderr(errors);
         let failed = |reason: String| FetchError::Client {
             artefact: format!("{} {version}", self.which.name()),

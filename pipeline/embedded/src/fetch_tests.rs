@@ -9,7 +9,7 @@ use super::*;
 
 const PLATFORM: &str = "some-platform";
 
-/// A cache, an archive to be fetched, and clients that count how often they were called.
+/// A cache, named from where the test runs as the default setting is; an archive to be fetched, and clients that count how often they were called.
 struct Bench {
     dir: tempfile::TempDir,
     client: Client,
@@ -18,7 +18,7 @@ struct Bench {
 
 impl Bench {
     fn new(client: Client) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
         let source = dir.path().join("source");
         match client {
             Client::Pip => {
@@ -62,7 +62,8 @@ impl Bench {
     }
 
     fn cache(&self) -> PathBuf {
-        self.dir.path().join("cache")
+        let here = std::env::current_dir().unwrap();
+        self.dir.path().strip_prefix(here).unwrap().join("cache")
     }
 
     fn calls(&self) -> usize {

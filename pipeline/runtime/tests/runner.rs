@@ -268,7 +268,7 @@ async fn what_is_deferred_or_retried_comes_back_when_due_and_not_before() {
         }
     }));
     let returning = tokio::spawn(run_deferred(bench.client.clone(), bench.broker.publisher.clone(), stop.clone()));
-    bench.until("returned", "STAGE_FILTER", 2).await;
+    bench.until_forwarded(2).await;
     let mut seen = seen.lock().unwrap().clone();
     seen.sort();
     let [(_, 0, first), (_, 1, second), (_, 0, third), (_, 1, fourth)] = seen[..] else { panic!("{seen:?}") };
