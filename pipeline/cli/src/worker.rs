@@ -84,7 +84,7 @@ pub(crate) struct Worker {
     urgent: UrgentThread,
 }
 
-/// The runtime of the critical lane.
+/// The runtime of the critical lane, in a process that runs stages.
 struct UrgentThread(Option<Runtime>);
 
 impl UrgentThread {
@@ -95,7 +95,7 @@ impl UrgentThread {
     }
 
     fn handle(&self) -> anyhow::Result<Handle> {
-        Ok(self.0.as_ref().context("the thread of the critical lane has ended")?.handle().clone())
+        Ok(self.0.as_ref().context("the critical lane has no thread")?.handle().clone())
     }
 }
 
@@ -114,22 +114,25 @@ impl Worker {
         let client = addresses.nats(config).await?;
         topology::check_server(&client, &addresses.nats)?;
         require_topology(&client).await?;
-        let mut worker =
-            Worker { stop: CancellationToken::new(), tasks: JoinSet::new(), urgent: UrgentThread::start()? };
+        let mut worker = Worker { stop: CancellationToken::new(), tasks: JoinSet::new(), urgent: UrgentThread(None) };
         let parts = Parts::open(config, client, OTHERS).await?;
-        let urgent = {
-            let (config, addresses) = (config.clone(), addresses.clone());
-            let open = async move { Parts::open(&config, addresses.nats(&config).await?, URGENT).await };
-            worker.urgent.handle()?.spawn(open).await??
-        };
-        for role in roles {
-            match role {
-                Role::Stage(stage) => {
+        if roles.iter().any(|role| matches!(role, Role::Stage(_))) {
+            worker.urgent = UrgentThread::start()?;
+            let on = worker.urgent.handle()?;
+            let urgent = {
+                let (config, addresses) = (config.clone(), addresses.clone());
+                let open = async move { Parts::open(&config, addresses.nats(&config).await?, URGENT).await };
+                on.spawn(open).await??
+            };
+            for role in roles {
+                if let Role::Stage(stage) = role {
                     worker.stage(*stage, config, &parts, &Handle::current())?;
-                    worker.stage(*stage, config, &urgent, &worker.urgent.handle()?)?;
+                    worker.stage(*stage, config, &urgent, &on)?;
                 }
-                service => worker.service(*service, config, addresses, &parts).await?,
             }
+        }
+        for role in roles {
+            worker.service(*role, config, addresses, &parts).await?;
         }
         tracing::info!(roles = %roles.iter().map(Role::to_string).collect::<Vec<_>>().join(","), "running");
         Ok(worker)

@@ -142,9 +142,10 @@ impl Batch<'_> {
         for (queue, bundle) in std::mem::take(&mut self.bundles) {
             self.close(queue, bundle)?;
         }
-        for (subject, receipts) in std::mem::take(&mut self.receipts) {
-            for receipts in receipts.chunks(BUNDLE_MESSAGES) {
-                let (ids, receipts): (Vec<_>, Vec<_>) = receipts.iter().cloned().unzip();
+        for (subject, mut receipts) in std::mem::take(&mut self.receipts) {
+            while !receipts.is_empty() {
+                let some = receipts.drain(..receipts.len().min(BUNDLE_MESSAGES));
+                let (ids, receipts): (Vec<_>, Vec<_>) = some.unzip();
                 let payload = match &receipts[..] {
                     [only] => serde_json::to_vec(only),
                     several => serde_json::to_vec(several),

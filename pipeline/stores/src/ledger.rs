@@ -8,8 +8,7 @@
 //! durably stored; all others get its value. The streams need `limits` retention, `max_age` = `duplicate_window` = the
 //! window, `allow_atomic_publish` and `allow_direct`.
 //!
-//! Claims that come at the same time are committed together: one atomic batch, one fsync. Nobody waits for a batch to
-//! fill; a batch is what came in while the ones before it were on their way.
+//! Claims that come at the same time are committed together ([`crate::gather`]): one atomic batch, one fsync.
 //!
 //! After a crash the claim is repeated, and answers `Taken` with our own value if it had been stored.
 
@@ -24,16 +23,18 @@ use bytes::Bytes;
 use chasqui_contract::{Book, Claim, Ledger, StoreError};
 use chasqui_schemas::{stream, subject};
 use futures::{StreamExt, stream as streams};
-use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
-    time::{Instant, timeout_at},
-};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::{Outgoing, PublishError, Publisher, Stored, publisher::MAX_SINGLES, unavailable};
+use crate::{
+    Outgoing, PublishError, Publisher, Stored,
+    gather::{Gather, Pace},
+    publisher::MAX_SINGLES,
+    unavailable,
+};
 
 /// Claims that wait for their batch; more make their callers wait.
 const QUEUED_CLAIMS: usize = 2_048;
-/// Claims in one batch. Twice as many are no faster (64,000 a second on 2 cores), and take twice as long.
+/// Claims in one batch: the server takes no more in an atomic one (ADR-50).
 const MAX_BATCH: usize = 1_000;
 /// Atomic batches of one book begin this far apart at least, unless they are full: each costs the server a store of
 /// its own, files and all, so under load few and large ones are much cheaper. A few claims go at once, one by one.
@@ -90,10 +91,12 @@ impl NatsLedger {
         publisher: Publisher,
         pace: Duration,
     ) -> Result<Self, StoreError> {
+        let pace = Pace { every: pace, few: MAX_SINGLES, many: MAX_BATCH };
         let open = async |store: &'static str, subject: &'static str| {
             let stream = context.get_stream(store).await.map_err(|error| unavailable(store, error))?;
             let (claims, requests) = mpsc::channel(QUEUED_CLAIMS);
-            tokio::spawn(commit(Shelf { store, subject, stream, publisher: publisher.apart() }, requests, pace));
+            let shelf = Shelf { store, subject, stream, publisher: publisher.apart() };
+            tokio::spawn(commit(shelf, Gather::new(requests, pace)));
             Ok::<_, StoreError>(claims)
         };
         Ok(NatsLedger {
@@ -122,25 +125,14 @@ impl Ledger for NatsLedger {
     }
 }
 
-/// Takes what is there, commits it, takes what came meanwhile.
-async fn commit(shelf: Shelf, mut requests: mpsc::Receiver<Request>, pace: Duration) {
+/// Commits batch after batch, several at a time.
+async fn commit(shelf: Shelf, mut requests: Gather<Request>) {
     let turns = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
-    let mut due = Instant::now();
     // The semaphore is never closed.
     while let Ok(turn) = turns.clone().acquire_owned().await {
-        let mut batch = Vec::new();
-        if requests.recv_many(&mut batch, MAX_BATCH).await == 0 {
+        let batch = requests.next(|_| 1).await;
+        if batch.is_empty() {
             return;
-        }
-        if batch.len() > MAX_SINGLES {
-            while batch.len() < MAX_BATCH {
-                let room = MAX_BATCH - batch.len();
-                match timeout_at(due, requests.recv_many(&mut batch, room)).await {
-                    Ok(0) | Err(_) => break,
-                    Ok(_) => {}
-                }
-            }
-            due = Instant::now() + pace;
         }
         let shelf = shelf.clone();
         tokio::spawn(async move {

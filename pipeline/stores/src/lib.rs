@@ -9,6 +9,7 @@
 //! | [`address_book`] | the same directory, taking dead addresses out of use |
 //! | [`records`] | the same buckets as commands write them |
 //! | [`opt_out`] | switches off what a recipient wants no more of |
+//! | [`gather`] | requests that come at the same time, served together |
 //! | [`ledger`] | claims, first come, first served |
 //! | [`inbox`] | in-app inboxes |
 //! | [`release`] | frees what a consumer has acknowledged |
@@ -18,10 +19,12 @@
 //! Streams and buckets are made by the runtime's topology; a store that does not find its own says so.
 
 pub mod address_book;
+mod amend;
 mod cache;
 pub mod connection;
 pub mod consumer;
 pub mod directory;
+pub mod gather;
 pub mod inbox;
 pub mod ledger;
 pub mod memory;

@@ -1,8 +1,8 @@
 //! The way into the durable trace stream: all of a process's stages share one.
 //!
 //! Guarantee: when [`TraceSink::record`] returns, the events are stored. Events that come at the same time are stored
-//! together, with one fsync: nobody waits for a batch to fill; a batch is what came in while the one before it was on
-//! its way. At rest seven stages would otherwise ask the disk seven times for every notification.
+//! together ([`chasqui_stores::gather`]), with one fsync: at rest seven stages would otherwise ask the disk seven times
+//! for every notification.
 //!
 //! After a crash the inputs of what was not recorded come again, and their events replace themselves.
 
@@ -13,11 +13,11 @@ use chasqui_schemas::{
     subject,
     trace::{self, TraceEvent},
 };
-use chasqui_stores::{Outgoing, Publisher};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Instant, timeout_at},
+use chasqui_stores::{
+    Outgoing, Publisher,
+    gather::{Gather, Pace},
 };
+use tokio::sync::{mpsc, oneshot};
 
 /// Calls that wait for their batch; more make their callers wait.
 const QUEUED_CALLS: usize = 256;
@@ -25,13 +25,9 @@ const QUEUED_CALLS: usize = 256;
 const EVENTS_PER_MESSAGE: usize = 500;
 /// Largest message, in bytes; events are larger than usual where a submission was wrong in many ways.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
-/// Under load, messages begin this far apart at least. Stages commit no faster than their events are recorded, so this
-/// paces them too: fewer and larger bundles, and fewer fsyncs, for some milliseconds that nobody at rest waits.
-const PACE: Duration = Duration::from_millis(40);
-/// Up to this many events are not load.
-const FEW_EVENTS: usize = 64;
-/// With this many nothing is gained by waiting for more.
-const MANY_EVENTS: usize = 4 * EVENTS_PER_MESSAGE;
+/// Stages commit no faster than their events are recorded, so this paces them too: fewer and larger bundles, and fewer
+/// fsyncs, for some milliseconds that nobody at rest waits.
+const PACE: Pace = Pace { every: Duration::from_millis(40), few: 64, many: 4 * EVENTS_PER_MESSAGE };
 /// Pause after a refusal, which only an operator can mend.
 const REFUSED: Duration = Duration::from_secs(1);
 
@@ -51,7 +47,7 @@ impl TraceSink {
     /// Must be called in a tokio runtime; ends when the last clone is dropped.
     pub fn start(publisher: &Publisher) -> Self {
         let (calls, waiting) = mpsc::channel(QUEUED_CALLS);
-        tokio::spawn(record(publisher.apart(), waiting));
+        tokio::spawn(record(publisher.apart(), Gather::new(waiting, PACE)));
         TraceSink { calls }
     }
 
@@ -68,23 +64,16 @@ impl TraceSink {
     }
 }
 
-/// Takes what is there, stores it, takes what came meanwhile.
-async fn record(publisher: Publisher, mut waiting: mpsc::Receiver<Call>) {
-    let mut calls = Vec::new();
-    let mut due = Instant::now();
-    while waiting.recv_many(&mut calls, QUEUED_CALLS).await > 0 {
-        if events(&calls) > FEW_EVENTS {
-            while events(&calls) < MANY_EVENTS {
-                match timeout_at(due, waiting.recv_many(&mut calls, QUEUED_CALLS)).await {
-                    Ok(0) | Err(_) => break,
-                    Ok(_) => {}
-                }
-            }
-            due = Instant::now() + PACE;
+/// Stores batch after batch, one at a time.
+async fn record(publisher: Publisher, mut waiting: Gather<Call>) {
+    loop {
+        let calls = waiting.next(|call| call.events.len()).await;
+        if calls.is_empty() {
+            return;
         }
-        let mut events = Vec::with_capacity(events(&calls));
+        let mut events = Vec::with_capacity(calls.iter().map(|call| call.events.len()).sum());
         let mut callers = Vec::with_capacity(calls.len());
-        for Call { events: more, recorded } in calls.drain(..) {
+        for Call { events: more, recorded } in calls {
             events.extend(more);
             callers.push(recorded);
         }
@@ -94,10 +83,6 @@ async fn record(publisher: Publisher, mut waiting: mpsc::Receiver<Call>) {
             _ = caller.send(());
         }
     }
-}
-
-fn events(calls: &[Call]) -> usize {
-    calls.iter().map(|call| call.events.len()).sum()
 }
 
 /// The events as messages of the trace stream.

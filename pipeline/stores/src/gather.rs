@@ -1,0 +1,106 @@
+//! Requests that come at the same time are served together.
+//!
+//! At rest nobody waits: what is there is taken at once, and what comes while it is served is the next batch. Under
+//! load batches begin some time apart, because for the server a few large ones are much less work than many small
+//! ones.
+//!
+//! After a crash there is nothing to do: who asked was not answered.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc::Receiver,
+    time::{Instant, timeout_at},
+};
+
+/// What is load, and what to do then.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Batches begin this far apart at least.
+    pub every: Duration,
+    /// Up to this weight a batch is not load.
+    pub few: usize,
+    /// From this weight on nothing is gained by waiting for more.
+    pub many: usize,
+}
+
+/// Batches of what comes through a channel.
+#[derive(Debug)]
+pub struct Gather<T> {
+    requests: Receiver<T>,
+    pace: Pace,
+    due: Instant,
+}
+
+impl<T> Gather<T> {
+    /// Of `requests`.
+    pub fn new(requests: Receiver<T>, pace: Pace) -> Self {
+        Gather { requests, pace, due: Instant::now() }
+    }
+
+    /// The next batch, where each request weighs what `weight` says; never more than `many` requests. Empty when there
+    /// will be no more.
+    pub async fn next(&mut self, weight: impl Fn(&T) -> usize) -> Vec<T> {
+        let Pace { every, few, many } = self.pace;
+        let mut batch = Vec::new();
+        let weigh = |batch: &[T]| batch.iter().map(&weight).sum::<usize>();
+        self.requests.recv_many(&mut batch, many).await;
+        if weigh(&batch) > few {
+            while weigh(&batch) < many && batch.len() < many {
+                let room = many - batch.len();
+                match timeout_at(self.due, self.requests.recv_many(&mut batch, room)).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => {}
+                }
+            }
+            self.due = Instant::now() + every;
+        }
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    const PACE: Pace = Pace { every: Duration::from_millis(80), few: 2, many: 10 };
+
+    #[tokio::test(start_paused = true)]
+    async fn at_rest_nobody_waits() {
+        let (requests, waiting) = mpsc::channel(100);
+        let mut gather = Gather::new(waiting, PACE);
+        let began = Instant::now();
+        for request in 0..5 {
+            requests.send(request).await.unwrap();
+            assert_eq!(gather.next(|_| 1).await, [request]);
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn under_load_batches_are_apart_unless_they_are_full() {
+        let (requests, waiting) = mpsc::channel(100);
+        let mut gather = Gather::new(waiting, PACE);
+        let began = Instant::now();
+        for request in 0..27 {
+            requests.send(request).await.unwrap();
+        }
+        assert_eq!(gather.next(|_| 1).await.len(), 10);
+        assert_eq!(gather.next(|_| 1).await.len(), 10);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!(gather.next(|_| 1).await.len(), 7);
+        assert_eq!(began.elapsed(), PACE.every);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heavy_requests_fill_a_batch_sooner_and_the_end_is_an_empty_one() {
+        let (requests, waiting) = mpsc::channel(100);
+        let mut gather = Gather::new(waiting, PACE);
+        requests.send(10).await.unwrap();
+        drop(requests);
+        assert_eq!(gather.next(|weight| *weight).await, [10]);
+        assert!(gather.next(|weight| *weight).await.is_empty());
+    }
+}
