@@ -5,6 +5,8 @@
 -- notification leads to its trace id through `notifications` and `deliveries`, at an eighth of the cost.
 -- Parts are merged twelve and more at a time, and not beyond 2 GiB: to write a row anew two or three times instead of
 -- six halves what it costs, and a trace is in one or two parts however many there are, because ids sort by time.
+-- An insert is on the disk before it is answered: the trace stream forgets what was answered. A merge need not be,
+-- because the parts it was made of are kept for some minutes.
 -- Statements here must be safe to run twice, and from two processes at once.
 CREATE TABLE IF NOT EXISTS trace_events
 (
@@ -40,5 +42,5 @@ ENGINE = ReplacingMergeTree(started_at)
 PARTITION BY toYYYYMMDD(submitted_at)
 ORDER BY (trace_id, span_id)
 SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1, merge_selector_base = 12,
-    max_bytes_to_merge_at_max_space_in_pool = 2147483648
+    max_bytes_to_merge_at_max_space_in_pool = 2147483648, fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'One row per step of a notification: the log that everything else derives from';

@@ -43,7 +43,7 @@ ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMMDD(submitted_at)
 ORDER BY (submitted_at, notification_id, delivery_id)
 SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1, merge_selector_base = 12,
-    max_bytes_to_merge_at_max_space_in_pool = 2147483648
+    max_bytes_to_merge_at_max_space_in_pool = 2147483648, fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'What is known of every delivery; read the view `deliveries`';
 
 CREATE TABLE IF NOT EXISTS notification_states
@@ -82,5 +82,5 @@ ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMMDD(submitted_at)
 ORDER BY (submitted_at, notification_id)
 SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1, merge_selector_base = 12,
-    max_bytes_to_merge_at_max_space_in_pool = 2147483648
+    max_bytes_to_merge_at_max_space_in_pool = 2147483648, fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'What is known of every notification; read the view `notifications`';

@@ -46,6 +46,10 @@ async fn migrations_run_twice_and_at_once_and_refuse_a_newer_schema() -> Result<
         AND engine_full LIKE '% non_replicated_deduplication_window = 77,%'";
     assert_eq!(bench.number(remembering).await?, 3);
 
+    let on_disk = "SELECT count() FROM system.tables WHERE database = 'chasqui'
+        AND engine_full LIKE '% fsync_after_insert = 1%'";
+    assert_eq!(bench.number(on_disk).await?, 3);
+
     let undocumented = bench
         .text(
             "SELECT concat(table, '.', name) FROM system.columns WHERE database = 'chasqui' AND comment = ''
