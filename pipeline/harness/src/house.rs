@@ -39,12 +39,21 @@ impl House {
     /// # Errors
     /// Whatever keeps them from starting.
     pub async fn start_in(dir: tempfile::TempDir, settings: &str) -> anyhow::Result<Self> {
+        Self::start_with(dir, settings, String::new()).await
+    }
+
+    /// The same, with more of ClickHouse's own configuration, as XML.
+    ///
+    /// # Errors
+    /// Whatever keeps them from starting.
+    pub async fn start_with(dir: tempfile::TempDir, settings: &str, clickhouse: String) -> anyhow::Result<Self> {
         let mut options = Options::new(dir.path().join("data"), cache());
         options.clickhouse = Some(ClickHouseOptions {
             child: Some(ChildProgram {
                 program: binary()?,
                 args: vec![chasqui_embedded::CLICKHOUSE_SUBCOMMAND.into()],
             }),
+            extra_config: clickhouse,
             ..ClickHouseOptions::default()
         });
         let servers = Embedded::start(options, |_| {}).await?;

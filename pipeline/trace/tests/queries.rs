@@ -1,5 +1,6 @@
-//! Every query of `dashboards/` on a real ClickHouse, as the users of `compose.yaml` and with the rights that these
-//! have: what Chasqui's user writes, Grafana's and the analysts' users can read.
+//! The queries of `dashboards/queries/` on a real ClickHouse, as the users of `compose.yaml` and with the rights that these
+//! have: what Chasqui's user writes, Grafana's and the analysts' users can read. What Grafana asks is tried in
+//! `pipeline/harness/tests/dashboards.rs`.
 
 #![allow(clippy::expect_used, reason = "a test may fail")]
 
@@ -7,14 +8,14 @@ mod bench;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bench::{
     Bench,
-    story::{Story, delivery, notification, receipt, retry, stories, submitted_at},
+    story::{Story, delivery, notification, receipt, stories, submitted_at},
 };
 use chasqui_contract::Verdict;
 use chasqui_schemas::{
-    Delivery, Notification, Reason, ReceiptKind, Stage, delivery::Address, id, notification::Recipient, receipt::Actor,
+    Delivery, Notification, ReceiptKind, delivery::Address, id, notification::Recipient, receipt::Actor,
     trace::TraceEvent,
 };
 use clickhouse::Client;
@@ -23,17 +24,16 @@ use serde_json::Value;
 
 /// What ClickHouse answered.
 struct Answer {
-    columns: Vec<(String, String)>,
+    columns: Vec<String>,
     rows: Vec<Vec<Value>>,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_query_runs_as_the_user_who_asks_it() -> Result<()> {
+async fn every_query_runs_as_the_analysts_user() -> Result<()> {
     let bench = start().await?;
-    let panels = panels()?;
     let queries = queries()?;
-    assert!(panels.len() > 10 && queries.len() > 5);
-    // Before there is anything, and after; all apps, and one that there is not.
+    assert!(queries.len() > 5);
+    // Before there is anything, and after.
     for filled in [false, true] {
         if filled {
             fill(&bench, &stories(24)).await?;
@@ -42,26 +42,6 @@ async fn every_query_runs_as_the_user_who_asks_it() -> Result<()> {
             let answer = ask(&analyst(&bench), sql).await.with_context(|| name.clone())?;
             assert!(!filled || !answer.rows.is_empty(), "{name} finds nothing");
         }
-        for (name, sql) in &panels {
-            for (app, id) in [("*", "user-2"), ("nobody", "")] {
-                let sql = expand(sql, &[("app", app), ("channel", "*"), ("id", id), ("trace_id", "")])?;
-                ask(&grafana(&bench), &sql).await.with_context(|| format!("{name}\n{sql}"))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_panel_of_the_overview_shows_what_happened() -> Result<()> {
-    let bench = start().await?;
-    fill(&bench, &stories(24)).await?;
-    for (name, sql) in panels()?.iter().filter(|(name, _)| name.starts_with("overview.json")) {
-        let sql = expand(sql, &[("app", "shop"), ("channel", "*")])?;
-        let answer = ask(&grafana(&bench), &sql).await.with_context(|| name.clone())?;
-        // Rates of what was never sent are null; but not everywhere.
-        let full = answer.rows.iter().any(|row| !row.contains(&Value::Null));
-        assert!(full, "{name} shows nothing: {:?}", answer.rows);
     }
     Ok(())
 }
@@ -163,62 +143,6 @@ async fn the_analysts_queries_answer_what_happened() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_notification_is_found_by_whatever_is_known_of_it_and_drawn() -> Result<()> {
-    let bench = start().await?;
-    let at = submitted_at();
-    let wanted = notification(at, id::request(at, 99), "o'hara", Some("tx-1"));
-    let phone = delivery(&wanted, Address::Phone("+1".into()));
-    let mut story = Story::begin(wanted.clone()).rendered(std::slice::from_ref(&phone));
-    story.attempt(&phone, 1, retry(&phone));
-    story.attempt(&phone, 2, Verdict::Sent);
-    let other = notification(at, id::request(at, 98), "ada", None);
-    let mut suppressed = Story::begin(other.clone());
-    suppressed.stage(Stage::Enrich, Verdict::Suppress(Reason::UnknownUser));
-    fill(&bench, &[story.events.clone(), suppressed.events].concat()).await?;
-
-    let panels = panels()?;
-    let panel = |title: &str| {
-        panels.iter().find(|(name, _)| name == &format!("notification.json: {title}")).map(|(_, sql)| sql.clone())
-    };
-    let found = panel("Found").context("Found")?;
-    let trace_id = wanted.id.simple().to_string();
-    let ids = [wanted.id, wanted.request.id, phone.id].map(|id| id.to_string());
-    for needle in [&ids[0], &ids[1], &ids[2], &trace_id, "o'hara", "tx-1"] {
-        let sql = expand(&found, &[("id", needle)])?;
-        let answer = ask(&grafana(&bench), &sql).await?;
-        let states = answer.texts("state")?;
-        assert_eq!((answer.texts("trace_id")?, states), (vec![trace_id.clone()], vec!["sent".to_owned()]), "{needle}");
-    }
-    // Both have this key; and without a word, the latest are shown.
-    for needle in ["k", ""] {
-        let answer = ask(&grafana(&bench), &expand(&found, &[("id", needle)])?).await?;
-        assert_eq!(answer.rows.len(), 2, "{needle}");
-    }
-
-    // By the trace that was clicked on, or by the notification's id alone.
-    for (id, trace) in [("", trace_id.as_str()), (ids[0].as_str(), "")] {
-        let ask_panel = async |title: &str| {
-            let sql = expand(&panel(title).context("no panel")?, &[("id", id), ("trace_id", trace)])?;
-            ask(&grafana(&bench), &sql).await.with_context(|| title.to_owned())
-        };
-        let drawn = ask_panel("Trace").await?;
-        for column in ["traceID", "spanID", "parentSpanID", "serviceName", "operationName"] {
-            assert_eq!(drawn.texts(column)?.len(), story.events.len(), "{column}");
-        }
-        let spans = drawn.texts("spanID")?;
-        assert!(spans.iter().all(|span| !span.is_empty()), "an empty span is not drawn");
-        let orphans = drawn.texts("parentSpanID")?.into_iter().filter(|parent| !spans.contains(parent));
-        assert_eq!(orphans.collect::<Vec<_>>(), [""], "only the root has no parent");
-        assert_eq!(drawn.kind("duration")?, "Float64", "milliseconds and parts of them");
-        assert!(drawn.kind("startTime")?.starts_with("DateTime64(9"));
-        assert!(drawn.kind("tags")?.starts_with("Array(Map("));
-        assert_eq!(ask_panel("Deliveries").await?.texts("state")?, ["sent"]);
-        assert_eq!(ask_panel("Steps").await?.rows.len(), story.events.len());
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn readers_can_only_read() -> Result<()> {
     let bench = start().await?;
     let refused = async |client: Client, sql: &str| {
@@ -254,26 +178,6 @@ async fn the_statements_that_make_readers_can_be_read() -> Result<()> {
     for statement in statements {
         let query = bench.clickhouse.clone().with_database("system").query("SELECT formatQuery(?)").bind(statement);
         query.fetch_one::<String>().await.with_context(|| statement.to_owned())?;
-    }
-    Ok(())
-}
-
-#[test]
-fn panels_use_the_provisioned_data_source_and_links_lead_somewhere() -> Result<()> {
-    let source = std::fs::read_to_string(folder().join("provisioning/datasources/clickhouse.yaml"))?;
-    let dashboards = dashboards()?;
-    let known: Vec<&str> = dashboards.iter().filter_map(|(_, dashboard)| dashboard["uid"].as_str()).collect();
-    for (name, dashboard) in &dashboards {
-        for used in collect(dashboard, &|value| value.get("datasource")?.get("uid")?.as_str()) {
-            ensure!(source.contains(&format!("uid: {used}\n")), "{name}: no data source {used}");
-        }
-        for url in collect(dashboard, &|value| value.get("url")?.as_str()) {
-            let target = url.strip_prefix("/d/").and_then(|path| path.split(['?', '/']).next());
-            ensure!(target.is_some_and(|uid| known.contains(&uid)), "{name}: {url} leads nowhere");
-        }
-        let mut ids = collect(dashboard, &|value| value.get("gridPos").and(value["id"].as_u64()));
-        ids.dedup();
-        ensure!(ids == (1..=ids.len() as u64).collect::<Vec<_>>(), "{name}: panels are not numbered: {ids:?}");
     }
     Ok(())
 }
@@ -329,22 +233,13 @@ async fn ask(client: &Client, sql: &str) -> Result<Answer> {
     let answer: Value = serde_json::from_slice(&bytes)?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let meta = answer["meta"].as_array().context("meta")?;
-    let columns = meta.iter().map(|column| (text(&column["name"]), text(&column["type"]))).collect();
+    let columns = meta.iter().map(|column| text(&column["name"])).collect();
     Ok(Answer { columns, rows: serde_json::from_value(answer["data"].clone())? })
 }
 
 impl Answer {
     fn position(&self, column: &str) -> Result<usize> {
-        self.columns.iter().position(|(name, _)| name == column).with_context(|| format!("no column {column}"))
-    }
-
-    fn kind(&self, column: &str) -> Result<&str> {
-        Ok(&self.columns[self.position(column)?].1)
-    }
-
-    fn texts(&self, column: &str) -> Result<Vec<String>> {
-        let at = self.position(column)?;
-        self.rows.iter().map(|row| Ok(row[at].as_str().context("not a text")?.to_owned())).collect()
+        self.columns.iter().position(|name| name == column).with_context(|| format!("no column {column}"))
     }
 }
 
@@ -356,98 +251,16 @@ fn folder() -> PathBuf {
     root().join("dashboards")
 }
 
-/// The files of a folder, by name.
-fn files(folder: &Path, ending: &str) -> Result<Vec<(String, String)>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == ending) {
-            let name = path.file_name().context("name")?.to_string_lossy().into_owned();
-            files.push((name, std::fs::read_to_string(&path)?));
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// What analysts start from. Each begins with the question it answers.
+/// What analysts start from, by file. Each begins with the question it answers.
 fn queries() -> Result<Vec<(String, String)>> {
-    let queries = files(&folder().join("queries"), "sql")?;
-    for (name, sql) in &queries {
+    let mut queries = Vec::new();
+    for entry in std::fs::read_dir(folder().join("queries"))? {
+        let path = entry?.path();
+        let name = path.file_name().context("name")?.to_string_lossy().into_owned();
+        let sql = std::fs::read_to_string(&path)?;
         let first = sql.lines().next().unwrap_or_default();
         ensure!(first.starts_with("-- ") && first.ends_with('?'), "{name} does not say what it answers");
+        queries.push((name, sql));
     }
     Ok(queries)
-}
-
-fn dashboards() -> Result<Vec<(String, Value)>> {
-    files(&folder(), "json")?.into_iter().map(|(name, text)| Ok((name, serde_json::from_str(&text)?))).collect()
-}
-
-/// The queries of all panels and variables of all dashboards, by dashboard and title.
-fn panels() -> Result<Vec<(String, String)>> {
-    let mut panels = Vec::new();
-    for (file, dashboard) in dashboards()? {
-        let queried = collect(&dashboard, &|value| {
-            let sql = value.get("targets").and_then(|targets| targets[0].get("rawSql"));
-            let sql = sql.or_else(|| value.get("query").filter(|_| value["type"] == "query"))?;
-            Some((value.get("title").or(value.get("label"))?.as_str()?, sql.as_str()?))
-        });
-        panels.extend(queried.into_iter().map(|(title, sql)| (format!("{file}: {title}"), sql.to_owned())));
-    }
-    Ok(panels)
-}
-
-/// What `pick` finds, anywhere in a document.
-fn collect<'a, T>(value: &'a Value, pick: &impl Fn(&'a Value) -> Option<T>) -> Vec<T> {
-    let inside: Vec<&Value> = match value {
-        Value::Array(values) => values.iter().collect(),
-        Value::Object(fields) => fields.values().collect(),
-        _ => Vec::new(),
-    };
-    pick(value).into_iter().chain(inside.into_iter().flat_map(|value| collect(value, pick))).collect()
-}
-
-/// What Grafana makes of a query: its variables, then the plugin's macros, for the last two days by the minute.
-fn expand(sql: &str, variables: &[(&str, &str)]) -> Result<String> {
-    let now = jiff::Timestamp::now().as_second();
-    let (from, to) = (format!("toDateTime({})", now - 2 * 86_400), format!("toDateTime({now})"));
-    let mut expanded = String::new();
-    let mut rest = sql;
-    while let Some((before, after)) = rest.split_once('$') {
-        expanded.push_str(before);
-        if let Some(variable) = after.strip_prefix('{') {
-            let (variable, after) = variable.split_once('}').context("no }")?;
-            let (name, format) = variable.split_once(':').unwrap_or((variable, ""));
-            let found = variables.iter().find(|(known, _)| *known == name);
-            let value = found.with_context(|| format!("no variable {name}"))?.1;
-            expanded.push_str(&match format {
-                "" => value.to_owned(),
-                "sqlstring" => format!("'{}'", value.replace('\'', "''")),
-                other => bail!("format {other}"),
-            });
-            rest = after;
-            continue;
-        }
-        let name = after.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-        rest = &after[name.len()..];
-        let mut argument = || {
-            let inside = rest.strip_prefix('(').and_then(|inside| inside.split_once(')'));
-            let (argument, after) = inside.with_context(|| format!("{name} without a column"))?;
-            rest = after;
-            anyhow::Ok(argument)
-        };
-        expanded.push_str(&match name {
-            "__fromTime" => from.clone(),
-            "__toTime" => to.clone(),
-            "__interval_s" => "60".to_owned(),
-            "__timeInterval" => format!("toStartOfInterval(toDateTime({}), INTERVAL 60 second)", argument()?),
-            "__timeFilter" => {
-                let column = argument()?;
-                format!("{column} >= {from} AND {column} <= {to}")
-            }
-            other => bail!("unknown macro {other}"),
-        });
-    }
-    Ok(expanded + rest)
 }
