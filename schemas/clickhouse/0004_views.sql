@@ -1,6 +1,7 @@
 -- What analysts and dashboards read. Latest state, one row each, exact whatever was inserted twice:
 --   SELECT state, count() FROM notifications GROUP BY state
--- Filter by submitted_at to read only those days.
+-- Filter by submitted_at to read only those days. Dimensions have a plain type, because tools do not know that of the
+-- states; ids and users have not, because an index finds them.
 CREATE VIEW IF NOT EXISTS deliveries AS
 WITH if(s.sent_ms = 4294967295, s.delivered_ms, s.sent_ms) AS accepted_ms
 SELECT
@@ -8,12 +9,12 @@ SELECT
     notification_id,
     request_id,
     submitted_at,
-    app,
-    category,
-    template,
-    variant,
-    locale,
-    channel,
+    CAST(s.app, 'LowCardinality(String)') AS app,
+    CAST(s.category, 'LowCardinality(String)') AS category,
+    CAST(s.template, 'LowCardinality(String)') AS template,
+    CAST(s.variant, 'LowCardinality(String)') AS variant,
+    CAST(s.locale, 'LowCardinality(String)') AS locale,
+    CAST(s.channel, 'LowCardinality(String)') AS channel,
     substring(s.lane, 7) AS lane,
     substring(s.provider, 7) AS provider,
     transform(toUInt8OrZero(substring(outcome, 1, 1)), [1, 2, 3, 4, 5, 6, 7], ['rejected', 'suppressed', 'expired', 'dead', 'sent', 'delivered', 'bounced'], 'pending') AS state,
@@ -94,9 +95,9 @@ SELECT
     transaction_id,
     idempotency_key,
     submitted_at,
-    app,
-    category,
-    template,
+    CAST(s.app, 'LowCardinality(String)') AS app,
+    CAST(s.category, 'LowCardinality(String)') AS category,
+    CAST(s.template, 'LowCardinality(String)') AS template,
     arrayMap(bit -> transform(bit, [1, 2, 4, 8], ['push', 'sms', 'email', 'in_app'], ''), bitmaskToArray(s.channels)) AS channels,
     substring(s.lane, 7) AS lane,
     transform(
