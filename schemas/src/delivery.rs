@@ -60,6 +60,9 @@ pub struct Delivery {
     /// Where one POST unsubscribes the recipient (RFC 8058); only for mail of categories that are not mandatory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsubscribe_url: Option<String>,
+    /// As [`crate::notification::Request::traceparent`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// Set by prioritize: the provider to call. Empty before.
     #[serde(default)]
     pub provider: String,

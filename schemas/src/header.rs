@@ -35,3 +35,26 @@ pub const DUE_ID: &str = "Chasqui-Due-Id";
 pub const SCHEDULE: &str = "Nats-Schedule";
 /// On deferred messages: where JetStream is to publish them (ADR-51).
 pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
+
+/// The part of a `traceparent` that every version shares, if it is well-formed; a broken one costs the producer
+/// the link to its own trace, never the notification. [W3C Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header).
+pub fn traceparent(text: &str) -> Option<&str> {
+    const LENGTH: usize = 55;
+    let known = text.get(..LENGTH)?;
+    let hex = |field: &str, length: usize| {
+        field.len() == length && field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let set = |field: &str| field.bytes().any(|b| b != b'0');
+    let fields: Vec<&str> = known.split('-').collect();
+    let [version, trace, parent, flags] = fields[..] else { return None };
+    let well_formed = hex(version, 2)
+        && version != "ff"
+        && hex(trace, 32)
+        && set(trace)
+        && hex(parent, 16)
+        && set(parent)
+        && hex(flags, 2);
+    // Later versions may append fields; the first may not.
+    let ends_well = text.len() == LENGTH || (version != "00" && text[LENGTH..].starts_with('-'));
+    (well_formed && ends_well).then_some(known)
+}

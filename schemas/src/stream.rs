@@ -19,6 +19,8 @@ pub const INBOX: &str = "INBOX";
 
 /// The consumer of [`TRACES`] that writes to ClickHouse.
 pub const TRACES_CONSUMER: &str = "clickhouse";
+/// The consumer of [`TRACES`] that exports to another tracing system; there where one is configured.
+pub const EXPORT_CONSUMER: &str = "otlp";
 /// The consumer of [`RECEIPTS`] that makes traces of them.
 pub const RECEIPTS_CONSUMER: &str = "traces";
 

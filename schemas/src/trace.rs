@@ -173,6 +173,10 @@ pub struct TraceEvent {
     pub duration_ns: u64,
     /// What else explains the step.
     pub attributes: Vec<(String, String)>,
+    /// The producer's own span, W3C `traceparent`; empty where it named none, and on receipts. Not a column: the root has
+    /// it among its attributes.
+    #[serde(default)]
+    pub traceparent: CompactString,
 }
 
 /// Version of the batch layout.

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use chasqui_schemas::{Lane, Reason, Stage, subject};
+use chasqui_trace::stats::Dimension;
 use clap::{Parser, Subcommand};
 use jiff::{Span, Timestamp, tz::TimeZone};
 use uuid::Uuid;
@@ -76,6 +77,9 @@ pub(crate) struct StatsArgs {
     /// Submitted since: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, default_value = "24h", value_parser = since)]
     pub(crate) since: Timestamp,
+    /// What deliveries are told apart by: app, category, template, variant, locale, channel, provider, lane or hour.
+    #[arg(long, default_value = "channel", value_parser = dimension)]
+    pub(crate) by: Dimension,
     /// Prints JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -93,7 +97,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
-    /// Only these, separated by commas: stages, and the services deferred, receipts, writer and gateway. All if absent.
+    /// Only these, separated by commas: stages, and the services deferred, receipts, writer, exporter and gateway. All if absent.
     #[arg(long, value_delimiter = ',')]
     pub(crate) stages: Vec<Role>,
     /// Creates or updates streams and tables first, as `migrate` does.
@@ -126,6 +130,10 @@ pub(crate) struct SendArgs {
 pub(crate) struct TraceArgs {
     /// Of a notification, request, delivery or transaction.
     pub(crate) id: String,
+    /// Stays, and shows what happens, until all of it has come to an end, or until Ctrl-C. With `--json`, a line for each
+    /// change.
+    #[arg(long)]
+    pub(crate) follow: bool,
     /// Prints JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -253,6 +261,13 @@ fn reason(word: &str) -> Result<Reason, String> {
     })
 }
 
+fn dimension(word: &str) -> Result<Dimension, String> {
+    Dimension::ALL
+        .into_iter()
+        .find(|dimension| dimension.as_str() == word)
+        .ok_or_else(|| format!("unknown: expected one of {}", Dimension::ALL.map(Dimension::as_str).join(", ")))
+}
+
 /// Whoever writes dead letters: a stage, or one of the services beside them.
 fn dead_stage(word: &str) -> Result<String, String> {
     let service = [subject::DEAD_TRACE, subject::DEAD_RECEIPT].iter().any(|dead| dead.rsplit('.').next() == Some(word));
@@ -292,7 +307,8 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_reason_or_stage_is_an_error() {
+    fn a_misspelt_reason_stage_or_dimension_is_an_error() {
+        assert!(dimension("provider").is_ok() && dimension("day").unwrap_err().contains("hour"));
         assert!(reason("retries_exhausted").is_ok() && reason("retries").is_err());
         assert!(dead_stage("send").is_ok() && dead_stage("receipt").is_ok() && dead_stage("sends").is_err());
     }

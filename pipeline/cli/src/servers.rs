@@ -49,6 +49,7 @@ impl Addresses {
     pub(crate) async fn migrate(&self, config: &Config) -> anyhow::Result<()> {
         let client = self.nats(config).await?;
         topology::migrate(&client, &self.nats, &config.streams, &config.runner).await?;
+        topology::migrate_export(&client, config.export.is_on(), &config.runner).await?;
         let clickhouse = self.clickhouse(config)?;
         let settings = MigrateSettings {
             database: config.clickhouse.database.clone(),

@@ -19,7 +19,7 @@ use chasqui_runtime::{
 use chasqui_schemas::{Lane, Stage};
 use chasqui_send::{Ports, SendStage};
 use chasqui_stores::{directory::NatsDirectory, inbox::NatsInbox, ledger::NatsLedger, publisher::Publisher};
-use chasqui_trace::{TraceSink, WriterSettings, run_receipts, run_writer};
+use chasqui_trace::{TraceSink, WriterSettings, run_exporter, run_receipts, run_writer};
 use chasqui_validate::Validate;
 use tokio::{
     runtime::{self, Handle, Runtime},
@@ -39,6 +39,8 @@ pub(crate) enum Role {
     Receipts,
     /// Writes trace events to ClickHouse.
     Writer,
+    /// Exports traces by OTLP; where `export.endpoint` says so.
+    Exporter,
     /// Answers recipients, apps and providers over HTTP; where `gateway.bind` says so.
     Gateway,
 }
@@ -46,7 +48,7 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) fn all() -> Vec<Role> {
         let stages = Stage::ALL.into_iter().map(Role::Stage);
-        stages.chain([Role::Deferred, Role::Receipts, Role::Writer, Role::Gateway]).collect()
+        stages.chain([Role::Deferred, Role::Receipts, Role::Writer, Role::Exporter, Role::Gateway]).collect()
     }
 }
 
@@ -57,6 +59,7 @@ impl fmt::Display for Role {
             Role::Deferred => f.write_str("deferred"),
             Role::Receipts => f.write_str("receipts"),
             Role::Writer => f.write_str("writer"),
+            Role::Exporter => f.write_str("exporter"),
             Role::Gateway => f.write_str("gateway"),
         }
     }
@@ -203,6 +206,13 @@ impl Worker {
                 let clickhouse = addresses.clickhouse(config)?;
                 let writer = run_writer(context, clickhouse, settings, self.stop.clone());
                 self.tasks.spawn(async move { writer.await.context("writer") });
+            }
+            Role::Exporter if !config.export.is_on() => {}
+            Role::Exporter => {
+                let context = jetstream::new(parts.broker.client.clone());
+                let clickhouse = addresses.clickhouse(config)?;
+                let exporter = run_exporter(context, clickhouse, config.export.clone(), self.stop.clone());
+                self.tasks.spawn(async move { exporter.await.context("exporter") });
             }
             Role::Gateway if !parts.gateway.is_on() => {}
             Role::Gateway => {

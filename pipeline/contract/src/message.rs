@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chasqui_schemas::{
     Delivery, Lane, Notification,
     envelope::{self, DecodeError},
-    id,
+    header, id,
 };
 use compact_str::CompactString;
 use jiff::Timestamp;
@@ -67,6 +67,7 @@ pub struct Context {
     pub provider: CompactString,
     pub attempt: u32,
     pub pass: u32,
+    pub traceparent: CompactString,
 }
 
 /// A submission as the producer published it: validate does its own reading, because every violation is told.
@@ -100,6 +101,7 @@ impl Message for Submitted {
             request_id,
             app: self.app.as_str().into(),
             lane: Some(self.lane),
+            traceparent: text(self.incoming.traceparent.as_deref().and_then(header::traceparent)),
             ..Context::default()
         }
     }
@@ -120,6 +122,7 @@ impl Message for Notification {
             template: self.request.message.template().into(),
             lane: Some(self.lane),
             pass: self.pass,
+            traceparent: text(self.request.traceparent.as_deref()),
             ..Context::default()
         }
     }
@@ -146,6 +149,11 @@ impl Message for Delivery {
             provider: self.provider.as_str().into(),
             attempt: self.attempt,
             pass: self.pass,
+            traceparent: text(self.traceparent.as_deref()),
         }
     }
+}
+
+fn text(optional: Option<&str>) -> CompactString {
+    optional.unwrap_or_default().into()
 }

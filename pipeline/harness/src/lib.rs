@@ -6,6 +6,7 @@
 //!
 //! The binary is the one that cargo built beside the test; `make test` builds it first.
 
+pub mod collector;
 #[cfg(target_os = "linux")]
 pub mod disk;
 pub mod house;
@@ -15,5 +16,6 @@ pub mod submissions;
 
 /// The vendors that tests send to.
 pub use chasqui_lab as lab;
+pub use collector::{Collector, Mood};
 pub use house::{House, Worker};
 pub use oracle::{Calls, Deliveries};

@@ -12,6 +12,7 @@ use std::{
 
 use chasqui_schemas::Lane;
 use chasqui_stores::connection::ConnectOptions;
+use chasqui_trace::ExportConfig;
 use figment::{
     Figment,
     providers::{Env, Format, Toml},
@@ -58,6 +59,7 @@ pub struct Config {
     pub apps: BTreeMap<String, AppConfig>,
     pub log: LogConfig,
     pub telemetry: TelemetryConfig,
+    pub export: ExportConfig,
     pub embedded: EmbeddedConfig,
     /// The gateway's own, which it reads itself.
     pub gateway: serde_json::Value,

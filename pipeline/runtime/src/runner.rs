@@ -119,7 +119,7 @@ pub async fn run_stage<S: Stage>(
         let consumer = consumer_name(lane, channel);
         let opened = Puller::open(&broker.client, stream, &consumer).await;
         let puller = opened.map_err(|source| RunError::Open { stream, consumer: consumer.clone(), source })?;
-        releasing.spawn(keep_releasing(jetstream::new(broker.client.clone()), stream, consumer));
+        releasing.spawn(keep_releasing(jetstream::new(broker.client.clone()), stream, consumer, None));
         lanes.push(LaneState {
             lane,
             puller,

@@ -17,10 +17,12 @@ use std::time::Duration;
 use async_nats::{
     Client,
     jetstream::{
-        self,
+        self, ErrorCode,
         consumer::{AckPolicy, pull},
         kv,
-        stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType},
+        stream::{
+            Config as StreamConfig, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
+        },
     },
 };
 use chasqui_schemas::{Channel, Lane, Stage, bucket::Bucket, stream, subject};
@@ -136,6 +138,29 @@ pub async fn migrate(
     Ok(())
 }
 
+/// Creates the exporter's consumer, or removes it where nothing is exported: traces would wait for it.
+///
+/// # Errors
+/// See [`TopologyError`].
+pub async fn migrate_export(client: &Client, on: bool, runner: &RunnerConfig) -> Result<(), TopologyError> {
+    let context = jetstream::new(client.clone());
+    let (stream, name) = (stream::TRACES, stream::EXPORT_CONSUMER);
+    let done: Result<(), async_nats::Error> = if on {
+        let config = consumer(runner, name, String::new());
+        context.create_consumer_on_stream(config, stream).await.map(drop).map_err(Into::into)
+    } else {
+        match context.delete_consumer_from_stream(name, stream).await {
+            Err(error) if !is_missing(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    };
+    done.map_err(|source| TopologyError::Consumer { stream: stream.to_owned(), name: name.to_owned(), source })
+}
+
+fn is_missing(error: &ConsumerError) -> bool {
+    matches!(error.kind(), ConsumerErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
+}
+
 fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
     let base = |name: &str, subjects: &[&str]| StreamConfig {
         name: name.to_owned(),
@@ -205,8 +230,8 @@ fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
     configs
 }
 
-fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull::Config)> {
-    let consumer = |name: &str, filter: String| pull::Config {
+fn consumer(runner: &RunnerConfig, name: &str, filter: String) -> pull::Config {
+    pull::Config {
         durable_name: Some(name.to_owned()),
         filter_subject: filter,
         ack_policy: AckPolicy::Explicit,
@@ -215,7 +240,11 @@ fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull::Config)> 
         // Counting is the runner's: it knows a crash from a slow provider.
         max_deliver: -1,
         ..pull::Config::default()
-    };
+    }
+}
+
+fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull::Config)> {
+    let consumer = |name: &str, filter: String| consumer(runner, name, filter);
     let mut configs = Vec::new();
     for stage in Stage::ALL {
         for lane in Lane::ALL {

@@ -39,7 +39,7 @@ pub(crate) struct Intake {
     /// How often the deadlines of held messages have to be moved.
     pub(crate) extend_every: Duration,
     /// Removes what is acknowledged from the stream, for as long as we read.
-    _releasing: JoinSet<()>,
+    releasing: JoinSet<()>,
 }
 
 impl Intake {
@@ -52,10 +52,14 @@ impl Intake {
         };
         let (incarnation, ack_wait) =
             found.await.map_err(|source: async_nats::Error| TraceError::Consumer { stream, consumer: name, source })?;
-        let mut releasing = JoinSet::new();
-        releasing.spawn(keep_releasing(context.clone(), stream, name.to_owned()));
         let extend_every = (ack_wait / 3).max(Duration::from_millis(10));
-        Ok(Intake { context, stream, name, incarnation, extend_every, _releasing: releasing })
+        Ok(Intake { context, stream, name, incarnation, extend_every, releasing: JoinSet::new() })
+    }
+
+    /// Removes from now on what it has acknowledged, and `follower` too if that exists ([`keep_releasing`]).
+    pub(crate) fn releasing(mut self, follower: Option<&'static str>) -> Self {
+        self.releasing.spawn(keep_releasing(self.context.clone(), self.stream, self.name.to_owned(), follower));
+        self
     }
 
     /// Starts to read. While the broker is away it tries again; `None` once `stop` asks for it.

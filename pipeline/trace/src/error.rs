@@ -22,6 +22,12 @@ pub enum TraceError {
         /// The newest version known here.
         known: u32,
     },
+    /// The settings of the exporter.
+    #[error("[export] cannot be used: {problem}")]
+    Export {
+        /// What is wrong with them.
+        problem: String,
+    },
     /// The stream or its consumer is not there, or JetStream cannot be reached.
     #[error("cannot read consumer `{consumer}` of stream `{stream}`: `chasqui migrate` creates it")]
     Consumer {

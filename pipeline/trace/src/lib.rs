@@ -6,6 +6,7 @@
 //! | [`sink`] | stores events in the durable trace stream |
 //! | [`receipts`] | makes trace events of receipts |
 //! | [`writer`] | writes the trace stream to ClickHouse |
+//! | [`mod@export`] | sends the trace stream to a collector, by OTLP |
 //! | [`mod@migrate`] | brings ClickHouse's tables up to date |
 //! | [`reconstruct`] | reads a notification's events back as one tree |
 //! | [`waterfall`] | draws that tree as text |
@@ -18,6 +19,7 @@
 mod consume;
 mod ddl;
 mod error;
+pub mod export;
 mod insert;
 pub mod measure;
 pub mod migrate;
@@ -34,6 +36,7 @@ pub mod waterfall;
 pub mod writer;
 
 pub use error::TraceError;
+pub use export::{ExportConfig, run_exporter};
 pub use migrate::{MigrateSettings, migrate};
 pub use receipts::run_receipts;
 pub use reconstruct::{TraceTree, load};

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// The `stage` of a receipt's event.
-const STAGE: &str = "receipt";
+pub(crate) const STAGE: &str = "receipt";
 /// Receipts that are published as one message.
 const MAX_RECEIPTS: usize = 256;
 /// Longest `detail` kept, in characters.
@@ -43,7 +43,7 @@ const MAX_CODE: usize = 64;
 /// # Errors
 /// [`TraceError::Consumer`] where the stream or its consumer is not there at the start. Later troubles are waited for.
 pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToken) -> Result<(), TraceError> {
-    let intake = Intake::open(nats.clone(), stream::RECEIPTS, stream::RECEIPTS_CONSUMER).await?;
+    let intake = Intake::open(nats.clone(), stream::RECEIPTS, stream::RECEIPTS_CONSUMER).await?.releasing(None);
     let publisher = Publisher::new(nats.clone());
     while let Some(messages) = intake.messages(&stop).await {
         let mut chunks = messages.ready_chunks(MAX_RECEIPTS);

@@ -23,6 +23,8 @@ use crate::{
 pub const MAX_TRACES: usize = 1_000;
 /// Most steps that one look-up answers.
 pub const MAX_EVENTS: usize = 100_000;
+/// The state of a trace in which nothing is decided yet.
+pub const PENDING: &str = "pending";
 /// Steps nested deeper than this would be a fault; they are shown as orphans.
 const MAX_DEPTH: usize = 64;
 
@@ -51,6 +53,25 @@ pub struct TraceTree {
     pub orphans: Vec<String>,
     /// Steps that were there more than once.
     pub duplicates: Vec<String>,
+}
+
+impl TraceTree {
+    /// Whether nothing more is to be expected but receipts: each of its deliveries, or without any it itself, has come to
+    /// an end. A request's own trace tells only what it became.
+    pub fn has_ended(&self) -> bool {
+        let mut deliveries = BTreeMap::new();
+        let mut nodes: Vec<&Node> = self.roots.iter().collect();
+        while let Some(node) = nodes.pop() {
+            nodes.extend(&node.children);
+            if !node.delivery_id.is_nil() {
+                *deliveries.entry(node.delivery_id).or_insert(false) |= !node.state.is_empty();
+            }
+        }
+        match deliveries.is_empty() {
+            true => self.state != PENDING || self.roots.iter().any(|root| root.event == event::REQUEST),
+            false => deliveries.into_values().all(|ended| ended),
+        }
+    }
 }
 
 /// A step and what came of it.
@@ -253,15 +274,15 @@ fn outcome(events: &[TraceEvent]) -> (String, String) {
     let furthest =
         highest.into_values().max_by_key(|(rank, step, event)| (accepted(*rank), *rank, *step, &event.reason));
     match furthest {
-        Some((0, _, event)) => ("pending".to_owned(), event.reason.to_string()),
+        Some((0, _, event)) => (PENDING.to_owned(), event.reason.to_string()),
         Some((rank, _, event)) if accepted(rank) => (event.state.to_string(), String::new()),
         Some((_, _, event)) => (event.state.to_string(), event.reason.to_string()),
-        None => ("pending".to_owned(), String::new()),
+        None => (PENDING.to_owned(), String::new()),
     }
 }
 
 /// What a step is, in a few words; `otel_traces.SpanName` says the same.
-fn name(of: &TraceEvent) -> String {
+pub(crate) fn name(of: &TraceEvent) -> String {
     let TraceEvent { event, stage, channel, provider, attempt, category, .. } = of;
     match event.as_str() {
         event::ATTEMPT => format!("send {channel} via {provider} #{attempt}"),
@@ -323,6 +344,20 @@ mod tests {
         assert_eq!(outcome(&[own.clone(), waiting.clone()]).0, "pending");
         let sent = TraceEvent { state: "sent".into(), ..waiting.clone() };
         assert_eq!(outcome(&[own, sent, waiting]).0, "sent");
+    }
+
+    #[test]
+    fn a_trace_has_ended_when_all_its_deliveries_have() {
+        let ended = |events: &[TraceEvent]| trees(events.to_vec())[0].has_ended();
+        let request = TraceEvent { event: event::REQUEST.into(), ..step(1, 0) };
+        assert!(ended(std::slice::from_ref(&request)) && !ended(&[step(1, 0)]));
+        assert!(ended(&[TraceEvent { state: "suppressed".into(), ..step(1, 0) }]));
+        let prioritized = |id: u64| TraceEvent { delivery_id: Uuid::from_u128(id.into()), ..step(id, 1) };
+        let sent = |id: u64| TraceEvent { span_id: id + 10, state: "sent".into(), ..prioritized(id) };
+        let mut events = vec![step(1, 0), prioritized(2), prioritized(3), sent(2)];
+        assert!(!ended(&events), "one delivery is still on its way");
+        events.push(sent(3));
+        assert!(ended(&events));
     }
 
     proptest! {

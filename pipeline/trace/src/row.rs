@@ -81,6 +81,7 @@ impl From<EventRow> for TraceEvent {
             started_at: row.started_at,
             duration_ns: row.duration_ns,
             attributes: row.attributes,
+            traceparent: CompactString::default(),
         }
     }
 }

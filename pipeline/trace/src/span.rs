@@ -86,6 +86,7 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
             event
                 .attributes
                 .extend(violations.iter().enumerate().map(|(i, text)| (format!("violation.{i}"), text.clone())));
+            link(&mut event);
         }
         Verdict::Dead { detail, .. } => {
             // A stage may have told a part of it; a key stands once.
@@ -130,6 +131,7 @@ fn base(stage: Stage, context: &Context, timing: &Timing) -> TraceEvent {
         queued_ns: timing.queued_ns(),
         started_at: i64::try_from(timing.started_at.as_nanosecond()).unwrap_or(0),
         duration_ns: u64::try_from(timing.took.as_nanos()).unwrap_or(u64::MAX),
+        traceparent: context.traceparent.clone(),
         ..TraceEvent::default()
     }
 }
@@ -186,9 +188,17 @@ fn accepted(request: TraceEvent, outputs: &[Output]) -> Vec<TraceEvent> {
             ..request
         };
         request.attributes.push(("notifications".to_owned(), events.len().to_string()));
+        link(&mut request);
         events.push(request);
     }
     events
+}
+
+/// Tells the producer's own span, from which ClickHouse's `otel_traces` makes a link.
+fn link(root: &mut TraceEvent) {
+    if !root.traceparent.is_empty() {
+        root.attributes.push(("traceparent".to_owned(), root.traceparent.to_string()));
+    }
 }
 
 fn root_event(request: &TraceEvent, notification: &Notification) -> TraceEvent {
@@ -210,6 +220,7 @@ fn root_event(request: &TraceEvent, notification: &Notification) -> TraceEvent {
         category: common.category.as_str().into(),
         template: common.message.template().into(),
         event: event::NOTIFICATION.into(),
+        traceparent: common.traceparent.as_deref().unwrap_or_default().into(),
         attributes,
         ..request.clone()
     }

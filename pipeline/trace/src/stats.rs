@@ -26,11 +26,68 @@ pub struct Outcome {
     pub notifications: u64,
 }
 
-/// What came of the deliveries of a channel.
+/// What deliveries are told apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the columns of the view `deliveries`")]
+pub enum Dimension {
+    App,
+    Category,
+    Template,
+    Variant,
+    Locale,
+    Channel,
+    Provider,
+    Lane,
+    /// Of the submission, UTC.
+    Hour,
+}
+
+impl Dimension {
+    /// Every one.
+    pub const ALL: [Dimension; 9] = [
+        Dimension::App,
+        Dimension::Category,
+        Dimension::Template,
+        Dimension::Variant,
+        Dimension::Locale,
+        Dimension::Channel,
+        Dimension::Provider,
+        Dimension::Lane,
+        Dimension::Hour,
+    ];
+
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Dimension::App => "app",
+            Dimension::Category => "category",
+            Dimension::Template => "template",
+            Dimension::Variant => "variant",
+            Dimension::Locale => "locale",
+            Dimension::Channel => "channel",
+            Dimension::Provider => "provider",
+            Dimension::Lane => "lane",
+            Dimension::Hour => "hour",
+        }
+    }
+
+    /// As the states have it: lane and provider behind a rank.
+    fn expression(self) -> &'static str {
+        match self {
+            Dimension::Provider => "substring(provider, 7)",
+            Dimension::Lane => "substring(lane, 7)",
+            Dimension::Hour => "formatDateTime(toStartOfHour(submitted_at), '%Y-%m-%dT%H:00Z', 'UTC')",
+            plain => plain.as_str(),
+        }
+    }
+}
+
+/// What came of the deliveries that have something in common.
 #[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
-pub struct ChannelRates {
-    /// The channel.
-    pub channel: String,
+pub struct Rates {
+    /// The word, or the hour, that they have in common.
+    pub key: String,
     /// How many deliveries.
     pub deliveries: u64,
     /// Accepted by the provider.
@@ -51,7 +108,7 @@ pub struct ChannelRates {
     pub sent_p99_ms: f64,
 }
 
-impl ChannelRates {
+impl Rates {
     /// A count's share of what was sent, between 0 and 1; 0 where nothing was sent.
     pub fn of_sent(&self, count: u64) -> f64 {
         if self.sent == 0 { 0.0 } else { count as f64 / self.sent as f64 }
@@ -90,15 +147,18 @@ pub async fn outcomes(client: &Client, since: Timestamp) -> Result<Vec<Outcome>,
     query.fetch_all().await.map_err(TraceError::clickhouse("counting outcomes"))
 }
 
-/// Deliveries of notifications submitted from `since` on, by channel. From the states and not the view, which would
+/// Deliveries of notifications submitted from `since` on: hours in order, anything else the most frequent first. From the states and not the view, which would
 /// make times and words that nobody asks for of every row: a million deliveries take some 25 ms.
 ///
 /// # Errors
 /// What ClickHouse said.
-pub async fn rates(client: &Client, since: Timestamp) -> Result<Vec<ChannelRates>, TraceError> {
+pub async fn rates(client: &Client, since: Timestamp, by: Dimension) -> Result<Vec<Rates>, TraceError> {
+    // Of very many hours, the last.
+    let order = if by == Dimension::Hour { "key DESC" } else { "deliveries DESC, key" };
+    let key = by.expression();
     let sql = format!(
         "WITH if(sent_ms = {NEVER}, delivered_ms, sent_ms) AS accepted_ms
-         SELECT toString(channel) AS channel,
+         SELECT toString({key}) AS key,
                 count() AS deliveries,
                 countIf(accepted_ms != {NEVER}) AS sent,
                 countIf(delivered_ms != {NEVER}) AS delivered,
@@ -109,11 +169,15 @@ pub async fn rates(client: &Client, since: Timestamp) -> Result<Vec<ChannelRates
                 ifNotFinite(quantilesIf(0.5, 0.99)(accepted_ms, accepted_ms != {NEVER})[1], 0) AS sent_p50_ms,
                 ifNotFinite(quantilesIf(0.5, 0.99)(accepted_ms, accepted_ms != {NEVER})[2], 0) AS sent_p99_ms
          FROM {DELIVERY_STATES} FINAL WHERE submitted_at >= fromUnixTimestamp64Milli(?) AND known = 1
-         GROUP BY channel ORDER BY channel LIMIT {MAX_ROWS}
+         GROUP BY key ORDER BY {order} LIMIT {MAX_ROWS}
          SETTINGS do_not_merge_across_partitions_select_final = 1"
     );
     let query = client.query(&sql).bind(since.as_millisecond());
-    query.fetch_all().await.map_err(TraceError::clickhouse("counting rates"))
+    let mut rates: Vec<Rates> = query.fetch_all().await.map_err(TraceError::clickhouse("counting rates"))?;
+    if by == Dimension::Hour {
+        rates.reverse();
+    }
+    Ok(rates)
 }
 
 /// Whether everything submitted from `since` on has come to an end.

@@ -6,8 +6,10 @@ use std::fmt::Write;
 
 use crate::reconstruct::{Node, TraceTree};
 
-/// Longest name with its branches, in characters.
-const MAX_NAME: usize = 44;
+/// Longest name with its branches, in characters; shorter where the terminal is narrow.
+const NAME: std::ops::RangeInclusive<usize> = 16..=44;
+/// What the columns beside name, start and bar take.
+const REST: usize = 2 * 9 + 2 + 10 + 2 + 18;
 /// Longest reason.
 const MAX_REASON: usize = 24;
 /// A bar shorter than this says nothing.
@@ -15,11 +17,13 @@ const MIN_BAR: usize = 10;
 
 /// Draws `tree` for a terminal of `width` characters.
 ///
-/// The bar's `░` is waiting in the queue, `█` is work; receipts that came after the last step are `»` at its end.
+/// The bar's `░` is waiting in the queue, `█` is work; receipts that came after the last step are `»` at its end. In a
+/// narrow terminal bars and starts are left out, and no line is longer than it from 66 characters on.
 pub fn render(tree: &TraceTree, width: usize, colours: bool) -> String {
     let mut lines = Vec::new();
+    let max_name = width.saturating_sub(REST).clamp(*NAME.start(), *NAME.end());
     for root in &tree.roots {
-        flatten(root, "", "", &mut lines);
+        flatten(root, "", "", max_name, &mut lines);
     }
     let widest = |cells: &mut dyn Iterator<Item = usize>, least: usize| cells.max().unwrap_or(0).max(least);
     let name_width = widest(&mut lines.iter().map(|line| chars(&line.name)), 4);
@@ -27,22 +31,25 @@ pub fn render(tree: &TraceTree, width: usize, colours: bool) -> String {
     let fixed = name_width + reason_width + 3 * 9 + 10 + 2 * 3;
     let bar_width = width.saturating_sub(fixed + 2);
     let scale = Scale::of(&lines, bar_width);
+    let wide = bar_width >= MIN_BAR;
+    let start = |text: &str| if wide { format!(" {text:>9}") } else { String::new() };
 
     let mut text = heading(tree);
     let _ =
-        writeln!(text, "{:name_width$} {:>9}{:>9}{:>9}  {:10}  reason", "step", "start", "waited", "took", "status");
+        writeln!(text, "{:name_width$}{}{:>9}{:>9}  {:10}  reason", "step", start("start"), "waited", "took", "status");
     for line in &lines {
         let node = line.node;
-        let status = clean(&node.status, 10);
-        let status = if colours { coloured(&status) } else { format!("{status:10}") };
+        let paint =
+            |text: &str| if colours && !text.is_empty() { coloured(text, &node.status) } else { text.to_owned() };
         let row = format!(
-            "{:name_width$} {:>9}{:>9}{:>9}  {status}  {:reason_width$}  {}",
+            "{:name_width$}{}{:>9}{:>9}  {}  {:reason_width$}  {}",
             line.name,
-            format!("+{}", duration(node.offset_ns.max(0).unsigned_abs())),
+            start(&format!("+{}", duration(node.offset_ns.max(0).unsigned_abs()))),
             duration(node.queued_ns),
             duration(node.duration_ns),
+            paint(&format!("{:10}", clean(&node.status, 10))),
             line.reason,
-            if bar_width >= MIN_BAR { scale.bar(node) } else { String::new() },
+            if wide { paint(&scale.bar(node)) } else { String::new() },
         );
         text.push_str(row.trim_end());
         text.push('\n');
@@ -74,12 +81,12 @@ struct Line<'a> {
     node: &'a Node,
 }
 
-fn flatten<'a>(node: &'a Node, branch: &str, indent: &str, lines: &mut Vec<Line<'a>>) {
-    let name = clean(&format!("{branch}{}", node.name), MAX_NAME);
+fn flatten<'a>(node: &'a Node, branch: &str, indent: &str, max_name: usize, lines: &mut Vec<Line<'a>>) {
+    let name = clean(&format!("{branch}{}", node.name), max_name);
     lines.push(Line { name, reason: clean(&node.reason, MAX_REASON), node });
     for (i, child) in node.children.iter().enumerate() {
         let (fork, below) = if i + 1 < node.children.len() { ("├ ", "│ ") } else { ("└ ", "  ") };
-        flatten(child, &format!("{indent}{fork}"), &format!("{indent}{below}"), lines);
+        flatten(child, &format!("{indent}{fork}"), &format!("{indent}{below}"), max_name, lines);
     }
 }
 
@@ -123,14 +130,14 @@ fn end(node: &Node) -> i64 {
     node.offset_ns.saturating_add(i64::try_from(node.duration_ns).unwrap_or(i64::MAX))
 }
 
-fn coloured(status: &str) -> String {
+fn coloured(text: &str, status: &str) -> String {
     let colour = match status {
         "ok" => 32,
         "deferred" | "retry" => 33,
         "rejected" | "dead" | "error" => 31,
         _ => 90,
     };
-    format!("\x1b[{colour}m{status:10}\x1b[0m")
+    format!("\x1b[{colour}m{text}\x1b[0m")
 }
 
 /// At most `max` characters, none of which the terminal would obey.
@@ -257,8 +264,12 @@ mod tests {
 
     #[test]
     fn a_narrow_terminal_gets_no_bars_and_colours_are_optional() {
-        let text = render(&example(), 60, true);
+        let text = render(&example(), 80, true);
         assert!(!text.contains('█'));
+        let plain = render(&example(), 80, false);
+        assert!(plain.lines().skip(1).all(|line| line.chars().count() <= 80), "{plain}");
+        assert!(plain.contains("provider_throttled") && !plain.contains("start"), "{plain}");
+        assert!(render(&example(), 140, true).contains("\x1b[33m"));
         assert!(text.contains("\x1b[33mretry     \x1b[0m"));
         assert!(!render(&example(), 60, false).contains('\x1b'));
     }

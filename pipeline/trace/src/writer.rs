@@ -84,6 +84,7 @@ pub async fn run_writer(
     stop: CancellationToken,
 ) -> Result<(), TraceError> {
     let intake = Intake::open(nats.clone(), stream::TRACES, stream::TRACES_CONSUMER).await?;
+    let intake = intake.releasing(Some(stream::EXPORT_CONSUMER));
     let writer = Writer { intake, publisher: Publisher::new(nats.clone()), nats, clickhouse, settings, stop };
     while let Some(messages) = writer.intake.messages(&writer.stop).await {
         writer.write(messages).await;

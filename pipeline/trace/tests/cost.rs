@@ -73,7 +73,7 @@ async fn tracing_costs_little() -> Result<()> {
     println!("{}", bench.text(parts).await?);
     for _ in 0..3 {
         let (asked, own) = (Instant::now(), cpu_s(pid)?);
-        stats::rates(&bench.clickhouse, since).await?;
+        stats::rates(&bench.clickhouse, since, stats::Dimension::Channel).await?;
         println!("rates: {:.1?}, {:.0} ms of processor time", asked.elapsed(), (cpu_s(pid)? - own) * 1e3);
     }
     let accounted = stats::accounted(&bench.clickhouse, Timestamp::UNIX_EPOCH).await?;

@@ -215,6 +215,7 @@ fn deliver(
             metadata: request.metadata.clone(),
             overrides: request.overrides.clone(),
             unsubscribe_url: tracking.unsubscribe_url(&origin(endpoint), notification, endpoint),
+            traceparent: request.traceparent.clone(),
             provider: String::new(),
             attempt: 1,
             pass: 0,

@@ -92,6 +92,7 @@ pub(crate) fn delivery_to(address: Address) -> Delivery {
         metadata: BTreeMap::new(),
         overrides: serde_json::Map::new(),
         unsubscribe_url: None,
+        traceparent: None,
         provider: "script".into(),
         attempt: 1,
         pass: 0,

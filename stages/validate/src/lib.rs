@@ -161,7 +161,7 @@ fn fan_out(submitted: &Submitted, fields: Map<String, Value>) -> Result<Decision
         transaction_id: submission.transaction_id,
         metadata: submission.metadata,
         overrides: submission.overrides,
-        traceparent: incoming.traceparent.as_deref().and_then(traceparent).map(str::to_owned),
+        traceparent: incoming.traceparent.as_deref().and_then(header::traceparent).map(str::to_owned),
     });
 
     let asked = submission.recipients.len();
@@ -214,27 +214,4 @@ fn without_repeats(channels: Vec<Channel>) -> Vec<Channel> {
         }
     }
     kept
-}
-
-/// The part of a `traceparent` that every version shares, if it is well-formed; a broken one costs the producer
-/// the link to its own trace, never the notification. [W3C Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header).
-fn traceparent(text: &str) -> Option<&str> {
-    const LENGTH: usize = 55;
-    let known = text.get(..LENGTH)?;
-    let hex = |field: &str, length: usize| {
-        field.len() == length && field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let set = |field: &str| field.bytes().any(|b| b != b'0');
-    let fields: Vec<&str> = known.split('-').collect();
-    let [version, trace, parent, flags] = fields[..] else { return None };
-    let well_formed = hex(version, 2)
-        && version != "ff"
-        && hex(trace, 32)
-        && set(trace)
-        && hex(parent, 16)
-        && set(parent)
-        && hex(flags, 2);
-    // Later versions may append fields; the first may not.
-    let ends_well = text.len() == LENGTH || (version != "00" && text[LENGTH..].starts_with('-'));
-    (well_formed && ends_well).then_some(known)
 }

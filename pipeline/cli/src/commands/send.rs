@@ -12,7 +12,7 @@ use bytes::Bytes;
 use chasqui_runtime::Config;
 use chasqui_schemas::{header, subject, submission::MAX_BYTES, trace::event};
 use chasqui_stores::{Outgoing, Publisher};
-use chasqui_trace::{TraceTree, load};
+use chasqui_trace::{TraceTree, load, reconstruct::PENDING};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -199,7 +199,7 @@ async fn wait(client: &clickhouse::Client, id: Uuid) -> anyhow::Result<(Vec<Trac
 
 /// Whether every notification of a request is there and decided. The request's own trace, where it has one, says
 /// how many they are.
-fn ended(traces: &[TraceTree]) -> bool {
+pub(super) fn ended(traces: &[TraceTree]) -> bool {
     let own = |tree: &&TraceTree| tree.state == PENDING && tree.roots.iter().any(|root| root.event == event::REQUEST);
     let expected = traces.iter().find(own).and_then(|tree| tree.roots.first()?.attributes.get("notifications"));
     let expected = expected.and_then(|count| count.parse().ok()).unwrap_or(1);
@@ -207,9 +207,6 @@ fn ended(traces: &[TraceTree]) -> bool {
     let waiting = traces.iter().filter(|tree| tree.state == PENDING && !own(tree)).count();
     waiting == 0 && decided >= expected
 }
-
-/// The state of a trace in which nothing is decided yet.
-const PENDING: &str = "pending";
 
 #[cfg(test)]
 mod tests {

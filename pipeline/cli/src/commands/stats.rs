@@ -3,7 +3,7 @@
 //! Guarantee: exact under redelivery; as old as the writer is behind, which is a second or so.
 
 use chasqui_runtime::Config;
-use chasqui_trace::stats::{Accounted, ChannelRates, Outcome, accounted, outcomes, rates};
+use chasqui_trace::stats::{Accounted, Dimension, Outcome, Rates, accounted, outcomes, rates};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
@@ -18,22 +18,23 @@ use crate::{
 struct Stats {
     since: jiff::Timestamp,
     outcomes: Vec<Outcome>,
-    channels: Vec<ChannelRates>,
+    by: Dimension,
+    rates: Vec<Rates>,
     accounted: Accounted,
 }
 
 /// Prints the numbers.
 pub(crate) async fn run(args: &StatsArgs, config: &Config) -> anyhow::Result<()> {
     let client = servers::clickhouse_alone(config)?;
-    let since = args.since;
-    let (outcomes, channels, accounted) =
-        tokio::try_join!(outcomes(&client, since), rates(&client, since), accounted(&client, since))?;
-    let stats = Stats { since, outcomes, channels, accounted };
+    let (since, by) = (args.since, args.by);
+    let (outcomes, rates, accounted) =
+        tokio::try_join!(outcomes(&client, since), rates(&client, since, by), accounted(&client, since))?;
+    let stats = Stats { since, outcomes, by, rates, accounted };
     if args.json { print_json(&stats) } else { print(&text(&stats)) }
 }
 
 fn text(stats: &Stats) -> String {
-    let Stats { since, outcomes, channels, accounted } = stats;
+    let Stats { since, outcomes, by, rates, accounted } = stats;
     let mut text = format!(
         "Submitted since {since:.0}: {} notifications, of which {} still on the way; {} requests rejected.\n",
         accounted.notifications,
@@ -43,8 +44,8 @@ fn text(stats: &Stats) -> String {
     if !outcomes.is_empty() {
         text.push_str(&format!("\n{}\n", outcomes_table(outcomes)));
     }
-    if !channels.is_empty() {
-        text.push_str(&format!("\n{}\n", rates_table(channels)));
+    if !rates.is_empty() {
+        text.push_str(&format!("\n{}\n", rates_table(*by, rates)));
         text.push_str("Shares are of what was sent. p50 and p99: from submission to the provider's yes.\n");
     }
     if accounted.notifications + accounted.rejected_requests == 0 {
@@ -56,25 +57,35 @@ fn text(stats: &Stats) -> String {
 /// How many notifications ended in which state, and why.
 pub(crate) fn outcomes_table(outcomes: &[Outcome]) -> Table {
     let all = outcomes.iter().map(|outcome| outcome.notifications).sum();
-    let mut table = table(&["state", "reason", "notifications", "share"]);
+    let mut table = table(&["state", "reason", "notifications", "share", ""]);
     for Outcome { state, reason, notifications } in outcomes {
-        table.add_row([state.clone(), clean(reason, 60), notifications.to_string(), share(*notifications, all)]);
+        table.add_row([
+            state.clone(),
+            clean(reason, 60),
+            notifications.to_string(),
+            share(*notifications, all),
+            bar(*notifications, all, 16),
+        ]);
     }
-    right(table, 2)
+    right(table, &[2, 3])
 }
 
-/// What came of the deliveries of each channel.
-pub(crate) fn rates_table(channels: &[ChannelRates]) -> Table {
+/// What came of deliveries: the first bar compares how many they are, the second is the share that arrived.
+pub(crate) fn rates_table(by: Dimension, rates: &[Rates]) -> Table {
+    let by = by.as_str();
     let header =
-        ["channel", "deliveries", "sent", "delivered", "bounced", "opened", "by people", "clicked", "p50", "p99"];
+        [by, "deliveries", "", "sent", "delivered", "", "bounced", "opened", "by people", "clicked", "p50", "p99"];
     let mut table = table(&header);
-    for each in channels {
+    let most = rates.iter().map(|each| each.deliveries).max().unwrap_or(0);
+    for each in rates {
         let count = |count: u64| format!("{count} {}", share(count, each.sent));
         table.add_row([
-            clean(&each.channel, 20),
+            if each.key.is_empty() { "–".to_owned() } else { clean(&each.key, 32) },
             each.deliveries.to_string(),
+            bar(each.deliveries, most, 8),
             each.sent.to_string(),
             count(each.delivered),
+            bar(each.delivered, each.sent, 4),
             count(each.bounced),
             count(each.opened),
             count(each.opened_human),
@@ -83,15 +94,23 @@ pub(crate) fn rates_table(channels: &[ChannelRates]) -> Table {
             format!("{:.0} ms", each.sent_p99_ms),
         ]);
     }
-    right(table, 1)
+    right(table, &[1, 3, 4, 6, 7, 8, 9, 10, 11])
 }
 
-/// Numbers, from column `first` on, to the right.
-fn right(mut table: Table, first: usize) -> Table {
-    for column in table.column_iter_mut().skip(first) {
+/// Numbers, in these columns, to the right.
+fn right(mut table: Table, columns: &[usize]) -> Table {
+    for (_, column) in table.column_iter_mut().enumerate().filter(|(number, _)| columns.contains(number)) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// A bar of at most `cells` characters, exact to the eighth of one; what is more than nothing shows.
+fn bar(part: u64, whole: u64, cells: usize) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let share = if whole == 0 { 0.0 } else { (part as f64 / whole as f64).min(1.0) };
+    let eighths = ((share * cells as f64 * 8.0).round() as usize).max(usize::from(part > 0 && whole > 0));
+    "█".repeat(eighths / 8) + EIGHTHS[eighths % 8]
 }
 
 fn share(part: u64, whole: u64) -> String {
@@ -108,16 +127,28 @@ mod tests {
     }
 
     #[test]
+    fn a_bar_is_as_long_as_its_share() {
+        let bars = [(0, 9), (1, 1_000_000), (1, 2), (11, 16), (16, 16), (17, 16), (1, 0)].map(|(n, of)| bar(n, of, 4));
+        assert_eq!(bars, ["", "▏", "██", "██▊", "████", "████", ""]);
+    }
+
+    #[test]
     fn an_empty_house_says_what_to_do() {
         let accounted = Accounted { notifications: 0, terminal: 0, rejected_requests: 0 };
-        let stats = Stats { since: jiff::Timestamp::UNIX_EPOCH, outcomes: vec![], channels: vec![], accounted };
+        let stats = Stats {
+            since: jiff::Timestamp::UNIX_EPOCH,
+            outcomes: vec![],
+            by: Dimension::App,
+            rates: vec![],
+            accounted,
+        };
         assert!(text(&stats).contains("chasqui send"));
     }
 
     #[test]
     fn every_outcome_and_channel_has_its_line() {
-        let rates = ChannelRates {
-            channel: "push".into(),
+        let rates = Rates {
+            key: "push".into(),
             deliveries: 5,
             sent: 4,
             delivered: 3,
@@ -133,10 +164,11 @@ mod tests {
         let text = text(&Stats {
             since: jiff::Timestamp::UNIX_EPOCH,
             outcomes: vec![outcome],
-            channels: vec![rates],
+            by: Dimension::Channel,
+            rates: vec![rates],
             accounted,
         });
-        for expected in ["opted_out", "100.0%", "3 75.0%", "12 ms", "80 ms"] {
+        for expected in ["opted_out", "100.0%", "3 75.0%", "███ ", "12 ms", "80 ms"] {
             assert!(text.contains(expected), "{expected}: {text}");
         }
     }

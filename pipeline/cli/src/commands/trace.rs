@@ -1,23 +1,42 @@
-//! `trace`: what happened to a notification, as a waterfall of its steps.
+//! `trace`: what happened to a notification, as a waterfall of its steps; with `--follow` what happens, until its end.
 //!
 //! Reads ClickHouse only. What happened a second ago may not be there yet.
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, io::IsTerminal, pin::pin, process::ExitCode, time::Duration};
 
 use chasqui_runtime::Config;
-use chasqui_trace::{TraceTree, load, reconstruct::MAX_TRACES, waterfall};
+use chasqui_trace::{
+    TraceTree, load,
+    reconstruct::{MAX_TRACES, Node},
+    waterfall,
+};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use crate::{
     args::TraceArgs,
-    commands::output::{colours, print, print_json, width},
+    commands::{
+        output::{clean, colours, print, print_json, width},
+        send, stop_signal,
+    },
     servers,
 };
+
+/// How often `--follow` looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// What has ended is over after this long without a change: under load the writer gathers for four seconds.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// Prints the traces of an id; fails where there is none.
 pub(crate) async fn run(args: &TraceArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let client = servers::clickhouse_alone(config)?;
-    let traces = load(&client, args.id.trim()).await?;
-    if args.json {
+    let traces = match args.follow {
+        true => follow(args, &client).await?,
+        false => load(&client, args.id.trim()).await?,
+    };
+    if args.follow {
+        // All is printed already.
+    } else if args.json {
         print_json(&traces)?;
     } else {
         print(&waterfalls(&traces))?;
@@ -40,4 +59,92 @@ pub(crate) async fn run(args: &TraceArgs, config: &Config) -> anyhow::Result<Exi
 pub(crate) fn waterfalls(traces: &[TraceTree]) -> String {
     let drawn: Vec<String> = traces.iter().map(|tree| waterfall::render(tree, width(), colours())).collect();
     drawn.join("\n")
+}
+
+/// Prints what happens until all of it has ended, or we are stopped. A terminal shows the waterfall as it grows, a pipe
+/// gets a line for each step.
+async fn follow(args: &TraceArgs, client: &clickhouse::Client) -> anyhow::Result<Vec<TraceTree>> {
+    let mut stopped = pin!(stop_signal());
+    let mut traces = Vec::new();
+    let mut shown = BTreeSet::new();
+    let mut changed = Instant::now();
+    loop {
+        let now = tokio::select! {
+            stop = &mut stopped => { stop?; break }
+            now = load(client, args.id.trim()) => now?,
+        };
+        if now != traces {
+            (traces, changed) = (now, Instant::now());
+            if args.json {
+                print(&format!("{}\n", serde_json::to_string(&traces)?))?;
+            } else if std::io::stdout().is_terminal() {
+                print(&format!("\x1b[2J\x1b[H{}", waterfalls(&traces)))?;
+            } else {
+                print(&new_steps(&traces, &mut shown))?;
+            }
+        }
+        let ended = send::ended(&traces) && traces.iter().all(TraceTree::has_ended);
+        if ended && changed.elapsed() >= SETTLED {
+            break;
+        }
+        tokio::select! {
+            stop = &mut stopped => { stop?; break }
+            () = sleep(LOOK_INTERVAL) => {}
+        }
+    }
+    Ok(traces)
+}
+
+/// A line for each step that is not among `shown` yet, in order of time.
+fn new_steps(traces: &[TraceTree], shown: &mut BTreeSet<(Uuid, String)>) -> String {
+    let mut steps: Vec<(&Node, Uuid)> = Vec::new();
+    for tree in traces {
+        let mut nodes: Vec<&Node> = tree.roots.iter().collect();
+        while let Some(node) = nodes.pop() {
+            nodes.extend(&node.children);
+            if shown.insert((tree.trace_id, node.span_id.clone())) {
+                steps.push((node, tree.trace_id));
+            }
+        }
+    }
+    steps.sort_by_key(|(node, _)| node.started_at);
+    let line = |(node, trace_id): (&Node, Uuid)| {
+        let words = [&node.name, &node.status, &node.reason].map(|word| clean(word, 64));
+        format!("{:.3}  {trace_id}  {}", node.started_at, words.join("  ").trim_end()) + "\n"
+    };
+    steps.into_iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use chasqui_schemas::trace::TraceEvent;
+    use chasqui_trace::reconstruct::trees;
+
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_once_and_in_order_of_time() {
+        let step = |span_id, parent_span_id, stage: &str, second: i64| TraceEvent {
+            span_id,
+            parent_span_id,
+            event: "stage".into(),
+            stage: stage.into(),
+            status: "ok".into(),
+            started_at: second * 1_000_000_000,
+            ..TraceEvent::default()
+        };
+        let mut shown = BTreeSet::new();
+        let mut events = vec![step(1, 0, "validate", 1), step(3, 1, "filter", 3), step(2, 1, "enrich", 2)];
+        let nil = Uuid::nil();
+        assert_eq!(
+            new_steps(&trees(events.clone()), &mut shown),
+            format!(
+                "1970-01-01T00:00:01.000Z  {nil}  validate  ok\n1970-01-01T00:00:02.000Z  {nil}  enrich  ok\n\
+                 1970-01-01T00:00:03.000Z  {nil}  filter  ok\n"
+            )
+        );
+        events.push(step(4, 1, "\x1b[2Jx", 4));
+        let told = new_steps(&trees(events), &mut shown);
+        assert_eq!(told, format!("1970-01-01T00:00:04.000Z  {nil}  \u{fffd}[2Jx  ok\n"));
+    }
 }

@@ -79,6 +79,7 @@ pub(crate) fn delivery(of: &Notification, address: Address) -> Delivery {
         metadata: Default::default(),
         overrides: serde_json::Map::new(),
         unsubscribe_url: None,
+        traceparent: None,
         provider: "twilio".into(),
         attempt: 1,
         pass: 0,

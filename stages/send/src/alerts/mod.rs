@@ -279,6 +279,7 @@ fn delivery(alert: &Alert, address: &Address, now: Timestamp) -> Delivery {
         metadata: Default::default(),
         overrides: Default::default(),
         unsubscribe_url: None,
+        traceparent: None,
         provider: String::new(),
         attempt: 1,
         pass: 0,

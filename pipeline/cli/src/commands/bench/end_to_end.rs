@@ -242,7 +242,11 @@ impl Bench {
         let (mut delivered, mut moved_at) = (0, Instant::now());
         loop {
             let asked_at = Instant::now();
-            let now: u64 = stats::rates(&self.clickhouse, since).await?.iter().map(|channel| channel.delivered).sum();
+            let now: u64 = stats::rates(&self.clickhouse, since, stats::Dimension::Channel)
+                .await?
+                .iter()
+                .map(|channel| channel.delivered)
+                .sum();
             if now >= u64::from(count) && backlog(&self.context).await? == 0 {
                 return Ok(began.elapsed());
             }

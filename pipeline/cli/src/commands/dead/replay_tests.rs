@@ -34,6 +34,7 @@ fn delivery() -> Delivery {
         metadata: BTreeMap::new(),
         overrides: serde_json::Map::new(),
         unsubscribe_url: None,
+        traceparent: None,
         provider: "smtp".into(),
         attempt: 3,
         pass: 2,

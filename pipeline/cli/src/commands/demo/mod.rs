@@ -204,7 +204,8 @@ async fn report(clickhouse: &clickhouse::Client, since: Timestamp, published: &P
         "Published {submissions} submissions: {notifications} notifications, and {rejections} that are invalid.\n"
     );
     println!("How they ended\n{}\n", outcomes_table(&stats::outcomes(clickhouse, since).await?));
-    println!("Delivery rates\n{}\n", rates_table(&stats::rates(clickhouse, since).await?));
+    let by = stats::Dimension::Channel;
+    println!("Delivery rates\n{}\n", rates_table(by, &stats::rates(clickhouse, since, by).await?));
     for (title, user) in [("One that was delivered, at the third attempt", "mira"), ("One that failed", "noor")] {
         if let Some(tree) = trace_of(clickhouse, user).await? {
             println!("{title}\n{}\n", waterfall::render(&tree, 120, false));
