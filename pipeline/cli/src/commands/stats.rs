@@ -87,7 +87,7 @@ pub(crate) fn rates_table(channels: &[ChannelRates]) -> Table {
 }
 
 /// Numbers, from column `first` on, to the right.
-fn right(mut table: Table, first: usize) -> Table {
+pub(crate) fn right(mut table: Table, first: usize) -> Table {
     for column in table.column_iter_mut().skip(first) {
         column.set_cell_alignment(CellAlignment::Right);
     }
