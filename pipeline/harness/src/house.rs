@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use async_nats::jetstream;
-use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, Options};
+use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, NatsOptions, Options, SyncInterval};
 use tokio::process::{Child, Command};
 
 /// How long a test waits for what must happen. Far above what is needed, because machines are shared.
@@ -34,12 +34,20 @@ impl House {
         Self::start_in(tempfile::tempdir()?, settings).await
     }
 
+    /// The same, but nobody waits for the disk: for tests that are about something else and time it.
+    ///
+    /// # Errors
+    /// Whatever keeps them from starting.
+    pub async fn start_hasty(settings: &str) -> anyhow::Result<Self> {
+        Self::open(tempfile::tempdir()?, settings, SyncInterval::Every(Duration::from_secs(60)), String::new()).await
+    }
+
     /// The same in a directory where something is prepared: the servers' data is in `data` there.
     ///
     /// # Errors
     /// Whatever keeps them from starting.
     pub async fn start_in(dir: tempfile::TempDir, settings: &str) -> anyhow::Result<Self> {
-        Self::start_with(dir, settings, String::new()).await
+        Self::open(dir, settings, SyncInterval::Always, String::new()).await
     }
 
     /// The same, with more of ClickHouse's own configuration, as XML.
@@ -47,7 +55,17 @@ impl House {
     /// # Errors
     /// Whatever keeps them from starting.
     pub async fn start_with(dir: tempfile::TempDir, settings: &str, clickhouse: String) -> anyhow::Result<Self> {
+        Self::open(dir, settings, SyncInterval::Always, clickhouse).await
+    }
+
+    async fn open(
+        dir: tempfile::TempDir,
+        settings: &str,
+        sync_interval: SyncInterval,
+        clickhouse: String,
+    ) -> anyhow::Result<Self> {
         let mut options = Options::new(dir.path().join("data"), cache());
+        options.nats = Some(NatsOptions { sync_interval, ..NatsOptions::default() });
         options.clickhouse = Some(ClickHouseOptions {
             child: Some(ChildProgram {
                 program: binary()?,

@@ -2,7 +2,8 @@
 //!
 //! A [`House`] is what an operator runs: nats-server, ClickHouse, and any number of `chasqui serve` processes that
 //! can be killed. Tests look at it from outside: through NATS as a producer does, through ClickHouse as an analyst
-//! does, and into the sandbox provider's log, which is written by the call itself and knows nothing of traces.
+//! does, and into the sandbox provider's log, which is written by the call itself and knows nothing of traces; or, where
+//! the real providers call the [`lab`], into its vendors' ledgers.
 //!
 //! The binary is the one that cargo built beside the test; `make test` builds it first.
 
@@ -13,6 +14,7 @@ pub mod house;
 pub mod oracle;
 pub mod settings;
 pub mod submissions;
+pub mod vendors;
 
 /// The vendors that tests send to.
 pub use chasqui_lab as lab;

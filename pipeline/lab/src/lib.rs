@@ -29,7 +29,7 @@ mod spec;
 mod vendor;
 mod vendors;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -40,7 +40,7 @@ pub use crate::{
     callback::{Callback, Posted},
     ledger::{Answered, Call, Ledger, Tally},
     script::{Behaviour, Cut, Fate, Fault, Reporting, Rule, Script, When},
-    settings::Settings,
+    settings::{PUBLIC_URL, Settings},
     vendor::Vendor,
 };
 use crate::{
@@ -161,12 +161,17 @@ impl Lab {
         &self.shared.ledger
     }
 
+    /// The lab's clock, which [`Call::at`] is by: the time since it started.
+    pub fn elapsed(&self) -> Duration {
+        self.shared.since_start()
+    }
+
     /// The credentials the vendors know.
     pub fn accounts(&self) -> &Accounts {
         &self.shared.accounts
     }
 
-    /// Settings that point Chasqui's providers here.
+    /// Settings that point Chasqui's providers here, and with which its gateway believes callbacks from here.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

@@ -1,4 +1,4 @@
-//! Settings and credential files that point Chasqui's providers at a lab.
+//! Settings and credential files that point Chasqui's providers at a lab, and let its gateway believe callbacks from there.
 
 use std::{
     fmt::Write as _,
@@ -9,13 +9,16 @@ use serde_json::{Value, json};
 
 use crate::{Accounts, Vendor};
 
-/// Settings, in the two forms that Chasqui reads. Credentials are in files.
+/// Where messages ask to be reported to, as the vendors see it: the gateway's `public_url`. Callbacks carry this address,
+/// which Twilio signs, wherever [they go](crate::Lab::callbacks_to).
+pub const PUBLIC_URL: &str = "https://notify.example.com";
+
+/// Settings. Credentials are in files.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// A settings file.
-    pub toml: String,
-    /// The same as environment variables.
-    pub variables: Vec<(String, String)>,
+    /// The tables `send`, of the providers and the alerts, and `gateway`, of what proves callbacks. Which channels use
+    /// which provider is not among them, nor where the gateway is.
+    pub tables: Value,
     /// The files, gone with the lab.
     pub directory: PathBuf,
 }
@@ -32,90 +35,86 @@ pub(crate) fn write(
         Ok::<Value, std::io::Error>(json!({ "file": path }))
     };
     let token_uri = format!("{}/token", url(Vendor::Oauth));
-    let slack = format!("{}{}", url(Vendor::Slack), accounts.slack_path);
-    let sections = [
-        (
-            "apns",
-            json!({
+    let twilio_token = file("twilio", &accounts.twilio_auth_token)?;
+    let tables = json!({
+        "send": {
+            "apns": {
                 "base_url": url(Vendor::Apns),
-                "http2_only": true,
                 "team_id": accounts.apns_team_id,
                 "key_id": accounts.apns_key_id,
                 "topic": accounts.apns_topic,
                 "key": file("AuthKey_LABKEY0001.p8", &accounts.apns_key_pem)?,
-            }),
-        ),
-        (
-            "fcm",
-            json!({
+            },
+            "fcm": {
                 "base_url": url(Vendor::Fcm),
                 "service_account": file("service-account.json", &accounts.service_account(&token_uri))?,
-            }),
-        ),
-        (
-            "webpush",
-            json!({
-                "base_url": url(Vendor::WebPush),
+            },
+            // Where to, the subscriptions say.
+            "webpush": {
+                "allow_insecure_endpoints": true,
                 "subject": format!("mailto:{}", accounts.mail_from),
+                "public_key": accounts.vapid_public_key,
                 "private_key": file("vapid", &accounts.vapid_private_key)?,
-            }),
-        ),
-        (
-            "twilio",
-            json!({
+            },
+            "twilio": {
                 "base_url": url(Vendor::Twilio),
                 "account_sid": accounts.twilio_account_sid,
-                "auth_token": file("twilio", &accounts.twilio_auth_token)?,
+                "auth_token": twilio_token,
                 "from": accounts.twilio_from,
-            }),
-        ),
-        (
-            "vonage",
-            json!({
+                "callback_url": format!("{PUBLIC_URL}/v1/callbacks/twilio"),
+            },
+            "vonage": {
                 "base_url": url(Vendor::Vonage),
                 "api_key": accounts.vonage_api_key,
                 "api_secret": file("vonage", &accounts.vonage_api_secret)?,
-                "signature_secret": file("vonage-signature", &accounts.vonage_signature_secret)?,
                 "from": accounts.vonage_from,
-            }),
-        ),
-        (
-            "sendgrid",
-            json!({
+                "callback_url": format!("{PUBLIC_URL}/v1/callbacks/vonage"),
+                // The account has no limit but the script's.
+                "per_second": 0,
+            },
+            "sendgrid": {
                 "base_url": url(Vendor::SendGrid),
                 "api_key": file("sendgrid", &accounts.sendgrid_api_key)?,
-                "webhook_public_key": accounts.sendgrid_webhook_public_key,
                 "from": accounts.mail_from,
-            }),
-        ),
-        (
-            "mailgun",
-            json!({
+            },
+            "mailgun": {
                 "base_url": url(Vendor::Mailgun),
                 "domain": accounts.mailgun_domain,
                 "api_key": file("mailgun", &accounts.mailgun_api_key)?,
-                "webhook_signing_key": file("mailgun-webhook", &accounts.mailgun_signing_key)?,
                 "from": accounts.mail_from,
-            }),
-        ),
-        ("slack", json!({ "webhook": file("slack", &slack)? })),
-    ];
-    let mut settings = Settings { toml: String::new(), variables: Vec::new(), directory: directory.to_owned() };
-    for (section, values) in sections {
-        let _infallible = writeln!(settings.toml, "\n[send.{section}]");
-        for (key, value) in values.as_object().into_iter().flatten() {
-            let variable = format!("CHASQUI_SEND__{}__{}", section.to_uppercase(), key.to_uppercase());
-            // A string or a truth value of JSON is one of TOML; a place of a credential is a table.
-            let (text, variable) = match value["file"].as_str() {
-                Some(path) => (format!("{{ file = {} }}", json!(path)), (format!("{variable}__FILE"), path.to_owned())),
-                None => {
-                    let plain = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    (value.to_string(), (variable, plain))
+            },
+            "alerts": {
+                "slack_webhook": file("slack", &format!("{}{}", url(Vendor::Slack), accounts.slack_path))?,
+            },
+        },
+        "gateway": {
+            "twilio": { "auth_token": twilio_token },
+            "vonage": { "signature_secret": file("vonage-signature", &accounts.vonage_signature_secret)? },
+            "sendgrid": { "public_key": accounts.sendgrid_webhook_public_key },
+            "mailgun": { "signing_key": file("mailgun-webhook", &accounts.mailgun_signing_key)? },
+        },
+    });
+    Ok(Settings { tables, directory: directory.to_owned() })
+}
+
+impl Settings {
+    /// The tables as a settings file.
+    pub fn toml(&self) -> String {
+        let members = |value: &Value| value.as_object().cloned().unwrap_or_default();
+        let mut toml = String::new();
+        for (part, sections) in members(&self.tables) {
+            for (section, values) in members(&sections) {
+                let _infallible = writeln!(toml, "\n[{part}.{section}]");
+                for (key, value) in members(&values) {
+                    // Whatever else is of JSON is of TOML too; a place of a credential is a table.
+                    let text = match &value["file"] {
+                        Value::Null => value.to_string(),
+                        path => format!("{{ file = {path} }}"),
+                    };
+                    let _infallible = writeln!(toml, "{key} = {text}");
                 }
-            };
-            let _infallible = writeln!(settings.toml, "{key} = {text}");
-            settings.variables.push(variable);
+            }
         }
+        toml
     }
-    Ok(settings)
 }

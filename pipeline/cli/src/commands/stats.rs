@@ -98,7 +98,7 @@ pub(crate) fn rates_table(by: Dimension, rates: &[Rates]) -> Table {
 }
 
 /// Numbers, in these columns, to the right.
-fn right(mut table: Table, columns: &[usize]) -> Table {
+pub(crate) fn right(mut table: Table, columns: &[usize]) -> Table {
     for (_, column) in table.column_iter_mut().enumerate().filter(|(number, _)| columns.contains(number)) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -114,7 +114,9 @@ impl Api for Vonage {
                 message_part
             })
             .collect();
-        let delivery_id = delivery_of(text("callback")).unwrap_or_else(|| text("client-ref").to_owned());
+        // Whoever has more to say in a reference ends it with the delivery, after a dot.
+        let reference = text("client-ref").rsplit('.').next().unwrap_or_default();
+        let delivery_id = delivery_of(text("callback")).unwrap_or_else(|| reference.to_owned());
         let echo = json!({
             "from": text("from"), "callback": text("callback"), "client-ref": message["client-ref"],
             "silent": message["status-report-req"] == false, "parts": (0..parts).map(id).collect::<Vec<_>>(),

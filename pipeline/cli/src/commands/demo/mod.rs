@@ -4,12 +4,14 @@
 //! notification has ended, or waits for a time with a reason, and each invalid submission is rejected.
 
 mod story;
+mod vendors;
 
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use async_nats::jetstream::{self, message::PublishMessage};
 use bytes::Bytes;
+use chasqui_lab::Lab;
 use chasqui_runtime::Config;
 use chasqui_schemas::{bucket::Bucket, subject};
 use chasqui_stores::records::Records;
@@ -43,6 +45,8 @@ const FIXTURES: [(Bucket, &str); 5] = [
 ];
 /// Publishes under way at once; a producer that waits for each would be slow with an fsync each.
 const PUBLISHES: usize = 64;
+/// What became of a message by SMS or mail, its vendor reports.
+const UNTOLD: &str = "SELECT count() FROM deliveries WHERE state = 'sent' AND channel IN ('sms', 'email')";
 /// When the demo gives up on what is still unaccounted for.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -60,15 +64,16 @@ struct Published {
 pub(crate) async fn run(args: &DemoArgs, mut config: Config) -> anyhow::Result<ExitCode> {
     let dir = tempfile::Builder::new().prefix("chasqui-demo-").tempdir().context("cannot make a directory")?;
     impatient(&mut config);
-    // Beside a `chasqui up` its port would be taken.
-    config.gateway["bind"] = json!("");
-    println!("Chasqui demo: real NATS, real ClickHouse, all seven stages, a provider that delivers nowhere.\n");
+    let lab = vendors::start(&mut config, dir.path()).await?;
+    println!(
+        "Chasqui demo: real NATS, real ClickHouse, all seven stages, and vendors on this machine who deliver nowhere.\n"
+    );
 
     let bar = progress(0);
     bar.set_message("starting servers");
     let told = bar.clone();
     let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
-    let result = story(args, &config, &servers.addresses, &bar).await;
+    let result = story(args, &config, &servers.addresses, &lab, &bar).await;
     if args.stay && result.is_ok() {
         let Addresses { nats, clickhouse } = &servers.addresses;
         println!(
@@ -80,12 +85,18 @@ pub(crate) async fn run(args: &DemoArgs, mut config: Config) -> anyhow::Result<E
     result
 }
 
-async fn story(args: &DemoArgs, config: &Config, addresses: &Addresses, bar: &ProgressBar) -> anyhow::Result<ExitCode> {
+async fn story(
+    args: &DemoArgs,
+    config: &Config,
+    addresses: &Addresses,
+    lab: &Lab,
+    bar: &ProgressBar,
+) -> anyhow::Result<ExitCode> {
     bar.set_message("creating streams and tables");
     addresses.migrate(config).await?;
     bar.set_message("importing contacts, preferences, templates");
     let context = jetstream::new(addresses.nats(config).await?);
-    import(&context).await?;
+    import(&context, lab).await?;
     let worker = Worker::start(config, addresses, &Role::all()).await?;
 
     let since = Timestamp::now();
@@ -95,8 +106,10 @@ async fn story(args: &DemoArgs, config: &Config, addresses: &Addresses, bar: &Pr
     bar.finish_and_clear();
     // The accounts are printed before the verdict: a failed demo is when they are needed most.
     report(&clickhouse, since, &published).await?;
+    println!("What the vendors were asked\n{}\n", vendors::table(lab));
     worker.stop().await?;
     accounted?;
+    vendors::all_as_documented(lab)?;
     println!("Every notification is accounted for.\n");
     println!("Where to look next:");
     println!("  make up                     the same servers and stages, to stay");
@@ -119,9 +132,12 @@ fn impatient(config: &mut Config) {
     }
 }
 
-async fn import(context: &jetstream::Context) -> anyhow::Result<()> {
+async fn import(context: &jetstream::Context, lab: &Lab) -> anyhow::Result<()> {
     for (bucket, text) in FIXTURES {
-        let records: Map<String, Value> = serde_json::from_str(text)?;
+        let mut records: Map<String, Value> = serde_json::from_str(text)?;
+        if bucket == Bucket::Contacts {
+            records.values_mut().try_for_each(|contacts| vendors::subscribe(lab, contacts))?;
+        }
         let records = records.into_iter().map(|(name, record)| (name, Bytes::from(record.to_string())));
         Records::open(context, bucket).await?.import(stream::iter(records), |_| {}).await?;
     }
@@ -185,7 +201,8 @@ async fn account(
         let waiting = pending("scheduled") + pending("quiet_hours");
         bar.set_position(terminal + waiting);
         let complete = notifications == published.notifications && rejected_requests == published.rejections;
-        if complete && terminal + waiting == notifications && pending("scheduled") == published.scheduled {
+        let told = clickhouse.query(UNTOLD).fetch_one::<u64>().await? == 0;
+        if complete && told && terminal + waiting == notifications && pending("scheduled") == published.scheduled {
             return Ok(());
         }
         if Instant::now() > deadline {

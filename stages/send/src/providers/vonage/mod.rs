@@ -20,9 +20,8 @@
 //! [Troubleshooting SMS](https://developer.vonage.com/messaging/sms/guides/troubleshooting-sms).
 //!
 //! # What Vonage is told
-//! `client-ref` is the delivery's id, and with `callback_url` set the notification's is in its query
-//! (`notification_id`): a callback may be 100 characters long, which both would exceed. `ttl` is what is left until
-//! `expires_at`, 20 s to a week. `type` is `unicode` where the text leaves the GSM alphabet. Vonage knows no priority and
+//! `client-ref` is `<notification>.<delivery>`, both without hyphens, which the gateway reads in callbacks. `ttl` is what
+//! is left until `expires_at`, 20 s to a week. `type` is `unicode` where the text leaves the GSM alphabet. Vonage knows no priority and
 //! no collapse key. `overrides.vonage` is laid over the parameters, by their names (`from`, `entity-id`,
 //! `message-class`, …); recipient, ids and credentials stay.
 

@@ -4,7 +4,6 @@ use chasqui_contract::{Answer, Outcome};
 use chasqui_schemas::Delivery;
 use jiff::Timestamp;
 use reqwest::Url;
-use uuid::Uuid;
 
 use super::{Config, NAME, signature::sign};
 use crate::{
@@ -51,15 +50,10 @@ pub(super) fn form(
         return Err(Answer::new(Outcome::Refused, "number", "Vonage takes numbers of 7 to 15 digits").into());
     }
     let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let mut form = vec![text("from", &config.from), text("to", to), text("client-ref", &delivery.id.to_string())];
+    let ids = format!("{}.{}", delivery.notification_id.simple(), delivery.id.simple());
+    let mut form = vec![text("from", &config.from), text("to", to), text("client-ref", &ids)];
     form.extend(delivery.content.body.as_deref().map(|body| text("text", body)));
-    form.extend(
-        config
-            .callback_url
-            .as_deref()
-            .and_then(|url| callback(url, delivery.notification_id))
-            .map(|url| text("callback", &url)),
-    );
+    form.extend(config.callback_url.as_deref().map(|url| text("callback", url)));
     form.extend(delivery.expires_at.map(|expires_at| text("ttl", &ttl(expires_at, now).to_string())));
     payload::lay_over_form(&mut form, delivery, NAME, &KEPT);
 
@@ -78,18 +72,6 @@ pub(super) fn form(
         }
     }
     Ok(form)
-}
-
-/// The callback's address with the notification's id. The delivery's, which would make it too long, is `client-ref`.
-fn callback(url: &str, notification_id: Uuid) -> Option<String> {
-    let mut url = Url::parse(url).ok()?;
-    url.query_pairs_mut().append_pair("notification_id", &notification_id.to_string());
-    Some(url.into())
-}
-
-/// How long the callback's address gets.
-pub(super) fn longest_callback(url: &str) -> usize {
-    callback(url, Uuid::nil()).map_or(0, |url| url.len())
 }
 
 /// How long Vonage may try to deliver, in milliseconds.

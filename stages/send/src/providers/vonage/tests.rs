@@ -56,9 +56,15 @@ fn form(delivery: &Delivery) -> Result<Form, Box<Answer>> {
     request::form(delivery, &set_up(), &Credential::Secret(Secret::from(SECRET)), at(0))
 }
 
+/// As the gateway reads them.
+fn ids(delivery: &Delivery) -> String {
+    format!("{}.{}", delivery.notification_id.simple(), delivery.id.simple())
+}
+
 #[tokio::test]
 async fn a_message_is_one_form_as_the_specification_has_it() {
-    let config = Config { callback_url: Some("https://notify.example.com/hooks/vonage".into()), ..set_up() };
+    let callback = "https://notify.example.com/v1/callbacks/vonage";
+    let config = Config { callback_url: Some(callback.into()), ..set_up() };
     let delivery = Delivery { expires_at: Some(at(90)), ..sms() };
     let (answer, request) = exchange(config, &delivery, Turn::say(200, taken())).await;
     assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "0A0000000123ABCD1"));
@@ -66,14 +72,12 @@ async fn a_message_is_one_form_as_the_specification_has_it() {
     assert_eq!(request.line, "POST /sms/json");
     assert_eq!(request.header("content-type"), "application/x-www-form-urlencoded");
     spec().check_form(&decode(request.text())).unwrap();
-    let callback = format!("https://notify.example.com/hooks/vonage?notification_id={}", delivery.notification_id);
-    assert!(callback.len() <= 100);
     let expected = [
         ("from", "AcmeInc"),
         ("to", "491711234567"),
-        ("client-ref", &delivery.id.to_string()),
+        ("client-ref", &ids(&delivery)),
         ("text", "It is on its way."),
-        ("callback", &callback),
+        ("callback", callback),
         ("ttl", "90000"),
         ("api_key", "abcd1234"),
         ("api_secret", SECRET),
@@ -157,10 +161,10 @@ fn overrides_reach_the_form_but_not_recipient_ids_or_credentials() {
     });
     let delivery = overridden(sms(), NAME, over);
     let form = form(&delivery).unwrap();
-    let id = delivery.id.to_string();
+    let ids = ids(&delivery);
     for (name, expected) in [
         ("to", Some("491711234567")),
-        ("client-ref", Some(id.as_str())),
+        ("client-ref", Some(ids.as_str())),
         ("callback", None),
         ("api_key", Some("abcd1234")),
         ("api_secret", Some(SECRET)),
@@ -186,14 +190,13 @@ fn settings_that_cannot_work_are_refused_by_name() {
         (Config { from: String::new(), ..valid() }, "send.vonage.from"),
         (Config { callback_url: Some("hooks".into()), ..valid() }, "send.vonage.callback_url"),
         (
-            Config { callback_url: Some(format!("https://notify.example.com/{}", "x".repeat(21))), ..valid() },
+            Config { callback_url: Some(format!("https://notify.example.com/{}", "x".repeat(74))), ..valid() },
             "send.vonage.callback_url",
         ),
     ] {
         let error = Vonage::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
         assert!(error.starts_with(key), "{error}");
     }
-    // 47 characters and the query are 100.
-    let longest = Config { callback_url: Some(format!("https://notify.example.com/{}", "x".repeat(20))), ..valid() };
+    let longest = Config { callback_url: Some(format!("https://notify.example.com/{}", "x".repeat(73))), ..valid() };
     longest.check().unwrap();
 }
