@@ -23,7 +23,6 @@ async fn apns_takes_a_right_notification_and_echoes_its_id() {
 }
 
 #[tokio::test]
-#[ignore = "within the whole suite a request ended twice without an answer, cause unknown; alone it passes"]
 async fn apns_refuses_each_wrong_notification_with_its_reason() {
     let lab = Lab::start(Script::default()).await.unwrap();
     let other = Lab::start(Script::default()).await.unwrap();
@@ -208,9 +207,9 @@ async fn a_push_service_refuses_each_wrong_message() {
     };
     let foreign = Lab::start(Script::default()).await.unwrap();
     let foreign = vapid(foreign.accounts(), &vapid_claims(&lab));
-    let endpoint = subscription["endpoint"].as_str().unwrap();
+    let endpoint = subscription["endpoint"].as_str().unwrap().strip_prefix(&lab.url(Vendor::WebPush)).unwrap();
     let cases = vec![
-        ("nobody", right.clone().at(endpoint, &format!("{}/push/x", lab.url(Vendor::WebPush))), 404, "404"),
+        ("nobody", right.clone().at(endpoint, "/push/x"), 404, "404"),
         ("no vapid", right.clone().without("authorization"), 401, "401"),
         ("scheme", right.clone().set("authorization", "Bearer x"), 401, "401"),
         ("another's key", right.clone().set("authorization", foreign), 403, "403"),
