@@ -173,6 +173,22 @@ async fn fcm_refuses_each_wrong_message() {
 }
 
 #[tokio::test]
+async fn the_first_requests_are_kept_whole_where_the_script_says_so() {
+    let lab = Lab::start(Script { keep: 2, ..Script::default() }).await.unwrap();
+    for number in 0..3 {
+        apns(&lab).body(format!(r#"{{"aps":{{"badge":{number}}}}}"#)).answer().await;
+    }
+    let kept = lab.ledger().requests(Vendor::Apns);
+    assert_eq!(
+        kept.iter().map(|kept| &kept.body[..]).collect::<Vec<_>>(),
+        [br#"{"aps":{"badge":0}}"#, br#"{"aps":{"badge":1}}"#]
+    );
+    assert_eq!((kept[0].method.as_str(), kept[0].path.as_str()), ("POST", format!("/3/device/{DEVICE}").as_str()));
+    assert_eq!(kept[0].headers["apns-collapse-id"], "order-7");
+    assert!(lab.ledger().requests(Vendor::Fcm).is_empty());
+}
+
+#[tokio::test]
 async fn a_browser_reads_what_was_encrypted_for_it() {
     let lab = Lab::start(Script::default()).await.unwrap();
     let subscription = lab.subscribe("").unwrap();
