@@ -85,7 +85,7 @@ impl Vendors {
 pub(crate) async fn serve() -> anyhow::Result<()> {
     let lab = Lab::start(Script { keep: KEEP, ..Script::default() }).await?;
     let browsers = (0..BROWSERS).map(|_| lab.subscribe("")).collect::<Result<_, _>>()?;
-    let reach = Reach { settings: lab.settings().toml.clone(), browsers };
+    let reach = Reach { settings: lab.settings().toml(), browsers };
     tokio::task::spawn_blocking(move || converse(&lab, &reach)).await?
 }
 
