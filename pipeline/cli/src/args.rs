@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use chasqui_schemas::{Lane, Reason, Stage, subject};
+use chasqui_schemas::{Channel, Lane, Reason, Stage, subject};
 use chasqui_trace::stats::Dimension;
 use clap::{Parser, Subcommand};
 use jiff::{Span, Timestamp, tz::TimeZone};
@@ -57,6 +57,9 @@ pub(crate) enum Command {
     Dead(DeadCommand),
     /// Measures throughput and latency, embedded, beside a bare relay.
     Bench(BenchArgs),
+    /// Serves the vendors' APIs on loopback, for `bench --channel`, until standard input ends.
+    #[command(hide = true)]
+    Lab,
     /// Prints every setting with its default and its meaning.
     Config,
 }
@@ -234,7 +237,10 @@ pub(crate) struct DeadFilter {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Notifications in the throughput run.
+    /// Measures the providers of this channel instead, `push` or `email`, beside a bare HTTP client: sends a second.
+    #[arg(long, value_parser = measured_channel)]
+    pub(crate) channel: Option<Channel>,
+    /// Notifications in the throughput run; sends in each run of each provider.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
     pub(crate) notifications: u32,
     /// Notifications a second in the latency run, for ten seconds.
@@ -252,6 +258,11 @@ pub(crate) struct BenchArgs {
     /// Prints one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn measured_channel(word: &str) -> Result<Channel, String> {
+    let channels = [Channel::Push, Channel::Email];
+    channels.into_iter().find(|channel| channel.as_str() == word).ok_or_else(|| "expected push or email".to_owned())
 }
 
 fn reason(word: &str) -> Result<Reason, String> {

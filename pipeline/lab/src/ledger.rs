@@ -13,9 +13,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use hyper::{HeaderMap, Method};
 use serde_json::{Value, json};
 
-use crate::{Vendor, script::Fate};
+use crate::{Vendor, exchange::Request, script::Fate};
 
 /// Calls remembered.
 pub const MAX_CALLS: usize = 1_000_000;
@@ -50,6 +52,19 @@ pub struct Call {
     pub echo: Value,
 }
 
+/// A request as it arrived, to be sent again byte for byte.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// Its method.
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// All headers, credentials among them.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
 /// How much of an answer went out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answered {
@@ -76,6 +91,8 @@ pub struct Tally {
 pub struct Ledger {
     state: Mutex<State>,
     log: Option<File>,
+    keep: usize,
+    kept: Mutex<BTreeMap<Vendor, Vec<Kept>>>,
 }
 
 #[derive(Default)]
@@ -85,8 +102,26 @@ struct State {
 }
 
 impl Ledger {
-    pub(crate) fn new(log: Option<File>) -> Self {
-        Ledger { state: Mutex::default(), log }
+    pub(crate) fn new(log: Option<File>, keep: usize) -> Self {
+        Ledger { state: Mutex::default(), log, keep, kept: Mutex::default() }
+    }
+
+    /// Keeps a request whole, where there is still room for this vendor's.
+    pub(crate) fn keep(&self, vendor: Vendor, request: &Request) {
+        if self.keep == 0 {
+            return;
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = kept.entry(vendor).or_default();
+        if kept.len() < self.keep {
+            let Request { method, path, headers, body, .. } = request;
+            kept.push(Kept {
+                method: method.clone(),
+                path: path.clone(),
+                headers: headers.clone(),
+                body: body.clone(),
+            });
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -127,6 +162,12 @@ impl Ledger {
         let state = self.state();
         let calls = state.calls.iter().skip(place.saturating_sub(state.forgotten)).cloned().collect();
         (calls, state.forgotten + state.calls.len())
+    }
+
+    /// The first requests to a vendor, whole: as many as [`Script::keep`](crate::Script::keep) says.
+    pub fn requests(&self, vendor: Vendor) -> Vec<Kept> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(&vendor).cloned().unwrap_or_default()
     }
 
     /// All calls, in order.

@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 pub use crate::{
     accounts::Accounts,
     callback::{Callback, Posted},
-    ledger::{Answered, Call, Ledger, Tally},
+    ledger::{Answered, Call, Kept, Ledger, Tally},
     script::{Behaviour, Cut, Fate, Fault, Reporting, Rule, Script, When},
     settings::{PUBLIC_URL, Settings},
     vendor::Vendor,
@@ -132,7 +132,7 @@ impl Lab {
         judge(&script, &apis)?;
         let append = |path| std::fs::OpenOptions::new().create(true).append(true).open(path);
         let log = script.log.as_ref().map(append).transpose()?;
-        let shared = Shared::new(accounts, keys.sendgrid, Ledger::new(log), apis, Director::new(&script));
+        let shared = Shared::new(accounts, keys.sendgrid, Ledger::new(log, script.keep), apis, Director::new(&script));
         let shared = Arc::new(shared);
         let mut tasks = JoinSet::new();
         for (vendor, listener, address) in listeners {

@@ -23,6 +23,8 @@ pub struct Script {
     pub callbacks: Reporting,
     /// A file that gets a line of JSON for every call, before it is answered. It grows without bound.
     pub log: Option<PathBuf>,
+    /// So many requests to each vendor are kept whole, the first ones; see [`Ledger::requests`](crate::Ledger::requests).
+    pub keep: usize,
 }
 
 /// One line of a script.

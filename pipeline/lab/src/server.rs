@@ -234,6 +234,7 @@ async fn answer(
     let path = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
     let entropy = director.entropy(vendor, number);
     let request = Request { method: head.method, path, headers: head.headers, body, entropy };
+    shared.ledger.keep(vendor, &request);
     let decided = decide(&shared, vendor, &request);
     let place = match shared.ledger.enter(decided.call) {
         Ok(place) => place,

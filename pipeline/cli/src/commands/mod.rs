@@ -23,6 +23,7 @@ pub(crate) async fn run(command: Command, config: Config) -> anyhow::Result<Exit
     match command {
         Command::Demo(args) => return demo::run(&args, config).await,
         Command::Bench(args) => bench::run(&args, config).await?,
+        Command::Lab => bench::serve_lab().await?,
         Command::Up => serve::up(&config).await?,
         Command::Serve(args) => serve::serve(&args, &config).await?,
         Command::Migrate => Addresses::find(&config)?.migrate(&config).await?,

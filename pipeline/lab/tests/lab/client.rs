@@ -62,10 +62,12 @@ impl Request {
         self
     }
 
-    /// Another address, by replacing a part of it.
+    /// Another path, by replacing a part of it; the port may have the same digits.
     pub(crate) fn at(mut self, part: &str, other: &str) -> Self {
-        assert!(self.url.contains(part), "{}", self.url);
-        self.url = self.url.replace(part, other);
+        let host = "http://".len();
+        let path = self.url.split_off(host + self.url[host..].find('/').unwrap());
+        assert!(path.contains(part), "{path}");
+        self.url += &path.replace(part, other);
         self
     }
 

@@ -23,7 +23,6 @@ async fn apns_takes_a_right_notification_and_echoes_its_id() {
 }
 
 #[tokio::test]
-#[ignore = "within the whole suite a request ended twice without an answer, cause unknown; alone it passes"]
 async fn apns_refuses_each_wrong_notification_with_its_reason() {
     let lab = Lab::start(Script::default()).await.unwrap();
     let other = Lab::start(Script::default()).await.unwrap();
@@ -174,6 +173,22 @@ async fn fcm_refuses_each_wrong_message() {
 }
 
 #[tokio::test]
+async fn the_first_requests_are_kept_whole_where_the_script_says_so() {
+    let lab = Lab::start(Script { keep: 2, ..Script::default() }).await.unwrap();
+    for number in 0..3 {
+        apns(&lab).body(format!(r#"{{"aps":{{"badge":{number}}}}}"#)).answer().await;
+    }
+    let kept = lab.ledger().requests(Vendor::Apns);
+    assert_eq!(
+        kept.iter().map(|kept| &kept.body[..]).collect::<Vec<_>>(),
+        [br#"{"aps":{"badge":0}}"#, br#"{"aps":{"badge":1}}"#]
+    );
+    assert_eq!((kept[0].method.as_str(), kept[0].path.as_str()), ("POST", format!("/3/device/{DEVICE}").as_str()));
+    assert_eq!(kept[0].headers["apns-collapse-id"], "order-7");
+    assert!(lab.ledger().requests(Vendor::Fcm).is_empty());
+}
+
+#[tokio::test]
 async fn a_browser_reads_what_was_encrypted_for_it() {
     let lab = Lab::start(Script::default()).await.unwrap();
     let subscription = lab.subscribe("").unwrap();
@@ -208,9 +223,9 @@ async fn a_push_service_refuses_each_wrong_message() {
     };
     let foreign = Lab::start(Script::default()).await.unwrap();
     let foreign = vapid(foreign.accounts(), &vapid_claims(&lab));
-    let endpoint = subscription["endpoint"].as_str().unwrap();
+    let endpoint = subscription["endpoint"].as_str().unwrap().strip_prefix(&lab.url(Vendor::WebPush)).unwrap();
     let cases = vec![
-        ("nobody", right.clone().at(endpoint, &format!("{}/push/x", lab.url(Vendor::WebPush))), 404, "404"),
+        ("nobody", right.clone().at(endpoint, "/push/x"), 404, "404"),
         ("no vapid", right.clone().without("authorization"), 401, "401"),
         ("scheme", right.clone().set("authorization", "Bearer x"), 401, "401"),
         ("another's key", right.clone().set("authorization", foreign), 403, "403"),

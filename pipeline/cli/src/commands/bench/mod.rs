@@ -3,6 +3,8 @@
 //! One run is a pair: the pipeline, then the relay, on the same nats-server and with the same settings, so that
 //! their ratio says what the pipeline's own work costs, however fast or busy the machine is.
 //!
+//! With `--channel` it measures what the providers of a channel take, without any server: see [`providers`].
+//!
 //! It judges by what arrived: a run counts once every notification is `delivered` in ClickHouse and the trace stream
 //! is empty. Whatever does not arrive in time is an error and no number. Nothing is left behind, unless this process
 //! is killed with SIGKILL: then its worker has to be killed too.
@@ -10,7 +12,9 @@
 mod end_to_end;
 mod lanes;
 mod process;
+mod providers;
 mod relay;
+mod vendors;
 
 use std::time::Duration;
 
@@ -22,6 +26,7 @@ use chasqui_runtime::{
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+pub(crate) use self::vendors::serve as serve_lab;
 use self::{
     end_to_end::{Bench, Latency, Throughput},
     process::{Cost, Worker, peak_rss_mb},
@@ -92,6 +97,12 @@ struct Pair {
 
 /// Measures, and prints what was measured.
 pub(crate) async fn run(args: &BenchArgs, config: Config) -> anyhow::Result<()> {
+    if let Some(channel) = args.channel {
+        return tokio::select! {
+            measured = providers::run(args, channel) => measured,
+            stopped = stop_signal() => stopped.and_then(|()| bail!("stopped before there was a result")),
+        };
+    }
     if !config.nats.url.is_empty() || !config.clickhouse.url.is_empty() {
         bail!("bench measures servers of its own: unset nats.url and clickhouse.url");
     }
@@ -217,13 +228,7 @@ fn percentile(sorted: &[f64], q: f64) -> f64 {
 
 fn text(report: &Report) -> String {
     let Report { pairs, rate_at_rest, .. } = report;
-    let spread = |value: fn(&Pair) -> f64| match &pairs[..] {
-        [] | [_] => String::new(),
-        _ => {
-            let values = || pairs.iter().map(value);
-            format!("{:.2} to {:.2}", values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max))
-        }
-    };
+    let spread = |value: fn(&Pair) -> f64| range(&pairs.iter().map(value).collect::<Vec<_>>());
     let mut rows = table(&["", "measured", "of all pairs", "bar"]);
     let mut row = |name: &str, measured: String, spread: String, bar: &str| {
         rows.add_row([name, &measured, &spread, bar]);
@@ -274,6 +279,17 @@ fn text(report: &Report) -> String {
         report.cores,
         if report.cpu_us.is_some() { ", and (processor time) this producer" } else { "" },
     )
+}
+
+/// From the least to the greatest, where there are several.
+fn range(values: &[f64]) -> String {
+    match values {
+        [] | [_] => String::new(),
+        _ => {
+            let bounds = values.iter().fold((f64::MAX, 0.0_f64), |(least, most), v| (least.min(*v), most.max(*v)));
+            format!("{:.2} to {:.2}", bounds.0, bounds.1)
+        }
+    }
 }
 
 /// Messages per second.

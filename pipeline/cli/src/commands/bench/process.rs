@@ -122,7 +122,7 @@ impl Cost {
 }
 
 /// Seconds of processor time, user and system, from /proc (proc_pid_stat(5)).
-fn cpu_s(pid: u32) -> Option<f64> {
+pub(super) fn cpu_s(pid: u32) -> Option<f64> {
     /// USER_HZ, the same on every architecture that we run on.
     const TICKS_PER_S: f64 = 100.0;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -36,7 +36,8 @@ use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
 use lettre::message::Mailbox;
-use reqwest::{Url, multipart::Form};
+use reqwest::{Url, header::CONTENT_TYPE};
+use uuid::Uuid;
 
 pub use self::config::Config;
 use super::mail;
@@ -74,9 +75,10 @@ impl Mailgun {
 
     async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let parameters = request::parameters(delivery, &self.from, self.test_mode, self.clock.now())?;
-        let form = parameters.into_iter().fold(Form::new(), |form, (name, value)| form.text(name, value));
+        let boundary = Uuid::new_v4().simple().to_string();
         let request = self.http.client().post(self.url.clone()).basic_auth("api", Some(self.key.expose()));
-        let request = http::built(request.multipart(form))?;
+        let request = request.header(CONTENT_TYPE, format!("multipart/form-data; boundary={boundary}"));
+        let request = http::built(request.body(request::multipart(&parameters, &boundary)))?;
         let reply = self.http.exchange(request).await?;
         Ok(classify::classify(&reply, self.clock.now()))
     }

@@ -279,3 +279,13 @@ async fn a_mail_is_posted_to_its_domain_with_our_key_and_accepted_under_the_vend
     assert_eq!(multipart(&seen), parameters(&delivery, true));
     request_spec().check_form(&multipart(&seen)).unwrap();
 }
+
+#[test]
+fn no_name_of_a_parameter_begins_another_part() {
+    let name = "v:a\"\r\n\r\nx\r\n--b\r\n".to_owned();
+    let body = request::multipart(&vec![(name, "1".to_owned())], "b");
+    assert_eq!(
+        body,
+        "--b\r\nContent-Disposition: form-data; name=\"v:a%22%0D%0A%0D%0Ax%0D%0A--b%0D%0A\"\r\n\r\n1\r\n--b--\r\n"
+    );
+}

@@ -1,0 +1,125 @@
+//! The provider lab as a process of its own, so that what vendors do takes no time of the sender's.
+//!
+//! The child is this program too, as `chasqui lab`. It says on its first line how to reach it, answers each line that names
+//! a vendor with what that vendor was asked so far, and ends with its standard input: no crash leaves one behind.
+
+use std::{
+    io::{self, BufRead as _, Write as _},
+    process::Stdio,
+};
+
+use anyhow::{Context, bail};
+use chasqui_lab::{Lab, Script, Vendor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+
+/// Requests of each provider that are kept, and repeated in turn by whoever is compared with it.
+const KEEP: usize = 100;
+/// Browsers that messages go to in turn.
+const BROWSERS: usize = 100;
+
+/// How to reach the lab: the child's first line.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Reach {
+    /// A settings file with the vendors' addresses and credentials.
+    pub(super) settings: String,
+    /// Push subscriptions, as browsers give them.
+    pub(super) browsers: Vec<Value>,
+}
+
+/// What a vendor was asked so far.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Asked {
+    /// Messages that it took.
+    pub(super) accepted: usize,
+    /// Requests to any vendor that were not as its documentation says.
+    pub(super) wrong: usize,
+    /// The first ones, whole.
+    pub(super) requests: Vec<Request>,
+}
+
+/// A request as it arrived.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Request {
+    pub(super) method: String,
+    pub(super) url: String,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+}
+
+/// The child; killed when dropped.
+pub(super) struct Vendors {
+    pub(super) reach: Reach,
+    _child: Child,
+    questions: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Vendors {
+    pub(super) async fn start() -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find the program itself")?;
+        let mut command = Command::new(program);
+        command.arg("lab").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().context("cannot start the lab")?;
+        let (Some(questions), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("the lab has no pipes");
+        };
+        let mut answers = BufReader::new(answers).lines();
+        let reach = answers.next_line().await?.context("the lab did not start")?;
+        Ok(Vendors { reach: serde_json::from_str(&reach)?, _child: child, questions, answers })
+    }
+
+    /// What a vendor was asked so far.
+    pub(super) async fn asked(&mut self, vendor: &str) -> anyhow::Result<Asked> {
+        self.questions.write_all(format!("{vendor}\n").as_bytes()).await.context("the lab has ended")?;
+        let answer = self.answers.next_line().await?.context("the lab has ended")?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+}
+
+/// `chasqui lab`: the child.
+pub(crate) async fn serve() -> anyhow::Result<()> {
+    let lab = Lab::start(Script { keep: KEEP, ..Script::default() }).await?;
+    let browsers = (0..BROWSERS).map(|_| lab.subscribe("")).collect::<Result<_, _>>()?;
+    let reach = Reach { settings: lab.settings().toml(), browsers };
+    tokio::task::spawn_blocking(move || converse(&lab, &reach)).await?
+}
+
+fn converse(lab: &Lab, reach: &Reach) -> anyhow::Result<()> {
+    say(reach)?;
+    for name in io::stdin().lock().lines() {
+        let name = name?;
+        let vendor = Vendor::ALL.into_iter().find(|vendor| vendor.as_str() == name);
+        say(&asked(lab, vendor.with_context(|| format!("there is no vendor `{name}`"))?))?;
+    }
+    Ok(())
+}
+
+fn asked(lab: &Lab, vendor: Vendor) -> Asked {
+    let requests = lab.ledger().requests(vendor).into_iter().map(|kept| Request {
+        method: kept.method.to_string(),
+        url: format!("{}{}", lab.url(vendor), kept.path),
+        headers: kept
+            .headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+            .collect(),
+        body: kept.body.into(),
+    });
+    Asked {
+        accepted: lab.ledger().accepted(vendor).len(),
+        wrong: lab.ledger().wrong().len(),
+        requests: requests.collect(),
+    }
+}
+
+fn say(what: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, what)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
