@@ -205,7 +205,7 @@ fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
     configs
 }
 
-fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull::Config)> {
+pub(crate) fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull::Config)> {
     let consumer = |name: &str, filter: String| pull::Config {
         durable_name: Some(name.to_owned()),
         filter_subject: filter,
