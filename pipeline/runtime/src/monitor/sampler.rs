@@ -76,11 +76,11 @@ impl Sampler {
         let deadline = Instant::now() + PATIENCE;
         let (context, known) = (&self.context, &self.consumers);
         let asked = rows::streams().into_iter().map(|stream| async move { (stream, stored(context, stream).await) });
-        let streams: HashMap<_, _> = answers(asked, deadline).await.into_iter().collect();
+        let streams: HashMap<_, _> = answers(asked.collect(), deadline).await.into_iter().collect();
         let asked = self.queues.iter().enumerate().map(|(index, queue)| async move {
             (index, look(context, queue, known.get(&index).and_then(|known| known.oldest)).await)
         });
-        let mut consumers = answers(asked, deadline).await;
+        let mut consumers = answers(asked.collect(), deadline).await;
         consumers.sort_by_key(|(index, _)| *index);
 
         let mut rows = Vec::with_capacity(expected);
@@ -105,10 +105,7 @@ impl Sampler {
 }
 
 /// What was answered until the deadline, in whatever order.
-async fn answers<K, T>(
-    calls: impl Iterator<Item = impl Future<Output = (K, Option<T>)>>,
-    deadline: Instant,
-) -> Vec<(K, T)> {
+async fn answers<K, T>(calls: Vec<impl Future<Output = (K, Option<T>)>>, deadline: Instant) -> Vec<(K, T)> {
     let mut calls = stream::iter(calls).buffer_unordered(AT_ONCE);
     let mut answers = Vec::new();
     while let Ok(Some((key, answer))) = timeout_at(deadline, calls.next()).await {
