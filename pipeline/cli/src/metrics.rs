@@ -28,12 +28,16 @@ const BOUNDS: [f64; 15] = [0., 5., 10., 25., 50., 75., 100., 250., 500., 750., 1
 const BEATS: &str = "chasqui_beats";
 
 /// What each is, by the name in events.
-const HELP: [(&str, &str); 19] = [
+const HELP: [(&str, &str); 24] = [
     (BEATS, "Housekeeping rounds of the loops around stages; one that stops is stuck"),
     ("chasqui_batch_size", "Messages in one commit"),
+    ("chasqui_circuit_changes", "Providers taken out of service and back, by the new state"),
+    ("chasqui_gateway_callbacks_ignored", "Callbacks of providers that say nothing of use"),
     ("chasqui_gateway_lost", "Opens and clicks that neither NATS nor the spool took"),
     ("chasqui_gateway_spooled", "Messages that went to the gateway's spool because NATS did not take them"),
     ("chasqui_messages", "Messages committed, by decision; retry and dead are failures"),
+    ("chasqui_provider_call_ms", "How long calls of providers took"),
+    ("chasqui_provider_calls", "Calls of providers, by outcome"),
     ("chasqui_queue_in_flight", "Messages handed out and not acknowledged"),
     ("chasqui_queue_in_per_second", "Messages that came, since the sample before"),
     ("chasqui_queue_oldest_ms", "Age of the oldest message that is not acknowledged"),
@@ -47,6 +51,7 @@ const HELP: [(&str, &str); 19] = [
     ("chasqui_store_errors", "Decisions that had to wait because a store did not answer"),
     ("chasqui_stream_bytes", "Bytes in a JetStream stream"),
     ("chasqui_trace_backlog", "Messages of the trace stream that are not written to ClickHouse yet"),
+    ("chasqui_trace_lag_ms", "Age of the oldest message of a batch of traces when it was written"),
     ("chasqui_trace_rows", "Steps of notifications written to ClickHouse"),
 ];
 
@@ -135,6 +140,7 @@ impl Metrics {
             _ = family.print(name, &mut text);
         }
         let refused = kept.refused;
+        _ = writeln!(text, "# HELP chasqui_series_refused_total What was not kept because there are too many series");
         _ = writeln!(text, "# TYPE chasqui_series_refused_total counter\nchasqui_series_refused_total {refused}");
         text
     }
