@@ -24,6 +24,17 @@ pub const EXPORT_CONSUMER: &str = "otlp";
 /// The consumer of [`RECEIPTS`] that makes traces of them.
 pub const RECEIPTS_CONSUMER: &str = "traces";
 
+/// The streams beside those of the stages, and what each serves, as `queue_metrics.stage` names it.
+pub const SERVICES: [(&str, &str); 7] = [
+    (TRACES, "traces"),
+    (RECEIPTS, "receipts"),
+    (DEFERRED, "schedules"),
+    (DEAD, "dead"),
+    (LEDGER, "ledger"),
+    (ATTEMPTS, "attempts"),
+    (INBOX, "inbox"),
+];
+
 /// The stream that holds a stage's queue. One each, so that a full queue stops only the stage before it.
 pub const fn of_stage(stage: Stage) -> &'static str {
     match stage {

@@ -26,7 +26,7 @@ pub(crate) enum Command {
     /// Shows everything at work, embedded, in a minute; fails if a notification is unaccounted for.
     Demo(DemoArgs),
     /// One-machine mode: starts NATS, ClickHouse and all stages, and stays.
-    Up,
+    Up(UpArgs),
     /// Runs stages against the configured servers, until SIGTERM or Ctrl-C.
     Serve(ServeArgs),
     /// Creates or updates streams, consumers, buckets and tables.
@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Shows how many notifications ended in which state and why, and delivery rates.
     Stats(StatsArgs),
+    /// Shows depth, age and rates of every queue, now.
+    Queues(QueuesArgs),
     /// How to reach users.
     #[command(subcommand)]
     Contacts(RecordsCommand),
@@ -68,7 +70,7 @@ impl Command {
     /// Commands whose output is for reading are silent unless something is wrong.
     pub(crate) fn default_log_filter(&self) -> Option<&'static str> {
         match self {
-            Command::Serve(_) | Command::Up => None,
+            Command::Serve(_) | Command::Up(_) => None,
             Command::Demo(_) | Command::Bench(_) => Some("error"),
             _ => Some("warn"),
         }
@@ -89,6 +91,23 @@ pub(crate) struct StatsArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct QueuesArgs {
+    /// Again every second, until Ctrl-C.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Prints JSON.
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    /// Serves `/healthz`, `/readyz` and `/metrics` (Prometheus) here. Example: 127.0.0.1:8080.
+    #[arg(long, env = "CHASQUI_HEALTH")]
+    pub(crate) health: Option<SocketAddr>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct DemoArgs {
     /// Submissions to publish, beside the fixed ones of the story.
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(0..=100_000))]
@@ -100,14 +119,15 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
-    /// Only these, separated by commas: stages, and the services deferred, receipts, writer, exporter and gateway. All if absent.
+    /// Only these, separated by commas: stages, and the services deferred, receipts, writer, exporter,
+    /// monitor and gateway. All if absent.
     #[arg(long, value_delimiter = ',')]
     pub(crate) stages: Vec<Role>,
     /// Creates or updates streams and tables first, as `migrate` does.
     #[arg(long)]
     pub(crate) migrate: bool,
-    /// Serves `/healthz` here: 200 while every role runs. Example: 127.0.0.1:8080.
-    #[arg(long)]
+    /// Serves `/healthz`, `/readyz` and `/metrics` (Prometheus) here. Example: 127.0.0.1:8080.
+    #[arg(long, env = "CHASQUI_HEALTH")]
     pub(crate) health: Option<SocketAddr>,
 }
 

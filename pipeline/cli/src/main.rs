@@ -6,10 +6,13 @@
 //! | [`servers`] | which NATS and ClickHouse: configured, running beside us, or our own |
 //! | [`worker`] | builds the stages and runs them: the one line of registration of each |
 //! | [`telemetry`] | logs, and spans and metrics by OTLP |
+//! | [`metrics`], [`health`] | metrics for Prometheus, and what probes ask |
 //! | [`commands`] | a module per command |
 
 mod args;
 mod commands;
+mod health;
+mod metrics;
 mod servers;
 mod telemetry;
 mod worker;
@@ -20,7 +23,10 @@ use anyhow::Context;
 use chasqui_runtime::Config;
 use clap::Parser;
 
-use crate::args::{Args, Command};
+use crate::{
+    args::{Args, Command},
+    metrics::Metrics,
+};
 
 /// A worker makes and drops some hundred small values per notification: the system's allocator took a third of its time.
 #[global_allocator]
@@ -49,9 +55,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(chasqui_send::DEFAULTS, args.config.as_deref())?;
     // Two libraries that we depend on could do the cryptography; TLS clients that name none take this one.
     rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("TLS is set up already"))?;
-    let telemetry = telemetry::start(&config, args.command.default_log_filter())?;
+    let metrics = Metrics::default();
+    let telemetry = telemetry::start(&config, args.command.default_log_filter(), &metrics)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let code = runtime.block_on(commands::run(args.command, config));
+    let code = runtime.block_on(commands::run(args.command, config, metrics));
     // Detached work must not hold up the end: everything that matters has been awaited.
     runtime.shutdown_background();
     telemetry.shutdown();

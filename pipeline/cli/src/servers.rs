@@ -32,6 +32,11 @@ impl Addresses {
         Ok(connection::connect(&self.nats, &config.nats.connect_options()?).await?)
     }
 
+    /// The same, but a server that does not answer is waited for in the background.
+    pub(crate) async fn nats_some_time(&self, config: &Config) -> anyhow::Result<Client> {
+        Ok(connection::connect_some_time(&self.nats, &config.nats.connect_options()?).await?)
+    }
+
     /// A client of ClickHouse; it connects when used.
     pub(crate) fn clickhouse(&self, config: &Config) -> anyhow::Result<clickhouse::Client> {
         let settings = &config.clickhouse;

@@ -1,7 +1,8 @@
 //! Logs to standard error; spans and metrics of Chasqui itself by OTLP over HTTP, where an endpoint is configured.
 //!
 //! Spans are per batch, with OpenTelemetry's messaging conventions; notifications are traced in ClickHouse, not
-//! here. Without an endpoint no layer wants the two targets, and `tracing` skips their call sites: no cost.
+//! here. Without an endpoint no layer wants the spans, and `tracing` skips their call sites: no cost. Metrics are also
+//! kept where a process serves ([`crate::metrics`]).
 
 use std::io::IsTerminal;
 
@@ -21,6 +22,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use crate::metrics::Metrics;
+
 /// Batch spans.
 const SPANS: &str = "chasqui::batch";
 /// Counters and histograms.
@@ -33,11 +36,16 @@ pub(crate) struct Telemetry {
     metrics: Option<SdkMeterProvider>,
 }
 
-/// Begins to log and to export. `filter` stands in for `log.filter`; RUST_LOG overrides both.
-pub(crate) fn start(config: &Config, filter: Option<&str>) -> anyhow::Result<Telemetry> {
+/// Begins to log and to export. `filter` stands in for `log.filter`; RUST_LOG overrides both. Where there is none, the
+/// process serves, and `kept` keeps its metrics to be asked for.
+pub(crate) fn start(config: &Config, filter: Option<&str>, kept: &Metrics) -> anyhow::Result<Telemetry> {
     let mut telemetry = Telemetry::default();
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
 
+    let only = |target| Targets::new().with_target(target, LevelFilter::INFO);
+    if filter.is_none() {
+        layers.push(kept.clone().with_filter(only(METRICS)).boxed());
+    }
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.unwrap_or(&config.log.filter).to_owned());
     let directives = format!("{directives},{SPANS}=off,{METRICS}=off");
     let filter = EnvFilter::try_new(&directives).with_context(|| format!("the log filter `{directives}` is wrong"))?;
@@ -61,7 +69,6 @@ pub(crate) fn start(config: &Config, filter: Option<&str>) -> anyhow::Result<Tel
             .with_periodic_exporter(exporter.context("telemetry.otlp_endpoint cannot be used")?)
             .with_resource(resource)
             .build();
-        let only = |target| Targets::new().with_target(target, LevelFilter::INFO);
         let layer = tracing_opentelemetry::layer().with_tracer(spans.tracer("chasqui"));
         layers.push(layer.with_filter(only(SPANS)).boxed());
         let layer = tracing_opentelemetry::MetricsLayer::new(metrics.clone());

@@ -1,6 +1,6 @@
 //! Builds the stages and services, and runs them until told to stop.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use async_nats::{Client, jetstream};
@@ -14,7 +14,7 @@ use chasqui_render::Render;
 use chasqui_runtime::{
     Broker, Config,
     lanes::{OTHERS, URGENT},
-    run_deferred, run_stage, topology,
+    run_deferred, run_monitor, run_stage, topology,
 };
 use chasqui_schemas::{Lane, Stage};
 use chasqui_send::{Ports, SendStage};
@@ -27,7 +27,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::servers::{Addresses, require_topology};
+use crate::{
+    health::Health,
+    metrics::Metrics,
+    servers::{Addresses, require_topology},
+};
 
 /// What a process can do: a stage, or one of the services beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub(crate) enum Role {
     Writer,
     /// Exports traces by OTLP; where `export.endpoint` says so.
     Exporter,
+    /// Watches the queues.
+    Monitor,
     /// Answers recipients, apps and providers over HTTP; where `gateway.bind` says so.
     Gateway,
 }
@@ -48,7 +54,8 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) fn all() -> Vec<Role> {
         let stages = Stage::ALL.into_iter().map(Role::Stage);
-        stages.chain([Role::Deferred, Role::Receipts, Role::Writer, Role::Exporter, Role::Gateway]).collect()
+        let services = [Role::Deferred, Role::Receipts, Role::Writer, Role::Exporter, Role::Monitor, Role::Gateway];
+        stages.chain(services).collect()
     }
 }
 
@@ -60,6 +67,7 @@ impl fmt::Display for Role {
             Role::Receipts => f.write_str("receipts"),
             Role::Writer => f.write_str("writer"),
             Role::Exporter => f.write_str("exporter"),
+            Role::Monitor => f.write_str("monitor"),
             Role::Gateway => f.write_str("gateway"),
         }
     }
@@ -82,6 +90,9 @@ impl FromStr for Role {
 /// Stages are there twice: for the critical lane, on a thread and a connection of its own, with stores and providers of
 /// its own, so that nothing it needs is ever shared with a backlog; and for the other lanes.
 pub(crate) struct Worker {
+    /// What its roles cannot do without.
+    nats: Option<Client>,
+    clickhouse: Option<clickhouse::Client>,
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
     urgent: UrgentThread,
@@ -114,10 +125,25 @@ impl Drop for UrgentThread {
 impl Worker {
     /// Starts `roles`.
     pub(crate) async fn start(config: &Config, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<Self> {
+        let mut worker = Worker {
+            nats: None,
+            clickhouse: None,
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+            urgent: UrgentThread(None),
+        };
+        if roles == [Role::Gateway] {
+            // With a spool it has something to do without a broker.
+            worker.gateway(config, addresses.nats_some_time(config).await?).await?;
+            return Ok(worker);
+        }
         let client = addresses.nats(config).await?;
         topology::check_server(&client, &addresses.nats)?;
         require_topology(&client).await?;
-        let mut worker = Worker { stop: CancellationToken::new(), tasks: JoinSet::new(), urgent: UrgentThread(None) };
+        worker.nats = Some(client.clone());
+        if roles.contains(&Role::Writer) {
+            worker.clickhouse = Some(addresses.clickhouse(config)?);
+        }
         let parts = Parts::open(config, client, OTHERS).await?;
         if roles.iter().any(|role| matches!(role, Role::Stage(_))) {
             worker.urgent = UrgentThread::start()?;
@@ -135,7 +161,10 @@ impl Worker {
             }
         }
         for role in roles {
-            worker.service(*role, config, addresses, &parts).await?;
+            match role {
+                Role::Gateway => worker.gateway(config, parts.broker.client.clone()).await?,
+                service => worker.service(*service, config, addresses, &parts).await?,
+            }
         }
         tracing::info!(roles = %roles.iter().map(Role::to_string).collect::<Vec<_>>().join(","), "running");
         Ok(worker)
@@ -185,7 +214,7 @@ impl Worker {
         parts: &Parts,
     ) -> anyhow::Result<()> {
         match role {
-            Role::Stage(_) => {}
+            Role::Stage(_) | Role::Gateway => {}
             Role::Deferred => {
                 let Broker { client, publisher, .. } = parts.broker.clone();
                 let deferred = run_deferred(client, publisher, self.stop.clone());
@@ -199,7 +228,7 @@ impl Worker {
             Role::Writer => {
                 let settings = WriterSettings {
                     max_rows: config.clickhouse.batch_rows,
-                    max_wait: std::time::Duration::from_millis(config.clickhouse.batch_ms),
+                    max_wait: Duration::from_millis(config.clickhouse.batch_ms),
                     ..WriterSettings::default()
                 };
                 let context = jetstream::new(parts.broker.client.clone());
@@ -214,19 +243,36 @@ impl Worker {
                 let exporter = run_exporter(context, clickhouse, config.export.clone(), self.stop.clone());
                 self.tasks.spawn(async move { exporter.await.context("exporter") });
             }
-            Role::Gateway if !parts.gateway.is_on() => {}
-            Role::Gateway => {
-                let Broker { client, clock, .. } = parts.broker.clone();
-                let gateway = Gateway::bind(&parts.gateway, client, clock).await?;
-                tracing::info!(address = %gateway.address(), "the gateway listens");
-                let stop = self.stop.clone();
+            Role::Monitor => {
+                let every = Duration::from_millis(config.monitor.sample_ms);
+                let clickhouse = addresses.clickhouse(config)?;
+                let monitor = run_monitor(parts.broker.client.clone(), clickhouse, every, self.stop.clone());
                 self.tasks.spawn(async move {
-                    gateway.run(stop).await;
+                    monitor.await;
                     Ok(())
                 });
             }
         }
         Ok(())
+    }
+
+    async fn gateway(&mut self, config: &Config, client: Client) -> anyhow::Result<()> {
+        let settings = chasqui_gateway::Config::read(&config.gateway)?;
+        if settings.is_on() {
+            let gateway = Gateway::bind(&settings, client, Arc::new(SystemClock)).await?;
+            tracing::info!(address = %gateway.address(), "the gateway listens");
+            let stop = self.stop.clone();
+            self.tasks.spawn(async move {
+                gateway.run(stop).await;
+                Ok(())
+            });
+        }
+        Ok(())
+    }
+
+    /// What probes are answered from.
+    pub(crate) fn health(&self, metrics: Metrics) -> Health {
+        Health::new(metrics, self.nats.clone(), self.clickhouse.clone())
     }
 
     /// Runs until a role fails or `stopped` is ready; then drains all.

@@ -312,3 +312,37 @@ async fn a_letter_that_cannot_be_replayed_stays() {
     assert!(told.contains("dead letter 1 stays") && told.contains("chasqui dead show"), "{told}");
     assert_eq!(numbers(&house.dead(&[])), [1]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_are_shown_with_what_waits_in_them_and_who_consumes() {
+    let house = House::new().await;
+    house.file("order.json", r#"{"category":"order","recipients":["ada"],"content":{"title":"hi"}}"#);
+    house.output(&["send", "order.json", "--lane", "high"]);
+    let told = house.output(&["queues"]);
+    let line = told.lines().find(|line| line.contains("validate") && line.contains("high")).unwrap();
+    assert!(line.contains(" 1 ") && line.contains("nobody consumes"), "{told}");
+
+    let rows: Vec<Value> = serde_json::from_str(&house.output(&["queues", "--json"])).unwrap();
+    assert_eq!(rows.len(), 51);
+    let row = rows.iter().find(|row| row["stage"] == "validate" && row["lane"] == "high").unwrap();
+    assert_eq!((&row["pending"], &row["consumer"]), (&1.into(), &"high".into()));
+    assert!(row["oldest_ms"].as_u64().unwrap() > 0 && row["sampled_at"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(house.run_with(&["queues", "--json", "--watch"], "").status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_are_shown_again_until_the_reader_has_seen_enough() {
+    let house = House::new().await;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_chasqui"))
+        .args(["queues", "--watch"])
+        .current_dir(house.dir.path())
+        .env("CHASQUI_NATS__URL", house.embedded.nats_url().unwrap())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let shown = output.map(Result::unwrap).filter(|line| line.contains("empty and consumed")).take(2).count();
+    assert_eq!(shown, 2);
+    // The reader is gone now; it ends well with the next line.
+    assert!(child.wait().unwrap().success());
+}

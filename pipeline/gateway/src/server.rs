@@ -13,6 +13,7 @@ use std::{
 };
 
 use async_nats::jetstream;
+use axum::Router;
 use chasqui_contract::Clock;
 use chasqui_stores::Publisher;
 use hyper::server::conn::http1;
@@ -112,12 +113,12 @@ impl Gateway {
     pub async fn run(self, stop: CancellationToken) {
         let Gateway { listener, app, carrier, connections, .. } = self;
         // The carrier ends when the last request is gone, and with it the last of the intake.
-        tokio::join!(serve(listener, app, connections, &stop), carrier.run());
+        tokio::join!(serve(listener, routes::router(app), connections, &stop), carrier.run());
     }
 }
 
-async fn serve(listener: TcpListener, app: Arc<App>, connections: usize, stop: &CancellationToken) {
-    let router = routes::router(app);
+/// Answers on `listener` by `router` until `stop` is cancelled.
+pub async fn serve(listener: TcpListener, router: Router, connections: usize, stop: &CancellationToken) {
     let turns = Arc::new(Semaphore::new(connections));
     let graceful = GracefulShutdown::new();
     let mut tasks = JoinSet::new();

@@ -60,6 +60,7 @@ pub struct Config {
     pub log: LogConfig,
     pub telemetry: TelemetryConfig,
     pub export: ExportConfig,
+    pub monitor: MonitorConfig,
     pub embedded: EmbeddedConfig,
     /// The gateway's own, which it reads itself.
     pub gateway: serde_json::Value,
@@ -230,6 +231,14 @@ pub enum LogFormat {
 pub struct TelemetryConfig {
     pub otlp_endpoint: String,
     pub sample_ratio: f64,
+}
+
+/// `[monitor]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "documented in chasqui.toml")]
+pub struct MonitorConfig {
+    pub sample_ms: u64,
 }
 
 /// `[embedded]`

@@ -9,15 +9,18 @@
 //! | [`pull`] | demand-driven reading of one consumer |
 //! | [`commit`] | performs decisions: outputs and traces durable first, acknowledgement last |
 //! | [`deferred`] | returns messages to their queues when their time has come |
+//! | [`monitor`] | watches the queues, and counts what runners do |
 
 pub mod commit;
 pub mod config;
 pub mod deferred;
 pub mod lanes;
+pub mod monitor;
 pub mod pull;
 pub mod runner;
 pub mod topology;
 
 pub use config::{Config, ConfigError, RunnerSettings};
 pub use deferred::run_deferred;
+pub use monitor::run_monitor;
 pub use runner::{Broker, RunError, run_stage};

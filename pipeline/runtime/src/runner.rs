@@ -46,12 +46,13 @@ use chasqui_trace::{TraceSink, span::Timing};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Level};
+use tracing::Instrument;
 
 use crate::{
     commit::{Decided, commit},
     config::RunnerSettings,
     lanes::Lanes,
+    monitor::count,
     pull::{Pulled, Puller},
     topology::consumer_name,
 };
@@ -135,7 +136,7 @@ pub async fn run_stage<S: Stage>(
     let committing = FuturesUnordered::new();
     // Its own bound on batches in flight: a stream that does not answer then holds up no other queue.
     let broker = Broker { publisher: broker.publisher.apart(), ..broker };
-    let mut runner = Runner { stage, broker, settings, lanes, picker, deciding, committing };
+    let mut runner = Runner { stage, channel, broker, settings, lanes, picker, deciding, committing };
     runner.run(&stop).await?;
     runner.drain().await;
     Ok(())
@@ -217,6 +218,7 @@ enum Event {
 
 struct Runner<S> {
     stage: Arc<S>,
+    channel: Option<Channel>,
     broker: Broker,
     settings: RunnerSettings,
     lanes: Vec<LaneState>,
@@ -308,6 +310,9 @@ impl<S: Stage> Runner<S> {
                 }
             }
             Event::Tick => {
+                if let Some(first) = self.lanes.first() {
+                    count::beat(S::STAGE, first.lane, self.channel);
+                }
                 for lane in &mut self.lanes {
                     lane.puller.extend(self.settings.ack_wait / 3).await;
                 }
@@ -365,13 +370,10 @@ impl<S: Stage> Runner<S> {
                 messaging.consumer.group.name = lane.lane.as_str(),
                 messaging.batch.message_count = batch.len(),
             );
-            let name = lane.lane.as_str();
+            let name = lane.lane;
             let committing = async move {
                 commit(&publisher, &traces, S::STAGE, &mut batch).await;
-                let messages = batch.len() as u64;
-                let (stage, lane) = (S::STAGE.as_str(), name);
-                tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_messages = messages, stage, lane);
-                tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_batch_size = messages, stage, lane);
+                count::batch(S::STAGE, name, &batch);
                 (index, batch.iter().map(|decided| decided.incoming.sequence).collect())
             };
             self.committing.push(Box::pin(committing.instrument(span)));
@@ -442,8 +444,8 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, 
                 Ok(Ok(decision)) => break decision,
                 Ok(Err(error)) => match error.class() {
                     // Boxed, as every timer that is seldom needed: a timer in it makes a future large and oddly aligned.
-                    Class::RetryAfter(pause) => Box::pin(wait(&error, pause)).await,
-                    Class::Overloaded => Box::pin(wait(&error, MAX_PORT_PAUSE)).await,
+                    Class::RetryAfter(pause) => Box::pin(wait(S::STAGE, lane, &error, pause)).await,
+                    Class::Overloaded => Box::pin(wait(S::STAGE, lane, &error, MAX_PORT_PAUSE)).await,
                     Class::Permanent | Class::Bug => break Decision::dead(Reason::BadRecord, sources(&error)),
                 },
                 Err(panic) => break Decision::dead(Reason::Panicked, panic_text(&*panic)),
@@ -461,7 +463,8 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, 
     Outcome::Decided(Box::new(Decided { incoming, delivered, context, timing, decision }))
 }
 
-async fn wait(error: &chasqui_contract::StoreError, pause: Duration) {
+async fn wait(stage: chasqui_schemas::Stage, lane: Lane, error: &chasqui_contract::StoreError, pause: Duration) {
+    count::store_error(stage, lane);
     tracing::debug!(error = error as &dyn std::error::Error, "the stage waits for a store");
     tokio::time::sleep(pause.min(MAX_PORT_PAUSE)).await;
 }

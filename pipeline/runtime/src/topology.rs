@@ -243,7 +243,7 @@ fn consumer(runner: &RunnerConfig, name: &str, filter: String) -> pull::Config {
     }
 }
 
-fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull::Config)> {
+pub(crate) fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull::Config)> {
     let consumer = |name: &str, filter: String| consumer(runner, name, filter);
     let mut configs = Vec::new();
     for stage in Stage::ALL {

@@ -2,7 +2,7 @@
 //!
 //! Guarantee: an established connection is re-established for ever, with a jittered delay of at most two seconds, so
 //! that a restarted server is not met by all processes at once; the first connection is tried once, because a wrong
-//! address is better told than waited for. What is queued for the server, and what the server pushes, is bounded.
+//! address is better told than waited for ([`connect_some_time`] is for what can do without). What is queued for the server, and what the server pushes, is bounded.
 //!
 //! After a crash nothing is left to clean up: consumers and acknowledgements are the server's.
 
@@ -102,6 +102,25 @@ pub enum ConnectError {
 /// # Errors
 /// See [`ConnectError`]; the text says what to do.
 pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Client, ConnectError> {
+    establish(url, options, false).await
+}
+
+/// The same for whoever has something to do without a server: one that does not answer now is tried again for ever, and
+/// until it answers the connection's state is not `Connected`.
+///
+/// # Errors
+/// See [`ConnectError`], but never [`ConnectError::NoAnswer`].
+pub async fn connect_some_time(url: &str, options: &ConnectOptions) -> Result<Client, ConnectError> {
+    match connect(url, options).await {
+        Err(error @ ConnectError::NoAnswer { .. }) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "going on without NATS until it answers");
+            establish(url, options, true).await
+        }
+        done => done,
+    }
+}
+
+async fn establish(url: &str, options: &ConnectOptions, later: bool) -> Result<Client, ConnectError> {
     let servers = url
         .split(',')
         .map(|address| address.trim().parse::<ServerAddr>())
@@ -116,6 +135,9 @@ pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Client, Conn
         .ping_interval(PING_INTERVAL)
         .max_reconnects(None)
         .reconnect_delay_callback(|attempts| reconnect_delay(attempts, random_fraction()));
+    if later {
+        client = client.retry_on_initial_connect();
+    }
     if let (Some(user), Some(password)) = (&options.user, &options.password) {
         client = client.user_and_password(user.clone(), password.clone());
     }

@@ -175,7 +175,7 @@ impl Publisher {
     /// See [`PublishError`]. After an error some of the messages may be stored; repeat the whole, with the same ids.
     pub async fn publish(&self, messages: &[Outgoing]) -> Result<Vec<Stored>, PublishError> {
         // Looked at beforehand: an error in the middle would leave an open batch on the server.
-        let max_payload = self.context.client().server_info().max_payload;
+        let max_payload = self.context.client().max_payload();
         if let Some(large) = messages.iter().find(|message| message.size() > max_payload) {
             return Err(large.too_large());
         }

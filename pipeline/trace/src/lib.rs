@@ -11,6 +11,7 @@
 //! | [`reconstruct`] | reads a notification's events back as one tree |
 //! | [`waterfall`] | draws that tree as text |
 //! | [`stats`] | counts outcomes and rates |
+//! | [`queue_metrics`] | writes samples of the queues |
 //! | [`measure`] | measures what all that costs |
 //!
 //! Guarantee: an event that the trace stream has acknowledged reaches ClickHouse, at least once; whatever arrives
@@ -24,6 +25,7 @@ mod insert;
 pub mod measure;
 pub mod migrate;
 mod native;
+pub mod queue_metrics;
 pub mod receipts;
 pub mod reconstruct;
 mod row;

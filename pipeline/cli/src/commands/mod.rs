@@ -4,6 +4,7 @@ mod bench;
 mod dead;
 mod demo;
 mod output;
+mod queues;
 mod records;
 mod send;
 mod serve;
@@ -16,20 +17,21 @@ use anyhow::Context;
 use chasqui_runtime::Config;
 use chasqui_schemas::bucket::Bucket;
 
-use crate::{args::Command, servers::Addresses};
+use crate::{args::Command, metrics::Metrics, servers::Addresses};
 
 /// Does what was asked.
-pub(crate) async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(command: Command, config: Config, metrics: Metrics) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => return demo::run(&args, config).await,
         Command::Bench(args) => bench::run(&args, config).await?,
         Command::Lab => bench::serve_lab().await?,
-        Command::Up => serve::up(&config).await?,
-        Command::Serve(args) => serve::serve(&args, &config).await?,
+        Command::Up(args) => serve::up(&args, &config, metrics).await?,
+        Command::Serve(args) => serve::serve(&args, &config, metrics).await?,
         Command::Migrate => Addresses::find(&config)?.migrate(&config).await?,
         Command::Send(args) => send::run(&args, &config).await?,
         Command::Trace(args) => return trace::run(&args, &config).await,
         Command::Stats(args) => stats::run(&args, &config).await?,
+        Command::Queues(args) => queues::run(&args, &config).await?,
         Command::Dead(command) => dead::run(command, &config).await?,
         Command::Contacts(command) => records::run(Bucket::Contacts, command, &config).await?,
         Command::Preferences(command) => records::run(Bucket::Preferences, command, &config).await?,

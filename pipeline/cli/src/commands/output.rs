@@ -11,10 +11,15 @@ const WIDTH: usize = 120;
 
 /// Prints `text` as it is. A reader that has seen enough (`chasqui … | head`) is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    show(text).map(|_| ())
+}
+
+/// The same; false where the reader has seen enough.
+pub(crate) fn show(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        printed => printed.context("cannot print"),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        printed => printed.context("cannot print").map(|()| true),
     }
 }
 

@@ -317,6 +317,7 @@ impl Target {
             metadata: [("region".to_owned(), "eu-west-1".to_owned())].into(),
             overrides: serde_json::Map::new(),
             unsubscribe_url: html.then(|| format!("https://notify.example.com/u/{notification_id}")),
+            traceparent: None,
             provider: self.name.to_owned(),
             attempt: 1,
             pass: 0,

@@ -1,0 +1,121 @@
+//! What probes and Prometheus ask a process: `/healthz`, `/readyz`, `/metrics`.
+//!
+//! | path | answers 200 while |
+//! |---|---|
+//! | `/healthz` | the loops of its roles move; otherwise start it again |
+//! | `/readyz` | it has what its roles need: NATS with the streams, and ClickHouse where it writes traces |
+//! | `/metrics` | it runs |
+//!
+//! Guarantee: whether a process is healthy is its own affair. A broker that is away makes loops wait; that is no reason
+//! to start anything again, and does not count. The gateway has a listener of its own, with its own `/readyz`, because
+//! it takes hits without a broker.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use async_nats::{Client, connection};
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{metrics::Metrics, servers::require_topology};
+
+/// A loop goes round twice a second; one that has not for this long is stuck.
+const STALLED: Duration = Duration::from_secs(30);
+/// How often it is looked whether NATS is there.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Probes rarely come together.
+const CONNECTIONS: usize = 16;
+
+/// What a process needs.
+pub(crate) struct Health {
+    metrics: Metrics,
+    /// None where it does without.
+    nats: Option<Client>,
+    clickhouse: Option<clickhouse::Client>,
+    /// When NATS was seen to be away last; before that, when we began.
+    apart_at: Mutex<Instant>,
+}
+
+impl Health {
+    pub(crate) fn new(metrics: Metrics, nats: Option<Client>, clickhouse: Option<clickhouse::Client>) -> Self {
+        Health { metrics, nats, clickhouse, apart_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Answers for as long as it is polled.
+    pub(crate) async fn serve(self, listener: TcpListener) {
+        let health = Arc::new(self);
+        let router = Router::new()
+            .route("/healthz", get(healthy))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(metrics))
+            .with_state(Arc::clone(&health));
+        let never = CancellationToken::new();
+        tokio::join!(chasqui_gateway::server::serve(listener, router, CONNECTIONS, &never), health.look());
+    }
+
+    async fn look(&self) {
+        loop {
+            if self.nats.as_ref().is_some_and(is_away) {
+                *self.apart_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// The loops that are stuck.
+    fn stalled(&self) -> Vec<String> {
+        let now = Instant::now();
+        let apart_at = *self.apart_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(apart_at) <= STALLED { Vec::new() } else { self.metrics.stalled(now, STALLED) }
+    }
+
+    async fn missing(&self) -> anyhow::Result<()> {
+        if let Some(nats) = &self.nats {
+            anyhow::ensure!(!is_away(nats), "NATS is not connected");
+            timeout(PATIENCE, require_topology(nats)).await.context("JetStream does not answer")??;
+        }
+        if let Some(clickhouse) = &self.clickhouse {
+            let asked = timeout(PATIENCE, clickhouse.query("SELECT 1").execute()).await;
+            asked.context("ClickHouse does not answer")?.context("ClickHouse does not answer as it should")?;
+        }
+        Ok(())
+    }
+}
+
+fn is_away(nats: &Client) -> bool {
+    nats.connection_state() != connection::State::Connected
+}
+
+async fn healthy(State(health): State<Arc<Health>>) -> Response {
+    match health.stalled() {
+        stalled if stalled.is_empty() => "ok\n".into_response(),
+        stalled => (StatusCode::SERVICE_UNAVAILABLE, format!("stuck: {}\n", stalled.join("; "))).into_response(),
+    }
+}
+
+async fn ready(State(health): State<Arc<Health>>) -> Response {
+    match health.missing().await {
+        Ok(()) => "ready\n".into_response(),
+        // Without its sources: they may name addresses.
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(health): State<Arc<Health>>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], health.metrics.text()).into_response()
+}

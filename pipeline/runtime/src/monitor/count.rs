@@ -1,0 +1,56 @@
+//! What a runner tells of itself: that it moves, and what became of its messages.
+//!
+//! As events of the target `chasqui::metrics`, which the process turns into OTLP metrics and `/metrics`.
+
+use std::collections::BTreeMap;
+
+use chasqui_contract::Verdict;
+use chasqui_schemas::{Channel, Lane, Stage};
+use tracing::Level;
+
+use crate::commit::Decided;
+
+/// Says that the loop around a stage moves. `lane` is the first of those that it works on.
+pub(crate) fn beat(stage: Stage, lane: Lane, channel: Option<Channel>) {
+    let channel = channel.map_or("", Channel::as_str);
+    let (stage, lane) = (stage.as_str(), lane.as_str());
+    tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_beats = 1u64, stage, lane, channel);
+}
+
+/// Counts a batch that is committed: `chasqui_messages` by decision, `chasqui_redeliveries`, `chasqui_batch_size`.
+pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[Decided]) {
+    let (stage, lane) = (stage.as_str(), lane.as_str());
+    let mut decisions: BTreeMap<&str, u64> = BTreeMap::new();
+    for decided in batch {
+        *decisions.entry(word(decided.decision.as_ref().map(|decision| &decision.verdict))).or_default() += 1;
+    }
+    for (decision, messages) in decisions {
+        tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_messages = messages, stage, lane, decision);
+    }
+    let again = batch.iter().filter(|decided| decided.delivered > 1).count() as u64;
+    if again > 0 {
+        tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_redeliveries = again, stage, lane);
+    }
+    let size = batch.len() as u64;
+    tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_batch_size = size, stage, lane);
+}
+
+/// Counts a decision that waits because a store does not answer.
+pub(crate) fn store_error(stage: Stage, lane: Lane) {
+    let (stage, lane) = (stage.as_str(), lane.as_str());
+    tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_store_errors = 1u64, stage, lane);
+}
+
+fn word(verdict: Option<&Verdict>) -> &'static str {
+    match verdict {
+        Some(Verdict::Forward(_)) => "forward",
+        Some(Verdict::Sent) => "sent",
+        Some(Verdict::Suppress(_)) => "suppress",
+        Some(Verdict::Defer { .. }) => "defer",
+        Some(Verdict::Retry { .. }) => "retry",
+        Some(Verdict::Bounce(_)) => "bounce",
+        Some(Verdict::Dead { .. }) => "dead",
+        Some(Verdict::Reject { .. }) => "reject",
+        None => "split",
+    }
+}

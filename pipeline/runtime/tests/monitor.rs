@@ -1,0 +1,178 @@
+//! The sampler against a real nats-server: what it says of queues in known states, and of a server that is away.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up must fail")]
+
+use std::{path::Path, time::Duration};
+
+use async_nats::{
+    Client,
+    connection::State,
+    jetstream::{self, AckKind, Context, Message, consumer::PullConsumer},
+};
+use chasqui_embedded::{Embedded, NatsOptions, Options};
+use chasqui_runtime::{
+    Config,
+    monitor::{Sample, Sampler},
+    topology,
+};
+use chasqui_schemas::stream;
+use chasqui_stores::{ConnectOptions, connect};
+use chasqui_trace::queue_metrics::QueueMetric;
+use futures::StreamExt;
+use jiff::Timestamp;
+use tokio::time::sleep;
+
+/// 40 consumers of stages, 4 of due messages, traces, receipts; and what nobody consumes of five streams.
+const QUEUES: usize = 40 + 4 + 2 + 5;
+
+async fn server(dir: &Path, port: Option<u16>) -> Embedded {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui");
+    let nats = NatsOptions { port, max_file_store_bytes: 2 << 30, ..NatsOptions::default() };
+    Embedded::start(Options { nats: Some(nats), clickhouse: None, ..Options::new(dir, cache) }, |_| {}).await.unwrap()
+}
+
+async fn ready(server: &Embedded) -> (Client, Context) {
+    let url = server.nats_url().unwrap();
+    let client = connect(url, &ConnectOptions::default()).await.unwrap();
+    let mut config = Config::load("[send]\n", None).unwrap();
+    config.streams.queue_bytes = 64 << 20;
+    config.streams.trace_bytes = 64 << 20;
+    topology::migrate(&client, url, &config.streams, &config.runner).await.unwrap();
+    (client.clone(), jetstream::new(client))
+}
+
+fn find<'a>(sample: &'a Sample, stage: &str, lane: &str) -> &'a QueueMetric {
+    sample.rows.iter().find(|row| row.stage == stage && row.lane == lane).unwrap()
+}
+
+async fn publish(context: &Context, subject: &str, count: usize) {
+    for _ in 0..count {
+        context.publish(subject.to_owned(), "{}".into()).await.unwrap().await.unwrap();
+    }
+}
+
+async fn take(context: &Context, count: usize) -> Vec<Message> {
+    let consumer: PullConsumer = context.get_consumer_from_stream("normal", "STAGE_VALIDATE").await.unwrap();
+    let messages = consumer.batch().max_messages(count).expires(Duration::from_secs(30)).messages().await.unwrap();
+    let messages: Vec<Message> = messages.map(Result::unwrap).collect().await;
+    assert_eq!(messages.len(), count);
+    messages
+}
+
+/// Acknowledges, and returns when the server knows.
+async fn settle(message: &Message) {
+    message.double_ack().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sample_tells_depth_age_and_rates_of_every_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path(), None).await;
+    let (client, context) = ready(&server).await;
+    let mut sampler = Sampler::new(client);
+    publish(&context, "notify.submit.bulk.shop", 2).await;
+    publish(&context, "notify.submit.normal.shop", 5).await;
+    publish(&context, "notify.send.high.email", 1).await;
+    publish(&context, "notify.dead.render", 3).await;
+    let taken = take(&context, 2).await;
+
+    let sample = sampler.sample(Timestamp::now()).await;
+    assert_eq!((sample.rows.len(), sample.unanswered), (QUEUES, 0));
+    let normal = find(&sample, "validate", "normal");
+    assert_eq!((normal.pending, normal.in_flight, normal.redelivered), (3, 2, 0));
+    assert_eq!((normal.in_per_s, normal.out_per_s), (0.0, 0.0), "there is nothing to compare with yet");
+    let stored = async |sequence: u64| {
+        let stream = context.get_stream_no_info("STAGE_VALIDATE").await.unwrap();
+        let time = stream.direct_get(sequence).await.unwrap().time;
+        Timestamp::from_nanosecond(time.unix_timestamp_nanos()).unwrap()
+    };
+    let age = |at: Timestamp, stored: Timestamp| (at.as_millisecond() - stored.as_millisecond()) as u64;
+    assert_eq!(normal.oldest_ms, age(sample.at, stored(3).await));
+    assert_eq!(find(&sample, "validate", "bulk").oldest_ms, age(sample.at, stored(1).await));
+    let mail = sample.rows.iter().find(|row| row.channel == "email" && row.lane == "high").unwrap();
+    assert_eq!((mail.stage, mail.consumer.as_str(), mail.pending), ("send", "high-email", 1));
+    assert_eq!((find(&sample, "dead", "").pending, find(&sample, "traces", "").pending), (3, 0));
+    assert!(normal.bytes > 0 && normal.bytes == find(&sample, "validate", "bulk").bytes);
+
+    let before = sample.rows.len();
+    settle(&taken[0]).await;
+    publish(&context, "notify.submit.normal.shop", 4).await;
+    let sample = sampler.sample(Timestamp::now()).await;
+    assert_eq!(sample.rows.len(), before);
+    let normal = find(&sample, "validate", "normal");
+    assert_eq!((normal.pending, normal.in_flight), (7, 1));
+    let ratio = normal.in_per_s / normal.out_per_s;
+    assert!((ratio - 4.0).abs() < 1e-6, "four came and one went: {normal:?}");
+    assert_eq!(normal.oldest_ms, age(sample.at, stored(4).await));
+    assert_eq!(find(&sample, "validate", "bulk").in_per_s, 0.0);
+
+    // Only redeliveries from here on: nothing comes and nothing goes, however often.
+    taken[1].ack_with(AckKind::Nak(None)).await.unwrap();
+    for message in take(&context, 8).await {
+        message.ack_with(AckKind::Nak(None)).await.unwrap();
+    }
+    sampler.sample(Timestamp::now()).await;
+    for _ in 0..3 {
+        for message in take(&context, 8).await {
+            message.ack_with(AckKind::Nak(None)).await.unwrap();
+        }
+    }
+    let again = take(&context, 8).await;
+    let sample = sampler.sample(Timestamp::now()).await;
+    let normal = find(&sample, "validate", "normal");
+    assert_eq!((normal.in_per_s, normal.out_per_s, normal.redelivered), (0.0, 0.0, 8));
+
+    for message in &again {
+        settle(message).await;
+    }
+    let sample = sampler.sample(Timestamp::now()).await;
+    let normal = find(&sample, "validate", "normal");
+    assert_eq!((normal.pending, normal.in_flight, normal.redelivered, normal.oldest_ms), (0, 0, 0, 0));
+    assert!(normal.out_per_s > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_waits_for_its_time_is_not_late() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path(), None).await;
+    let (client, context) = ready(&server).await;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Schedule", "@at 2100-01-01T00:00:00Z");
+    headers.insert("Nats-Schedule-Target", "notify.due.high");
+    let stored = context.publish_with_headers("notify.deferred.a", headers, "x".into()).await.unwrap();
+    stored.await.unwrap();
+    publish(&context, "notify.due.high", 1).await;
+    let sample = Sampler::new(client).sample(Timestamp::now()).await;
+    let (due, waiting) = (find(&sample, "schedules", "high"), find(&sample, "schedules", ""));
+    assert_eq!((due.pending, due.consumer.as_str()), (1, "high"));
+    assert_eq!((waiting.pending, waiting.oldest_ms, waiting.consumer.as_str()), (1, 0, ""));
+    assert_eq!(waiting.stream, stream::DEFERRED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_costs_samples_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = server(dir.path(), None).await;
+    let port = first.nats_url().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    let (client, context) = ready(&first).await;
+    publish(&context, "notify.submit.normal.shop", 5).await;
+    let mut sampler = Sampler::new(client.clone());
+    assert_eq!(sampler.sample(Timestamp::now()).await.rows.len(), QUEUES);
+
+    first.shutdown().await;
+    while client.connection_state() == State::Connected {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let sample = sampler.sample(Timestamp::now()).await;
+    assert_eq!((sample.rows.len(), sample.unanswered), (0, QUEUES));
+
+    let _again = server(dir.path(), Some(port)).await;
+    let sample = loop {
+        let sample = sampler.sample(Timestamp::now()).await;
+        if sample.unanswered == 0 {
+            break sample;
+        }
+        sleep(Duration::from_millis(50)).await;
+    };
+    let normal = find(&sample, "validate", "normal");
+    assert_eq!((normal.pending, normal.in_per_s, normal.out_per_s), (5, 0.0, 0.0));
+}
