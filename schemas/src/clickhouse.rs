@@ -13,9 +13,11 @@ pub const DELIVERIES: &str = "deliveries";
 pub const NOTIFICATION_STATES: &str = "notification_states";
 /// What [`DELIVERIES`] is made of.
 pub const DELIVERY_STATES: &str = "delivery_states";
+/// The queues over time; one row per [queue](crate::stream) and sample.
+pub const QUEUE_METRICS: &str = "queue_metrics";
 /// Which migrations were applied.
 pub const SCHEMA_MIGRATIONS: &str = "schema_migrations";
-/// The tables that hold data, and forget it after the retention.
+/// The tables that hold what is known of notifications, and forget it after the retention.
 pub const STORED: [&str; 3] = [TRACE_EVENTS, DELIVERY_STATES, NOTIFICATION_STATES];
 
 /// A step of the schema.
@@ -30,11 +32,12 @@ pub struct Migration {
 }
 
 /// Every migration, in order.
-pub const MIGRATIONS: [Migration; 4] = [
+pub const MIGRATIONS: [Migration; 5] = [
     Migration { version: 1, name: "trace_events", sql: include_str!("../clickhouse/0001_trace_events.sql") },
     Migration { version: 2, name: "otel_traces", sql: include_str!("../clickhouse/0002_otel_traces.sql") },
     Migration { version: 3, name: "states", sql: include_str!("../clickhouse/0003_states.sql") },
     Migration { version: 4, name: "views", sql: include_str!("../clickhouse/0004_views.sql") },
+    Migration { version: 5, name: "queue_metrics", sql: include_str!("../clickhouse/0005_queue_metrics.sql") },
 ];
 
 #[cfg(test)]

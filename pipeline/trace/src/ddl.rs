@@ -5,7 +5,7 @@
 //! whoever reads or writes need not know which form it is. The paths in Keeper, and `{shard}` and `{replica}`, are the
 //! servers' own (`default_replica_path`, `macros`).
 
-use chasqui_schemas::clickhouse::TRACE_EVENTS;
+use chasqui_schemas::clickhouse::{QUEUE_METRICS, TRACE_EVENTS};
 
 const CREATE_TABLE: &str = "CREATE TABLE IF NOT EXISTS ";
 const CREATE_VIEW: &str = "CREATE VIEW IF NOT EXISTS ";
@@ -42,7 +42,11 @@ impl Place<'_> {
                 1,
             );
             let (database, cluster) = (quoted(self.database), quoted(cluster));
-            let shard = if table == TRACE_EVENTS { "toUUID(trace_id)" } else { "notification_id" };
+            let shard = match table {
+                TRACE_EVENTS => "toUUID(trace_id)",
+                QUEUE_METRICS => "stage",
+                _ => "notification_id",
+            };
             return vec![
                 format!("{CREATE_TABLE}{local}{on_cluster}{rest}"),
                 format!(
