@@ -1,6 +1,6 @@
 //! Builds the stages and services, and runs them until told to stop.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
 
 use anyhow::Context;
 use async_nats::{Client, jetstream};
@@ -82,6 +82,8 @@ pub(crate) struct Worker {
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
     urgent: UrgentThread,
+    /// Where the gateway listens, if there is one.
+    pub(crate) gateway: Option<SocketAddr>,
 }
 
 /// The runtime of the critical lane.
@@ -114,8 +116,12 @@ impl Worker {
         let client = addresses.nats(config).await?;
         topology::check_server(&client, &addresses.nats)?;
         require_topology(&client).await?;
-        let mut worker =
-            Worker { stop: CancellationToken::new(), tasks: JoinSet::new(), urgent: UrgentThread::start()? };
+        let mut worker = Worker {
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+            urgent: UrgentThread::start()?,
+            gateway: None,
+        };
         let parts = Parts::open(config, client, OTHERS).await?;
         let urgent = {
             let (config, addresses) = (config.clone(), addresses.clone());
@@ -205,6 +211,8 @@ impl Worker {
             Role::Gateway => {
                 let Broker { client, clock, .. } = parts.broker.clone();
                 let gateway = Gateway::bind(&parts.gateway, client, clock).await?;
+                let gateway = gateway.with_ui(addresses.clickhouse(config)?)?;
+                self.gateway = Some(gateway.address());
                 tracing::info!(address = %gateway.address(), "the gateway listens");
                 let stop = self.stop.clone();
                 self.tasks.spawn(async move {

@@ -6,6 +6,7 @@
 //!
 //! The binary is the one that cargo built beside the test; `make test` builds it first.
 
+pub mod browser;
 #[cfg(target_os = "linux")]
 pub mod disk;
 pub mod house;

@@ -5,9 +5,9 @@
 
 mod story;
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use async_nats::jetstream::{self, message::PublishMessage};
 use bytes::Bytes;
 use chasqui_runtime::Config;
@@ -22,7 +22,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
 
 use self::story::Submission;
 use super::stats::{outcomes_table, rates_table};
@@ -43,6 +47,8 @@ const FIXTURES: [(Bucket, &str); 5] = [
 ];
 /// Publishes under way at once; a producer that waits for each would be slow with an fsync each.
 const PUBLISHES: usize = 64;
+/// How long the trace page can be looked at, where somebody is watching.
+const WATCHED: Duration = Duration::from_secs(120);
 /// When the demo gives up on what is still unaccounted for.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -61,7 +67,10 @@ pub(crate) async fn run(args: &DemoArgs, mut config: Config) -> anyhow::Result<E
     let dir = tempfile::Builder::new().prefix("chasqui-demo-").tempdir().context("cannot make a directory")?;
     impatient(&mut config);
     // Beside a `chasqui up` its port would be taken.
-    config.gateway["bind"] = json!("");
+    config.gateway["bind"] = json!("127.0.0.1:0");
+    config.gateway["public_url"] = json!("");
+    config.gateway["ui"] = json!({ "token": {} });
+    config.gateway["spool_dir"] = json!(dir.path().join("gateway"));
     println!("Chasqui demo: real NATS, real ClickHouse, all seven stages, a provider that delivers nowhere.\n");
 
     let bar = progress(0);
@@ -69,13 +78,6 @@ pub(crate) async fn run(args: &DemoArgs, mut config: Config) -> anyhow::Result<E
     let told = bar.clone();
     let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
     let result = story(args, &config, &servers.addresses, &bar).await;
-    if args.stay && result.is_ok() {
-        let Addresses { nats, clickhouse } = &servers.addresses;
-        println!(
-            "Staying until Ctrl-C. In another terminal:\n  export CHASQUI_NATS__URL={nats} CHASQUI_CLICKHOUSE__URL={clickhouse}"
-        );
-        stop_signal().await?;
-    }
     servers.shutdown().await;
     result
 }
@@ -94,9 +96,11 @@ async fn story(args: &DemoArgs, config: &Config, addresses: &Addresses, bar: &Pr
     let accounted = account(&clickhouse, since, &published, bar).await;
     bar.finish_and_clear();
     // The accounts are printed before the verdict: a failed demo is when they are needed most.
-    report(&clickhouse, since, &published).await?;
-    worker.stop().await?;
-    accounted?;
+    let page = report(&clickhouse, since, &published, worker.gateway).await?;
+    if let Err(error) = accounted {
+        worker.stop().await?;
+        return Err(error);
+    }
     println!("Every notification is accounted for.\n");
     println!("Where to look next:");
     println!("  make up                     the same servers and stages, to stay");
@@ -106,7 +110,28 @@ async fn story(args: &DemoArgs, config: &Config, addresses: &Addresses, bar: &Pr
     println!("  chasqui trace ID            what happened to it");
     println!("  chasqui dead list           what was given up, and `dead replay`");
     println!("  README.md                   one notification's way through the code");
+    stay(args, addresses, page.as_deref()).await?;
+    worker.stop().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Leaves the trace page open: as long as wanted, or a while, where somebody is watching.
+async fn stay(args: &DemoArgs, addresses: &Addresses, page: Option<&str>) -> anyhow::Result<()> {
+    let is_watched = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if let Some(page) = page {
+        println!("  {page}   the first of the traces above, in a browser; while the demo runs (--stay)");
+    }
+    if args.stay {
+        let Addresses { nats, clickhouse } = addresses;
+        println!(
+            "\nStaying until Ctrl-C. In another terminal:\n  export CHASQUI_NATS__URL={nats} CHASQUI_CLICKHOUSE__URL={clickhouse}"
+        );
+        stop_signal().await?;
+    } else if is_watched {
+        println!("\nIt runs for two more minutes, or until Ctrl-C.");
+        _ = tokio::time::timeout(WATCHED, stop_signal()).await;
+    }
+    Ok(())
 }
 
 /// Retries within the minute that the demo has.
@@ -198,18 +223,41 @@ async fn account(
     }
 }
 
-async fn report(clickhouse: &clickhouse::Client, since: Timestamp, published: &Published) -> anyhow::Result<()> {
+/// Prints the accounts; returns the address of the page of one notification, which was seen to open.
+async fn report(
+    clickhouse: &clickhouse::Client,
+    since: Timestamp,
+    published: &Published,
+    gateway: Option<SocketAddr>,
+) -> anyhow::Result<Option<String>> {
     let Published { submissions, notifications, rejections, .. } = published;
     println!(
         "Published {submissions} submissions: {notifications} notifications, and {rejections} that are invalid.\n"
     );
     println!("How they ended\n{}\n", outcomes_table(&stats::outcomes(clickhouse, since).await?));
     println!("Delivery rates\n{}\n", rates_table(&stats::rates(clickhouse, since).await?));
+    let mut page = None;
     for (title, user) in [("One that was delivered, at the third attempt", "mira"), ("One that failed", "noor")] {
         if let Some(tree) = trace_of(clickhouse, user).await? {
             println!("{title}\n{}\n", waterfall::render(&tree, 120, false));
+            if let (Some(gateway), None) = (gateway, &page) {
+                let path = format!("/ui/n/{}", tree.trace_id);
+                opens(gateway, &path).await.context("the trace page does not open")?;
+                page = Some(format!("http://{gateway}{path}"));
+            }
         }
     }
+    Ok(page)
+}
+
+async fn opens(gateway: SocketAddr, path: &str) -> anyhow::Result<()> {
+    let mut connection = TcpStream::connect(gateway).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {gateway}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await?;
+    let first = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    ensure!(first == b"HTTP/1.1 200 OK", "{path}: {}", String::from_utf8_lossy(first));
     Ok(())
 }
 
