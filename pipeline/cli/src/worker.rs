@@ -1,6 +1,6 @@
 //! Builds the stages and services, and runs them until told to stop.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use async_nats::{Client, jetstream};
@@ -96,6 +96,8 @@ pub(crate) struct Worker {
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
     urgent: UrgentThread,
+    /// Where the gateway listens, if there is one.
+    pub(crate) gateway: Option<SocketAddr>,
 }
 
 /// The runtime of the critical lane, in a process that runs stages.
@@ -131,10 +133,11 @@ impl Worker {
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
             urgent: UrgentThread(None),
+            gateway: None,
         };
         if roles == [Role::Gateway] {
             // With a spool it has something to do without a broker.
-            worker.gateway(config, addresses.nats_some_time(config).await?).await?;
+            worker.open_gateway(config, addresses, addresses.nats_some_time(config).await?).await?;
             return Ok(worker);
         }
         let client = addresses.nats(config).await?;
@@ -162,7 +165,7 @@ impl Worker {
         }
         for role in roles {
             match role {
-                Role::Gateway => worker.gateway(config, parts.broker.client.clone()).await?,
+                Role::Gateway => worker.open_gateway(config, addresses, parts.broker.client.clone()).await?,
                 service => worker.service(*service, config, addresses, &parts).await?,
             }
         }
@@ -256,10 +259,12 @@ impl Worker {
         Ok(())
     }
 
-    async fn gateway(&mut self, config: &Config, client: Client) -> anyhow::Result<()> {
+    async fn open_gateway(&mut self, config: &Config, addresses: &Addresses, client: Client) -> anyhow::Result<()> {
         let settings = chasqui_gateway::Config::read(&config.gateway)?;
         if settings.is_on() {
             let gateway = Gateway::bind(&settings, client, Arc::new(SystemClock)).await?;
+            let gateway = gateway.with_ui(addresses.clickhouse(config)?)?;
+            self.gateway = Some(gateway.address());
             tracing::info!(address = %gateway.address(), "the gateway listens");
             let stop = self.stop.clone();
             self.tasks.spawn(async move {

@@ -62,6 +62,7 @@ pub struct Config {
     pub spool_dir: PathBuf,
     pub spool_bytes: u64,
     pub apps: BTreeMap<String, AppConfig>,
+    pub ui: UiConfig,
     pub twilio: callbacks::twilio::Config,
     pub vonage: callbacks::vonage::Config,
     pub sendgrid: callbacks::sendgrid::Config,
@@ -85,6 +86,14 @@ pub struct KeyConfig {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "documented in chasqui.toml")]
 pub struct AppConfig {
+    pub token: SecretSource,
+}
+
+/// `[gateway.ui]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "documented in chasqui.toml")]
+pub struct UiConfig {
     pub token: SecretSource,
 }
 
@@ -141,7 +150,7 @@ impl Config {
     }
 
     /// Who may report receipts. Tokens count wherever there are any; without, only what cannot be reached from elsewhere
-    /// is open: a proxy on this machine would make everybody look local, so a public address closes it.
+    /// is open.
     pub(crate) fn reporters(&self) -> Result<Reporters, ConfigError> {
         let mut apps = HashMap::new();
         for (app, config) in &self.apps {
@@ -155,8 +164,13 @@ impl Config {
                 return Err(ConfigError::invalid(key, "has the token of another app"));
             }
         }
-        let local = self.address()?.ip().is_loopback() && self.public_url.is_empty();
-        Ok(if apps.is_empty() && local { Reporters::Anybody } else { Reporters::Apps(apps) })
+        Ok(if apps.is_empty() && self.is_local()? { Reporters::Anybody } else { Reporters::Apps(apps) })
+    }
+
+    /// Whether nobody can reach us from elsewhere: a proxy on this machine would make everybody look local, so a public
+    /// address says that somebody can.
+    pub(crate) fn is_local(&self) -> Result<bool, ConfigError> {
+        Ok(self.address()?.ip().is_loopback() && self.public_url.is_empty())
     }
 
     pub(crate) fn verifiers(&self) -> Result<Verifiers, ConfigError> {

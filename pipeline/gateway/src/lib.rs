@@ -8,9 +8,10 @@
 //! | `GET /t/u/{token}` | the recipient, or a scanner | a page that asks; nothing happens yet |
 //! | `POST /v1/receipts` | apps | 202 |
 //! | `POST /v1/callbacks/{provider}` | Twilio, Vonage, SendGrid, Mailgun | 200 |
+//! | `GET /ui` | whoever may see what happened, with a browser | pages |
 //! | `GET /healthz`, `/readyz` | probes | 200, or 503 where hits would be refused |
 //!
-//! All of them end as messages on `notify.receipt.<kind>.<channel>`; whoever consumes those makes trace events of them
+//! What they report ends as messages on `notify.receipt.<kind>.<channel>`; whoever consumes those makes trace events of them
 //! and switches off what has to be ([`chasqui_schemas::OptOut`]).
 //!
 //! # While NATS is away
@@ -39,6 +40,7 @@
 //! | `callbacks` | one module per provider |
 //! | `hit` | what a request becomes: one message |
 //! | [`intake`], [`spool`] | the way to NATS |
+//! | `ui` | the trace page |
 
 mod actor;
 mod callbacks;
@@ -52,6 +54,7 @@ mod secret;
 pub mod server;
 pub mod spool;
 mod track;
+mod ui;
 
 pub use config::{Config, ConfigError};
 pub use server::{Gateway, GatewayError};

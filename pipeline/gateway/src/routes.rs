@@ -74,7 +74,8 @@ impl App {
     }
 }
 
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// `ui` are the routes of the trace page, where there is one.
+pub(crate) fn router(app: Arc<App>, ui: Option<Router>) -> Router {
     Router::new()
         .route("/t/o/{file}", get(track::pixel))
         .route("/t/c/{token}", get(track::click))
@@ -84,8 +85,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .fallback(|| async { pages::missing() })
-        .layer(middleware::from_fn(bounded))
         .with_state(app)
+        .merge(ui.unwrap_or_default())
+        .layer(middleware::from_fn(bounded))
 }
 
 /// Ready as long as hits are taken: with NATS away too, while there is room in the spool.

@@ -16,7 +16,12 @@ use async_nats::jetstream;
 use axum::Router;
 use chasqui_contract::Clock;
 use chasqui_stores::Publisher;
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -35,6 +40,10 @@ use crate::{
     intake::{Carrier, Intake},
     routes::{self, App},
     spool::{Spool, SpoolError},
+    ui::{
+        self, Ui,
+        access::{Access, Peer},
+    },
 };
 
 /// Largest request line and headers, in bytes: the longest token is 3 KiB.
@@ -56,6 +65,9 @@ pub enum GatewayError {
     /// The spool cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// A template of the trace page cannot be read.
+    #[error("the trace page is faulty")]
+    Ui(#[from] minijinja::Error),
     /// Nobody can reach us.
     #[error("cannot listen on {address} (`gateway.bind`; empty for no gateway in this process)")]
     Listen {
@@ -74,6 +86,8 @@ pub struct Gateway {
     app: Arc<App>,
     carrier: Carrier,
     connections: usize,
+    access: Option<Access>,
+    ui: Option<Router>,
 }
 
 impl Gateway {
@@ -88,6 +102,7 @@ impl Gateway {
     ) -> Result<Self, GatewayError> {
         let address = config.address()?;
         let (links, reporters, verifiers) = (config.links()?, config.reporters()?, config.verifiers()?);
+        let access = Access::of(config)?;
         let spool = Spool::open(&config.spool_dir, config.spool_bytes)?;
         let publisher = Publisher::new(jetstream::new(client.clone()));
         let (intake, carrier) = Intake::new(client, &publisher, spool, config.queue_hits);
@@ -96,7 +111,19 @@ impl Gateway {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let app = Arc::new(App::new(intake, links, reporters, verifiers, public_url, clock));
-        Ok(Gateway { listener, address, app, carrier, connections: config.connections.max(1) })
+        Ok(Gateway { listener, address, app, carrier, connections: config.connections.max(1), access, ui: None })
+    }
+
+    /// Serves the trace page too, from the tables behind `clickhouse`, where the settings let anybody read it.
+    ///
+    /// # Errors
+    /// Where the page itself is faulty.
+    pub fn with_ui(mut self, clickhouse: clickhouse::Client) -> Result<Self, GatewayError> {
+        self.ui = match self.access.take() {
+            Some(access) => Some(ui::router(Ui::new(access, clickhouse)?)),
+            None => None,
+        };
+        Ok(self)
     }
 
     /// Where it listens: the port, where the settings left it to the system.
@@ -111,9 +138,10 @@ impl Gateway {
 
     /// Answers until `stop` is cancelled.
     pub async fn run(self, stop: CancellationToken) {
-        let Gateway { listener, app, carrier, connections, .. } = self;
+        let Gateway { listener, app, carrier, connections, ui, .. } = self;
         // The carrier ends when the last request is gone, and with it the last of the intake.
-        tokio::join!(serve(listener, routes::router(app), connections, &stop), carrier.run());
+        let router = routes::router(app, ui);
+        tokio::join!(serve(listener, router, connections, &stop), carrier.run());
     }
 }
 
@@ -126,9 +154,9 @@ pub async fn serve(listener: TcpListener, router: Router, connections: usize, st
         let accept = async {
             // Who comes when all turns are taken waits in the system's queue, which is bounded too.
             let turn = turns.clone().acquire_owned().await;
-            listener.accept().await.map(|(stream, _)| (stream, turn))
+            listener.accept().await.map(|(stream, peer)| (stream, Peer(peer), turn))
         };
-        let (stream, turn) = tokio::select! {
+        let (stream, peer, turn) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accept => match accepted {
                 Ok(accepted) => accepted,
@@ -141,12 +169,17 @@ pub async fn serve(listener: TcpListener, router: Router, connections: usize, st
         };
         // Answers are small and whole: nothing is gained by waiting for more.
         _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            service.call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_header_size(MAX_HEAD_BYTES)
             .max_headers(MAX_HEADERS)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+            .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         tasks.spawn(async move {
             let _turn = turn;

@@ -7,6 +7,7 @@
 //!
 //! The binary is the one that cargo built beside the test; `make test` builds it first.
 
+pub mod browser;
 pub mod collector;
 #[cfg(target_os = "linux")]
 pub mod disk;

@@ -155,7 +155,7 @@ fn chars(text: &str) -> usize {
 }
 
 /// A duration in at most seven characters or so: three digits where they matter.
-fn duration(ns: u64) -> String {
+pub fn duration(ns: u64) -> String {
     let (us, ms, s) = (ns / 1_000, ns / 1_000_000, ns / 1_000_000_000);
     match s {
         0 if ns == 0 => "0".to_owned(),

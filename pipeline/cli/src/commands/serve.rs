@@ -37,7 +37,7 @@ pub(crate) async fn up(args: &UpArgs, config: &Config, metrics: Metrics) -> anyh
     println!("  NATS        {nats}        publish to notify.submit.<lane>.<app>");
     println!("  ClickHouse  {clickhouse}  database `{}`", config.clickhouse.database);
     if let Some(bind) = config.gateway["bind"].as_str().filter(|bind| !bind.is_empty()) {
-        println!("  Gateway     http://{bind}  receipts of apps at /v1/receipts");
+        println!("  Gateway     http://{bind}  receipts of apps at /v1/receipts; what happened, for a browser, at /ui");
     }
     println!("\nOther commands find it by themselves when started in this folder, for example:");
     println!("  chasqui send my-submission.json --app shop");

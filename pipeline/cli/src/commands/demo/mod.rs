@@ -6,9 +6,9 @@
 mod story;
 mod vendors;
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use async_nats::jetstream::{self, message::PublishMessage};
 use bytes::Bytes;
 use chasqui_lab::Lab;
@@ -24,10 +24,16 @@ use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
 
 use self::story::Submission;
 use super::stats::{outcomes_table, rates_table};
+use uuid::Uuid;
+
 use crate::{
     args::DemoArgs,
     commands::stop_signal,
@@ -47,6 +53,8 @@ const FIXTURES: [(Bucket, &str); 5] = [
 const PUBLISHES: usize = 64;
 /// What became of a message by SMS or mail, its vendor reports.
 const UNTOLD: &str = "SELECT count() FROM deliveries WHERE state = 'sent' AND channel IN ('sms', 'email')";
+/// How long the trace page can be looked at, where somebody is watching.
+const WATCHED: Duration = Duration::from_secs(120);
 /// When the demo gives up on what is still unaccounted for.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -64,6 +72,10 @@ struct Published {
 pub(crate) async fn run(args: &DemoArgs, mut config: Config) -> anyhow::Result<ExitCode> {
     let dir = tempfile::Builder::new().prefix("chasqui-demo-").tempdir().context("cannot make a directory")?;
     impatient(&mut config);
+    let token = Uuid::new_v4().simple().to_string();
+    let ui = dir.path().join("ui.token");
+    std::fs::write(&ui, &token)?;
+    config.gateway["ui"] = json!({ "token": { "file": ui } });
     let lab = vendors::start(&mut config, dir.path()).await?;
     println!(
         "Chasqui demo: real NATS, real ClickHouse, all seven stages, and vendors on this machine who deliver nowhere.\n"
@@ -73,14 +85,7 @@ pub(crate) async fn run(args: &DemoArgs, mut config: Config) -> anyhow::Result<E
     bar.set_message("starting servers");
     let told = bar.clone();
     let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
-    let result = story(args, &config, &servers.addresses, &lab, &bar).await;
-    if args.stay && result.is_ok() {
-        let Addresses { nats, clickhouse } = &servers.addresses;
-        println!(
-            "Staying until Ctrl-C. In another terminal:\n  export CHASQUI_NATS__URL={nats} CHASQUI_CLICKHOUSE__URL={clickhouse}"
-        );
-        stop_signal().await?;
-    }
+    let result = story(args, &config, &servers.addresses, &lab, &token, &bar).await;
     servers.shutdown().await;
     result
 }
@@ -90,6 +95,7 @@ async fn story(
     config: &Config,
     addresses: &Addresses,
     lab: &Lab,
+    token: &str,
     bar: &ProgressBar,
 ) -> anyhow::Result<ExitCode> {
     bar.set_message("creating streams and tables");
@@ -105,11 +111,12 @@ async fn story(
     let accounted = account(&clickhouse, since, &published, bar).await;
     bar.finish_and_clear();
     // The accounts are printed before the verdict: a failed demo is when they are needed most.
-    report(&clickhouse, since, &published).await?;
+    let page = report(&clickhouse, since, &published, worker.gateway.map(|address| (address, token))).await?;
     println!("What the vendors were asked\n{}\n", vendors::table(lab));
-    worker.stop().await?;
-    accounted?;
-    vendors::all_as_documented(lab)?;
+    if let Err(error) = accounted.and_then(|()| vendors::all_as_documented(lab)) {
+        worker.stop().await?;
+        return Err(error);
+    }
     println!("Every notification is accounted for.\n");
     println!("Where to look next:");
     println!("  make up                     the same servers and stages, to stay");
@@ -119,7 +126,28 @@ async fn story(
     println!("  chasqui trace ID            what happened to it");
     println!("  chasqui dead list           what was given up, and `dead replay`");
     println!("  README.md                   one notification's way through the code");
+    stay(args, addresses, page.as_deref()).await?;
+    worker.stop().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Leaves the trace page open: as long as wanted, or a while, where somebody is watching.
+async fn stay(args: &DemoArgs, addresses: &Addresses, page: Option<&str>) -> anyhow::Result<()> {
+    let is_watched = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if let Some(page) = page {
+        println!("  {page}   the first of the traces above, in a browser; while the demo runs (--stay)");
+    }
+    if args.stay {
+        let Addresses { nats, clickhouse } = addresses;
+        println!(
+            "\nStaying until Ctrl-C. In another terminal:\n  export CHASQUI_NATS__URL={nats} CHASQUI_CLICKHOUSE__URL={clickhouse}"
+        );
+        stop_signal().await?;
+    } else if is_watched {
+        println!("\nIt runs for two more minutes, or until Ctrl-C.");
+        _ = tokio::time::timeout(WATCHED, stop_signal()).await;
+    }
+    Ok(())
 }
 
 /// Retries within the minute that the demo has.
@@ -215,7 +243,13 @@ async fn account(
     }
 }
 
-async fn report(clickhouse: &clickhouse::Client, since: Timestamp, published: &Published) -> anyhow::Result<()> {
+/// Prints the accounts; returns the address of the page of one notification, which was seen to open.
+async fn report(
+    clickhouse: &clickhouse::Client,
+    since: Timestamp,
+    published: &Published,
+    gateway: Option<(SocketAddr, &str)>,
+) -> anyhow::Result<Option<String>> {
     let Published { submissions, notifications, rejections, .. } = published;
     println!(
         "Published {submissions} submissions: {notifications} notifications, and {rejections} that are invalid.\n"
@@ -223,11 +257,29 @@ async fn report(clickhouse: &clickhouse::Client, since: Timestamp, published: &P
     println!("How they ended\n{}\n", outcomes_table(&stats::outcomes(clickhouse, since).await?));
     let by = stats::Dimension::Channel;
     println!("Delivery rates\n{}\n", rates_table(by, &stats::rates(clickhouse, since, by).await?));
+    let mut page = None;
     for (title, user) in [("One that was delivered, at the third attempt", "mira"), ("One that failed", "noor")] {
         if let Some(tree) = trace_of(clickhouse, user).await? {
             println!("{title}\n{}\n", waterfall::render(&tree, 120, false));
+            if let (Some((gateway, token)), None) = (gateway, &page) {
+                let path = format!("/ui/n/{}", tree.trace_id);
+                opens(gateway, token, &path).await.context("the trace page does not open")?;
+                page = Some(format!("http://demo:{token}@{gateway}{path}"));
+            }
         }
     }
+    Ok(page)
+}
+
+async fn opens(gateway: SocketAddr, token: &str, path: &str) -> anyhow::Result<()> {
+    let mut connection = TcpStream::connect(gateway).await?;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {gateway}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await?;
+    let first = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    ensure!(first == b"HTTP/1.1 200 OK", "{path}: {}", String::from_utf8_lossy(first));
     Ok(())
 }
 
