@@ -241,6 +241,15 @@ pub(crate) struct BenchArgs {
     /// Throughput runs, each with a bare relay after it; medians are printed.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) pairs: u32,
+    /// Instead: how fast traces are written, how soon ClickHouse answers, and what they take on disk.
+    #[arg(long)]
+    pub(crate) traces: bool,
+    /// Spans to write for that.
+    #[arg(long, requires = "traces", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000_000))]
+    pub(crate) spans: u64,
+    /// Where the queries are that are asked then.
+    #[arg(long, requires = "traces", default_value = "dashboards/queries")]
+    pub(crate) queries: PathBuf,
     /// Prints one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -34,6 +34,7 @@ pub mod waterfall;
 pub mod writer;
 
 pub use error::TraceError;
+pub use measure::Measured;
 pub use migrate::{MigrateSettings, migrate};
 pub use receipts::run_receipts;
 pub use reconstruct::{TraceTree, load};
