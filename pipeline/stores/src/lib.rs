@@ -11,6 +11,7 @@
 //! | [`opt_out`] | switches off what a recipient wants no more of |
 //! | [`ledger`] | claims, first come, first served |
 //! | [`inbox`] | in-app inboxes |
+//! | [`mod@pepper`] | the secret that keeps addresses out of ids |
 //! | [`release`] | frees what a consumer has acknowledged |
 //! | [`memory`] | twins of directory with address book, ledger and inbox, for tests of stages |
 //!
@@ -27,6 +28,7 @@ pub mod ledger;
 pub mod memory;
 mod mirror;
 pub mod opt_out;
+pub mod pepper;
 pub mod publisher;
 pub mod records;
 pub mod release;
@@ -37,6 +39,7 @@ pub use consumer::find_consumer;
 pub use directory::NatsDirectory;
 pub use inbox::NatsInbox;
 pub use ledger::NatsLedger;
+pub use pepper::{PepperError, pepper};
 pub use publisher::{Outgoing, PublishError, Publisher, Stored};
 pub use records::{RecordError, Records};
 pub use release::keep_releasing;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use chasqui_contract::StoreError;
 use chasqui_schemas::{
     OptOut,
-    bucket::{Bucket, token},
+    bucket::{Bucket, shown, token},
     record::{CategoryPreference, Preferences, Suppression},
 };
 use jiff::Timestamp;
@@ -49,7 +49,7 @@ pub async fn apply(context: &jetstream::Context, opt_out: &OptOut, at: Timestamp
                 Some(_) => None,
                 None => Some(Suppression { reason: reason.clone(), since: Some(at) }),
             };
-            change(&store, Bucket::Suppressions, key, key, add).await
+            change(&store, Bucket::Suppressions, key, &shown(key), add).await
         }
     }
 }
