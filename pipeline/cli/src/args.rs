@@ -54,6 +54,8 @@ pub(crate) enum Command {
     /// Dead letters and rejected submissions.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Erases a user from the buckets and from ClickHouse, and tells what remains until when.
+    Forget(ForgetArgs),
     /// Measures throughput and latency, embedded, beside a bare relay.
     Bench(BenchArgs),
     /// Prints every setting with its default and its meaning.
@@ -222,6 +224,21 @@ pub(crate) struct DeadFilter {
     /// Only until: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, value_parser = since)]
     pub(crate) until: Option<Timestamp>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ForgetArgs {
+    /// The user's id.
+    pub(crate) user: String,
+    /// Only says what would be erased, and what would remain.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Does not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

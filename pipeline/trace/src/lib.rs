@@ -9,6 +9,7 @@
 //! | [`mod@migrate`] | brings ClickHouse's tables up to date |
 //! | [`reconstruct`] | reads a notification's events back as one tree |
 //! | [`waterfall`] | draws that tree as text |
+//! | [`mod@forget`] | takes a user out of ClickHouse |
 //! | [`stats`] | counts outcomes and rates |
 //! | [`measure`] | measures what all that costs |
 //!
@@ -18,6 +19,7 @@
 mod consume;
 mod ddl;
 mod error;
+pub mod forget;
 mod insert;
 pub mod measure;
 pub mod migrate;

@@ -3,6 +3,7 @@
 mod bench;
 mod dead;
 mod demo;
+mod forget;
 mod output;
 mod records;
 mod send;
@@ -29,6 +30,7 @@ pub(crate) async fn run(command: Command, config: Config) -> anyhow::Result<Exit
         Command::Send(args) => send::run(&args, &config).await?,
         Command::Trace(args) => return trace::run(&args, &config).await,
         Command::Stats(args) => stats::run(&args, &config).await?,
+        Command::Forget(args) => forget::run(&args, &config).await?,
         Command::Dead(command) => dead::run(command, &config).await?,
         Command::Contacts(command) => records::run(Bucket::Contacts, command, &config).await?,
         Command::Preferences(command) => records::run(Bucket::Preferences, command, &config).await?,
