@@ -138,7 +138,7 @@ async fn what_waits_for_its_time_is_reported_and_never_sent() -> anyhow::Result<
     let house = House::start(IMPATIENT).await?;
     let _worker = house.worker("")?;
     house.run(&["contacts", "put", USER, r#"{"emails":["z.quimby@example.com"]}"#]).await?;
-    // Waits at send, with its address: the sandbox asks to come back later.
+    // Waits at enrich for its time.
     let mut mail = submissions::mail(Uuid::now_v7(), "unused");
     mail["recipients"] = json!([USER]);
     mail["send_at"] = json!((jiff::Timestamp::now() + jiff::SignedDuration::from_secs(20)).to_string());
