@@ -19,6 +19,9 @@ pub enum Bucket {
     Suppressions,
 }
 
+/// A bucket for Chasqui's own processes only: what must be the same for all of them and is nobody else's to read.
+pub const SECRETS: &str = "secrets";
+
 impl Bucket {
     /// Every bucket.
     pub const ALL: [Bucket; 5] =
@@ -69,11 +72,23 @@ pub fn untoken(token: &str) -> Option<String> {
     String::from_utf8(name).ok()
 }
 
-/// The key of an e-mail address or phone number in `suppressions`: a hash, so that the list reveals no address.
+/// The key of an e-mail address or phone number in `suppressions`: a hash, so that the list reveals no address at a
+/// glance. Who can read it can try out addresses; it stays on the broker, beside contacts, and out of traces and logs.
 ///
 /// Addresses compare without regard to case or surrounding blanks.
 pub fn address_key(address: &str) -> String {
-    hex(&Sha256::digest(address.trim().to_lowercase()))
+    hex(&Sha256::digest(normalised(address)))
+}
+
+/// An address as it is compared and hashed.
+pub(crate) fn normalised(address: &str) -> String {
+    address.trim().to_lowercase()
+}
+
+/// The beginning of an [`address_key`], for logs and traces: an operator finds the record by it, but so many addresses
+/// begin so that it betrays none.
+pub fn shown(address_key: &str) -> String {
+    address_key.chars().take(4).chain(['…']).collect()
 }
 
 /// Lower-case hexadecimal.

@@ -87,7 +87,7 @@ impl Delivery {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// What tells it from the recipient's other endpoints on the channel: a device's id, an inbox's user, else
-    /// a hash of the address, because this id may show in traces.
+    /// [`crate::Pepper::endpoint`], because ids in traces are made of it.
     pub id: String,
     /// The address itself.
     pub address: Address,

@@ -1,5 +1,7 @@
 //! Ids: every one is derived, so that doing a step again gives the same ids.
 //!
+//! They show in ClickHouse and in links: whom a message goes to enters them hashed with a secret, see [`crate::pepper`].
+//!
 //! [RFC 9562](https://www.rfc-editor.org/rfc/rfc9562) UUIDv7 for what should sort by time, UUIDv8 for pure hashes.
 
 use jiff::Timestamp;
@@ -38,7 +40,7 @@ pub fn request_trace(stored_at: Timestamp, request_id: Uuid) -> Uuid {
     at_time(stored_at, &[b"request-trace", request_id.as_bytes()])
 }
 
-/// One recipient's notification; also its trace id.
+/// One recipient's notification; also its trace id. `recipient` is [`crate::Pepper::recipient`].
 pub fn notification(stored_at: Timestamp, request_id: Uuid, recipient: &str) -> Uuid {
     at_time(stored_at, &[b"notification", request_id.as_bytes(), recipient.as_bytes()])
 }

@@ -11,7 +11,7 @@
 //! | [`notification`], [`delivery`] | what travels between stages, in the [`envelope`] codec |
 //! | [`receipt`], [`opt_out`] | what providers, apps and recipients report afterwards |
 //! | [`trace`] | what ClickHouse keeps: one [`trace::TraceEvent`] per step |
-//! | [`id`] | how every id is derived |
+//! | [`id`], [`pepper`] | how every id is derived, and the secret that keeps addresses out of them |
 //! | [`clickhouse`] | the tables, and the migrations that make them |
 //! | [`subject`], [`stream`], [`bucket`], [`header`] | the names on the broker |
 //! | [`lane`], [`channel`], [`stage`], [`reason`] | the vocabularies |
@@ -26,6 +26,7 @@ pub mod id;
 pub mod lane;
 pub mod notification;
 pub mod opt_out;
+pub mod pepper;
 pub mod reason;
 pub mod receipt;
 pub mod record;
@@ -40,6 +41,7 @@ pub use delivery::Delivery;
 pub use lane::Lane;
 pub use notification::Notification;
 pub use opt_out::OptOut;
+pub use pepper::Pepper;
 pub use reason::Reason;
 pub use receipt::{Receipt, ReceiptKind};
 pub use stage::Stage;

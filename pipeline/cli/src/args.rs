@@ -57,6 +57,8 @@ pub(crate) enum Command {
     /// Dead letters and rejected submissions.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Erases a user from the buckets and from ClickHouse, and tells what remains until when.
+    Forget(ForgetArgs),
     /// Measures throughput and latency, embedded, beside a bare relay.
     Bench(BenchArgs),
     /// Serves the vendors' APIs on loopback, for `bench --channel`, until standard input ends.
@@ -256,6 +258,21 @@ pub(crate) struct DeadFilter {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct ForgetArgs {
+    /// The user's id.
+    pub(crate) user: String,
+    /// Only says what would be erased, and what would remain.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Does not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
     /// Measures the providers of this channel instead, `push` or `email`, beside a bare HTTP client: sends a second.
     #[arg(long, value_parser = measured_channel)]
@@ -275,6 +292,15 @@ pub(crate) struct BenchArgs {
     /// Throughput runs, each with a bare relay after it; medians are printed.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) pairs: u32,
+    /// Instead: how fast traces are written, how soon ClickHouse answers, and what they take on disk.
+    #[arg(long)]
+    pub(crate) traces: bool,
+    /// Spans to write for that.
+    #[arg(long, requires = "traces", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000_000))]
+    pub(crate) spans: u64,
+    /// Where the queries are that are asked then.
+    #[arg(long, requires = "traces", default_value = "dashboards/queries")]
+    pub(crate) queries: PathBuf,
     /// Prints one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -10,7 +10,7 @@ use chasqui_runtime::{
     config::{self, EmbeddedConfig},
     topology,
 };
-use chasqui_stores::connection;
+use chasqui_stores::{connection, pepper};
 use chasqui_trace::MigrateSettings;
 use serde::{Deserialize, Serialize};
 
@@ -55,15 +55,21 @@ impl Addresses {
         let client = self.nats(config).await?;
         topology::migrate(&client, &self.nats, &config.streams, &config.runner).await?;
         topology::migrate_export(&client, config.export.is_on(), &config.runner).await?;
+        // Made up now where there is none yet, and wrong settings told now.
+        pepper(&jetstream::new(client), config.privacy.key()?.as_deref()).await?;
         let clickhouse = self.clickhouse(config)?;
-        let settings = MigrateSettings {
-            database: config.clickhouse.database.clone(),
-            retention_days: config.clickhouse.ttl_days,
-            insert_window: config.clickhouse.insert_window,
-            cluster: Some(config.clickhouse.cluster.clone()).filter(|name| !name.is_empty()),
-        };
-        chasqui_trace::migrate(&clickhouse, &settings).await?;
+        chasqui_trace::migrate(&clickhouse, &schema(config)).await?;
         Ok(())
+    }
+}
+
+/// How ClickHouse's tables are to be.
+pub(crate) fn schema(config: &Config) -> MigrateSettings {
+    MigrateSettings {
+        database: config.clickhouse.database.clone(),
+        retention_days: config.clickhouse.ttl_days,
+        insert_window: config.clickhouse.insert_window,
+        cluster: Some(config.clickhouse.cluster.clone()).filter(|name| !name.is_empty()),
     }
 }
 

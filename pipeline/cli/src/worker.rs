@@ -16,9 +16,9 @@ use chasqui_runtime::{
     lanes::{OTHERS, URGENT},
     run_deferred, run_monitor, run_stage, topology,
 };
-use chasqui_schemas::{Lane, Stage};
+use chasqui_schemas::{Lane, Pepper, Stage};
 use chasqui_send::{Ports, SendStage};
-use chasqui_stores::{directory::NatsDirectory, inbox::NatsInbox, ledger::NatsLedger, publisher::Publisher};
+use chasqui_stores::{directory::NatsDirectory, inbox::NatsInbox, ledger::NatsLedger, pepper, publisher::Publisher};
 use chasqui_trace::{TraceSink, WriterSettings, run_exporter, run_receipts, run_writer};
 use chasqui_validate::Validate;
 use tokio::{
@@ -177,9 +177,12 @@ impl Worker {
         let directory = Arc::clone(&parts.directory);
         let clock = Arc::clone(&parts.broker.clock);
         match stage {
-            Stage::Validate => self.run(Validate::new(config.app_lanes()), config, parts, on),
+            Stage::Validate => self.run(Validate::new(config.app_lanes(), parts.pepper.clone()), config, parts, on),
             Stage::Enrich => self.run(Enrich { directory, clock }, config, parts, on),
-            Stage::Filter => self.run(Filter { directory, clock }, config, parts, on),
+            Stage::Filter => {
+                let filter = Filter { directory, clock, pepper: parts.pepper.clone() };
+                self.run(filter, config, parts, on);
+            }
             Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, config, parts, on),
             Stage::Render => self.run(Render::new(directory, parts.gateway.links()?), config, parts, on),
             Stage::Prioritize => self.run(Prioritize { clock, routes: parts.send.routes() }, config, parts, on),
@@ -311,6 +314,7 @@ struct Parts {
     broker: Broker,
     directory: Arc<NatsDirectory>,
     ledger: Arc<NatsLedger>,
+    pepper: Pepper,
     send: chasqui_send::Config,
     gateway: chasqui_gateway::Config,
 }
@@ -328,6 +332,7 @@ impl Parts {
             lanes,
             directory: Arc::new(NatsDirectory::open(&context).await?),
             ledger: Arc::new(ledger),
+            pepper: pepper(&context, config.privacy.key()?.as_deref()).await?,
             broker: Broker { client, traces: TraceSink::start(&publisher), publisher, clock },
             send: serde_json::from_value(config.send.clone()).context("the [send] settings are wrong")?,
             gateway: chasqui_gateway::Config::read(&config.gateway)?,

@@ -12,7 +12,7 @@ use chasqui_enrich::Enrich;
 use chasqui_filter::Filter;
 use chasqui_render::Render;
 use chasqui_schemas::{
-    Delivery, Notification, envelope,
+    Delivery, Notification, Pepper, envelope,
     record::{Category, Contacts, Preferences, Template},
     trace::{self, TraceEvent},
 };
@@ -126,9 +126,10 @@ where
 fn hot(c: &mut Criterion) {
     let directory = directory();
     let clock = Arc::new(ManualClock::new(noon()));
-    let validate = Validate::new(BTreeMap::new());
+    let pepper = Pepper::new(b"a benchmark's");
+    let validate = Validate::new(BTreeMap::new(), pepper.clone());
     let enrich = Enrich { directory: directory.clone(), clock: clock.clone() };
-    let filter = Filter { directory: directory.clone(), clock };
+    let filter = Filter { directory: directory.clone(), clock, pepper };
     let render = Render::new(directory, None);
 
     let push = submission(&["push"]);

@@ -56,6 +56,7 @@ pub struct Config {
     pub clickhouse: ClickHouseConfig,
     pub streams: StreamsConfig,
     pub runner: RunnerConfig,
+    pub privacy: PrivacyConfig,
     pub apps: BTreeMap<String, AppConfig>,
     pub log: LogConfig,
     pub telemetry: TelemetryConfig,
@@ -194,6 +195,24 @@ impl RunnerConfig {
             max_deliveries: self.max_deliveries,
             drain: Duration::from_millis(self.drain_ms),
         }
+    }
+}
+
+/// `[privacy]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "documented in chasqui.toml")]
+pub struct PrivacyConfig {
+    pub key_file: PathBuf,
+}
+
+impl PrivacyConfig {
+    /// The secret, where there is a file.
+    ///
+    /// # Errors
+    /// See [`ConfigError::Secret`].
+    pub fn key(&self) -> Result<Option<String>, ConfigError> {
+        secret(&self.key_file)
     }
 }
 

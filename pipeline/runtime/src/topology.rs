@@ -25,7 +25,11 @@ use async_nats::{
         },
     },
 };
-use chasqui_schemas::{Channel, Lane, Stage, bucket::Bucket, stream, subject};
+use chasqui_schemas::{
+    Channel, Lane, Stage,
+    bucket::{Bucket, SECRETS},
+    stream, subject,
+};
 
 use crate::config::{RunnerConfig, StreamsConfig};
 
@@ -119,16 +123,16 @@ pub async fn migrate(
         let done = context.create_or_update_stream(config).await;
         done.map_err(|source| TopologyError::Stream { name, source: source.into() })?;
     }
-    for bucket in Bucket::ALL {
+    for bucket in Bucket::ALL.map(Bucket::as_str).into_iter().chain([SECRETS]) {
         let config = kv::Config {
-            bucket: bucket.as_str().to_owned(),
+            bucket: bucket.to_owned(),
             history: 1,
             num_replicas: streams.replicas,
             storage: StorageType::File,
             ..kv::Config::default()
         };
         let done = context.create_or_update_key_value(config).await;
-        done.map_err(|source| TopologyError::Stream { name: bucket.as_str().to_owned(), source: source.into() })?;
+        done.map_err(|source| TopologyError::Stream { name: bucket.to_owned(), source: source.into() })?;
     }
     for (stream, config) in consumer_configs(runner) {
         let name = config.durable_name.clone().unwrap_or_default();

@@ -9,7 +9,7 @@ use async_nats::jetstream::kv::CreateErrorKind;
 use async_trait::async_trait;
 use chasqui_contract::{AddressBook, StoreError};
 use chasqui_schemas::{
-    bucket::{Bucket, address_key, token},
+    bucket::{Bucket, address_key, shown, token},
     record::{Contacts, Suppression},
 };
 use jiff::Timestamp;
@@ -43,7 +43,8 @@ impl AddressBook for NatsDirectory {
 
     async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError> {
         let (store, key) = (Bucket::Suppressions.as_str(), address_key(address));
-        let record = serde_json::to_vec(&suppression).map_err(|error| bad_record(Bucket::Suppressions, &key, error))?;
+        let record =
+            serde_json::to_vec(&suppression).map_err(|error| bad_record(Bucket::Suppressions, &shown(&key), error))?;
         let created = self.suppressions.create(&key, record.into()).await;
         self.cached_suppressions.forget(&key);
         match created {

@@ -15,7 +15,7 @@ use async_nats::jetstream::{self, kv::Store};
 use async_trait::async_trait;
 use chasqui_contract::{Directory, StoreError};
 use chasqui_schemas::{
-    bucket::{Bucket, address_key, token},
+    bucket::{Bucket, address_key, shown, token},
     record::{Category, Contacts, Preferences, Suppression, Template},
 };
 use serde::de::DeserializeOwned;
@@ -108,8 +108,8 @@ impl Directory for NatsDirectory {
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError> {
         let key = address_key(address);
         let read = self.cached_suppressions.get(&key, || read(&self.suppressions, Bucket::Suppressions, &key)).await?;
-        // The hash, not the address: errors are logged.
-        usable(read, Bucket::Suppressions, &key)
+        // Errors are logged and traced.
+        usable(read, Bucket::Suppressions, &shown(&key))
     }
 }
 

@@ -12,6 +12,7 @@
 //! | [`gather`] | requests that come at the same time, served together |
 //! | [`ledger`] | claims, first come, first served |
 //! | [`inbox`] | in-app inboxes |
+//! | [`mod@pepper`] | the secret that keeps addresses out of ids |
 //! | [`release`] | frees what a consumer has acknowledged |
 //! | [`memory`] | twins of directory with address book, ledger and inbox, for tests of stages |
 //!
@@ -30,6 +31,7 @@ pub mod ledger;
 pub mod memory;
 mod mirror;
 pub mod opt_out;
+pub mod pepper;
 pub mod publisher;
 pub mod records;
 pub mod release;
@@ -40,6 +42,7 @@ pub use consumer::find_consumer;
 pub use directory::NatsDirectory;
 pub use inbox::NatsInbox;
 pub use ledger::NatsLedger;
+pub use pepper::{PepperError, pepper};
 pub use publisher::{Outgoing, PublishError, Publisher, Stored};
 pub use records::{RecordError, Records};
 pub use release::keep_releasing;

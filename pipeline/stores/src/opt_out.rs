@@ -11,7 +11,7 @@ use async_nats::jetstream;
 use chasqui_contract::StoreError;
 use chasqui_schemas::{
     OptOut,
-    bucket::{Bucket, token},
+    bucket::{Bucket, shown, token},
     record::{CategoryPreference, Preferences, Suppression},
 };
 use jiff::Timestamp;
@@ -41,7 +41,7 @@ pub async fn apply(context: &jetstream::Context, opt_out: &OptOut, at: Timestamp
                 Some(_) => (None, ()),
                 None => (Some(Suppression { reason: reason.clone(), since: Some(at) }), ()),
             };
-            amend(&store, Bucket::Suppressions, key, key, add).await
+            amend(&store, Bucket::Suppressions, key, &shown(key), add).await
         }
     }
 }

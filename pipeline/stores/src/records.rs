@@ -5,11 +5,14 @@
 //!
 //! After a crash in the middle of an import the records before it are stored; import the whole again.
 
-use std::pin::pin;
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use async_nats::jetstream::{
     self,
-    kv::{DeleteErrorKind, Store},
+    kv::{DeleteErrorKind, Operation, Store},
 };
 use bytes::Bytes;
 use chasqui_contract::StoreError;
@@ -26,6 +29,8 @@ use crate::{Outgoing, Publisher, directory::open, unavailable};
 pub const MAX_RECORD_BYTES: usize = 512 * 1024;
 /// Longest name of a record, in bytes as a user writes it; a key takes up to three times that.
 pub const MAX_NAME_BYTES: usize = 255;
+/// How long a watcher may take to be told of a change.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// Records of an import on their way at a time: as many as a publisher has in flight.
 const IMPORTS_IN_FLIGHT: usize = 8;
 
@@ -98,6 +103,51 @@ impl Records {
         match self.store.delete(self.key(name)).await {
             Err(error) if error.kind() != DeleteErrorKind::InvalidKey => Err(unavailable(self.bucket.as_str(), error)),
             _ => Ok(()),
+        }
+    }
+
+    /// Deletes the record so that no message of it is left: a deletion leaves a marker, whose subject is the record's
+    /// name. That goes too, once every watcher was told. Nothing of it can be read then; its bytes are on the server's
+    /// disk until that compacts the file, since buckets allow no overwriting.
+    ///
+    /// # Errors
+    /// `Unavailable`; then some of it may be left: again.
+    pub async fn erase(&self, name: &str) -> Result<(), StoreError> {
+        let failed = |error: async_nats::Error| unavailable(self.bucket.as_str(), error);
+        let key = self.key(name);
+        if self.store.entry(&key).await.map_err(|error| failed(error.into()))?.is_none() {
+            return Ok(());
+        }
+        self.store.purge(&key).await.map_err(|error| failed(error.into()))?;
+        self.told().await?;
+        match self.store.entry(&key).await.map_err(|error| failed(error.into()))? {
+            Some(marker) if marker.operation != Operation::Put => {
+                let subject = format!("{}{key}", self.store.prefix);
+                let purge = self.store.stream.purge().sequence(marker.revision + 1).filter(subject);
+                purge.await.map_err(|error| failed(error.into()))?;
+            }
+            // Gone, or written anew meanwhile.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Waits until the server has told every watcher all there is to tell; not for one that is away, since it begins anew
+    /// when it comes back.
+    async fn told(&self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + TOLD_WITHIN;
+        loop {
+            let watchers: Vec<_> = self
+                .store
+                .stream
+                .consumers()
+                .try_collect()
+                .await
+                .map_err(|error| unavailable(self.bucket.as_str(), error))?;
+            if watchers.iter().all(|watcher| watcher.num_pending == 0) || Instant::now() > deadline {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

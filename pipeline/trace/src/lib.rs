@@ -10,6 +10,7 @@
 //! | [`mod@migrate`] | brings ClickHouse's tables up to date |
 //! | [`reconstruct`] | reads a notification's events back as one tree |
 //! | [`waterfall`] | draws that tree as text |
+//! | [`mod@forget`] | takes a user out of ClickHouse |
 //! | [`stats`] | counts outcomes and rates |
 //! | [`queue_metrics`] | writes samples of the queues |
 //! | [`measure`] | measures what all that costs |
@@ -21,6 +22,7 @@ mod consume;
 mod ddl;
 mod error;
 pub mod export;
+pub mod forget;
 mod insert;
 pub mod measure;
 pub mod migrate;
@@ -39,6 +41,7 @@ pub mod writer;
 
 pub use error::TraceError;
 pub use export::{ExportConfig, run_exporter};
+pub use measure::Measured;
 pub use migrate::{MigrateSettings, migrate};
 pub use receipts::run_receipts;
 pub use reconstruct::{TraceTree, load};

@@ -14,6 +14,7 @@ use chasqui_schemas::{
 };
 use clickhouse::Client;
 use jiff::Timestamp;
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
@@ -32,7 +33,7 @@ const LOOK_UPS: usize = 200;
 const ASKED: usize = 3;
 
 /// What was measured. Times in milliseconds.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
     /// Steps written.
     pub spans: u64,

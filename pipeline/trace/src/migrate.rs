@@ -87,7 +87,7 @@ pub async fn migrate(client: &Client, settings: &MigrateSettings) -> Result<u32,
 }
 
 impl MigrateSettings {
-    fn place(&self) -> Place<'_> {
+    pub(crate) fn place(&self) -> Place<'_> {
         Place { database: &self.database, cluster: self.cluster.as_deref() }
     }
 

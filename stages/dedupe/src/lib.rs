@@ -37,7 +37,8 @@ impl Stage for Dedupe {
             Claim::First => return Ok(Decision::forward(notification)),
             Claim::Taken(value) => Uuid::try_parse_ascii(&value).map_err(|source| StoreError::BadRecord {
                 store: stream::LEDGER,
-                key: claim,
+                // Not the claim: it is made of the recipient, and this is traced.
+                key: notification.id.to_string(),
                 source: source.into(),
             })?,
         };

@@ -71,7 +71,7 @@ fn a_claim_that_names_no_notification_is_a_bad_record() {
     block_on(ledger.claim(Book::Dedupe, &claim, Bytes::from_static(b"not an id"))).unwrap();
     let stage = Dedupe { ledger: Arc::new(ledger) };
     match block_on(stage.decide(notification(1))) {
-        Err(StoreError::BadRecord { key, .. }) => assert_eq!(key, claim),
+        Err(StoreError::BadRecord { key, .. }) => assert_eq!(key, Uuid::from_u128(1).to_string()),
         other => panic!("{other:?}"),
     }
 }

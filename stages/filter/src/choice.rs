@@ -3,22 +3,22 @@
 //! Pure functions of the records; a crash means nothing here.
 
 use chasqui_schemas::{
-    Channel, Reason, bucket,
+    Channel, Pepper, Reason,
     delivery::{Address, Endpoint},
     notification::Recipient,
     record::Contacts,
 };
 
-/// Hexadecimal digits of an address's hash in an endpoint's id. It tells apart the few addresses of one
-/// recipient, for which 64 bits are plenty.
-const ADDRESS_ID_DIGITS: usize = 16;
-
 /// The endpoints of a recipient on a channel: every device, the first phone, the first mailbox, the user's inbox.
-pub(crate) fn endpoints(channel: Channel, recipient: &Recipient, contacts: &Contacts) -> Vec<Endpoint> {
-    let hashed = |text: &String, address: fn(String) -> Address| {
-        let mut id = bucket::address_key(text);
-        id.truncate(ADDRESS_ID_DIGITS);
-        Endpoint { id, address: address(text.clone()) }
+pub(crate) fn endpoints(
+    channel: Channel,
+    recipient: &Recipient,
+    contacts: &Contacts,
+    pepper: &Pepper,
+) -> Vec<Endpoint> {
+    let hashed = |text: &String, address: fn(String) -> Address| Endpoint {
+        id: pepper.endpoint(text),
+        address: address(text.clone()),
     };
     match channel {
         Channel::Push => devices(contacts),

@@ -26,7 +26,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use chasqui_contract::{Clock, Decision, Directory, Output, Stage, StoreError, Verdict, consent};
 use chasqui_schemas::{
-    Channel, Lane, Notification, Reason,
+    Channel, Lane, Notification, Pepper, Reason,
     delivery::Endpoint,
     record::{Contacts, Preferences, QuietHours},
 };
@@ -43,6 +43,8 @@ pub struct Filter {
     pub directory: Arc<dyn Directory>,
     /// Tells whether it is too late, or quiet hours.
     pub clock: Arc<dyn Clock>,
+    /// For the ids of endpoints.
+    pub pepper: Pepper,
 }
 
 /// Which endpoints were refused and why, by `<channel>` or `push.<device id>`.
@@ -119,7 +121,7 @@ impl Filter {
             }
             let allowed_before = endpoints.len();
             let mut why = Reason::NoEndpoint;
-            for endpoint in choice::endpoints(channel, &notification.recipient, contacts) {
+            for endpoint in choice::endpoints(channel, &notification.recipient, contacts, &self.pepper) {
                 let Some(reason) = consent::refusal(&*self.directory, &endpoint, preferences).await? else {
                     endpoints.push(endpoint);
                     continue;

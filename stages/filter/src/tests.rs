@@ -74,7 +74,8 @@ fn directory(preferences: &Preferences, suppressed: &[&str]) -> MemoryDirectory 
 }
 
 fn try_decide(directory: MemoryDirectory, now: Timestamp, input: Notification) -> Result<Decision, StoreError> {
-    let stage = Filter { directory: Arc::new(directory), clock: Arc::new(ManualClock::new(now)) };
+    let pepper = Pepper::new(b"a test's");
+    let stage = Filter { directory: Arc::new(directory), clock: Arc::new(ManualClock::new(now)), pepper };
     block_on(stage.decide(input))
 }
 

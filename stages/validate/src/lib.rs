@@ -28,7 +28,7 @@ use std::{
 
 use chasqui_contract::{Decision, Output, Stage, StoreError, Submitted, Verdict};
 use chasqui_schemas::{
-    Channel, Lane, Notification, Reason, header, id,
+    Channel, Lane, Notification, Pepper, Reason, header, id,
     notification::{Json, Message, Recipient, Request},
     record::Contacts,
     subject,
@@ -45,13 +45,14 @@ const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// The validate stage.
 pub struct Validate {
     lanes: BTreeMap<String, Vec<Lane>>,
+    pepper: Pepper,
     schema: Schema,
 }
 
 impl Validate {
-    /// `lanes`: the lanes that each app may publish on; an app not listed may use them all.
-    pub fn new(lanes: BTreeMap<String, Vec<Lane>>) -> Self {
-        Validate { lanes, schema: Schema::new() }
+    /// `lanes`: the lanes that each app may publish on; an app not listed may use them all. `pepper`: for ids.
+    pub fn new(lanes: BTreeMap<String, Vec<Lane>>, pepper: Pepper) -> Self {
+        Validate { lanes, pepper, schema: Schema::new() }
     }
 
     fn check(&self, submitted: &Submitted) -> Result<Decision, Rejection> {
@@ -64,7 +65,7 @@ impl Validate {
             .map_err(|what| Rejection::new(Reason::Malformed, "submission", what))?;
         let own_id = fields.get("id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
         self.check_fields(submitted, &mut fields)
-            .and_then(|()| fan_out(submitted, fields))
+            .and_then(|()| fan_out(submitted, fields, &self.pepper))
             .map_err(|rejection| Rejection { request_id: own_id, ..rejection })
     }
 
@@ -138,7 +139,7 @@ fn check_message_id(message_id: Option<&str>, violations: &mut Violations) {
 }
 
 /// One notification per recipient of a submission that passed every check.
-fn fan_out(submitted: &Submitted, fields: Map<String, Value>) -> Result<Decision, Rejection> {
+fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -> Result<Decision, Rejection> {
     let incoming = &submitted.incoming;
     // The checks leave little to fail here: times outside of the years -9999 to 9999, for example.
     let submission: Submission = serde_json::from_value(Value::Object(fields))
@@ -168,7 +169,7 @@ fn fan_out(submitted: &Submitted, fields: Map<String, Value>) -> Result<Decision
     let mut seen = HashSet::with_capacity(asked);
     let mut outputs = Vec::with_capacity(asked);
     for recipient in submission.recipients.into_iter().map(recipient) {
-        let key = recipient.key();
+        let key = pepper.recipient(&recipient);
         let id = id::notification(incoming.stored_at, request_id, &key);
         if seen.insert(key) {
             outputs.push(Output::Notification(Notification {

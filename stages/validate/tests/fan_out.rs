@@ -9,7 +9,7 @@ use chasqui_schemas::{
     Channel, id,
     notification::{Message, Recipient},
 };
-use common::{decide, json, notifications, rejection, submitted};
+use common::{decide, json, notifications, pepper, rejection, submitted};
 use proptest::prelude::*;
 use serde_json::{Value, json as j};
 
@@ -48,7 +48,7 @@ fn every_field_arrives() {
     assert_eq!(request.metadata["team"], "x");
     assert_eq!(request.overrides["apns"]["sound"], "ping");
     for each in &made {
-        assert_eq!(each.id, id::notification(each.submitted_at, request.id, &each.recipient.key()));
+        assert_eq!(each.id, id::notification(each.submitted_at, request.id, &pepper().recipient(&each.recipient)));
         assert_eq!((each.app.as_str(), each.submitted_at), ("shop", "2026-03-01T12:00:00Z".parse().unwrap()));
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use chasqui_schemas::{Lane, Reason, submission};
 use chasqui_validate::Validate;
-use common::{decide, decide_by, json, notifications, rejection, submitted};
+use common::{decide, decide_by, json, notifications, pepper, rejection, submitted};
 use serde_json::{Value, json as j};
 
 /// The violations of an otherwise good submission with some fields changed; null removes a field.
@@ -205,7 +205,7 @@ fn only_an_e164_number_is_a_phone_number() {
 
 #[test]
 fn a_lane_that_the_app_may_not_use_is_refused() {
-    let stage = Validate::new(BTreeMap::from([("shop".to_owned(), vec![Lane::Bulk, Lane::Normal])]));
+    let stage = Validate::new(BTreeMap::from([("shop".to_owned(), vec![Lane::Bulk, Lane::Normal])]), pepper());
     let id = "018f4d5e-7b1a-7c3d-9e2f-0123456789ab";
     let good = json(&j!({"id": id, "category": "c", "recipients": ["ada"], "template": "t"}));
     assert_eq!(notifications(decide_by(&stage, good.clone())).len(), 1);

@@ -3,6 +3,7 @@
 mod bench;
 mod dead;
 mod demo;
+mod forget;
 mod output;
 mod queues;
 mod records;
@@ -32,6 +33,7 @@ pub(crate) async fn run(command: Command, config: Config, metrics: Metrics) -> a
         Command::Trace(args) => return trace::run(&args, &config).await,
         Command::Stats(args) => stats::run(&args, &config).await?,
         Command::Queues(args) => queues::run(&args, &config).await?,
+        Command::Forget(args) => forget::run(&args, &config).await?,
         Command::Dead(command) => dead::run(command, &config).await?,
         Command::Contacts(command) => records::run(Bucket::Contacts, command, &config).await?,
         Command::Preferences(command) => records::run(Bucket::Preferences, command, &config).await?,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chasqui_contract::{Decision, IncomingMessage, Output, Stage, Submitted, Verdict};
-use chasqui_schemas::{Lane, Notification, Reason};
+use chasqui_schemas::{Lane, Notification, Pepper, Reason};
 use chasqui_validate::Validate;
 use futures::FutureExt;
 use serde_json::Value;
@@ -34,7 +34,11 @@ pub(crate) fn json(value: &Value) -> Submitted {
 }
 
 pub(crate) fn decide(submitted: Submitted) -> Decision {
-    decide_by(&Validate::new(BTreeMap::new()), submitted)
+    decide_by(&Validate::new(BTreeMap::new(), pepper()), submitted)
+}
+
+pub(crate) fn pepper() -> Pepper {
+    Pepper::new(b"a test's")
 }
 
 pub(crate) fn decide_by(stage: &Validate, submitted: Submitted) -> Decision {

@@ -14,6 +14,7 @@ mod lanes;
 mod process;
 mod providers;
 mod relay;
+mod traces;
 mod vendors;
 
 use std::time::Duration;
@@ -84,6 +85,12 @@ struct Report {
     pairs: Vec<Pair>,
 }
 
+/// One or the other, as asked.
+enum Measured {
+    Pipeline(Box<Report>),
+    Traces(chasqui_trace::Measured),
+}
+
 /// The pipeline and the relay, one after the other.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Pair {
@@ -111,14 +118,24 @@ pub(crate) async fn run(args: &BenchArgs, config: Config) -> anyhow::Result<()> 
     bar.set_message("starting servers");
     let told = bar.clone();
     let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
+    let measured = async {
+        Ok(if args.traces {
+            Measured::Traces(traces::measure(args, &config, &servers.addresses, &bar).await?)
+        } else {
+            Measured::Pipeline(Box::new(measure(args, &config, &servers, dir.path(), &bar).await?))
+        })
+    };
     let measured = tokio::select! {
-        measured = measure(args, &config, &servers, dir.path(), &bar) => measured,
+        measured = measured => measured,
         stopped = stop_signal() => stopped.and_then(|()| bail!("stopped before there was a result")),
     };
     bar.finish_and_clear();
     servers.shutdown().await;
-    let report = measured?;
-    if args.json { print_json(&report) } else { print(&text(&report)) }
+    match measured? {
+        Measured::Traces(traces) => traces::tell(&traces, args.json),
+        Measured::Pipeline(report) if args.json => print_json(&report),
+        Measured::Pipeline(report) => print(&text(&report)),
+    }
 }
 
 async fn measure(

@@ -54,7 +54,8 @@ impl Content {
     }
 }
 
-fn unpack(bytes: &[u8]) -> Option<Value> {
+/// MessagePack as JSON.
+pub(in crate::commands) fn unpack(bytes: &[u8]) -> Option<Value> {
     let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
     reader.set_max_depth(MAX_DEPTH);
     Value::deserialize(&mut reader).ok()

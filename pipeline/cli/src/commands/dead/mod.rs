@@ -27,6 +27,7 @@ use crate::{
     servers,
 };
 
+pub(super) use content::unpack;
 use letter::{Letter, Summary, fetch, scan};
 use replay::Replay;
 

@@ -1,0 +1,213 @@
+//! `forget`: erases a user, and tells what remains until when.
+//!
+//! | where | what becomes of it |
+//! |---|---|
+//! | contacts, preferences | erased, and no marker stays that is called like the user; preferences are `enabled: false` while a message to the user still waits, so that nothing goes out that they had not wanted |
+//! | in-app inboxes, dead letters and rejected submissions that are the user's | deleted and overwritten |
+//! | ClickHouse | everything that leads to the person is taken out of the rows; rates do not change: [`mod@chasqui_trace::forget`] |
+//! | suppression list | stays: that an address wants nothing more must outlive its owner's account. Entries are hashes of addresses |
+//! | what is on its way | goes on: without contacts nothing new is sent. Run `forget` again when it is through |
+//!
+//! Guarantee: done again, it does the rest. After a crash: again; contacts, by which addresses are known, are erased only
+//! when nothing is left to be found by them.
+
+mod broker;
+mod who;
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context, bail, ensure};
+use async_nats::jetstream;
+use chasqui_runtime::Config;
+use chasqui_schemas::{
+    bucket::Bucket,
+    record::{Contacts, Preferences},
+    stream,
+};
+use chasqui_stores::Records;
+use chasqui_trace::forget;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use self::{broker::Found, who::Who};
+use crate::{
+    args::ForgetArgs,
+    commands::{
+        demo::progress,
+        output::{print, print_json, table},
+    },
+    servers::{Addresses, schema},
+};
+
+/// What was done, or would be.
+#[derive(Debug, Serialize)]
+struct Report {
+    user: String,
+    dry_run: bool,
+    erased: Erased,
+    remains: Vec<Remains>,
+}
+
+#[derive(Debug, Serialize)]
+struct Erased {
+    contacts: bool,
+    preferences: bool,
+    inbox_messages: usize,
+    dead_letters: usize,
+    /// Whose rows in ClickHouse name nobody any more.
+    notifications: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Remains {
+    place: &'static str,
+    what: String,
+    until: String,
+}
+
+/// Forgets, unless it only has to say what it would do.
+pub(crate) async fn run(args: &ForgetArgs, config: &Config) -> anyhow::Result<()> {
+    let addresses = Addresses::find(config)?;
+    let context = jetstream::new(addresses.nats(config).await?);
+    let clickhouse = addresses.clickhouse(config)?;
+    let user = args.user.as_str();
+    let contacts = Records::open(&context, Bucket::Contacts).await?;
+    let preferences = Records::open(&context, Bucket::Preferences).await?;
+
+    let record = contacts.get(user).await?;
+    let known: Contacts = match &record {
+        Some(json) => serde_json::from_slice(json).context("the user's contacts cannot be read")?,
+        None => Contacts::default(),
+    };
+    let found = broker::find(&context, user, &Who::new(user, &known)).await?;
+    let notifications = forget::notifications_of(&clickhouse, user).await?;
+    let mut report = Report {
+        user: user.to_owned(),
+        dry_run: args.dry_run,
+        erased: Erased {
+            contacts: record.is_some(),
+            preferences: preferences.get(user).await?.is_some() && found.deferred == 0,
+            inbox_messages: found.inbox.len(),
+            dead_letters: found.dead.len(),
+            notifications: notifications.len(),
+        },
+        remains: Vec::new(),
+    };
+    if !args.dry_run {
+        if !args.yes {
+            confirm(&report)?;
+        }
+        broker::delete(&context, stream::INBOX, &found.inbox).await?;
+        broker::delete(&context, stream::DEAD, &found.dead).await?;
+        contacts.erase(user).await?;
+        if found.deferred == 0 {
+            preferences.erase(user).await?;
+        } else {
+            let off = Preferences { enabled: false, ..Preferences::default() };
+            preferences.put(user, serde_json::to_vec(&off)?.into()).await?;
+        }
+        let bar = progress(notifications.len() as u64);
+        bar.set_message("taking the user out of ClickHouse");
+        let schema = schema(config);
+        let done = forget::forget(&clickhouse, &schema, &notifications, |done| bar.set_position(done as u64)).await;
+        bar.finish_and_clear();
+        done?;
+    }
+    let suppressed = suppressed(&context, &known).await?;
+    report.remains = remains(config, &found, suppressed, broker::on_their_way(&context).await?, notifications.len());
+    if args.json { print_json(&report) } else { print(&text(&report)) }
+}
+
+/// How many of the addresses are on the suppression list.
+async fn suppressed(context: &jetstream::Context, contacts: &Contacts) -> anyhow::Result<usize> {
+    let list = Records::open(context, Bucket::Suppressions).await?;
+    let mut count = 0;
+    for address in contacts.emails.iter().chain(&contacts.phones) {
+        count += usize::from(list.get(address).await?.is_some());
+    }
+    Ok(count)
+}
+
+fn confirm(report: &Report) -> anyhow::Result<()> {
+    ensure!(
+        io::stdin().is_terminal(),
+        "this cannot be undone: `--yes` says that it is meant, `--dry-run` what it does"
+    );
+    eprint!("{}This cannot be undone. Type the user's id to go on: ", text(report));
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    if answer.trim() != report.user {
+        bail!("nothing was erased");
+    }
+    Ok(())
+}
+
+fn remains(config: &Config, found: &Found, suppressed: usize, on_their_way: u64, notifications: usize) -> Vec<Remains> {
+    let streams = &config.streams;
+    let in_days = |from: Timestamp, days: u32| {
+        let until = from.checked_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MAX);
+        date(until)
+    };
+    let mut remains = Vec::new();
+    let mut add = |place, what: String, until: String| remains.push(Remains { place, what, until });
+    if suppressed > 0 {
+        let what = format!("{suppressed} of the user's addresses, as hashes: they want nothing more");
+        add("suppression list", what, "`chasqui suppressions delete ADDRESS`".to_owned());
+    }
+    if found.deferred > 0 {
+        let what = format!(
+            "{} messages that wait for their time, and the word that the user wants nothing (preferences)",
+            found.deferred
+        );
+        let due = found.last_due.map_or_else(|| "they are due".to_owned(), date);
+        add("deferred messages", what, format!("{due}; then run `forget` again"));
+    }
+    if on_their_way > 0 {
+        let what = format!("{on_their_way} messages, batches of traces and receipts of all users are on their way");
+        add("queues", what, "they are worked off; then run `forget` again".to_owned());
+    }
+    if found.unreadable > 0 {
+        let what = format!("{} that cannot be read may be the user's", found.unreadable);
+        add("dead letters", what, in_days(found.last_unreadable.unwrap_or_default(), streams.dead_days));
+    }
+    let claims = streams.dedupe_window_s.max(streams.attempts_window_s);
+    add(
+        "ledger",
+        "hashes of what was claimed, and ids of notifications".to_owned(),
+        date(Timestamp::now().checked_add(SignedDuration::from_secs(claims as i64)).unwrap_or(Timestamp::MAX)),
+    );
+    if notifications > 0 {
+        let what = "rows that name nobody: times, states, app, category, channel, provider".to_owned();
+        add("ClickHouse", what, in_days(Timestamp::now(), config.clickhouse.ttl_days.get()));
+        let what = "table parts as they were before, which nothing reads".to_owned();
+        add("ClickHouse's disk", what, "some minutes (`old_parts_lifetime`)".to_owned());
+    }
+    let what = "bytes of erased records, which nothing reads".to_owned();
+    add("NATS' disk", what, "the server compacts its files".to_owned());
+    add("elsewhere", "backups, logs, what providers and producers keep".to_owned(), "you remove it".to_owned());
+    remains
+}
+
+fn date(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+fn text(report: &Report) -> String {
+    let Erased { contacts, preferences, inbox_messages, dead_letters, notifications } = report.erased;
+    let yes = |is: bool| if is { "yes" } else { "there are none" }.to_owned();
+    let mut erased = table(&[if report.dry_run { "would be erased" } else { "erased" }, ""]);
+    erased.add_row(["contacts".to_owned(), yes(contacts)]);
+    erased.add_row(["preferences".to_owned(), yes(preferences)]);
+    erased.add_row(["in-app messages".to_owned(), inbox_messages.to_string()]);
+    erased.add_row(["dead letters".to_owned(), dead_letters.to_string()]);
+    erased.add_row(["notifications in ClickHouse".to_owned(), notifications.to_string()]);
+    if report.remains.is_empty() {
+        return format!("{erased}\n\n");
+    }
+    let mut remains = table(&["remains in", "what", "until"]);
+    for Remains { place, what, until } in &report.remains {
+        remains.add_row([*place, what, until]);
+    }
+    format!("{erased}\n\n{remains}\n")
+}
