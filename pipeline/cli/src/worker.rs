@@ -138,19 +138,26 @@ impl Worker {
         if roles == [Role::Gateway] {
             // With a spool it has something to do without a broker.
             worker.open_gateway(config, addresses, addresses.nats_some_time(config).await?).await?;
-            return Ok(worker);
+        } else {
+            worker.open(config, addresses, roles).await?;
         }
+        tracing::info!(roles = %roles.iter().map(Role::to_string).collect::<Vec<_>>().join(","), "running");
+        Ok(worker)
+    }
+
+    /// Starts `roles`, all of which need a broker.
+    async fn open(&mut self, config: &Config, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<()> {
         let client = addresses.nats(config).await?;
         topology::check_server(&client, &addresses.nats)?;
         require_topology(&client).await?;
-        worker.nats = Some(client.clone());
+        self.nats = Some(client.clone());
         if roles.contains(&Role::Writer) {
-            worker.clickhouse = Some(addresses.clickhouse(config)?);
+            self.clickhouse = Some(addresses.clickhouse(config)?);
         }
         let parts = Parts::open(config, client, OTHERS).await?;
         if roles.iter().any(|role| matches!(role, Role::Stage(_))) {
-            worker.urgent = UrgentThread::start()?;
-            let on = worker.urgent.handle()?;
+            self.urgent = UrgentThread::start()?;
+            let on = self.urgent.handle()?;
             let urgent = {
                 let (config, addresses) = (config.clone(), addresses.clone());
                 let open = async move { Parts::open(&config, addresses.nats(&config).await?, URGENT).await };
@@ -158,19 +165,18 @@ impl Worker {
             };
             for role in roles {
                 if let Role::Stage(stage) = role {
-                    worker.stage(*stage, config, &parts, &Handle::current())?;
-                    worker.stage(*stage, config, &urgent, &on)?;
+                    self.stage(*stage, config, &parts, &Handle::current())?;
+                    self.stage(*stage, config, &urgent, &on)?;
                 }
             }
         }
         for role in roles {
             match role {
-                Role::Gateway => worker.open_gateway(config, addresses, parts.broker.client.clone()).await?,
-                service => worker.service(*service, config, addresses, &parts).await?,
+                Role::Gateway => self.open_gateway(config, addresses, parts.broker.client.clone()).await?,
+                service => self.service(*service, config, addresses, &parts).await?,
             }
         }
-        tracing::info!(roles = %roles.iter().map(Role::to_string).collect::<Vec<_>>().join(","), "running");
-        Ok(worker)
+        Ok(())
     }
 
     fn stage(&mut self, stage: Stage, config: &Config, parts: &Parts, on: &Handle) -> anyhow::Result<()> {

@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_vendors_report_of_a_delivery_is_what_the_analyst_reads() -> anyhow::Result<()> {
-    // Every vendor gets some, as the weights have it: that one of two gets none of 24 does not happen in a lifetime.
-    const EACH: u32 = 24;
+    // Every vendor gets some of each kind, as the weights have it: that one of two gets none of 20 does not happen in a
+    // lifetime.
+    const EACH: u32 = 60;
     // In any order, and some twice.
     let callbacks = Reporting { delay: Duration::ZERO..Duration::from_secs(1), repeated: 0.3 };
     let mut lab = Lab::start(Script { callbacks, ..Script::default() }).await?;

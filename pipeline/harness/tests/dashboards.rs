@@ -31,7 +31,6 @@ async fn the_dashboards_show_what_happened_and_the_alerts_tell_what_is_wrong() -
     let client = house.clickhouse.clone().with_user("grafana").with_password("chasqui");
     // As Grafana's plugin asks: with its time limit.
     let client = client.with_setting("max_execution_time", "60");
-    make_queue_metrics(&house).await?;
     for rule in alerts::rules()? {
         // Nobody looks at the queues yet; all else is calm.
         let answer = ask(&client, &rule.sql(Timestamp::now().as_second())?).await?;
@@ -173,21 +172,8 @@ async fn engage(house: &House) -> Result<()> {
     oracle::until(house, "opens and clicks", engaged, (READERS / 2 + READERS / 6 + 2) as u64).await
 }
 
-/// Until there is a queue monitor, its table is made here, as it has been agreed on. Then this goes; the samples of
-/// [`sample_queues`] stay beside the monitor's, because no test can wait until a queue is really an hour old.
-async fn make_queue_metrics(house: &House) -> Result<()> {
-    let sql = "CREATE TABLE IF NOT EXISTS queue_metrics
-        (
-            sampled_at DateTime64(3, 'UTC'), stage LowCardinality(String), lane LowCardinality(String),
-            channel LowCardinality(String), stream LowCardinality(String), consumer LowCardinality(String),
-            pending UInt64, in_flight UInt64, redelivered UInt64, waiting UInt64, oldest_ms UInt64, bytes UInt64,
-            in_per_s Float64, out_per_s Float64
-        )
-        ENGINE = MergeTree PARTITION BY toDate(sampled_at) ORDER BY (stage, lane, channel, sampled_at)";
-    Ok(house.clickhouse.query(sql).execute().await?)
-}
-
-/// Samples as the monitor takes them: one queue that is well, and one in each kind of trouble. From two minutes ago to
+/// Samples as the monitor takes them, beside its own, because no test can wait until a queue is really an hour old: one
+/// queue that is well, and one in each kind of trouble. From two minutes ago to
 /// five ahead, so that they are the latest at any moment of the test.
 async fn sample_queues(house: &House) -> Result<()> {
     let sql = "INSERT INTO queue_metrics

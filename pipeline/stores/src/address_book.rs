@@ -1,6 +1,6 @@
 //! The address book on the KV buckets that the directory reads.
 //!
-//! Guarantee: a record is changed only as it was read ([`crate::amend`]), so that a device registered at the same moment
+//! Guarantee: a record is changed only as it was read (module `amend`), so that a device registered at the same moment
 //! is not lost. What was there already is left alone. The directory that wrote sees it at once.
 //!
 //! After a crash the call is repeated, and finds done what was done.

@@ -1,6 +1,6 @@
 //! Switches off what a recipient wants no more of.
 //!
-//! Guarantee: `Ok` means stored, see [`crate::amend`]: two opt-outs at once, or an opt-out and an operator, lose nothing.
+//! Guarantee: `Ok` means stored, see module `amend`: two opt-outs at once, or an opt-out and an operator, lose nothing.
 //! Doing it again changes nothing: a record that says so already is not written.
 //!
 //! After a crash: do it again.
