@@ -281,6 +281,31 @@ async fn what_is_wrong_is_raised(client: &Client) -> Result<()> {
     Ok(())
 }
 
+/// For `chasqui bench --traces --queries target/tmp/panels`, which asks them of millions of spans.
+#[test]
+#[ignore = "checks nothing; writes every panel's query, for seven days, to target/tmp/panels"]
+fn the_panels_as_files() -> Result<()> {
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("panels");
+    std::fs::create_dir_all(&dir)?;
+    let now = Timestamp::now().as_second();
+    let all = [
+        ("app", "*"),
+        ("channel", "*"),
+        ("stage", "*"),
+        ("lane", "*"),
+        ("template", "*"),
+        ("id", ""),
+        ("trace_id", ""),
+    ];
+    for dashboard in dashboards()? {
+        for (number, panel) in dashboard.panels().iter().enumerate() {
+            let query = View { variables: &all, from: now - 7 * 86_400, to: now }.expand(sql(panel)?)?;
+            std::fs::write(dir.join(format!("{}_{number:02}.sql", dashboard.name)), query)?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn dashboards_are_what_grafana_takes() -> Result<()> {
     let schema = include_str!("grafana/dashboard.schema.json");

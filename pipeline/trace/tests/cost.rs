@@ -89,28 +89,6 @@ async fn tracing_costs_little() -> Result<()> {
     Ok(())
 }
 
-/// `chasqui bench --traces`: SPANS=10000000.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement of minutes, for a release build"]
-async fn many_spans_are_answered_soon() -> Result<()> {
-    let bench = Bench::ready().await?;
-    let mut queries = Vec::new();
-    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../dashboards/queries"))? {
-        let path = entry?.path();
-        queries.push((path.file_stem().context("name")?.to_string_lossy().into_owned(), fs::read_to_string(&path)?));
-    }
-    queries.sort();
-    let pid = bench.clickhouse_pid()?;
-    let spans = setting("SPANS", 10_000_000)?;
-    let measured = measure::measure(&bench.clickhouse, spans as u64, &queries, |_| ()).await?;
-    println!("{measured:#?}\nClickHouse in all: {:.1} s of processor time", cpu_s(pid)?);
-    if env::var_os("KEEP").is_some() {
-        println!("{}", bench.clickhouse_url);
-        sleep(Duration::from_secs(100_000)).await;
-    }
-    Ok(())
-}
-
 fn setting(name: &str, default: usize) -> Result<usize> {
     env::var(name).map_or(Ok(default), |value| value.parse().with_context(|| name.to_owned()))
 }
