@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 async fn deliver_one(house: &House, endpoint: &str) -> anyhow::Result<()> {
-    let worker = house.worker_with("", &[("CHASQUI_TELEMETRY__OTLP_ENDPOINT", endpoint)])?;
+    let settings = [("CHASQUI_TELEMETRY__OTLP_ENDPOINT", endpoint), ("CHASQUI_MONITOR__SAMPLE_MS", "500")];
+    let worker = house.worker_with("", &settings)?;
     let id = Uuid::now_v7();
     house.publish("notify.submit.normal.test", &id.to_string(), &submissions::mail(id, "ada")).await?;
     let delivered = format!("SELECT count() AS n FROM deliveries WHERE state = 'delivered' AND request_id = '{id}'");
@@ -29,6 +30,7 @@ async fn a_collector_gets_batch_spans_and_metrics() -> anyhow::Result<()> {
         ("/v1/traces", "messaging.batch.message_count"),
         ("/v1/traces", "STAGE_RENDER"),
         ("/v1/metrics", "chasqui_messages"),
+        ("/v1/metrics", "chasqui_queue_oldest_ms"),
     ] {
         let holds = |body: &[u8]| body.windows(word.len()).any(|window| window == word.as_bytes());
         let found = received.iter().any(|(at, body)| at == path && holds(body));
