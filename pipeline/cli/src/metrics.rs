@@ -28,10 +28,15 @@ const BOUNDS: [f64; 15] = [0., 5., 10., 25., 50., 75., 100., 250., 500., 750., 1
 const BEATS: &str = "chasqui_beats";
 
 /// What each is, by the name in events.
-const HELP: [(&str, &str); 24] = [
+const HELP: [(&str, &str); 29] = [
     (BEATS, "Housekeeping rounds of the loops around stages; one that stops is stuck"),
     ("chasqui_batch_size", "Messages in one commit"),
     ("chasqui_circuit_changes", "Providers taken out of service and back, by the new state"),
+    ("chasqui_export_backlog", "Messages of the trace stream that wait for the exporter"),
+    ("chasqui_export_lag_ms", "Age of the oldest message of a batch of traces when it was exported"),
+    ("chasqui_export_lost", "Messages of the trace stream that were removed before they were exported"),
+    ("chasqui_export_rejected", "Steps of notifications that the collector refused for good"),
+    ("chasqui_export_spans", "Steps of notifications that the collector took"),
     ("chasqui_gateway_callbacks_ignored", "Callbacks of providers that say nothing of use"),
     ("chasqui_gateway_lost", "Opens and clicks that neither NATS nor the spool took"),
     ("chasqui_gateway_spooled", "Messages that went to the gateway's spool because NATS did not take them"),

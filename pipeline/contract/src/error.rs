@@ -73,3 +73,15 @@ impl StoreError {
         }
     }
 }
+
+/// An error with its sources, in words.
+pub fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        source = error.source();
+    }
+    words
+}

@@ -28,7 +28,7 @@ pub use address_book::AddressBook;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use decision::{Decision, Output, Verdict};
 pub use directory::Directory;
-pub use error::{Class, StoreError};
+pub use error::{Class, StoreError, with_sources};
 pub use inbox::Inbox;
 pub use ledger::{Book, Claim, Ledger};
 pub use message::{Context, IncomingMessage, Message, Submitted};

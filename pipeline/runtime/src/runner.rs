@@ -38,7 +38,7 @@ use async_nats::{
     jetstream::{self, AckKind},
 };
 use chasqui_contract::{
-    Class, Clock, Context, Decision, IncomingMessage, Message, Stage, Verdict, decision::parse_message_id,
+    Class, Clock, Context, Decision, IncomingMessage, Message, Stage, Verdict, decision::parse_message_id, with_sources,
 };
 use chasqui_schemas::{Channel, Lane, Reason, envelope::DecodeError, stream};
 use chasqui_stores::{keep_releasing, publisher::Publisher};
@@ -437,7 +437,7 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, 
             let input = match S::Input::read(&incoming) {
                 Ok(input) => input,
                 Err(DecodeError::Newer { .. }) => return Outcome::PutBack(incoming.sequence, NEWER_VERSION_PAUSE),
-                Err(error) => break Decision::dead(Reason::Undecodable, sources(&error)),
+                Err(error) => break Decision::dead(Reason::Undecodable, with_sources(&error)),
             };
             context = Some(input.context());
             match AssertUnwindSafe(stage.decide(input)).catch_unwind().await {
@@ -446,7 +446,7 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, 
                     // Boxed, as every timer that is seldom needed: a timer in it makes a future large and oddly aligned.
                     Class::RetryAfter(pause) => Box::pin(wait(S::STAGE, lane, &error, pause)).await,
                     Class::Overloaded => Box::pin(wait(S::STAGE, lane, &error, MAX_PORT_PAUSE)).await,
-                    Class::Permanent | Class::Bug => break Decision::dead(Reason::BadRecord, sources(&error)),
+                    Class::Permanent | Class::Bug => break Decision::dead(Reason::BadRecord, with_sources(&error)),
                 },
                 Err(panic) => break Decision::dead(Reason::Panicked, panic_text(&*panic)),
             }
@@ -483,18 +483,6 @@ fn unread_context(incoming: &IncomingMessage, lane: Lane) -> Context {
         lane: Some(lane),
         ..Context::default()
     }
-}
-
-/// An error with its sources, in words.
-fn sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

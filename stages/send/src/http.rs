@@ -8,7 +8,7 @@ mod reply;
 
 use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
 
-use chasqui_contract::{Answer, Outcome};
+use chasqui_contract::{Answer, Outcome, with_sources};
 use reqwest::{Client, Request, RequestBuilder, Url};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
 use tokio::{sync::Semaphore, time::Instant};
@@ -213,13 +213,7 @@ fn tls(key: &str, reach: &Reach) -> Result<ClientConfig, ConfigError> {
 
 /// An error with its sources, without the address, which may hold a credential or a recipient.
 fn words(error: &reqwest::Error) -> String {
-    let mut words = Vec::new();
-    let mut source = error.source();
-    while let Some(error) = source {
-        words.push(error.to_string());
-        source = error.source();
-    }
-    if words.is_empty() { "the exchange failed".to_owned() } else { words.join(": ") }
+    error.source().map_or_else(|| "the exchange failed".to_owned(), with_sources)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
+use chasqui_contract::with_sources;
 use http_body_util::{BodyExt, Limited};
 use jiff::{Timestamp, fmt::rfc2822};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
@@ -90,7 +91,7 @@ impl Collector {
             Protocol::Http => client,
             Protocol::Grpc => client.http2_prior_knowledge(),
         };
-        let client = client.build().map_err(|error| wrong(words(&error)))?;
+        let client = client.build().map_err(|error| wrong(clipped(&with_sources(&error))))?;
         Ok(Collector { client, protocol: config.protocol, url, headers, timeout })
     }
 
@@ -105,7 +106,7 @@ impl Collector {
         match (read.await, self.protocol) {
             (Ok(read), Protocol::Http) => read.http(),
             (Ok(read), Protocol::Grpc) => read.grpc(),
-            (Err(error), _) => Answer::Later { after: None, why: words(&error.without_url()) },
+            (Err(error), _) => Answer::Later { after: None, why: clipped(&with_sources(&error.without_url())) },
         }
     }
 }
@@ -243,17 +244,6 @@ fn retry_info(details: &str) -> Option<Duration> {
     let delay = RetryInfo::decode(&info.value[..]).ok()?.retry_delay.unwrap_or_default();
     let (seconds, nanos) = (u64::try_from(delay.seconds).unwrap_or(0), u32::try_from(delay.nanos).unwrap_or(0));
     Some(Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanos.into())))
-}
-
-/// An error with its causes.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        words = format!("{words}: {cause}");
-        source = cause.source();
-    }
-    clipped(&words)
 }
 
 fn clipped(words: &str) -> String {
