@@ -43,7 +43,7 @@ pub use clickhouse_child::{CLICKHOUSE_SUBCOMMAND, run_clickhouse_child};
 pub use error::EmbeddedError;
 pub use fetch::FetchError;
 pub use options::{ChildProgram, ClickHouseOptions, NatsOptions, Options, SyncInterval};
-pub use supervise::Server;
+pub use supervise::{Server, free_port};
 
 use crate::clickhouse::ClickHouse;
 use crate::data_dir::DataDir;

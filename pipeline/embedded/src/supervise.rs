@@ -10,8 +10,10 @@
 //! checks to see: killing it would take queries and messages in flight with it.
 
 use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,6 +38,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const STEADY: Duration = Duration::from_secs(60);
 /// How many free ports are tried before giving up: another program may take one between our look and the server's.
 const PORT_TRIES: u32 = 5;
+/// Ports for servers. Linux gives outgoing connections those from 32,768 on, macOS those from 49,152 on.
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// What is particular to a server.
 pub(crate) trait Program: Send + Sync + 'static {
@@ -306,6 +310,15 @@ fn is_free(port: u16) -> bool {
     TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// A port that nobody listens on, drawn from below those that outgoing connections are given: one of those could take it
+/// before the server does, even that by which we ask whether the server answers.
+///
+/// # Errors
+/// Where every one is taken.
+pub fn free_port() -> io::Result<u16> {
+    let count = u64::from(PORTS.end - PORTS.start);
+    let first = RandomState::new().build_hasher().finish() % count;
+    // Below `count`, which is a port's: the cast loses nothing.
+    let mut ports = (0..count).map(|n| PORTS.start + ((first + n) % count) as u16);
+    ports.find(|port| is_free(*port)).ok_or_else(|| io::Error::from(io::ErrorKind::AddrInUse))
 }

@@ -9,7 +9,7 @@ use chasqui_harness::{
     oracle, vendors,
 };
 use serde_json::json;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +21,7 @@ async fn what_vendors_report_of_a_delivery_is_what_the_analyst_reads() -> anyhow
     let callbacks = Reporting { delay: Duration::ZERO..Duration::from_secs(1), repeated: 0.3 };
     let mut lab = Lab::start(Script { callbacks, ..Script::default() }).await?;
     let dir = tempfile::tempdir()?;
-    let bind = format!("127.0.0.1:{}", TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port());
+    let bind = format!("127.0.0.1:{}", chasqui_embedded::free_port()?);
     let gateway = format!(
         "[gateway]\npublic_url = '{PUBLIC_URL}'\nkeys = [{{ id = 'k1', env = 'LINKS_KEY' }}]\nspool_dir = '{}'",
         dir.path().join("spool").display()

@@ -10,7 +10,7 @@ use chasqui_schemas::{Channel, OptOut, ReceiptKind, header, stream, subject};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 use uuid::Uuid;
 
@@ -41,7 +41,7 @@ async fn http(port: u16, method: &str, url: &str, body: &str) -> anyhow::Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn a_click_and_an_unsubscription_reach_the_analyst_and_the_preferences() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
+    let port = chasqui_embedded::free_port()?;
     let settings = format!(
         "{IMPATIENT}\n[gateway]\npublic_url = '{PUBLIC_URL}'\nkeys = [{{ id = 'k1', env = 'LINKS_KEY' }}]\nspool_dir = '{}'",
         dir.path().join("spool").display()

@@ -6,14 +6,14 @@ use anyhow::{Context, Result, ensure};
 use chasqui_harness::{House, house::PATIENCE, oracle, settings::IMPATIENT, submissions};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{sleep, timeout},
 };
 use uuid::Uuid;
 
 /// An address that nobody listens on.
-async fn free() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string())
+fn free() -> Result<String> {
+    Ok(format!("127.0.0.1:{}", chasqui_embedded::free_port()?))
 }
 
 /// The answer to a request, as `GET` unless it says otherwise; empty where nobody answers.
@@ -65,7 +65,7 @@ async fn count(house: &House, sql: &str) -> Result<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn queues_are_in_clickhouse_and_metrics_once_however_many_watch() -> Result<()> {
     let house = House::start(IMPATIENT).await?;
-    let (one, two) = (free().await?, free().await?);
+    let (one, two) = (free()?, free()?);
     let often = ("CHASQUI_MONITOR__SAMPLE_MS", "1000");
     let all = house.worker_with("", &[often, ("CHASQUI_HEALTH", &one)])?;
     let other = house.worker_with("monitor", &[often, ("CHASQUI_HEALTH", &two)])?;
@@ -131,7 +131,7 @@ async fn queues_are_in_clickhouse_and_metrics_once_however_many_watch() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_without_its_servers_is_well_but_not_ready() -> Result<()> {
     let house = House::start(IMPATIENT).await?;
-    let (writer, stage) = (free().await?, free().await?);
+    let (writer, stage) = (free()?, free()?);
     let often = ("CHASQUI_MONITOR__SAMPLE_MS", "500");
     let worker = house.worker_with("writer,monitor", &[often, ("CHASQUI_HEALTH", &writer)])?;
     let other = house.worker_with("render", &[("CHASQUI_HEALTH", &stage)])?;
@@ -173,7 +173,7 @@ async fn a_process_without_its_servers_is_well_but_not_ready() -> Result<()> {
 async fn a_gateway_starts_while_nats_is_away_and_what_it_took_arrives() -> Result<()> {
     let house = House::start(IMPATIENT).await?;
     let server = house.servers().nats().context("no NATS")?;
-    let (bind, health) = (free().await?, free().await?);
+    let (bind, health) = (free()?, free()?);
     let pid = server.pid().context("no process")?.to_string();
     let signal = |name: &'static str| tokio::process::Command::new("kill").args([name, &pid]).status();
     // It accepts connections and says nothing, which is as good as away.

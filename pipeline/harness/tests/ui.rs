@@ -8,7 +8,7 @@ use chasqui_harness::{House, browser::Browser, oracle, settings::IMPATIENT};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::Command,
 };
 use uuid::Uuid;
@@ -124,7 +124,7 @@ async fn text(browser: &mut Browser, selector: &str) -> anyhow::Result<String> {
 async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboard() -> anyhow::Result<()> {
     let mut browser = Browser::start().await?;
     let dir = tempfile::tempdir()?;
-    let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
+    let port = chasqui_embedded::free_port()?;
     let settings = format!("{IMPATIENT}\n[gateway]\nspool_dir = '{}'", dir.path().join("spool").display());
     let house = House::start(&settings).await?;
     let _worker = house.worker_with("", &[("CHASQUI_GATEWAY__BIND", &format!("127.0.0.1:{port}"))])?;
@@ -246,7 +246,7 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
     is_well_made(&mut browser, "problem").await?;
 
     // With a token only the token opens, and a browser remembers it for all that belongs to the page.
-    let guarded = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let guarded = std::net::SocketAddr::from(([127, 0, 0, 1], chasqui_embedded::free_port()?));
     let _guarded = house.worker_with(
         "gateway",
         &[

@@ -4,7 +4,10 @@
 //! The lab is linked in and not a program of its own, because a demonstration that needs a second program is seldom
 //! seen. No other command knows it, so nothing but a demo can ever send there.
 
-use std::{net::TcpListener, path::Path};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use anyhow::{Context, bail};
 use chasqui_lab::{Lab, PUBLIC_URL, Script, Vendor};
@@ -28,7 +31,7 @@ pub(super) async fn start(config: &mut Config, dir: &Path) -> anyhow::Result<Lab
     });
     merge(&mut config.send, &lists);
     // A port of our own: beside a `chasqui up` the usual one would be taken.
-    let bind = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).context("no free port")?;
+    let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, chasqui_embedded::free_port().context("no free port")?));
     let key = dir.join("links.key");
     std::fs::write(&key, format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()))?;
     let gateway = json!({
