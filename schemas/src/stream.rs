@@ -1,6 +1,8 @@
 //! JetStream streams: what is stored where. Settings live with the topology in the runtime.
 
-use crate::Stage;
+use std::sync::LazyLock;
+
+use crate::{Lane, Stage};
 
 /// Dedupe claims.
 pub const LEDGER: &str = "LEDGER";
@@ -35,15 +37,16 @@ pub const SERVICES: [(&str, &str); 7] = [
     (INBOX, "inbox"),
 ];
 
-/// The stream that holds a stage's queue. One each, so that a full queue stops only the stage before it.
-pub const fn of_stage(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Validate => "STAGE_VALIDATE",
-        Stage::Enrich => "STAGE_ENRICH",
-        Stage::Filter => "STAGE_FILTER",
-        Stage::Dedupe => "STAGE_DEDUPE",
-        Stage::Render => "STAGE_RENDER",
-        Stage::Prioritize => "STAGE_PRIORITIZE",
-        Stage::Send => "STAGE_SEND",
-    }
+/// The stream that holds a stage's queue for one lane. A full queue stops only the stage before it; and what nats-server
+/// does to one lane, storing a flood, removing what is acknowledged, keeps no other waiting.
+pub fn of_stage(stage: Stage, lane: Lane) -> &'static str {
+    static NAMES: LazyLock<[[String; Lane::ALL.len()]; Stage::ALL.len()]> = LazyLock::new(|| {
+        Stage::ALL.map(|stage| Lane::ALL.map(|lane| format!("STAGE_{stage}_{lane}").to_ascii_uppercase()))
+    });
+    &NAMES[stage as usize][lane.index()]
+}
+
+/// The streams of all stages and lanes.
+pub fn of_stages() -> impl Iterator<Item = &'static str> {
+    Stage::ALL.into_iter().flat_map(|stage| Lane::ALL.map(|lane| of_stage(stage, lane)))
 }

@@ -46,26 +46,14 @@ pub fn queue(stage: Stage, lane: Lane, channel: Channel) -> String {
     }
 }
 
-/// What a stage's consumer for one lane reads, and for one channel where the stage has a queue per channel.
+/// What a stage's stream for one lane holds; or, where the stage has a queue per channel, what the consumer of one
+/// reads of it.
 pub fn filter(stage: Stage, lane: Lane, channel: Option<Channel>) -> String {
     match (stage, channel) {
         (Stage::Validate, _) => format!("notify.submit.{lane}.*"),
         (Stage::Send, Some(channel)) => format!("notify.send.{lane}.{channel}"),
         (Stage::Send, None) => format!("notify.send.{lane}.*"),
         _ => format!("notify.{stage}.{lane}"),
-    }
-}
-
-/// Everything that a stage's stream holds.
-pub fn all_of(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Validate => "notify.submit.*.*",
-        Stage::Enrich => "notify.enrich.*",
-        Stage::Filter => "notify.filter.*",
-        Stage::Dedupe => "notify.dedupe.*",
-        Stage::Render => "notify.render.*",
-        Stage::Prioritize => "notify.prioritize.*",
-        Stage::Send => "notify.send.*.*",
     }
 }
 

@@ -10,6 +10,7 @@ use chasqui_runtime::{
     config::{self, EmbeddedConfig},
     topology,
 };
+use chasqui_schemas::{Lane, Stage, stream};
 use chasqui_stores::{connection, pepper};
 use chasqui_trace::MigrateSettings;
 use serde::{Deserialize, Serialize};
@@ -182,7 +183,7 @@ fn port(port: u16) -> Option<u16> {
 /// Refuses to go on where `migrate` has not run.
 pub(crate) async fn require_topology(client: &Client) -> anyhow::Result<()> {
     let context = jetstream::new(client.clone());
-    if context.get_stream(chasqui_schemas::stream::of_stage(chasqui_schemas::Stage::Validate)).await.is_err() {
+    if context.get_stream(stream::of_stage(Stage::Validate, Lane::Normal)).await.is_err() {
         bail!("the streams do not exist: run `chasqui migrate` first");
     }
     Ok(())

@@ -172,8 +172,14 @@ async fn a_submission_is_stored_with_an_id() {
         serde_json::from_str(&house.output(&["send", "order.json", "--app", "shop", "--lane", "high", "--json"]))
             .unwrap();
     assert_eq!((&sent["subject"], &sent["sequence"]), (&"notify.submit.high.shop".into(), &1.into()));
-    let stored =
-        house.context.get_stream(stream::of_stage(Stage::Validate)).await.unwrap().direct_get(1).await.unwrap();
+    let stored = house
+        .context
+        .get_stream(stream::of_stage(Stage::Validate, Lane::High))
+        .await
+        .unwrap()
+        .direct_get(1)
+        .await
+        .unwrap();
     let submission: Value = serde_json::from_slice(&stored.payload).unwrap();
     assert_eq!(submission["id"], sent["request_id"]);
     assert_eq!(stored.headers.get(header::CONTENT_TYPE).unwrap().as_str(), "application/json");
@@ -230,12 +236,18 @@ async fn a_letter_is_replayed_once_to_where_it_ended() {
     let number = house.bury_noise("undecodable").await.to_string();
     let told = house.output(&["dead", "replay", &number, "--dry-run"]);
     assert!(told.contains("notify.render.bulk") && told.contains("1 of 1"), "{told}");
-    assert_eq!((house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render)).await), (1, 0));
+    assert_eq!(
+        (house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render, Lane::Bulk)).await),
+        (1, 0)
+    );
 
     assert!(house.output(&["dead", "replay", &number]).contains("1 replayed, 0 already gone"));
     assert!(house.output(&["dead", "replay", &number]).contains("0 replayed, 1 already gone"));
-    assert_eq!((house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render)).await), (0, 1));
-    let stage = house.context.get_stream(stream::of_stage(Stage::Render)).await.unwrap();
+    assert_eq!(
+        (house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render, Lane::Bulk)).await),
+        (0, 1)
+    );
+    let stage = house.context.get_stream(stream::of_stage(Stage::Render, Lane::Bulk)).await.unwrap();
     let message = stage.direct_get(1).await.unwrap();
     assert_eq!((message.subject.as_str(), &message.payload[..]), ("notify.render.bulk", &b"noise"[..]));
 }
@@ -282,8 +294,11 @@ async fn a_replay_cut_off_before_the_deletion_stores_nothing_twice() {
     }
     assert!(house.output(&["dead", "replay", "1"]).contains("1 replayed"));
     assert!(house.output(&["dead", "replay", "2"]).contains("1 replayed"));
-    assert_eq!((house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render)).await), (0, 1));
-    let stage = house.context.get_stream(stream::of_stage(Stage::Render)).await.unwrap();
+    assert_eq!(
+        (house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render, Lane::Bulk)).await),
+        (0, 1)
+    );
+    let stage = house.context.get_stream(stream::of_stage(Stage::Render, Lane::Bulk)).await.unwrap();
     let replayed: Notification = envelope::decode(&stage.direct_get(1).await.unwrap().payload).unwrap();
     assert_eq!(Notification { pass: 0, ..replayed.clone() }, envelope::decode(&bytes).unwrap());
     assert_eq!(replayed.pass, 1);
@@ -300,7 +315,7 @@ async fn a_replay_wants_to_be_told_which() {
     assert!(house.output(&["dead", "replay", "--reason", "held", "--rate", "1000"]).contains("2 replayed"));
     assert_eq!(numbers(&house.dead(&[])), [2]);
     assert!(house.output(&["dead", "replay", "--all"]).contains("1 replayed"));
-    assert_eq!(house.count(stream::of_stage(Stage::Render)).await, 3);
+    assert_eq!(house.count(stream::of_stage(Stage::Render, Lane::Bulk)).await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

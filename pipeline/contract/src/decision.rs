@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chasqui_schemas::{Delivery, Notification, Reason, Receipt, ReceiptKind, Stage, envelope, subject};
+use chasqui_schemas::{Delivery, Lane, Notification, Reason, Receipt, ReceiptKind, Stage, envelope, subject};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -105,6 +105,14 @@ pub enum Output {
 }
 
 impl Output {
+    /// The lane it is on.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Output::Notification(n) => n.lane,
+            Output::Delivery(d) => d.lane,
+        }
+    }
+
     /// Where it is published for `stage` to take it.
     pub fn subject(&self, stage: Stage) -> String {
         match self {

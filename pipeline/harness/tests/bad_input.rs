@@ -103,7 +103,7 @@ async fn ten_megabytes_are_refused_at_the_door() -> anyhow::Result<()> {
     });
     let answer = cut.await??;
     ensure!(answer.contains("Maximum Payload Violation"), "{answer}");
-    ensure!(house.stored("STAGE_VALIDATE").await? == 0, "nothing of it is stored");
+    ensure!(house.stored("STAGE_VALIDATE_NORMAL").await? == 0, "nothing of it is stored");
     Ok(())
 }
 

@@ -182,9 +182,9 @@ async fn sample_queues(house: &House) -> Result<()> {
         FROM (SELECT number * 5 - 300 AS ago FROM numbers(84))
         ARRAY JOIN
         [
-            ('enrich', 'high', '', 'STAGE_ENRICH', 'enrich_high', 3, 40, 1, 10.5),
-            ('send', 'critical', 'sms', 'STAGE_SEND', 'send_critical_sms', 900, 60000, 1, 2.),
-            ('send', 'bulk', 'email', 'STAGE_SEND', 'send_bulk_email', 50, 200000, 0, 0.),
+            ('enrich', 'high', '', 'STAGE_ENRICH_HIGH', 'enrich_high', 3, 40, 1, 10.5),
+            ('send', 'critical', 'sms', 'STAGE_SEND_CRITICAL', 'send_critical_sms', 900, 60000, 1, 2.),
+            ('send', 'bulk', 'email', 'STAGE_SEND_BULK', 'send_bulk_email', 50, 200000, 0, 0.),
             ('traces', '', '', 'TRACES', 'writer', 5000, 90000, 1, 100.),
             ('dead', '', '', 'DEAD', '', 8, 86400000, 0, 0.)
         ] AS q";

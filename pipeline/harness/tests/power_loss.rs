@@ -79,7 +79,7 @@ async fn publish(publisher: &Publisher, acknowledged: &Mutex<BTreeSet<Uuid>>) ->
 
 /// What the first queue holds: how often each message id.
 async fn stored(client: &async_nats::Client) -> anyhow::Result<BTreeMap<Uuid, usize>> {
-    let queue = jetstream::new(client.clone()).get_stream(stream::of_stage(Stage::Validate)).await?;
+    let queue = jetstream::new(client.clone()).get_stream(stream::of_stage(Stage::Validate, Lane::Normal)).await?;
     let count = queue.cached_info().state.messages as usize;
     let mut found = BTreeMap::new();
     if count > 0 {

@@ -28,7 +28,7 @@ async fn a_collector_gets_batch_spans_and_metrics() -> anyhow::Result<()> {
     let received = collector.requests();
     for (path, word) in [
         ("/v1/traces", "messaging.batch.message_count"),
-        ("/v1/traces", "STAGE_RENDER"),
+        ("/v1/traces", "STAGE_RENDER_NORMAL"),
         ("/v1/metrics", "chasqui_messages"),
         ("/v1/metrics", "chasqui_queue_oldest_ms"),
     ] {

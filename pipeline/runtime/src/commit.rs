@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
-use chasqui_schemas::{Reason, Receipt, Stage, envelope, header, id, stream, subject, trace::TraceEvent};
+use chasqui_schemas::{Lane, Reason, Receipt, Stage, envelope, header, id, stream, subject, trace::TraceEvent};
 use chasqui_stores::publisher::{Outgoing, PublishError, Publisher};
 use chasqui_trace::{
     TraceSink,
@@ -51,19 +51,19 @@ pub struct Decided {
     pub decision: Option<Decision>,
 }
 
-/// Publishes everything that `batch` asks for, however long the broker refuses or is away.
+/// Publishes everything that `batch`, of the queue of `stage` for `lane`, asks for, however long the broker refuses or is away.
 ///
 /// A decision that the broker can never store (a message too large for it) becomes a dead letter itself.
-pub async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [Decided]) {
-    if publish_all(publisher, traces, stage, batch).await.is_ok() {
+pub async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, lane: Lane, batch: &mut [Decided]) {
+    if publish_all(publisher, traces, stage, lane, batch).await.is_ok() {
         return;
     }
     // One of them is impossible. Alone, it can be told from the others.
     for decided in batch {
-        if let Err(error) = publish_all(publisher, traces, stage, std::slice::from_ref(decided)).await {
+        if let Err(error) = publish_all(publisher, traces, stage, lane, std::slice::from_ref(decided)).await {
             tracing::error!(%stage, error = &error as &dyn std::error::Error, "decision cannot be stored: dead letter");
             decided.decision = Some(Decision::dead(Reason::TooLarge, error.to_string()));
-            if let Err(error) = publish_all(publisher, traces, stage, std::slice::from_ref(decided)).await {
+            if let Err(error) = publish_all(publisher, traces, stage, lane, std::slice::from_ref(decided)).await {
                 // Nothing of it fits: the trace at least must say so, and it has no content of the message.
                 tracing::error!(%stage, error = &error as &dyn std::error::Error, "dead letter cannot be stored");
             }
@@ -166,6 +166,7 @@ async fn publish_all(
     publisher: &Publisher,
     traces: &TraceSink,
     stage: Stage,
+    lane: Lane,
     batch: &[Decided],
 ) -> Result<(), PublishError> {
     let mut out = Batch {
@@ -179,7 +180,7 @@ async fn publish_all(
     let mut events: Vec<TraceEvent> = Vec::with_capacity(batch.len());
     for decided in batch {
         let Some(decision) = &decided.decision else {
-            out.push(stream::of_stage(stage), alone(&decided.incoming)).await?;
+            out.push(stream::of_stage(stage, lane), alone(&decided.incoming)).await?;
             continue;
         };
         perform(&mut out, stage, decided, decision).await?;
@@ -210,7 +211,7 @@ async fn perform(
         Verdict::Forward(outputs) => {
             if let Some(next) = stage.next() {
                 for output in outputs {
-                    out.forward(stream::of_stage(next), output, next).await?;
+                    out.forward(stream::of_stage(next, output.lane()), output, next).await?;
                 }
             }
         }
@@ -250,16 +251,12 @@ fn unencodable(error: impl std::error::Error + Send + Sync + 'static) -> Publish
 /// [`crate::deferred`] returns it to the queue of `stage`. One schedule per subject, so a repeat replaces it.
 fn deferred(message: &Output, stage: Stage, until: Timestamp) -> Result<Outgoing, PublishError> {
     let again = message.clone().again();
-    let lane = match &again {
-        Output::Notification(notification) => notification.lane,
-        Output::Delivery(delivery) => delivery.lane,
-    };
     let message_id = again.message_id();
     Ok(Outgoing {
         subject: subject::deferred(&message_id),
         headers: vec![
             (header::SCHEDULE, format!("@at {until}")),
-            (header::SCHEDULE_TARGET, subject::due(lane)),
+            (header::SCHEDULE_TARGET, subject::due(again.lane())),
             (header::SUBJECT, again.subject(stage)),
             (header::DUE_ID, message_id),
         ],

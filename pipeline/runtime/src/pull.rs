@@ -47,12 +47,24 @@ pub struct Pulled {
     pub delivered: u32,
 }
 
+/// What a [`Puller`] has to say.
+#[derive(Debug)]
+pub enum News {
+    /// A message has come.
+    Message(Pulled),
+    /// A request has ended: there may be room for another, and until it is made nothing comes.
+    Ended,
+    /// The connection is closed for good.
+    Closed,
+}
+
 /// Reads one consumer.
 pub struct Puller {
     client: Client,
     consumer: PullConsumer,
     inbox: Subject,
     subscription: Subscriber,
+    expires: Duration,
     /// Messages asked for and not here yet.
     outstanding: usize,
     heard_at: Instant,
@@ -86,6 +98,7 @@ impl Puller {
             consumer,
             inbox,
             subscription,
+            expires: EXPIRES,
             outstanding: 0,
             heard_at: now,
             not_before: now,
@@ -108,7 +121,7 @@ impl Puller {
         }
         let request = BatchConfig {
             batch,
-            expires: Some(EXPIRES),
+            expires: Some(self.expires),
             max_bytes: MAX_BYTES,
             idle_heartbeat: HEARTBEAT,
             ..BatchConfig::default()
@@ -127,21 +140,24 @@ impl Puller {
         }
     }
 
-    /// The next message, as soon as one is here. `None`: the connection is closed for good.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Pulled>> {
+    /// The next message, as soon as one is here, or what else there is to know.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<News> {
         loop {
             let Some(message) = std::task::ready!(self.subscription.poll_next_unpin(cx)) else {
-                return Poll::Ready(None);
+                return Poll::Ready(News::Closed);
             };
             self.heard_at = Instant::now();
             match message.status {
                 None | Some(StatusCode::OK) => {
                     if let Some(pulled) = self.take(message) {
-                        return Poll::Ready(Some(pulled));
+                        return Poll::Ready(News::Message(pulled));
                     }
                 }
                 Some(StatusCode::IDLE_HEARTBEAT) => {}
-                Some(status) => self.ended(status, &message),
+                Some(status) => {
+                    self.ended(status, &message);
+                    return Poll::Ready(News::Ended);
+                }
             }
         }
     }
@@ -223,18 +239,16 @@ impl Puller {
         if let Err(error) = self.subscription.unsubscribe().await {
             tracing::debug!(error = &error as &dyn std::error::Error, "unsubscribe not sent");
         }
-        while let Some(Some(pulled)) = self.next_now().await {
-            self.settle(pulled.incoming.sequence, AckKind::Nak(None)).await;
+        loop {
+            let news = std::future::poll_fn(|cx| Poll::Ready(self.poll_next(cx))).await;
+            match news {
+                Poll::Ready(News::Message(pulled)) => {
+                    self.settle(pulled.incoming.sequence, AckKind::Nak(None)).await;
+                }
+                Poll::Ready(News::Ended) => {}
+                Poll::Ready(News::Closed) | Poll::Pending => return,
+            }
         }
-    }
-
-    /// What is here already.
-    async fn next_now(&mut self) -> Option<Option<Pulled>> {
-        std::future::poll_fn(|cx| match self.poll_next(cx) {
-            Poll::Ready(pulled) => Poll::Ready(Some(pulled)),
-            Poll::Pending => Poll::Ready(None),
-        })
-        .await
     }
 }
 
@@ -272,14 +286,43 @@ async fn tell(client: &Client, reply: Subject, how: AckKind) {
 
 #[cfg(test)]
 mod tests {
+    use chasqui_embedded::{Embedded, NatsOptions, Options};
+
     use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_request_is_told_at_once_so_that_nobody_waits_for_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui");
+        let options =
+            Options { nats: Some(NatsOptions::default()), clickhouse: None, ..Options::new(dir.path(), cache) };
+        let server = Embedded::start(options, |_: &str| {}).await.unwrap();
+        let client = async_nats::connect(server.nats_url().unwrap()).await.unwrap();
+        let stream = jetstream::stream::Config { name: "S".into(), subjects: vec!["s".into()], ..Default::default() };
+        let stream = jetstream::new(client.clone()).create_stream(stream).await.unwrap();
+        let config = jetstream::consumer::pull::Config { durable_name: Some("c".into()), ..Default::default() };
+        stream.create_consumer(config).await.unwrap();
+        let mut puller = Puller::open(&client, "S", "c").await.unwrap();
+        // As short as the heartbeats allow.
+        puller.expires = 2 * HEARTBEAT;
+        let began = Instant::now();
+        puller.demand(10).await;
+        let news = tokio::time::timeout(SILENCE, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
+        assert!(matches!(news, News::Ended), "{news:?}");
+        assert!(began.elapsed() >= puller.expires);
+
+        client.publish("s", "later".into()).await.unwrap();
+        puller.demand(10).await;
+        let news = tokio::time::timeout(HEARTBEAT, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
+        assert!(matches!(news, News::Message(_)), "{news:?}");
+    }
 
     #[test]
     fn the_reply_tells_of_the_delivery_in_both_forms() {
         let expected = Some(Delivery { delivered: 2, sequence: 41, stored_at: Timestamp::from_second(7).unwrap() });
-        assert_eq!(delivery("$JS.ACK.STAGE_SEND.bulk-email.2.41.9.7000000000.3"), expected);
-        assert_eq!(delivery("$JS.ACK._.ACCOUNT.STAGE_SEND.bulk-email.2.41.9.7000000000.3"), expected);
-        assert_eq!(delivery("$JS.ACK.hub.ACCOUNT.STAGE_SEND.bulk-email.2.41.9.7000000000.3.token"), expected);
+        assert_eq!(delivery("$JS.ACK.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3"), expected);
+        assert_eq!(delivery("$JS.ACK._.ACCOUNT.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3"), expected);
+        assert_eq!(delivery("$JS.ACK.hub.ACCOUNT.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3.token"), expected);
         for wrong in ["_INBOX.x", "$JS.ACK.a.b.c", "$JS.ACK.s.c.x.41.9.7.3", ""] {
             assert_eq!(delivery(wrong), None, "{wrong}");
         }

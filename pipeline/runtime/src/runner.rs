@@ -4,14 +4,14 @@
 //! read from top to bottom:
 //!
 //! ```text
-//!            window per lane          slots, by weight          one at a time per lane
+//!            window per lane          slots, by weight            a few per lane
 //! consumer ───────────────► ready ───────────────► deciding ──► decided ──► committing ──► acknowledged
 //! ```
 //!
 //! Guarantees:
 //! - **Nothing is lost**: a message is acknowledged only after what was decided about it is stored.
-//! - **Take what is there**: a commit takes all that is decided when it begins, and never waits for more; under
-//!   load batches grow by themselves.
+//! - **Take what is there**: a commit takes all that is decided when it begins, and never waits for more; under load
+//!   batches grow by themselves, because beside one that is on its way another begins only with a bundle's worth.
 //! - **Bounded**: at most `window` messages per lane are here, in whatever state. A full queue behind the
 //!   stage therefore fills the one before it. A lane whose commit waits does not hold up the others.
 //! - **Poison ends**: a message that does not decode, or that makes the stage panic, is a dead letter; so is
@@ -49,16 +49,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    commit::{Decided, commit},
+    commit::{BUNDLE_MESSAGES, Decided, commit},
     config::RunnerSettings,
     lanes::Lanes,
     monitor::count,
-    pull::{Pulled, Puller},
+    pull::{News, Pulled, Puller},
     topology::consumer_name,
 };
 
 /// Most messages in one commit; what it publishes is split further by size.
 const MAX_COMMIT: usize = 1_000;
+/// Commits of one lane on their way at a time.
+const MAX_COMMITS: usize = 4;
 /// Decisions begun in one go: some milliseconds' work, in which nothing new is looked at.
 const MAX_ROUND: usize = 128;
 /// Housekeeping: forgotten requests, deadlines.
@@ -113,11 +115,10 @@ pub async fn run_stage<S: Stage>(
     settings: RunnerSettings,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let stream = stream::of_stage(S::STAGE);
     let mut lanes = Vec::with_capacity(on.len());
     let mut releasing = JoinSet::new();
     for &lane in on {
-        let consumer = consumer_name(lane, channel);
+        let (stream, consumer) = (stream::of_stage(S::STAGE, lane), consumer_name(lane, channel));
         let opened = Puller::open(&broker.client, stream, &consumer).await;
         let puller = opened.map_err(|source| RunError::Open { stream, consumer: consumer.clone(), source })?;
         releasing.spawn(keep_releasing(jetstream::new(broker.client.clone()), stream, consumer, None));
@@ -128,7 +129,7 @@ pub async fn run_stage<S: Stage>(
             ready: VecDeque::new(),
             deciding: 0,
             decided: Vec::new(),
-            committing: false,
+            committing: 0,
         });
     }
     let picker = Lanes::new(settings.weights, settings.slots);
@@ -152,7 +153,8 @@ struct LaneState {
     ready: VecDeque<Item>,
     deciding: usize,
     decided: Vec<Decided>,
-    committing: bool,
+    /// Commits on their way.
+    committing: usize,
 }
 
 /// A pulled message: alone, or a bundle of several.
@@ -208,6 +210,8 @@ enum Outcome {
 
 enum Event {
     Pulled(usize, Pulled),
+    /// A lane may ask for more.
+    RequestEnded,
     Outcome(usize, Outcome),
     /// A lane's commit is done with these sequences.
     Committed(usize, Vec<u64>),
@@ -273,8 +277,9 @@ impl<S: Stage> Runner<S> {
         }
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             match lane.puller.poll_next(cx) {
-                Poll::Ready(Some(pulled)) => return Poll::Ready(Event::Pulled(index, pulled)),
-                Poll::Ready(None) => return Poll::Ready(Event::Closed),
+                Poll::Ready(News::Message(pulled)) => return Poll::Ready(Event::Pulled(index, pulled)),
+                Poll::Ready(News::Ended) => return Poll::Ready(Event::RequestEnded),
+                Poll::Ready(News::Closed) => return Poll::Ready(Event::Closed),
                 Poll::Pending => {}
             }
         }
@@ -304,7 +309,7 @@ impl<S: Stage> Runner<S> {
             }
             Event::Committed(lane, sequences) => {
                 let lane = &mut self.lanes[lane];
-                lane.committing = false;
+                lane.committing -= 1;
                 for sequence in sequences {
                     lane.done(sequence, AckKind::Ack).await;
                 }
@@ -317,7 +322,7 @@ impl<S: Stage> Runner<S> {
                     lane.puller.extend(self.settings.ack_wait / 3).await;
                 }
             }
-            Event::Stop | Event::Closed => {}
+            Event::RequestEnded | Event::Stop | Event::Closed => {}
         }
     }
 
@@ -353,10 +358,11 @@ impl<S: Stage> Runner<S> {
 
     fn start_commits(&mut self) {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            if lane.committing || lane.decided.is_empty() {
+            let enough = if lane.committing == 0 { 1 } else { BUNDLE_MESSAGES };
+            if lane.decided.len() < enough || lane.committing == MAX_COMMITS {
                 continue;
             }
-            lane.committing = true;
+            lane.committing += 1;
             let rest = lane.decided.split_off(lane.decided.len().min(MAX_COMMIT));
             let mut batch = std::mem::replace(&mut lane.decided, rest);
             let (publisher, traces) = (self.broker.publisher.clone(), self.broker.traces.clone());
@@ -366,13 +372,13 @@ impl<S: Stage> Runner<S> {
                 otel.kind = "consumer",
                 messaging.system = "nats",
                 messaging.operation.r#type = "process",
-                messaging.destination.name = stream::of_stage(S::STAGE),
+                messaging.destination.name = stream::of_stage(S::STAGE, lane.lane),
                 messaging.consumer.group.name = lane.lane.as_str(),
                 messaging.batch.message_count = batch.len(),
             );
             let name = lane.lane;
             let committing = async move {
-                commit(&publisher, &traces, S::STAGE, &mut batch).await;
+                commit(&publisher, &traces, S::STAGE, name, &mut batch).await;
                 count::batch(S::STAGE, name, &batch);
                 (index, batch.iter().map(|decided| decided.incoming.sequence).collect())
             };

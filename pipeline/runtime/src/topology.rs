@@ -8,8 +8,8 @@
 //! | `DEAD` | limits | kept until an operator has looked |
 //! | `INBOX` | limits | the newest messages of each user |
 //!
-//! Every queue refuses what does not fit (`discard: new`), per subject, so that a full bulk lane refuses no
-//! critical message. `DEFERRED` has no such limit, since JetStream allows none on a stream with schedules; the
+//! A stage has a stream for each lane. Every queue refuses what does not fit (`discard: new`), per subject, so that
+//! a full channel refuses no message of another. `DEFERRED` has no such limit, since JetStream allows none on a stream with schedules; the
 //! server's `max_file_store` bounds it.
 
 use std::time::Duration;
@@ -188,16 +188,16 @@ fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
         ..base(name, &[subject])
     };
 
-    let mut configs: Vec<StreamConfig> = Stage::ALL
-        .into_iter()
-        .map(|stage| StreamConfig {
+    let mut configs = Vec::new();
+    for stage in Stage::ALL {
+        configs.extend(Lane::ALL.map(|lane| StreamConfig {
             retention: RetentionPolicy::Limits,
             max_messages_per_subject: settings.queue_messages,
             discard_new_per_subject: true,
             max_bytes: settings.queue_bytes,
-            ..base(stream::of_stage(stage), &[subject::all_of(stage)])
-        })
-        .collect();
+            ..base(stream::of_stage(stage, lane), &[&subject::filter(stage, lane, None)])
+        }));
+    }
     configs.extend([
         claims(stream::LEDGER, subject::LEDGER, settings.dedupe_window_s),
         claims(stream::ATTEMPTS, subject::ATTEMPTS, settings.attempts_window_s),
@@ -253,8 +253,9 @@ pub(crate) fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull
     for stage in Stage::ALL {
         for lane in Lane::ALL {
             for channel in queues(stage) {
-                let filter = subject::filter(stage, lane, channel);
-                configs.push((stream::of_stage(stage), consumer(&consumer_name(lane, channel), filter)));
+                // What reads the whole stream needs no filter.
+                let filter = channel.map_or(String::new(), |_| subject::filter(stage, lane, channel));
+                configs.push((stream::of_stage(stage, lane), consumer(&consumer_name(lane, channel), filter)));
             }
         }
     }

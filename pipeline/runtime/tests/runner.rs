@@ -136,7 +136,7 @@ impl Bench {
 
     /// What filter's queue holds, by user, and how often.
     async fn forwarded(&self) -> BTreeMap<String, usize> {
-        let stream = jetstream::new(self.client.clone()).get_stream("STAGE_FILTER").await.unwrap();
+        let stream = jetstream::new(self.client.clone()).get_stream("STAGE_FILTER_NORMAL").await.unwrap();
         let state = &stream.cached_info().state;
         let mut users = BTreeMap::new();
         for sequence in state.first_sequence.max(1)..=state.last_sequence {
@@ -200,7 +200,7 @@ async fn every_message_is_forwarded_once_and_acknowledged() {
     bench.publish(users(2_000)).await;
     let (stop, runner) = bench.run(pure(Decision::forward));
     bench.until_forwarded(2_000).await;
-    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
     assert!(bench.forwarded().await.values().all(|&times| times == 1));
     assert!(bench.stored(stream::TRACES).await >= 1);
     stop.cancel();
@@ -216,7 +216,7 @@ async fn the_provider_that_was_called_is_on_the_dead_letter_and_in_the_trace() {
         Decision { provider, ..Decision::dead(Reason::Held, "nobody knows") }
     }));
     bench.until("given up", stream::DEAD, 1).await;
-    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
     let context = jetstream::new(bench.client.clone());
     let letter = context.get_stream(stream::DEAD).await.unwrap().get_raw_message(1).await.unwrap();
     assert_eq!(letter.headers.get(header::PROVIDER).unwrap().as_str(), "vonage");
@@ -238,7 +238,7 @@ async fn poison_is_a_dead_letter_and_blocks_nobody() {
         Decision::forward(n)
     }));
     bench.until("dead", stream::DEAD, 2).await;
-    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
     let dead: BTreeMap<_, _> = bench.dead_letters().await.into_iter().collect();
     assert_eq!(dead["undecodable"], garbage);
     let poison: Notification = envelope::decode(&dead["panicked"]).unwrap();
@@ -295,7 +295,7 @@ async fn slow_work_is_not_done_twice() {
         })
     }));
     let (stop, runner) = bench.run(slow);
-    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
     assert_eq!(calls.load(Ordering::SeqCst), 1);
     stop.cancel();
     runner.await.unwrap();
@@ -312,7 +312,7 @@ async fn a_bundle_is_its_messages() {
     bench.broker.publisher.publish(&[bench.outgoing(users(20))]).await.unwrap();
     bench.until_forwarded(19).await;
     bench.until("dead", stream::DEAD, 1).await;
-    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
     stop.cancel();
     runner.await.unwrap();
     let dead = bench.dead_letters().await;
@@ -326,7 +326,7 @@ async fn a_bundle_handed_out_too_often_comes_apart_before_anything_of_it_is_dead
     bench.broker.publisher.publish(&[bench.outgoing(users(5))]).await.unwrap();
     let context = jetstream::new(bench.client.clone());
     let consumer: jetstream::consumer::PullConsumer =
-        context.get_consumer_from_stream("normal", "STAGE_ENRICH").await.unwrap();
+        context.get_consumer_from_stream("normal", "STAGE_ENRICH_NORMAL").await.unwrap();
     // Two readers that die with it.
     for _ in 0..2 {
         let mut batch = consumer.fetch().max_messages(1).messages().await.unwrap();
@@ -336,7 +336,7 @@ async fn a_bundle_handed_out_too_often_comes_apart_before_anything_of_it_is_dead
     }
     let (stop, runner) = bench.run(pure(Decision::forward));
     bench.until_forwarded(5).await;
-    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
     assert_eq!(bench.stored(stream::DEAD).await, 0);
     stop.cancel();
     runner.await.unwrap();
@@ -349,15 +349,15 @@ async fn a_full_queue_pushes_back_and_loses_nothing() {
     publish(bench.outgoing(users(100))).await;
     let (stop, runner) = bench.run(pure(Decision::forward));
     bench.until_forwarded(100).await;
-    bench.until("all moved", "STAGE_ENRICH", 0).await;
+    bench.until("all moved", "STAGE_ENRICH_NORMAL", 0).await;
     // Filter's queue is full now: these wait in enrich's.
     publish(bench.outgoing((100..150).map(|n| n.to_string()))).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!((bench.stored("STAGE_ENRICH").await, bench.stored("STAGE_FILTER").await), (1, 1));
-    let filter = jetstream::new(bench.client.clone()).get_stream("STAGE_FILTER").await.unwrap();
+    assert_eq!((bench.stored("STAGE_ENRICH_NORMAL").await, bench.stored("STAGE_FILTER_NORMAL").await), (1, 1));
+    let filter = jetstream::new(bench.client.clone()).get_stream("STAGE_FILTER_NORMAL").await.unwrap();
     filter.purge().await.unwrap();
     bench.until_forwarded(50).await;
-    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
     stop.cancel();
     runner.await.unwrap();
 }
@@ -376,7 +376,7 @@ async fn a_store_that_is_away_costs_nothing_but_time() {
         };
         Box::pin(std::future::ready(answer))
     })));
-    bench.until("forwarded", "STAGE_FILTER", 1).await;
+    bench.until("forwarded", "STAGE_FILTER_NORMAL", 1).await;
     assert_eq!(bench.stored(stream::DEAD).await, 0);
     stop.cancel();
     runner.await.unwrap();
@@ -393,14 +393,14 @@ async fn drain_finishes_what_began_and_gives_the_rest_back_at_once() {
             Ok(Decision::forward(n))
         })
     })));
-    bench.until("began", "STAGE_FILTER", 1).await;
+    bench.until("began", "STAGE_FILTER_NORMAL", 1).await;
     stop.cancel();
     runner.await.unwrap();
     let began = bench.forwarded().await.len();
     assert!((1..20).contains(&began), "{began} were finished");
     let (stop, runner) = bench.run(pure(Decision::forward));
     bench.until_forwarded(20).await;
-    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
     assert!(bench.forwarded().await.values().all(|&times| times == 1));
     stop.cancel();
     runner.await.unwrap();
@@ -413,7 +413,7 @@ async fn a_message_that_is_handed_out_too_often_is_a_dead_letter() {
     // Two readers that die with it.
     let context = jetstream::new(bench.client.clone());
     let consumer: jetstream::consumer::PullConsumer =
-        context.get_consumer_from_stream("normal", "STAGE_ENRICH").await.unwrap();
+        context.get_consumer_from_stream("normal", "STAGE_ENRICH_NORMAL").await.unwrap();
     for _ in 0..2 {
         let mut batch = consumer.fetch().max_messages(1).messages().await.unwrap();
         while batch.next().await.is_none() {
@@ -423,7 +423,7 @@ async fn a_message_that_is_handed_out_too_often_is_a_dead_letter() {
     let (stop, runner) = bench.run(pure(Decision::forward));
     bench.until("dead", stream::DEAD, 1).await;
     assert_eq!(bench.dead_letters().await[0].0, "deliveries_exhausted");
-    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
     stop.cancel();
     runner.await.unwrap();
 }
@@ -438,7 +438,7 @@ async fn a_server_that_restarts_costs_no_message() {
         assert!(bench._server.nats().unwrap().restarted(round + 1).await);
     }
     bench.until_forwarded(600).await;
-    bench.until("acknowledged", "STAGE_ENRICH", 0).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
     // Some may be there twice, bundled otherwise: whoever was about to hear of their storing asked again.
     assert!(bench.forwarded().await.values().sum::<usize>() < 2 * 600);
     stop.cancel();
@@ -452,5 +452,5 @@ async fn migrating_again_changes_nothing() {
     for _ in 0..2 {
         topology::migrate(&bench.client, "", &bench.config.streams, &bench.config.runner).await.unwrap();
     }
-    assert_eq!(bench.stored("STAGE_ENRICH").await, 3);
+    assert_eq!(bench.stored("STAGE_ENRICH_NORMAL").await, 3);
 }

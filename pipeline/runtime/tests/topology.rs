@@ -86,10 +86,10 @@ async fn a_changed_setting_reaches_the_stream_and_keeps_its_messages() {
         let Config { streams, runner, .. } = config(settings);
         topology::migrate(&client, url, &streams, &runner).await.unwrap();
         context.publish("notify.submit.normal.shop", "{}".into()).await.unwrap().await.unwrap();
-        let stream = context.get_stream("STAGE_VALIDATE").await.unwrap();
+        let stream = context.get_stream("STAGE_VALIDATE_NORMAL").await.unwrap();
         assert_eq!(stream.cached_info().config.max_messages_per_subject, limit);
     }
-    assert_eq!(context.get_stream("STAGE_VALIDATE").await.unwrap().cached_info().state.messages, 2);
+    assert_eq!(context.get_stream("STAGE_VALIDATE_NORMAL").await.unwrap().cached_info().state.messages, 2);
     let ledger = context.get_stream("LEDGER").await.unwrap();
     assert_eq!(ledger.cached_info().config.duplicate_window, Duration::from_secs(3600));
 }

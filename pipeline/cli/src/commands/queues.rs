@@ -108,7 +108,7 @@ mod tests {
             stage: "render",
             lane,
             channel: "",
-            stream: "STAGE_RENDER",
+            stream: "STAGE_RENDER_NORMAL",
             consumer: lane.to_owned(),
             pending,
             in_flight: 0,

@@ -56,7 +56,7 @@ pub(super) fn consumers() -> Vec<Queue> {
                     stage: stage.as_str(),
                     lane: lane.as_str(),
                     channel: channel.map_or("", Channel::as_str),
-                    stream: stream::of_stage(stage),
+                    stream: stream::of_stage(stage, lane),
                     consumer: consumer_name(lane, channel),
                     filter: subject::filter(stage, lane, channel),
                 });
@@ -82,7 +82,7 @@ pub(super) fn consumers() -> Vec<Queue> {
 /// Every stream.
 pub(super) fn streams() -> Vec<&'static str> {
     let services = stream::SERVICES.into_iter().map(|(stream, _)| stream);
-    Stage::ALL.into_iter().map(stream::of_stage).chain(services).collect()
+    stream::of_stages().chain(services).collect()
 }
 
 /// The streams with something that no consumer reads: kept, or waiting for its time.

@@ -84,7 +84,7 @@ fn subject(hop: usize) -> String {
 async fn create(context: &jetstream::Context) -> anyhow::Result<Vec<PullConsumer>> {
     let mut consumers = Vec::new();
     for (hop, stage) in Stage::ALL.into_iter().enumerate() {
-        let of_stage = context.get_stream(stream::of_stage(stage)).await?;
+        let of_stage = context.get_stream(stream::of_stage(stage, Lane::Normal)).await?;
         let config = StreamConfig {
             name: name(hop),
             subjects: vec![subject(hop)],

@@ -10,7 +10,7 @@ use async_nats::jetstream::{
     message::StreamMessage,
     stream::{DeleteMessageErrorKind, DirectGetErrorKind, Stream},
 };
-use chasqui_schemas::{Stage, bucket, header, stream, subject};
+use chasqui_schemas::{bucket, header, stream, subject};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 
@@ -63,7 +63,7 @@ pub(super) async fn find(context: &jetstream::Context, user: &str, who: &Who) ->
 /// Messages on their way through the stages, whosoever they are; and batches of trace events and receipts.
 pub(super) async fn on_their_way(context: &jetstream::Context) -> anyhow::Result<u64> {
     let mut waiting = 0;
-    for name in Stage::ALL.map(stream::of_stage).into_iter().chain([stream::TRACES, stream::RECEIPTS]) {
+    for name in stream::of_stages().chain([stream::TRACES, stream::RECEIPTS]) {
         let mut consumers = open(context, name).await?.consumers();
         while let Some(consumer) = consumers.try_next().await.with_context(|| format!("{name} cannot be read"))? {
             waiting += consumer.num_pending + consumer.num_ack_pending as u64;
