@@ -35,7 +35,8 @@ pub enum DecodeError {
 /// # Errors
 /// Fails only on values that MessagePack cannot hold; none of this crate's types has any.
 pub fn encode<T: Serialize>(body: &T) -> Result<Vec<u8>, rmp_serde::encode::Error> {
-    let mut bytes = Vec::with_capacity(512);
+    // Most fit, so that nothing is copied while it grows.
+    let mut bytes = Vec::with_capacity(1_024);
     let mut writer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
     (VERSION, body).serialize(&mut writer)?;
     Ok(bytes)
@@ -61,13 +62,16 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 ///
 /// # Errors
 /// As [`encode`].
-pub fn bundle(envelopes: Vec<Vec<u8>>) -> Result<Vec<u8>, rmp_serde::encode::Error> {
-    match <[Vec<u8>; 1]>::try_from(envelopes) {
-        Ok([only]) => Ok(only),
-        Err(envelopes) => {
-            rmp_serde::to_vec(&envelopes.iter().map(|each| serde_bytes::Bytes::new(each)).collect::<Vec<_>>())
-        }
+pub fn bundle(envelopes: &[&[u8]]) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+    if let [only] = envelopes {
+        return Ok(only.to_vec());
     }
+    // Beside the array's head, each has its marker and length.
+    const HEAD: usize = 5;
+    let mut bytes = Vec::with_capacity(HEAD + envelopes.iter().map(|each| each.len() + HEAD).sum::<usize>());
+    let envelopes: Vec<_> = envelopes.iter().map(|each| serde_bytes::Bytes::new(each)).collect();
+    rmp_serde::encode::write(&mut bytes, &envelopes)?;
+    Ok(bytes)
 }
 
 /// The envelopes of a message: those of a bundle, or the one that it is. What is neither is returned whole, for
@@ -175,7 +179,7 @@ mod tests {
         #[test]
         fn a_bundle_comes_apart_as_it_was_put_together(bodies in proptest::collection::vec(".{0,80}", 1..300)) {
             let envelopes: Vec<_> = bodies.iter().map(|body| encode(body).unwrap()).collect();
-            let message = Bytes::from(bundle(envelopes.clone()).unwrap());
+            let message = Bytes::from(bundle(&envelopes.iter().map(|each| &each[..]).collect::<Vec<_>>()).unwrap());
             prop_assert_eq!(unbundle(&message), envelopes);
         }
 

@@ -59,10 +59,10 @@ pub fn span(trace_id: Uuid, step: &str, delivery_id: Option<Uuid>, attempt: u32)
 }
 
 /// The message id of a bundle: of its only message, or a hash of those of its messages.
-pub fn bundle(message_ids: &[String]) -> String {
+pub fn bundle(message_ids: &[&str]) -> String {
     match message_ids {
-        [only] => only.clone(),
-        several => claim(&several.iter().map(String::as_str).collect::<Vec<_>>()),
+        [only] => (*only).to_owned(),
+        several => claim(several),
     }
 }
 

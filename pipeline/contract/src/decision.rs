@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chasqui_schemas::{Delivery, Lane, Notification, Reason, Receipt, ReceiptKind, Stage, envelope, subject};
+use chasqui_schemas::{Channel, Delivery, Lane, Notification, Reason, Receipt, ReceiptKind, Stage, envelope, subject};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -113,13 +113,18 @@ impl Output {
         }
     }
 
-    /// Where it is published for `stage` to take it.
-    pub fn subject(&self, stage: Stage) -> String {
+    /// The channel of its queue, where that makes a difference.
+    pub fn channel(&self) -> Channel {
         match self {
             // Only send has a queue per channel, and only deliveries get there.
-            Output::Notification(n) => subject::queue(stage, n.lane, chasqui_schemas::Channel::Push),
-            Output::Delivery(d) => subject::queue(stage, d.lane, d.channel()),
+            Output::Notification(_) => Channel::Push,
+            Output::Delivery(d) => d.channel(),
         }
+    }
+
+    /// Where it is published for `stage` to take it.
+    pub fn subject(&self, stage: Stage) -> String {
+        subject::queue(stage, self.lane(), self.channel())
     }
 
     /// Its JetStream message id: the same whenever the same step makes it again. It names notification and

@@ -7,7 +7,8 @@
 //! | [`runner`] | pulls, asks the stage, commits, keeps deadlines, drains |
 //! | [`lanes`] | who is next, by weight, with capacity that only critical may use |
 //! | [`pull`] | demand-driven reading of one consumer |
-//! | [`commit`] | performs decisions: outputs and traces durable first, acknowledgement last |
+//! | `perform` | what a decision comes to, in bytes |
+//! | [`commit`] | publishes it: outputs and traces durable first, acknowledgement last |
 //! | [`deferred`] | returns messages to their queues when their time has come |
 //! | [`monitor`] | watches the queues, and counts what runners do |
 
@@ -16,6 +17,7 @@ pub mod config;
 pub mod deferred;
 pub mod lanes;
 pub mod monitor;
+mod perform;
 pub mod pull;
 pub mod runner;
 pub mod topology;

@@ -49,10 +49,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    commit::{BUNDLE_MESSAGES, Decided, commit},
+    commit::{BUNDLE_MESSAGES, commit},
     config::RunnerSettings,
     lanes::Lanes,
     monitor::count,
+    perform::Decided,
     pull::{News, Pulled, Puller},
     topology::consumer_name,
 };
@@ -378,7 +379,7 @@ impl<S: Stage> Runner<S> {
             );
             let name = lane.lane;
             let committing = async move {
-                commit(&publisher, &traces, S::STAGE, name, &mut batch).await;
+                commit(&publisher, &traces, S::STAGE, &mut batch).await;
                 count::batch(S::STAGE, name, &batch);
                 (index, batch.iter().map(|decided| decided.incoming.sequence).collect())
             };
@@ -466,7 +467,7 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, 
         tracing::warn!(stage = %S::STAGE, trace_id = %context.trace_id, %reason, detail, "dead letter");
     }
     let timing = Timing { stored_at: incoming.stored_at, started_at, took: began.elapsed() };
-    Outcome::Decided(Box::new(Decided { incoming, delivered, context, timing, decision }))
+    Outcome::Decided(Box::new(Decided::new((S::STAGE, lane), incoming, delivered, context, timing, decision)))
 }
 
 async fn wait(stage: chasqui_schemas::Stage, lane: Lane, error: &chasqui_contract::StoreError, pause: Duration) {

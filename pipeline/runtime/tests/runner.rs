@@ -98,12 +98,14 @@ impl Bench {
     fn outgoing(&self, users: impl IntoIterator<Item = String>) -> Outgoing {
         let outputs: Vec<_> = users.into_iter().map(|user| Output::Notification(notification(&user))).collect();
         let ids: Vec<_> = outputs.iter().map(Output::message_id).collect();
-        let envelopes = outputs.iter().map(|output| output.encode().unwrap()).collect();
+        let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+        let envelopes: Vec<_> = outputs.iter().map(|output| output.encode().unwrap()).collect();
+        let envelopes: Vec<_> = envelopes.iter().map(Vec::as_slice).collect();
         Outgoing {
             subject: outputs[0].subject(chasqui_schemas::Stage::Enrich),
             message_id: Some(chasqui_schemas::id::bundle(&ids)),
             headers: vec![],
-            payload: envelope::bundle(envelopes).unwrap().into(),
+            payload: envelope::bundle(&envelopes).unwrap().into(),
         }
     }
 

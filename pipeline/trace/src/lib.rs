@@ -45,5 +45,5 @@ pub use measure::Measured;
 pub use migrate::{MigrateSettings, migrate};
 pub use receipts::run_receipts;
 pub use reconstruct::{TraceTree, load};
-pub use sink::TraceSink;
+pub use sink::{TraceSink, encoded};
 pub use writer::{WriterSettings, run_writer};

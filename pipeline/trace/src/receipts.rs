@@ -15,7 +15,7 @@ use async_nats::jetstream::{Context, Message, message::Acker};
 use chasqui_contract::Class;
 use chasqui_schemas::{
     Channel, OptOut, Receipt, ReceiptKind, header, id, receipt, stream, subject,
-    trace::{State, Status, TraceEvent},
+    trace::{Encoded, State, Status, TraceEvent},
 };
 use chasqui_stores::{Publisher, opt_out};
 use futures::StreamExt;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     TraceError, TraceSink,
     consume::{self, Broken, Intake, Pauses},
+    encoded,
     row::embedded_ms,
     span,
 };
@@ -84,7 +85,7 @@ pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToke
 
 #[derive(Default)]
 struct Batch {
-    events: Vec<TraceEvent>,
+    events: Vec<Encoded>,
     held: Vec<Acker>,
     broken: Vec<Broken>,
     /// To be performed first.
@@ -118,7 +119,7 @@ impl Batch {
     }
 
     fn take(&mut self, message: Message, events: Vec<TraceEvent>) {
-        self.events.extend(events);
+        self.events.extend(encoded(&events));
         self.held.push(message.split().1);
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chasqui_schemas::{
     subject,
-    trace::{self, TraceEvent},
+    trace::{self, Encoded, TraceEvent},
 };
 use chasqui_stores::{
     Outgoing, Publisher,
@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 const QUEUED_CALLS: usize = 256;
 /// Events in one message: about 150 kB.
 const EVENTS_PER_MESSAGE: usize = 500;
-/// Largest message, in bytes; events are larger than usual where a submission was wrong in many ways.
+/// Largest message, in bytes, its head apart; events are larger than usual where a submission was wrong in many ways.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 /// Stages commit no faster than their events are recorded, so this paces them too: fewer and larger bundles, and fewer
 /// fsyncs, for some milliseconds that nobody at rest waits.
@@ -39,7 +39,7 @@ pub struct TraceSink {
 
 #[derive(Debug)]
 struct Call {
-    events: Vec<TraceEvent>,
+    events: Vec<Encoded>,
     recorded: oneshot::Sender<()>,
 }
 
@@ -52,7 +52,7 @@ impl TraceSink {
     }
 
     /// Returns when `events` are stored, however long the broker is away.
-    pub async fn record(&self, events: Vec<TraceEvent>) {
+    pub async fn record(&self, events: Vec<Encoded>) {
         if events.is_empty() {
             return;
         }
@@ -62,6 +62,17 @@ impl TraceSink {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// The events as they are recorded. To be made while they are still in the processor's cache: they wait for their batch.
+pub fn encoded(events: &[TraceEvent]) -> Vec<Encoded> {
+    let encode = |event| {
+        let encoded = Encoded::new(event);
+        encoded.inspect_err(|error| {
+            tracing::error!(error = error as &dyn std::error::Error, "a trace event cannot be encoded");
+        })
+    };
+    events.iter().filter_map(|event| encode(event).ok()).collect()
 }
 
 /// Stores batch after batch, one at a time.
@@ -86,24 +97,24 @@ async fn record(publisher: Publisher, mut waiting: Gather<Call>) {
 }
 
 /// The events as messages of the trace stream.
-fn messages(events: &[TraceEvent]) -> Vec<Outgoing> {
+fn messages(events: &[Encoded]) -> Vec<Outgoing> {
     let mut messages = Vec::new();
-    let mut rest: Vec<&[TraceEvent]> = events.chunks(EVENTS_PER_MESSAGE).rev().collect();
-    while let Some(chunk) = rest.pop() {
-        match trace::encode(chunk) {
-            Ok(payload) if payload.len() > MAX_MESSAGE_BYTES && chunk.len() > 1 => {
-                let (first, second) = chunk.split_at(chunk.len() / 2);
-                rest.extend([second, first]);
-            }
+    let mut rest = events;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fitting = rest.iter().take(EVENTS_PER_MESSAGE).take_while(|event| {
+            bytes += event.len();
+            bytes <= MAX_MESSAGE_BYTES
+        });
+        let (now, later) = rest.split_at(fitting.count().max(1));
+        messages.push(Outgoing {
+            subject: subject::TRACES.to_owned(),
             // No message id: to store an event twice is harmless.
-            Ok(payload) => messages.push(Outgoing {
-                subject: subject::TRACES.to_owned(),
-                message_id: None,
-                headers: Vec::new(),
-                payload: Bytes::from(payload),
-            }),
-            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "trace events cannot be encoded"),
-        }
+            message_id: None,
+            headers: Vec::new(),
+            payload: Bytes::from(trace::batch(now)),
+        });
+        rest = later;
     }
     messages
 }
@@ -127,9 +138,9 @@ mod tests {
     #[test]
     fn messages_are_bounded_by_events_and_by_bytes() {
         let small: Vec<_> = (0..1_200).map(|i| TraceEvent { span_id: i, ..event(1) }).collect();
-        assert_eq!(messages(&small).len(), 3);
+        assert_eq!(messages(&encoded(&small)).len(), 3);
         let large: Vec<_> = (0..100).map(|i| TraceEvent { span_id: i, ..event(20_000) }).collect();
-        let messages = messages(&large);
+        let messages = messages(&encoded(&large));
         assert!(messages.iter().all(|message| message.payload.len() <= MAX_MESSAGE_BYTES));
         let again: Vec<_> = messages.iter().flat_map(|message| trace::decode(&message.payload).unwrap()).collect();
         assert_eq!(again, large, "in order, and none is missing");

@@ -8,7 +8,7 @@ use chasqui_contract::Verdict;
 use chasqui_schemas::{Channel, Lane, Stage};
 use tracing::Level;
 
-use crate::commit::Decided;
+use crate::perform::Decided;
 
 /// Says that the loop around a stage moves. `lane` is the first of those that it works on.
 pub(crate) fn beat(stage: Stage, lane: Lane, channel: Option<Channel>) {
@@ -22,7 +22,7 @@ pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[Decided]) {
     let (stage, lane) = (stage.as_str(), lane.as_str());
     let mut decisions: BTreeMap<&str, u64> = BTreeMap::new();
     for decided in batch {
-        *decisions.entry(word(decided.decision.as_ref().map(|decision| &decision.verdict))).or_default() += 1;
+        *decisions.entry(decided.word).or_default() += 1;
     }
     for (decision, messages) in decisions {
         tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_messages = messages, stage, lane, decision);
@@ -41,7 +41,8 @@ pub(crate) fn store_error(stage: Stage, lane: Lane) {
     tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_store_errors = 1u64, stage, lane);
 }
 
-fn word(verdict: Option<&Verdict>) -> &'static str {
+/// A decision's name in metrics; none where its bundle comes apart.
+pub(crate) fn word(verdict: Option<&Verdict>) -> &'static str {
     match verdict {
         Some(Verdict::Forward(_)) => "forward",
         Some(Verdict::Sent) => "sent",
