@@ -295,7 +295,7 @@ impl Worker {
             () = stopped => self.stop().await,
             ended = self.tasks.join_next() => {
                 self.stop.cancel();
-                let ended = ended.context("no role to run")?;
+                let ended = ended.context("nothing to run: `exporter` needs export.endpoint, `gateway` gateway.bind")?;
                 // The others finish what they can; the first failure is the one to tell.
                 while self.tasks.join_next().await.is_some() {}
                 ended.context("a role panicked")??;

@@ -28,6 +28,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     panic::AssertUnwindSafe,
+    pin::Pin,
     sync::Arc,
     task::Poll,
     time::{Duration, Instant},
@@ -329,6 +330,8 @@ impl<S: Stage> Runner<S> {
 
     /// Begins what there are slots for; true where that is more than one round's share.
     async fn start_decisions(&mut self) -> bool {
+        // The place of a decision that was made at once serves the next: it is large, and oddly aligned.
+        let mut place = None;
         for _ in 0..MAX_ROUND {
             let mut ready = [false; Lane::ALL.len()];
             for state in &self.lanes {
@@ -345,12 +348,20 @@ impl<S: Stage> Runner<S> {
             state.deciding += 1;
             let (stage, clock) = (Arc::clone(&self.stage), Arc::clone(&self.broker.clock));
             let max_deliveries = self.settings.max_deliveries;
-            let mut deciding: Deciding =
-                Box::pin(async move { (index, decide(&*stage, &*clock, item, lane, max_deliveries).await) });
+            let decision = async move { (index, decide(&*stage, &*clock, item, lane, max_deliveries).await) };
+            let mut deciding = if let Some(mut free) = place.take() {
+                Pin::set(&mut free, decision);
+                free
+            } else {
+                Box::pin(decision)
+            };
             // Most decisions wait for nothing: they are made here, and only the others wait to be woken.
             let made = deciding.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
             match made {
-                Poll::Ready((lane, outcome)) => self.take(Event::Outcome(lane, outcome)).await,
+                Poll::Ready((lane, outcome)) => {
+                    place = Some(deciding);
+                    self.take(Event::Outcome(lane, outcome)).await;
+                }
                 Poll::Pending => self.deciding.push(deciding),
             }
         }

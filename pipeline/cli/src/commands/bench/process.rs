@@ -51,8 +51,8 @@ impl Worker {
                 .kill_on_drop(true);
             command.spawn().context("cannot start a worker")
         };
-        // Without a gateway: its process would have nothing to do, and end.
-        let each = Role::all().into_iter().filter(|role| *role != Role::Gateway);
+        // Without those that nothing is configured for: their processes would have nothing to do, and end.
+        let each = Role::all().into_iter().filter(|role| ![Role::Gateway, Role::Exporter].contains(role));
         let roles = if split { each.map(Some).collect() } else { vec![None] };
         Ok(Worker { children: roles.into_iter().map(start).collect::<anyhow::Result<_>>()?, log })
     }
