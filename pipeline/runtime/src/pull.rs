@@ -34,9 +34,11 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_millis(2_500);
 /// After a request that ended without bringing anything, wait this long before asking again.
 const REFUSED: Duration = Duration::from_millis(500);
-/// Most bytes held, and most bytes asked for at once. It must be more than the largest message; with less than that
-/// left, the server would end the request without one.
+/// Most bytes asked for at once. It must be more than the largest message; with less than that left, the server would end
+/// the request without one.
 const MAX_BYTES: usize = 2_500 * 1024;
+/// With so many bytes here, no more are asked for: enough to work on until more have come.
+const ENOUGH_BYTES: usize = MAX_BYTES / 4;
 
 /// A message taken from a consumer, not acknowledged yet.
 #[derive(Debug)]
@@ -116,7 +118,7 @@ impl Puller {
         }
         let batch = window.saturating_sub(self.held.len() + self.outstanding);
         // Half a window at a time: one request then serves many messages.
-        if batch < (window / 2).max(1) || self.held_bytes >= MAX_BYTES || now < self.not_before {
+        if batch < (window / 2).max(1) || self.held_bytes >= ENOUGH_BYTES || now < self.not_before {
             return;
         }
         let request = BatchConfig {
