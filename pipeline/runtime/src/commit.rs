@@ -9,14 +9,14 @@
 //! ids, which JetStream takes for repeats, or bundled otherwise, which the stages' idempotence takes care of: the
 //! ledger lets each notification, and each attempt, through once.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use chasqui_schemas::{Channel, Lane, Receipt, Stage, envelope, id, stream, subject};
 use chasqui_stores::publisher::{Outgoing, PublishError, Publisher};
 use chasqui_trace::TraceSink;
 use futures::future::join_all;
 
-use crate::perform::{Decided, Part, unencodable};
+use crate::perform::{Decided, Forward, Part, unencodable};
 
 /// Most messages in a bundle: more would save little, and hold up the first for the last.
 pub const BUNDLE_MESSAGES: usize = 128;
@@ -80,25 +80,20 @@ struct Batch<'a> {
 /// What goes to one queue.
 #[derive(Default)]
 struct Bundle<'a> {
-    ids: Vec<&'a str>,
-    envelopes: Vec<&'a [u8]>,
+    ids: Vec<Cow<'a, str>>,
+    envelopes: Vec<Cow<'a, [u8]>>,
     bytes: usize,
 }
 
 impl<'a> Batch<'a> {
     async fn add(&mut self, part: &'a Part) -> Result<(), PublishError> {
         let bytes = match part {
-            Part::Forward { lane, channel, id, envelope } => {
-                let bundle = self.bundles.entry((*lane, *channel)).or_default();
-                if bundle.ids.len() == BUNDLE_MESSAGES || bundle.bytes + envelope.len() > BUNDLE_BYTES {
-                    let full = std::mem::take(bundle);
-                    self.close((*lane, *channel), full)?;
-                }
-                let bundle = self.bundles.entry((*lane, *channel)).or_default();
-                bundle.ids.push(id);
-                bundle.envelopes.push(envelope);
-                bundle.bytes += envelope.len();
-                envelope.len()
+            Part::Forward(Forward { lane, channel, id, envelope }) => {
+                self.forward((*lane, *channel), Cow::Borrowed(id), Cow::Borrowed(envelope))?
+            }
+            Part::Unencoded(output) => {
+                let Forward { lane, channel, id, envelope } = Forward::new(output)?;
+                self.forward((lane, channel), Cow::Owned(id), Cow::Owned(envelope))?
             }
             Part::Receipt { subject, id, receipt } => {
                 self.receipts.entry(subject).or_default().push((id, receipt));
@@ -114,16 +109,37 @@ impl<'a> Batch<'a> {
         if self.messages >= FLUSH_MESSAGES || self.bytes >= FLUSH_BYTES { self.flush().await } else { Ok(()) }
     }
 
+    fn forward(
+        &mut self,
+        queue: (Lane, Channel),
+        id: Cow<'a, str>,
+        envelope: Cow<'a, [u8]>,
+    ) -> Result<usize, PublishError> {
+        let bytes = envelope.len();
+        let bundle = self.bundles.entry(queue).or_default();
+        if bundle.ids.len() == BUNDLE_MESSAGES || bundle.bytes + bytes > BUNDLE_BYTES {
+            let full = std::mem::take(bundle);
+            self.close(queue, full)?;
+        }
+        let bundle = self.bundles.entry(queue).or_default();
+        bundle.ids.push(id);
+        bundle.envelopes.push(envelope);
+        bundle.bytes += bytes;
+        Ok(bytes)
+    }
+
     fn close(&mut self, (lane, channel): (Lane, Channel), bundle: Bundle<'a>) -> Result<(), PublishError> {
         // After the last stage nothing is forwarded.
         if let Some(next) = self.next
             && !bundle.ids.is_empty()
         {
+            let ids: Vec<&str> = bundle.ids.iter().map(|id| &**id).collect();
+            let envelopes: Vec<&[u8]> = bundle.envelopes.iter().map(|each| &**each).collect();
             self.by_stream.entry(stream::of_stage(next, lane)).or_default().push(Outgoing {
                 subject: subject::queue(next, lane, channel),
-                message_id: Some(id::bundle(&bundle.ids)),
+                message_id: Some(id::bundle(&ids)),
                 headers: vec![],
-                payload: envelope::bundle(&bundle.envelopes).map_err(unencodable)?.into(),
+                payload: envelope::bundle(&envelopes).map_err(unencodable)?.into(),
             });
         }
         Ok(())

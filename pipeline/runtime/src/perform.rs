@@ -17,6 +17,9 @@ use crate::monitor::count;
 
 /// Shortest deferral: what is due sooner comes a little late.
 const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
+/// Of what one decision forwards so many bytes are encoded at once. One submission may have a thousand recipients: as
+/// outputs they share it, encoded each has a copy.
+const ENCODED_AT_ONCE: usize = 64 * 1024;
 /// Longest `Chasqui-Detail`, in bytes.
 const MAX_DETAIL: usize = 4 * 1024;
 
@@ -41,11 +44,29 @@ pub(crate) struct Decided {
 #[derive(Debug)]
 pub(crate) enum Part {
     /// To the next stage, in a bundle with others of the same queue.
-    Forward { lane: Lane, channel: Channel, id: String, envelope: Vec<u8> },
+    Forward(Forward),
+    /// The same, to be encoded when its turn comes.
+    Unencoded(Box<Output>),
     /// Together with others of the same subject.
     Receipt { subject: String, id: String, receipt: Receipt },
     /// As it is, to a stream.
     Message(&'static str, Outgoing),
+}
+
+/// A message to the next stage.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    pub(crate) lane: Lane,
+    pub(crate) channel: Channel,
+    pub(crate) id: String,
+    pub(crate) envelope: Vec<u8>,
+}
+
+impl Forward {
+    pub(crate) fn new(output: &Output) -> Result<Self, PublishError> {
+        let (lane, channel, id) = (output.lane(), output.channel(), output.message_id());
+        Ok(Forward { lane, channel, id, envelope: output.encode().map_err(unencodable)? })
+    }
 }
 
 impl Decided {
@@ -63,10 +84,11 @@ impl Decided {
         let mut decided = Decided { incoming, delivered, parts: Vec::new(), events: Vec::new(), word, context, timing };
         match decision {
             None => decided.parts.push(Part::Message(stream::of_stage(stage, lane), alone(&decided.incoming))),
-            Some(decision) => match decided.perform(stage, &decision) {
+            Some(mut decision) => match decided.perform(stage, &decision) {
                 Ok(parts) => {
                     decided.parts = parts;
                     decided.tell(stage, &decision);
+                    decided.keep(&mut decision);
                 }
                 Err(error) => decided.bury(stage, &error),
             },
@@ -84,6 +106,14 @@ impl Decided {
         self.tell(stage, &decision);
     }
 
+    /// Keeps what the decision forwards and is not encoded yet.
+    fn keep(&mut self, decision: &mut Decision) {
+        if let Verdict::Forward(outputs) = &mut decision.verdict {
+            let encoded = self.parts.iter().filter(|part| matches!(part, Part::Forward(_))).count();
+            self.parts.extend(outputs.drain(encoded..).map(|output| Part::Unencoded(Box::new(output))));
+        }
+    }
+
     fn tell(&mut self, stage: Stage, decision: &Decision) {
         self.events = encoded(&span::of_decision(stage, &self.context, &self.timing, decision));
     }
@@ -93,9 +123,14 @@ impl Decided {
         let mut parts = Vec::new();
         match &decision.verdict {
             Verdict::Forward(outputs) => {
+                let mut bytes = 0;
                 for output in outputs {
-                    let (lane, channel, id) = (output.lane(), output.channel(), output.message_id());
-                    parts.push(Part::Forward { lane, channel, id, envelope: output.encode().map_err(unencodable)? });
+                    if bytes >= ENCODED_AT_ONCE {
+                        break;
+                    }
+                    let forward = Forward::new(output)?;
+                    bytes += forward.envelope.len();
+                    parts.push(Part::Forward(forward));
                 }
             }
             Verdict::Defer { until, message, .. } => {

@@ -192,6 +192,12 @@ fn notification(user: &str) -> Notification {
     }
 }
 
+/// Its request, with so many bytes to say.
+fn long(notification: &Notification, bytes: usize) -> Request {
+    let message = Message::Content(Content { body: Some("x".repeat(bytes)), ..Content::default() });
+    Request { message, ..Request::clone(&notification.request) }
+}
+
 fn users(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|i| format!("user-{i}"))
 }
@@ -301,6 +307,41 @@ async fn slow_work_is_not_done_twice() {
     assert_eq!(calls.load(Ordering::SeqCst), 1);
     stop.cancel();
     runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_decision_forwards_arrives_however_much_it_is() {
+    let bench = bench("").await;
+    let (stop, runner) = bench.run(pure(|first| {
+        let request = Arc::new(long(&first, 10_000));
+        let outputs = users(1_000)
+            .map(|user| Output::Notification(Notification { request: request.clone(), ..notification(&user) }));
+        Decision::new(Verdict::Forward(outputs.collect()))
+    }));
+    bench.publish(["first".to_owned()]).await;
+    bench.until_forwarded(1_000).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
+    assert!(bench.forwarded().await.values().all(|&times| times == 1));
+    stop.cancel();
+    runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_can_never_store_is_a_dead_letter_and_costs_the_others_nothing() {
+    let bench = bench("").await;
+    let (stop, runner) = bench.run(pure(|n| match n.recipient.user() {
+        Some("user-7") => Decision::forward(Notification { request: Arc::new(long(&n, 3_000_000)), ..n }),
+        _ => Decision::forward(n),
+    }));
+    bench.publish(users(20)).await;
+    bench.until_forwarded(19).await;
+    bench.until("dead", stream::DEAD, 1).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
+    stop.cancel();
+    runner.await.unwrap();
+    let dead = bench.dead_letters().await;
+    let kept: Notification = envelope::decode(&dead[0].1).unwrap();
+    assert_eq!((dead[0].0.as_str(), kept.recipient.user()), (Reason::TooLarge.as_str(), Some("user-7")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
