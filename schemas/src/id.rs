@@ -30,10 +30,11 @@ fn at_time(at: Timestamp, parts: &[&[u8]]) -> Uuid {
     Builder::from_unix_timestamp_millis(millis, &first(&digest(parts))).into_uuid()
 }
 
-/// The request id of a submission without one: from where JetStream stored it. To the nanosecond: each lane has a stream
-/// of its own, so in one millisecond two of them may store something under the same sequence.
-pub fn request(stored_at: Timestamp, stream_sequence: u64) -> Uuid {
-    at_time(stored_at, &[b"request", &stored_at.as_nanosecond().to_le_bytes(), &stream_sequence.to_le_bytes()])
+/// The request id of a submission without one: from where JetStream stored it. Each lane has a stream of its own, which
+/// the subject tells, and which may have been made anew, with sequences from 1 again: so to the nanosecond.
+pub fn request(subject: &str, stored_at: Timestamp, stream_sequence: u64) -> Uuid {
+    let (nanoseconds, sequence) = (stored_at.as_nanosecond().to_le_bytes(), stream_sequence.to_le_bytes());
+    at_time(stored_at, &[b"request", subject.as_bytes(), &nanoseconds, &sequence])
 }
 
 /// The trace of a request as a whole: where a rejection or a fan-out is recorded.
@@ -122,8 +123,9 @@ mod tests {
     #[test]
     fn submissions_that_two_lanes_store_in_one_millisecond_under_one_sequence_are_two() {
         let at = |nanos: i128| Timestamp::from_nanosecond(1_800_000_000_000_000_000 + nanos).unwrap();
-        assert_ne!(request(at(1), 7), request(at(2), 7));
-        assert_ne!(request(at(1), 7), request(at(1), 8));
-        assert_eq!(request(at(1), 7), request(at(1), 7));
+        assert_ne!(request("bulk", at(1), 7), request("high", at(1), 7));
+        assert_ne!(request("bulk", at(1), 7), request("bulk", at(2), 7));
+        assert_ne!(request("bulk", at(1), 7), request("bulk", at(1), 8));
+        assert_eq!(request("bulk", at(1), 7), request("bulk", at(1), 7));
     }
 }

@@ -31,6 +31,13 @@ pub struct IncomingMessage {
     pub index: usize,
 }
 
+impl IncomingMessage {
+    /// Tells where it is stored; the request id of a submission that names none itself.
+    pub fn request_id(&self) -> Uuid {
+        id::request(&self.subject, self.stored_at, self.sequence)
+    }
+}
+
 /// What a stage takes in: read from an [`IncomingMessage`], traceable.
 pub trait Message: Sized + Send + 'static {
     /// The messages that one payload carries: one, unless stages bundle them.
@@ -95,7 +102,7 @@ impl Message for Submitted {
 
     /// The request's own trace, under the id that the submission has when it names none itself.
     fn context(&self) -> Context {
-        let request_id = id::request(self.incoming.stored_at, self.incoming.sequence);
+        let request_id = self.incoming.request_id();
         Context {
             trace_id: id::request_trace(self.incoming.stored_at, request_id),
             request_id,

@@ -179,12 +179,7 @@ impl Decided {
         headers.extend(incoming.content_type.clone().map(|kind| (header::CONTENT_TYPE, kind)));
         Outgoing {
             subject: subject::dead(stage),
-            message_id: Some(format!(
-                "{stage}.{}.{}.{}",
-                incoming.stored_at.as_nanosecond(),
-                incoming.sequence,
-                incoming.index
-            )),
+            message_id: Some(format!("{stage}.{}.{}", incoming.request_id().simple(), incoming.index)),
             headers,
             payload: incoming.payload.clone(),
         }

@@ -491,8 +491,7 @@ async fn wait(stage: chasqui_schemas::Stage, lane: Lane, error: &chasqui_contrac
 fn unread_context(incoming: &IncomingMessage, lane: Lane) -> Context {
     let named = incoming.message_id.as_deref().and_then(parse_message_id);
     let (trace_id, delivery_id) = named.unwrap_or_else(|| {
-        let request = chasqui_schemas::id::request(incoming.stored_at, incoming.sequence);
-        (chasqui_schemas::id::request_trace(incoming.stored_at, request), None)
+        (chasqui_schemas::id::request_trace(incoming.stored_at, incoming.request_id()), None)
     });
     Context {
         trace_id,

@@ -135,7 +135,7 @@ fn percentile(mut all: Vec<f64>, share: f64) -> f64 {
 /// Everything that happened to the notification `number`, submitted `at`: one delivery and seven steps; of ten one is
 /// suppressed, of fifty one bounces, of two hundred one is given up; of what arrives, a fifth is opened.
 pub fn steps(number: u32, at: Timestamp) -> Vec<TraceEvent> {
-    let request_id = id::request(at, u64::from(number));
+    let request_id = id::request("measure", at, u64::from(number));
     let user = format!("user-{}", number % 10_000);
     let trace_id = id::notification(at, request_id, &user);
     let channel = Channel::ALL[number as usize % 4];

@@ -114,7 +114,7 @@ async fn a_notification_is_reconstructed_with_its_late_receipts() -> Result<()> 
     let bench = Bench::ready().await?;
     let (writer, receipts) = (bench.writer(&bench.clickhouse_url), bench.receipts());
     let at = submitted_at();
-    let request_id = id::request(at, 1);
+    let request_id = id::request("test", at, 1);
     let first = notification(at, request_id, "ada", Some("order-17"));
     let phone = delivery(&first, Address::Phone("+15550001".into()));
     let mailbox = delivery(&first, Address::Mailbox("ada@example.com".into()));

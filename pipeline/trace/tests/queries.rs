@@ -54,7 +54,7 @@ fn mailings(each: usize) -> Result<Vec<TraceEvent>> {
     for i in 0..2 * each {
         let variant = if i < each { "a" } else { "b" };
         let user = format!("reader-{}", i % 50);
-        let wanted = notification(at, id::request(at, 1_000 + i as u64), &format!("{user}-{i}"), None);
+        let wanted = notification(at, id::request("test", at, 1_000 + i as u64), &format!("{user}-{i}"), None);
         let wanted = Notification { recipient: Recipient::User(user), ..wanted };
         let mail = delivery(&wanted, Address::Mailbox(format!("{i}@example.com")));
         let mail = Delivery { variant: variant.into(), template: "mailing".into(), provider: "smtp".into(), ..mail };

@@ -140,7 +140,7 @@ async fn an_open_two_days_later_reaches_the_rates() -> Result<()> {
     let bench = Bench::ready().await?;
     let writer = bench.writer(&bench.clickhouse_url);
     let at = submitted_at() - SignedDuration::from_hours(48);
-    let sent = notification(at, id::request(at, 1), "ada", None);
+    let sent = notification(at, id::request("test", at, 1), "ada", None);
     let mail = delivery(&sent, Address::Mailbox("ada@example.com".into()));
     let mut story = Story::begin(sent).rendered(std::slice::from_ref(&mail));
     story.attempt(&mail, 1, Verdict::Sent);

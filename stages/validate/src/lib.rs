@@ -144,7 +144,7 @@ fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -
     // The checks leave little to fail here: times outside of the years -9999 to 9999, for example.
     let submission: Submission = serde_json::from_value(Value::Object(fields))
         .map_err(|error| Rejection::new(Reason::Invalid, "submission", error.to_string()))?;
-    let request_id = submission.id.unwrap_or_else(|| id::request(incoming.stored_at, incoming.sequence));
+    let request_id = submission.id.unwrap_or_else(|| incoming.request_id());
     let message_id = incoming.message_id.clone().filter(|message_id| !message_id.is_empty());
     let request = Arc::new(Request {
         id: request_id,

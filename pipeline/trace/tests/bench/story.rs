@@ -168,7 +168,7 @@ pub(crate) fn stories(n: usize) -> Vec<TraceEvent> {
     let mut events = Vec::new();
     for i in 0..n {
         let user = format!("user-{i}");
-        let notification = notification(at, id::request(at, (i / 3) as u64), &user, None);
+        let notification = notification(at, id::request("test", at, (i / 3) as u64), &user, None);
         let phone = delivery(&notification, Address::Phone(format!("+1{i}")));
         let mailbox = delivery(&notification, Address::Mailbox(format!("{i}@example.com")));
         let both = [phone.clone(), mailbox.clone()];
