@@ -6,6 +6,10 @@ pub const CONTENT_TYPE: &str = "Content-Type";
 pub const TRACEPARENT: &str = "traceparent";
 /// JetStream's message id: suppresses repeats within the stream's duplicate window.
 pub const MSG_ID: &str = "Nats-Msg-Id";
+/// JetStream stores the message only if this is the sequence of the last one with the subject [`EXPECTED_LAST_OF`].
+pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Whose last message [`EXPECTED_LAST`] is about.
+pub const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
 /// On dead letters and rejections: a [`crate::Reason`].
 pub const REASON: &str = "Chasqui-Reason";

@@ -92,7 +92,7 @@ mod tests {
         fn ids_derived_twice_are_equal(millis in 0i64..4_000_000_000_000, seq: u64, user in ".*", endpoint in ".*") {
             let at = Timestamp::from_millisecond(millis).unwrap();
             let derive = || {
-                let request = request(at, seq);
+                let request = request("subject", at, seq);
                 let notification = notification(at, request, &user);
                 let delivery = delivery(notification, Channel::Push, &endpoint);
                 (request, notification, delivery, span(notification, "send", Some(delivery), 1))
@@ -102,7 +102,7 @@ mod tests {
 
         #[test]
         fn ids_carry_their_time(millis in 0i64..4_000_000_000_000, seq: u64) {
-            let id = request(Timestamp::from_millisecond(millis).unwrap(), seq);
+            let id = request("subject", Timestamp::from_millisecond(millis).unwrap(), seq);
             let (seconds, nanos) = id.get_timestamp().unwrap().to_unix();
             prop_assert_eq!(seconds as i64 * 1000 + i64::from(nanos) / 1_000_000, millis);
         }

@@ -16,8 +16,12 @@ pub const DEAD_RECEIPT: &str = "notify.dead.receipt";
 pub const REJECTED: &str = "notify.rejected.*";
 /// Every claim in the dedupe ledger.
 pub const LEDGER: &str = "notify.ledger";
-/// Every record of a provider attempt.
+/// Every claim that a provider attempt has begun.
 pub const ATTEMPTS: &str = "notify.attempts";
+/// Ends of attempts, many in a message, as those tell them who began them; in the same stream as [`ATTEMPTS`].
+pub const ENDED: &str = "notify.attempts.ended";
+/// Ends of attempts, many in a message, as those tell them who took them over; in the same stream as [`ATTEMPTS`].
+pub const TAKEN_OVER: &str = "notify.attempts.taken_over";
 /// Every message that waits for its time.
 pub const DEFERRED: &str = "notify.deferred.*";
 /// Deferred messages whose time has come, by lane; in the same stream as [`DEFERRED`], as JetStream schedules

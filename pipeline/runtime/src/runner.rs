@@ -490,9 +490,8 @@ async fn wait(stage: chasqui_schemas::Stage, lane: Lane, error: &chasqui_contrac
 /// What is known of a message that cannot be read: its message id names notification and delivery.
 fn unread_context(incoming: &IncomingMessage, lane: Lane) -> Context {
     let named = incoming.message_id.as_deref().and_then(parse_message_id);
-    let (trace_id, delivery_id) = named.unwrap_or_else(|| {
-        (chasqui_schemas::id::request_trace(incoming.stored_at, incoming.request_id()), None)
-    });
+    let (trace_id, delivery_id) =
+        named.unwrap_or_else(|| (chasqui_schemas::id::request_trace(incoming.stored_at, incoming.request_id()), None));
     Context {
         trace_id,
         notification_id: if named.is_some() { trace_id } else { uuid::Uuid::nil() },

@@ -181,11 +181,11 @@ fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
         allow_direct: true,
         ..StreamConfig::default()
     };
-    let claims = |name: &str, subject: &str, window_s: u64| StreamConfig {
+    let claims = |name: &str, subjects: &[&str], window_s: u64| StreamConfig {
         retention: RetentionPolicy::Limits,
         duplicate_window: Duration::from_secs(window_s),
         max_age: Duration::from_secs(window_s),
-        ..base(name, &[subject])
+        ..base(name, subjects)
     };
 
     let mut configs = Vec::new();
@@ -199,8 +199,8 @@ fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
         }));
     }
     configs.extend([
-        claims(stream::LEDGER, subject::LEDGER, settings.dedupe_window_s),
-        claims(stream::ATTEMPTS, subject::ATTEMPTS, settings.attempts_window_s),
+        claims(stream::LEDGER, &[subject::LEDGER], settings.dedupe_window_s),
+        claims(stream::ATTEMPTS, &[subject::ATTEMPTS, subject::ENDED, subject::TAKEN_OVER], settings.attempts_window_s),
         StreamConfig {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::Old,

@@ -1,4 +1,5 @@
-//! The ledger: claims as message ids of two streams, `LEDGER` and `ATTEMPTS`.
+//! The ledger: claims as message ids of two streams, `LEDGER` and `ATTEMPTS`. Ends of attempts are in `ATTEMPTS` too:
+//! module `ends`.
 //!
 //! JetStream answers the one question a ledger has, *am I the first to say this?*, by itself: a message id stored
 //! within the stream's duplicate window is not stored again, and the acknowledgement says `duplicate` with the
@@ -27,6 +28,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     Outgoing, PublishError, Publisher, Stored,
+    ends::Ends,
     gather::{Gather, Pace},
     publisher::MAX_SINGLES,
     unavailable,
@@ -41,7 +43,7 @@ const MAX_BATCH: usize = 1_000;
 const PACE: Duration = Duration::from_millis(80);
 /// Batches of one book on their way at a time: enough to keep the disk busy while the next is collected.
 const BATCHES_IN_FLIGHT: usize = 4;
-/// Largest value of a claim, in bytes. Checked for each claim, so that one cannot spoil its batch for the others.
+/// Largest value of a claim, in bytes.
 const MAX_VALUE_BYTES: usize = 64 * 1024;
 /// Values read back at a time.
 const READS_IN_FLIGHT: usize = 64;
@@ -51,6 +53,7 @@ const READS_IN_FLIGHT: usize = 64;
 pub struct NatsLedger {
     dedupe: mpsc::Sender<Request>,
     attempts: mpsc::Sender<Request>,
+    ends: Ends,
 }
 
 #[derive(Debug)]
@@ -92,18 +95,31 @@ impl NatsLedger {
         pace: Duration,
     ) -> Result<Self, StoreError> {
         let pace = Pace { every: pace, few: MAX_SINGLES, many: MAX_BATCH };
-        let open = async |store: &'static str, subject: &'static str| {
-            let stream = context.get_stream(store).await.map_err(|error| unavailable(store, error))?;
+        let open =
+            async |store: &'static str| context.get_stream(store).await.map_err(|error| unavailable(store, error));
+        let (ledger, attempts) = (open(stream::LEDGER).await?, open(stream::ATTEMPTS).await?);
+        let ends = Ends::open(attempts.clone(), &publisher).await?;
+        let commit = |store, subject, stream| {
             let (claims, requests) = mpsc::channel(QUEUED_CLAIMS);
             let shelf = Shelf { store, subject, stream, publisher: publisher.apart() };
             tokio::spawn(commit(shelf, Gather::new(requests, pace)));
-            Ok::<_, StoreError>(claims)
+            claims
         };
         Ok(NatsLedger {
-            dedupe: open(stream::LEDGER, subject::LEDGER).await?,
-            attempts: open(stream::ATTEMPTS, subject::ATTEMPTS).await?,
+            dedupe: commit(stream::LEDGER, subject::LEDGER, ledger),
+            attempts: commit(stream::ATTEMPTS, subject::ATTEMPTS, attempts),
+            ends,
         })
     }
+}
+
+/// Checked for each, so that one cannot spoil its batch for the others.
+fn check_size(store: &'static str, value: &Bytes) -> Result<(), StoreError> {
+    if value.len() <= MAX_VALUE_BYTES {
+        return Ok(());
+    }
+    let source = format!("a claim's value is {} bytes, more than {MAX_VALUE_BYTES}", value.len());
+    Err(StoreError::Refused { store, source: source.into() })
 }
 
 #[async_trait]
@@ -113,15 +129,22 @@ impl Ledger for NatsLedger {
             Book::Dedupe => (stream::LEDGER, &self.dedupe),
             Book::Attempts => (stream::ATTEMPTS, &self.attempts),
         };
-        if value.len() > MAX_VALUE_BYTES {
-            let source = format!("a claim's value is {} bytes, more than {MAX_VALUE_BYTES}", value.len());
-            return Err(StoreError::Refused { store, source: source.into() });
-        }
+        check_size(store, &value)?;
         let (answer, answered) = oneshot::channel();
         let request = Request { id: id.to_owned(), value, answer };
         // Both fail only if the committing task is gone, with the runtime it ran on.
         claims.send(request).await.map_err(|error| unavailable(store, error.to_string()))?;
         answered.await.map_err(|error| unavailable(store, error))?
+    }
+
+    async fn end(&self, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {
+        check_size(stream::ATTEMPTS, &value)?;
+        self.ends.end(id, value).await
+    }
+
+    async fn take_over(&self, id: &str, begun: u64, value: Bytes) -> Result<Option<Bytes>, StoreError> {
+        check_size(stream::ATTEMPTS, &value)?;
+        self.ends.take_over(id, begun, value).await
     }
 }
 
@@ -206,7 +229,7 @@ impl Shelf {
         let value = value.map_err(Arc::new);
         for answer in answers {
             _ = answer.send(match &value {
-                Ok(value) => Ok(Claim::Taken(value.clone())),
+                Ok(value) => Ok(Claim::Taken { value: value.clone(), place: stored.sequence }),
                 Err(error) => Err(unavailable(self.store, error.clone())),
             });
         }

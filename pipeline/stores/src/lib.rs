@@ -11,6 +11,7 @@
 //! | [`opt_out`] | switches off what a recipient wants no more of |
 //! | [`gather`] | requests that come at the same time, served together |
 //! | [`ledger`] | claims, first come, first served |
+//! | `ends` | how attempts ended, many in a message |
 //! | [`inbox`] | in-app inboxes |
 //! | [`mod@pepper`] | the secret that keeps addresses out of ids |
 //! | [`release`] | frees what a consumer has acknowledged |
@@ -25,6 +26,7 @@ mod cache;
 pub mod connection;
 pub mod consumer;
 pub mod directory;
+mod ends;
 pub mod gather;
 pub mod inbox;
 pub mod ledger;

@@ -223,7 +223,10 @@ impl AddressBook for MemoryDirectory {
 /// A ledger in memory, with a window that never ends.
 #[derive(Debug, Default)]
 pub struct MemoryLedger {
-    claims: Mutex<HashMap<(Book, String), Bytes>>,
+    /// By book and id; the place is its number.
+    claims: Mutex<HashMap<(Book, String), (Bytes, u64)>>,
+    /// How attempts ended.
+    ends: Mutex<HashMap<String, Bytes>>,
     /// Failures to come.
     pub faults: Faults,
 }
@@ -236,7 +239,7 @@ impl MemoryLedger {
 
     /// The value of a claim.
     pub fn value(&self, book: Book, id: &str) -> Option<Bytes> {
-        lock(&self.claims).get(&(book, id.to_owned())).cloned()
+        lock(&self.claims).get(&(book, id.to_owned())).map(|(value, _)| value.clone())
     }
 
     /// How many claims a book holds.
@@ -257,15 +260,27 @@ impl Ledger for MemoryLedger {
             let mut claims = lock(&self.claims);
             let key = (book, id.to_owned());
             match claims.get(&key) {
-                Some(first) => Claim::Taken(first.clone()),
+                Some((first, place)) => Claim::Taken { value: first.clone(), place: *place },
                 None => {
-                    claims.insert(key, value);
+                    let place = claims.len() as u64 + 1;
+                    claims.insert(key, (value, place));
                     Claim::First
                 }
             }
         };
         self.faults.after(store)?;
         Ok(answer)
+    }
+
+    async fn end(&self, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {
+        self.faults.before(stream::ATTEMPTS)?;
+        let first = lock(&self.ends).entry(id.to_owned()).or_insert_with(|| value.clone()).clone();
+        self.faults.after(stream::ATTEMPTS)?;
+        Ok((first != value).then_some(first))
+    }
+
+    async fn take_over(&self, id: &str, _begun: u64, value: Bytes) -> Result<Option<Bytes>, StoreError> {
+        self.end(id, value).await
     }
 }
 

@@ -31,22 +31,32 @@ async fn ledger_conforms(ledger: &dyn Ledger) {
     books_are_apart(ledger).await;
     of_many_at_a_time_exactly_one_is_first(ledger).await;
     any_value_comes_back_as_it_was(ledger).await;
+    the_first_end_holds(ledger).await;
+    of_an_end_and_takeovers_at_a_time_all_tell_the_same(ledger).await;
+}
+
+/// The value that an id was claimed with.
+fn taken(claim: Claim) -> Bytes {
+    match claim {
+        Claim::Taken { value, .. } => value,
+        Claim::First => panic!("nobody had claimed it"),
+    }
 }
 
 async fn the_first_claim_wins(ledger: &dyn Ledger) {
     let claim = id::claim(&["first", "wins"]);
     let say = |value: &'static str| ledger.claim(Book::Dedupe, &claim, Bytes::from(value));
     assert_eq!(say("ours").await.unwrap(), Claim::First);
-    assert_eq!(say("theirs").await.unwrap(), Claim::Taken("ours".into()));
-    assert_eq!(say("ours").await.unwrap(), Claim::Taken("ours".into()));
+    assert_eq!(taken(say("theirs").await.unwrap()), "ours");
+    assert_eq!(taken(say("ours").await.unwrap()), "ours");
 }
 
 async fn books_are_apart(ledger: &dyn Ledger) {
     let claim = id::claim(&["books", "apart"]);
     assert_eq!(ledger.claim(Book::Dedupe, &claim, "a".into()).await.unwrap(), Claim::First);
     assert_eq!(ledger.claim(Book::Attempts, &claim, "b".into()).await.unwrap(), Claim::First);
-    assert_eq!(ledger.claim(Book::Dedupe, &claim, "c".into()).await.unwrap(), Claim::Taken("a".into()));
-    assert_eq!(ledger.claim(Book::Attempts, &claim, "c".into()).await.unwrap(), Claim::Taken("b".into()));
+    assert_eq!(taken(ledger.claim(Book::Dedupe, &claim, "c".into()).await.unwrap()), "a");
+    assert_eq!(taken(ledger.claim(Book::Attempts, &claim, "c".into()).await.unwrap()), "b");
 }
 
 async fn of_many_at_a_time_exactly_one_is_first(ledger: &dyn Ledger) {
@@ -67,7 +77,7 @@ async fn of_many_at_a_time_exactly_one_is_first(ledger: &dyn Ledger) {
     }
     assert_eq!(firsts.len(), IDS);
     for (id, _, answer) in answers {
-        if let Claim::Taken(value) = answer {
+        if let Claim::Taken { value, .. } = answer {
             assert_eq!(value, firsts[&id]);
         }
     }
@@ -78,8 +88,71 @@ async fn any_value_comes_back_as_it_was(ledger: &dyn Ledger) {
         let claim = id::claim(&["value", &n.to_string()]);
         let value = Bytes::from(value);
         assert_eq!(ledger.claim(Book::Attempts, &claim, value.clone()).await.unwrap(), Claim::First);
-        assert_eq!(ledger.claim(Book::Attempts, &claim, "other".into()).await.unwrap(), Claim::Taken(value));
+        assert_eq!(taken(ledger.claim(Book::Attempts, &claim, "other".into()).await.unwrap()), value);
+
+        let end = id::claim(&["end", &n.to_string()]);
+        assert_eq!(ledger.end(&end, value.clone()).await.unwrap(), None);
+        assert_eq!(ledger.take_over(&end, 1, "other".into()).await.unwrap(), Some(value));
     }
+}
+
+/// Begins an attempt; answers where.
+async fn begin(ledger: &dyn Ledger, id: &str) -> u64 {
+    let claim = id::claim(&["begun", id]);
+    assert_eq!(ledger.claim(Book::Attempts, &claim, "ours".into()).await.unwrap(), Claim::First);
+    match ledger.claim(Book::Attempts, &claim, "theirs".into()).await.unwrap() {
+        Claim::Taken { place, .. } => place,
+        Claim::First => panic!("an attempt began twice"),
+    }
+}
+
+async fn the_first_end_holds(ledger: &dyn Ledger) {
+    let places = [begin(ledger, "ended").await, begin(ledger, "taken over").await];
+    assert!(places[0] < places[1]);
+    let end = |id: &'static str, value: &'static str| ledger.end(id, value.into());
+    let take_over =
+        |id: &'static str, place: usize, value: &'static str| ledger.take_over(id, places[place], value.into());
+    assert_eq!(end("ended", "sent").await.unwrap(), None);
+    assert_eq!(end("ended", "sent").await.unwrap(), None, "a repeat");
+    for _repeat in 0..2 {
+        assert_eq!(take_over("ended", 0, "interrupted").await.unwrap().unwrap(), "sent");
+    }
+
+    assert_eq!(take_over("taken over", 1, "interrupted").await.unwrap(), None);
+    assert_eq!(take_over("taken over", 1, "interrupted later").await.unwrap().unwrap(), "interrupted");
+    for _repeat in 0..2 {
+        assert_eq!(end("taken over", "sent").await.unwrap().unwrap(), "interrupted");
+    }
+    assert_eq!(end("another", "sent").await.unwrap(), None, "the others' ends are none of its business");
+}
+
+/// Runs what is given at a time: of each attempt its end, and two takeovers of which one comes a little later.
+async fn of_an_end_and_takeovers_at_a_time_all_tell_the_same(ledger: &dyn Ledger) {
+    const ATTEMPTS: usize = 300;
+    let begun = begin(ledger, "raced").await;
+    let race = |n: usize| async move {
+        let id = id::claim(&["raced", &n.to_string()]);
+        let said = |answer: Result<Option<Bytes>, StoreError>, own: &'static str| {
+            answer.unwrap().unwrap_or_else(|| Bytes::from_static(own.as_bytes()))
+        };
+        let end = async { said(ledger.end(&id, "sent".into()).await, "sent") };
+        let one = async { said(ledger.take_over(&id, begun, "one".into()).await, "one") };
+        let other = async { said(ledger.take_over(&id, begun, "other".into()).await, "other") };
+        // Who asks first is not always the same.
+        let (end, one, other) = match n % 3 {
+            0 => futures::join!(end, one, other),
+            1 => {
+                let (one, other, end) = futures::join!(one, other, end);
+                (end, one, other)
+            }
+            _ => {
+                let (other, end, one) = futures::join!(other, end, one);
+                (end, one, other)
+            }
+        };
+        assert!(end == one && one == other, "attempt {n}: {end:?}, {one:?}, {other:?}");
+    };
+    futures::future::join_all((0..ATTEMPTS).map(race)).await;
 }
 
 #[tokio::test]
@@ -363,7 +436,7 @@ async fn a_twin_fails_as_often_as_told_and_with_the_effect_that_was_asked_for() 
     assert_eq!(ledger.value(Book::Dedupe, "a"), None);
     ledger.faults.lose_next(1);
     assert!(ledger.claim(Book::Dedupe, "a", "1".into()).await.is_err());
-    assert_eq!(ledger.claim(Book::Dedupe, "a", "2".into()).await.unwrap(), Claim::Taken("1".into()));
+    assert_eq!(taken(ledger.claim(Book::Dedupe, "a", "2".into()).await.unwrap()), "1");
 
     let inbox = MemoryInbox::new();
     inbox.faults.lose_next(1);

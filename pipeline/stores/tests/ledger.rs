@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chasqui_contract::{Book, Claim, Class, Ledger, StoreError};
 use chasqui_schemas::{id, stream, subject};
 use chasqui_stores::NatsLedger;
-use support::{Server, count, eventually, make_stores, publisher, stream_config};
+use support::{Server, attempts_config, count, eventually, make_stores, publisher, stream_config};
 
 async fn open(context: &async_nats::jetstream::Context) -> NatsLedger {
     NatsLedger::open(context, publisher(context)).await.unwrap()
@@ -35,7 +35,7 @@ async fn claims_survive_a_crash_and_repeats_are_answered_with_our_own_value() {
                 loop {
                     match ledger.claim(Book::Attempts, &id::claim(&[&n.to_string()]), value.clone()).await {
                         Ok(Claim::First) => return,
-                        Ok(Claim::Taken(ours)) => {
+                        Ok(Claim::Taken { value: ours, .. }) => {
                             assert!(failed && ours == value, "claim {n} was taken with {ours:?}");
                             return;
                         }
@@ -61,7 +61,7 @@ async fn claims_survive_a_crash_and_repeats_are_answered_with_our_own_value() {
     for n in 0..2_000 {
         let n = n.to_string();
         let answer = ledger.claim(Book::Attempts, &id::claim(&[&n]), "another".into()).await;
-        assert_eq!(answer.unwrap(), Claim::Taken(n.into()));
+        assert!(matches!(answer, Ok(Claim::Taken { value, .. }) if value == n));
     }
 }
 
@@ -80,8 +80,8 @@ async fn two_processes_agree_on_who_was_first() {
     let races = (0..1_000).map(|n| async move { tokio::join!(claim(ours, "ours", n), claim(theirs, "theirs", n)) });
     for (n, race) in futures::future::join_all(races).await.into_iter().enumerate() {
         let agreed = match &race {
-            (Claim::First, Claim::Taken(value)) => value == "ours",
-            (Claim::Taken(value), Claim::First) => value == "theirs",
+            (Claim::First, Claim::Taken { value, .. }) => value == "ours",
+            (Claim::Taken { value, .. }, Claim::First) => value == "theirs",
             _ => false,
         };
         assert!(agreed, "claim {n}: {race:?}");
@@ -95,7 +95,7 @@ async fn a_full_ledger_says_so() {
     let context = server.context().await;
     let small = Config { max_messages: 2, ..stream_config(stream::LEDGER, subject::LEDGER) };
     context.create_stream(small).await.unwrap();
-    context.create_stream(stream_config(stream::ATTEMPTS, subject::ATTEMPTS)).await.unwrap();
+    context.create_stream(attempts_config()).await.unwrap();
     let ledger = open(&context).await;
 
     for id in ["a", "b"] {
@@ -103,7 +103,8 @@ async fn a_full_ledger_says_so() {
     }
     let error = ledger.claim(Book::Dedupe, "c", "v".into()).await.unwrap_err();
     assert!(matches!(error, StoreError::Full { store: stream::LEDGER }), "{error:?}");
-    assert_eq!(ledger.claim(Book::Dedupe, "a", "w".into()).await.unwrap(), Claim::Taken("v".into()));
+    let answer = ledger.claim(Book::Dedupe, "a", "w".into()).await;
+    assert!(matches!(answer, Ok(Claim::Taken { value, .. }) if value == "v"));
 }
 
 #[tokio::test]
@@ -133,4 +134,133 @@ async fn a_claim_whose_first_is_gone_is_an_error_and_not_a_first() {
 
     let error = ledger.claim(Book::Dedupe, "a", "w".into()).await.unwrap_err();
     assert!(error.class().is_transient(), "{error:?}");
+}
+
+/// Where an attempt began.
+async fn begin(ledger: &NatsLedger, n: usize) -> u64 {
+    let id = id::claim(&["begun", &n.to_string()]);
+    let [_, claim] = [
+        ledger.claim(Book::Attempts, &id, "ours".into()).await.unwrap(),
+        ledger.claim(Book::Attempts, &id, "theirs".into()).await.unwrap(),
+    ];
+    let Claim::Taken { place, .. } = claim else { panic!("{claim:?}") };
+    place
+}
+
+#[tokio::test]
+async fn many_ends_at_a_time_are_few_messages() {
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let ledger = open(&context).await;
+    let ids: Vec<_> = (0..1_500).map(|n| id::claim(&[&n.to_string()])).collect();
+    // Large ones too, which do not fit into one message.
+    let ends = ids.iter().map(|id| ledger.end(id, Bytes::from(vec![b'x'; 2_000])));
+    for answer in futures::future::join_all(ends).await {
+        assert_eq!(answer.unwrap(), None);
+    }
+    let messages = count(&context, stream::ATTEMPTS).await;
+    assert!((6..20).contains(&messages), "{messages} messages of at most 512 kB for 3 MB");
+
+    let others = open(&server.context().await).await;
+    let takeovers = ids.iter().map(|id| others.take_over(id, 1, "interrupted".into()));
+    for answer in futures::future::join_all(takeovers).await {
+        assert_eq!(answer.unwrap().unwrap().len(), 2_000);
+    }
+}
+
+/// Ends and takeovers race in two processes, and the server is killed meanwhile, again and again: whoever is told
+/// something is told the same.
+#[tokio::test]
+async fn two_processes_agree_on_how_attempts_ended_through_crashes() {
+    const ATTEMPTS: usize = 200;
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let owner = Arc::new(open(&context).await);
+    let other = Arc::new(open(&server.context().await).await);
+    let begun = begin(&owner, 0).await;
+
+    async fn insist<F: Future<Output = Result<Option<Bytes>, StoreError>>>(own: &Bytes, ask: impl Fn() -> F) -> Bytes {
+        loop {
+            match ask().await {
+                Ok(theirs) => return theirs.unwrap_or_else(|| own.clone()),
+                Err(error) => assert!(error.class().is_transient(), "{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let races: Vec<_> = (0..ATTEMPTS)
+        .map(|n| {
+            let (owner, other) = (owner.clone(), other.clone());
+            tokio::spawn(async move {
+                let id = id::claim(&["raced", &n.to_string()]);
+                let after = |offset: u64| tokio::time::sleep(Duration::from_millis(9 * n as u64 + offset));
+                let (sent, interrupted) = (Bytes::from(format!("sent {n}")), Bytes::from(format!("interrupted {n}")));
+                let (early, late) = if n.is_multiple_of(2) { (0, 2) } else { (2, 0) };
+                let ended = async {
+                    after(early).await;
+                    insist(&sent, || owner.end(&id, sent.clone())).await
+                };
+                let taken_over = async {
+                    after(late).await;
+                    insist(&interrupted, || other.take_over(&id, begun, interrupted.clone())).await
+                };
+                let (ended, taken_over) = tokio::join!(ended, taken_over);
+                assert_eq!(ended, taken_over, "attempt {n}");
+                ended
+            })
+        })
+        .collect();
+    for _crash in 0..3 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.crash().await;
+    }
+    let mut sent = 0;
+    let mut said = Vec::new();
+    for race in races {
+        let end = race.await.unwrap();
+        sent += usize::from(end.starts_with(b"sent"));
+        said.push(end);
+    }
+    assert!((1..ATTEMPTS).contains(&sent), "both must win sometimes: {sent} of {ATTEMPTS}");
+
+    let third = open(&server.context().await).await;
+    for (n, end) in said.iter().enumerate() {
+        let id = id::claim(&["raced", &n.to_string()]);
+        assert_eq!(third.take_over(&id, begun, "third".into()).await.unwrap().as_ref(), Some(end), "attempt {n}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_whose_author_was_away_gives_way_even_when_all_takeovers_are_forgotten() {
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let (owner, other) = (open(&context).await, open(&server.context().await).await);
+    let begun = begin(&owner, 0).await;
+    assert_eq!(other.take_over("a", begun, "interrupted".into()).await.unwrap(), None);
+    assert_eq!(owner.end("b", "sent".into()).await.unwrap(), None, "it has read on");
+    assert_eq!(owner.end("a", "sent".into()).await.unwrap().unwrap(), "interrupted");
+
+    // As when they reach the end of their window.
+    let attempts = context.get_stream(stream::ATTEMPTS).await.unwrap();
+    attempts.purge().filter(subject::TAKEN_OVER).await.unwrap();
+    assert_eq!(owner.end("c", "sent".into()).await.unwrap(), None);
+    assert_eq!(other.take_over("d", begun, "interrupted".into()).await.unwrap(), None);
+    assert_eq!(owner.end("d", "sent".into()).await.unwrap().unwrap(), "interrupted");
+}
+
+#[tokio::test]
+async fn what_is_no_record_of_ends_stops_nobody() {
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let (owner, other) = (open(&context).await, open(&server.context().await).await);
+    let begun = begin(&owner, 0).await;
+    for subject in [subject::ENDED, subject::TAKEN_OVER] {
+        context.publish(subject, "not a record".into()).await.unwrap().await.unwrap();
+    }
+    assert_eq!(owner.end("a", "sent".into()).await.unwrap(), None);
+    assert_eq!(other.take_over("a", begun, "interrupted".into()).await.unwrap().unwrap(), "sent");
 }

@@ -35,7 +35,7 @@ impl Stage for Dedupe {
         let own = Bytes::from(notification.id.to_string());
         let original = match self.ledger.claim(Book::Dedupe, &claim, own).await? {
             Claim::First => return Ok(Decision::forward(notification)),
-            Claim::Taken(value) => Uuid::try_parse_ascii(&value).map_err(|source| StoreError::BadRecord {
+            Claim::Taken { value, .. } => Uuid::try_parse_ascii(&value).map_err(|source| StoreError::BadRecord {
                 store: stream::LEDGER,
                 // Not the claim: it is made of the recipient, and this is traced.
                 key: notification.id.to_string(),

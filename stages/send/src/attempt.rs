@@ -1,4 +1,4 @@
-//! The record of attempts: two claims each, `started` and `finished`. See the crate's page for the argument.
+//! The record of attempts: a claim that each has begun, and how it ended. See the crate's page for the argument.
 //!
 //! Guarantee: of all workers that ever hold the same message, one is told to call the provider, and all are told
 //! which provider that was and the same end of the attempt.
@@ -39,7 +39,7 @@ struct Started {
     provider: String,
 }
 
-/// How an attempt ended: what the book keeps under `finished`.
+/// How an attempt ended, as it is on record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
     /// When. Decisions count from here, so that they come out the same after a crash.
@@ -69,6 +69,8 @@ pub(crate) enum Start {
         at: Timestamp,
         /// Whom they called; empty where that is whom the message names.
         provider: String,
+        /// Where the ledger has it.
+        place: u64,
     },
     /// Somebody found that no provider is to be called, for this reason.
     Stopped(Reason),
@@ -100,52 +102,83 @@ impl Attempts {
             reason: provider.err(),
             provider: provider.unwrap_or_default().to_owned(),
         };
-        let key = key("started", delivery.id, delivery.attempt);
-        Ok(match self.claim::<Started>(&key, &ours).await? {
-            None => Start::Ours,
-            Some(taken) if taken.by == ours.by => Start::Ours,
-            Some(taken) if taken.stopped => Start::Stopped(taken.reason.unwrap_or(Reason::Expired)),
-            Some(taken) => Start::Begun { at: taken.at, provider: taken.provider },
+        let (key, value) = (key("started", delivery), written(&ours)?);
+        let (taken, place) = match patiently(|| self.ledger.claim(Book::Attempts, &key, value.clone())).await? {
+            Claim::First => return Ok(Start::Ours),
+            Claim::Taken { value, place } => (read::<Started>(&key, &value)?, place),
+        };
+        Ok(match taken {
+            taken if taken.by == ours.by => Start::Ours,
+            taken if taken.stopped => Start::Stopped(taken.reason.unwrap_or(Reason::Expired)),
+            taken => Start::Begun { at: taken.at, provider: taken.provider, place },
         })
     }
 
-    /// Claims the end of the delivery's attempt, and answers the end that is on record: `ours`, or an earlier one.
+    /// Records the end of the delivery's attempt, which we began, and answers the end that is on record: `ours`, or
+    /// that of who has taken it over.
     pub(crate) async fn finish(&self, delivery: &Delivery, ours: Finished) -> Result<Finished, StoreError> {
-        let key = key("finished", delivery.id, delivery.attempt);
-        Ok(self.claim(&key, &ours).await?.unwrap_or(ours))
+        let (key, value) = (key("finished", delivery), written(&ours)?);
+        match patiently(|| self.ledger.end(&key, value.clone())).await? {
+            None => Ok(ours),
+            Some(theirs) => read(&key, &theirs),
+        }
     }
 
-    /// Claims, patiently; answers what was there before.
-    async fn claim<T: Serialize + DeserializeOwned>(&self, key: &str, value: &T) -> Result<Option<T>, StoreError> {
-        let bad = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::BadRecord {
-            store: STORE,
-            key: key.to_owned(),
-            source,
-        };
-        let bytes = Bytes::from(rmp_serde::to_vec_named(value).map_err(|e| bad(e.into()))?);
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.ledger.claim(Book::Attempts, key, bytes.clone()).await {
-                Ok(Claim::First) => return Ok(None),
-                Ok(Claim::Taken(taken)) => return rmp_serde::from_slice(&taken).map(Some).map_err(|e| bad(e.into())),
-                Err(error) => {
-                    let pause = match error.class() {
-                        Class::RetryAfter(pause) => pause.max(Duration::from_millis(10)),
-                        Class::Overloaded => Duration::from_millis(500),
-                        Class::Permanent | Class::Bug => return Err(error),
-                    };
-                    if Instant::now() + pause > deadline {
-                        return Err(error);
-                    }
-                    Box::pin(sleep(pause)).await;
-                }
-            }
+    /// Records that the delivery's attempt, which began at `place`, was interrupted at `at`, unless it has ended; answers
+    /// the end that is on record.
+    pub(crate) async fn take_over(
+        &self,
+        delivery: &Delivery,
+        place: u64,
+        at: Timestamp,
+    ) -> Result<Finished, StoreError> {
+        let ours = Finished::interrupted(at);
+        let (key, value) = (key("finished", delivery), written(&ours)?);
+        match patiently(|| self.ledger.take_over(&key, place, value.clone())).await? {
+            None => Ok(ours),
+            Some(theirs) => read(&key, &theirs),
         }
     }
 }
 
-fn key(what: &str, delivery: Uuid, attempt: u32) -> String {
-    id::claim(&[what, &delivery.to_string(), &attempt.to_string()])
+/// Asks again while the ledger is unavailable, within [`PATIENCE`].
+async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let error = match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let pause = match error.class() {
+            Class::RetryAfter(pause) => pause.max(Duration::from_millis(10)),
+            Class::Overloaded => Duration::from_millis(500),
+            Class::Permanent | Class::Bug => return Err(error),
+        };
+        if Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        Box::pin(sleep(pause)).await;
+    }
+}
+
+fn written(value: &impl Serialize) -> Result<Bytes, StoreError> {
+    let bytes = rmp_serde::to_vec_named(value);
+    Ok(bytes.map_err(|source| StoreError::Refused { store: STORE, source: source.into() })?.into())
+}
+
+fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, StoreError> {
+    rmp_serde::from_slice(value).map_err(|source| StoreError::BadRecord {
+        store: STORE,
+        key: key.to_owned(),
+        source: source.into(),
+    })
+}
+
+fn key(what: &str, delivery: &Delivery) -> String {
+    id::claim(&[what, &delivery.id.to_string(), &delivery.attempt.to_string()])
 }
 
 #[cfg(test)]
@@ -165,7 +198,7 @@ mod tests {
         let first = delivery(Channel::Sms);
         let second = Delivery { attempt: 2, ..first.clone() };
         assert_eq!(attempts.start(&first, at(0), Ok("twilio")).await.unwrap(), Start::Ours);
-        let begun = Start::Begun { at: at(0), provider: "twilio".into() };
+        let begun = Start::Begun { at: at(0), provider: "twilio".into(), place: 1 };
         assert_eq!(attempts.start(&first, at(9), Ok("vonage")).await.unwrap(), begun);
         assert_eq!(attempts.start(&first, at(9), Err(Reason::Expired)).await.unwrap(), begun);
         assert_eq!(attempts.start(&second, at(9), Err(Reason::OptedOut)).await.unwrap(), Start::Ours);
@@ -180,13 +213,14 @@ mod tests {
             at: Timestamp,
             expired: bool,
         }
-        for (expired, expected) in
-            [(false, Start::Begun { at: at(0), provider: String::new() }), (true, Start::Stopped(Reason::Expired))]
-        {
+        for (expired, expected) in [
+            (false, Start::Begun { at: at(0), provider: String::new(), place: 1 }),
+            (true, Start::Stopped(Reason::Expired)),
+        ] {
             let ledger = Arc::new(TestLedger::default());
             let delivery = delivery(Channel::Sms);
             let before = rmp_serde::to_vec_named(&Before { by: Uuid::nil(), at: at(0), expired }).unwrap();
-            ledger.plant(&key("started", delivery.id, 1), before);
+            ledger.plant(&key("started", &delivery), before);
             assert_eq!(Attempts::new(ledger).start(&delivery, at(9), Ok("twilio")).await.unwrap(), expected);
         }
     }
@@ -204,8 +238,11 @@ mod tests {
         let attempts = Attempts::new(Arc::new(TestLedger::default()));
         let delivery = delivery(Channel::Sms);
         let interrupted = Finished::interrupted(at(0));
-        assert_eq!(attempts.finish(&delivery, interrupted.clone()).await.unwrap(), interrupted);
+        assert_eq!(attempts.take_over(&delivery, 1, at(0)).await.unwrap(), interrupted);
         assert_eq!(attempts.finish(&delivery, accepted()).await.unwrap(), interrupted);
+        let another = Delivery { attempt: 2, ..delivery };
+        assert_eq!(attempts.finish(&another, accepted()).await.unwrap(), accepted());
+        assert_eq!(attempts.take_over(&another, 1, at(0)).await.unwrap(), accepted());
     }
 
     #[tokio::test(start_paused = true)]
@@ -231,8 +268,8 @@ mod tests {
     async fn a_record_that_does_not_decode_is_permanent() {
         let ledger = Arc::new(TestLedger::default());
         let delivery = delivery(Channel::Sms);
-        ledger.plant(&key("finished", delivery.id, 1), &b"\xc1"[..]);
-        let error = Attempts::new(ledger).finish(&delivery, accepted()).await.unwrap_err();
+        ledger.plant(&key("started", &delivery), &b"\xc1"[..]);
+        let error = Attempts::new(ledger).start(&delivery, at(0), Ok("twilio")).await.unwrap_err();
         assert_eq!(error.class(), Class::Permanent);
     }
 }

@@ -194,27 +194,27 @@ impl Stage for SendStage {
             (Start::Ours, Ok(permit)) => {
                 permit.provider().name().clone_into(&mut delivery.provider);
                 let answer = self.call(permit, &delivery).await;
-                (now, Finished { at: self.ports.clock.now(), interrupted: false, answer })
+                let ours = Finished { at: self.ports.clock.now(), interrupted: false, answer };
+                let finished = self.attempts.finish(&delivery, ours).await?;
+                if finished.interrupted {
+                    tracing::warn!(
+                        delivery = %delivery.id,
+                        attempt = delivery.attempt,
+                        "another worker took over while this one was calling: is `ack_wait` long enough?"
+                    );
+                }
+                (now, finished)
             }
-            (Start::Begun { at, provider }, _) => {
+            (Start::Begun { at, provider, place }, _) => {
                 if !provider.is_empty() {
                     delivery.provider = provider;
                 }
-                (at, Finished::interrupted(now))
+                (at, self.attempts.take_over(&delivery, place, now).await?)
             }
             (Start::Stopped(reason), _) | (Start::Ours, Err(reason)) => {
                 return Ok(Decision { attributes: passed_over, ..stopped(&delivery, reason) });
             }
         };
-        let ours = !finished.interrupted;
-        let finished = self.attempts.finish(&delivery, finished).await?;
-        if ours && finished.interrupted {
-            tracing::warn!(
-                delivery = %delivery.id,
-                attempt = delivery.attempt,
-                "another worker took over while this one was calling: is `ack_wait` long enough?"
-            );
-        }
 
         let retired = retire(&*self.ports.address_book, &delivery, &finished).await?;
         let policy = self.config.policy(delivery.channel());

@@ -131,6 +131,7 @@ pub(crate) enum Fault {
 #[derive(Default)]
 pub(crate) struct TestLedger {
     claims: Mutex<HashMap<String, Bytes>>,
+    ends: Mutex<HashMap<String, Bytes>>,
     fault: Mutex<Option<(Fault, usize)>>,
 }
 
@@ -150,6 +151,19 @@ impl TestLedger {
         self.claims.lock().unwrap().insert(id.to_owned(), value.into());
     }
 
+    /// What was there before; fails where it is to.
+    fn put(&self, of: &Mutex<HashMap<String, Bytes>>, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {
+        let unavailable = || Err(StoreError::Unavailable { store: "attempts", source: None });
+        let fault = self.next_fault();
+        if let Some(Fault::BeforeEffect) = fault {
+            return unavailable();
+        }
+        let mut values = of.lock().unwrap();
+        let before = values.get(id).cloned();
+        values.entry(id.to_owned()).or_insert(value);
+        if fault.is_some() { unavailable() } else { Ok(before) }
+    }
+
     fn next_fault(&self) -> Option<Fault> {
         let mut fault = self.fault.lock().unwrap();
         let (kind, left) = fault.as_mut().filter(|(_, left)| *left > 0)?;
@@ -162,22 +176,17 @@ impl TestLedger {
 impl Ledger for TestLedger {
     async fn claim(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError> {
         assert_eq!(book, Book::Attempts);
-        let unavailable = || Err(StoreError::Unavailable { store: "attempts", source: None });
-        let fault = self.next_fault();
-        if let Some(Fault::BeforeEffect) = fault {
-            return unavailable();
-        }
-        let claim = {
-            let mut claims = self.claims.lock().unwrap();
-            match claims.get(id) {
-                Some(taken) => Claim::Taken(taken.clone()),
-                None => {
-                    claims.insert(id.to_owned(), value);
-                    Claim::First
-                }
-            }
-        };
-        if fault.is_some() { unavailable() } else { Ok(claim) }
+        let first = self.put(&self.claims, id, value)?;
+        Ok(first.map_or(Claim::First, |value| Claim::Taken { value, place: 1 }))
+    }
+
+    async fn end(&self, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {
+        self.put(&self.ends, id, value)
+    }
+
+    async fn take_over(&self, id: &str, begun: u64, value: Bytes) -> Result<Option<Bytes>, StoreError> {
+        assert_eq!(begun, 1);
+        self.put(&self.ends, id, value)
     }
 }
 

@@ -62,13 +62,18 @@ pub fn stream_config(name: &str, subjects: &str) -> Config {
     }
 }
 
+/// The stream of attempts.
+pub fn attempts_config() -> Config {
+    let subjects = [subject::ATTEMPTS, subject::ENDED, subject::TAKEN_OVER].map(str::to_owned).to_vec();
+    Config { subjects, ..stream_config(stream::ATTEMPTS, "") }
+}
+
 /// What the topology makes for directory, ledger and inbox.
 pub async fn make_stores(context: &jetstream::Context) {
-    for (name, subjects) in
-        [(stream::LEDGER, subject::LEDGER), (stream::ATTEMPTS, subject::ATTEMPTS), (stream::INBOX, subject::INBOX)]
-    {
+    for (name, subjects) in [(stream::LEDGER, subject::LEDGER), (stream::INBOX, subject::INBOX)] {
         context.create_stream(stream_config(name, subjects)).await.unwrap();
     }
+    context.create_stream(attempts_config()).await.unwrap();
     for bucket in Bucket::ALL {
         let config = kv::Config { bucket: bucket.as_str().to_owned(), ..kv::Config::default() };
         context.create_key_value(config).await.unwrap();
