@@ -5,11 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use async_nats::{Client, jetstream};
 use chasqui_embedded::{ClickHouseOptions, Embedded, NatsOptions, Options, SyncInterval};
-use chasqui_runtime::{
-    Config,
-    config::{self, EmbeddedConfig},
-    topology,
-};
+use chasqui_runtime::{Config, config, topology};
 use chasqui_schemas::{Lane, Stage, stream};
 use chasqui_stores::{connection, pepper};
 use chasqui_trace::MigrateSettings;
@@ -94,7 +90,7 @@ impl OwnServers {
         let options = Options {
             data_dir: data_dir.to_owned(),
             cache_dir: settings.cache_dir.clone(),
-            nats: config.nats.url.is_empty().then(|| nats_options(settings)),
+            nats: config.nats.url.is_empty().then(|| nats_options(config)),
             clickhouse: config.clickhouse.url.is_empty().then(|| ClickHouseOptions {
                 libchdb: path(&settings.libchdb),
                 port: port(settings.clickhouse_port),
@@ -158,11 +154,12 @@ fn address_file(data_dir: &Path) -> PathBuf {
     data_dir.join("addresses.json")
 }
 
-fn nats_options(settings: &EmbeddedConfig) -> NatsOptions {
+fn nats_options(config: &Config) -> NatsOptions {
+    let settings = &config.embedded;
     NatsOptions {
         binary: path(&settings.nats_server),
         port: port(settings.nats_port),
-        sync_interval: match settings.sync_interval {
+        sync_interval: match config.nats.sync_interval {
             config::SyncInterval::Word(config::Always::Always) => SyncInterval::Always,
             config::SyncInterval::Seconds(seconds) => SyncInterval::Every(std::time::Duration::from_secs(seconds)),
         },

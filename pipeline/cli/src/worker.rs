@@ -13,6 +13,7 @@ use chasqui_prioritize::Prioritize;
 use chasqui_render::Render;
 use chasqui_runtime::{
     Broker, Config,
+    config::{Always, SyncInterval},
     lanes::{OTHERS, URGENT},
     run_deferred, run_monitor, run_stage, topology,
 };
@@ -88,34 +89,23 @@ impl FromStr for Role {
 /// Roles at work in this process.
 ///
 /// Stages are there twice: for the critical lane, on a thread and a connection of its own, with stores and providers of
-/// its own, so that nothing it needs is ever shared with a backlog; and for the other lanes.
+/// its own, so that nothing it needs is ever shared with a backlog; and for the other lanes. The writer has a thread and a
+/// connection too, because it works on many rows at a time.
 pub(crate) struct Worker {
     /// What its roles cannot do without.
     nats: Option<Client>,
     clickhouse: Option<clickhouse::Client>,
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
-    urgent: UrgentThread,
+    threads: Vec<Thread>,
     /// Where the gateway listens, if there is one.
     pub(crate) gateway: Option<SocketAddr>,
 }
 
-/// The runtime of the critical lane, in a process that runs stages.
-struct UrgentThread(Option<Runtime>);
+/// The runtime of one thread, for what shares none with others.
+struct Thread(Option<Runtime>);
 
-impl UrgentThread {
-    fn start() -> anyhow::Result<Self> {
-        let runtime =
-            runtime::Builder::new_multi_thread().worker_threads(1).thread_name("critical").enable_all().build();
-        Ok(UrgentThread(Some(runtime.context("cannot start the thread of the critical lane")?)))
-    }
-
-    fn handle(&self) -> anyhow::Result<Handle> {
-        Ok(self.0.as_ref().context("the critical lane has no thread")?.handle().clone())
-    }
-}
-
-impl Drop for UrgentThread {
+impl Drop for Thread {
     /// A runtime waits for its thread where it is dropped, which no async code may do.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
@@ -132,7 +122,7 @@ impl Worker {
             clickhouse: None,
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
-            urgent: UrgentThread(None),
+            threads: Vec::new(),
             gateway: None,
         };
         if roles == [Role::Gateway] {
@@ -156,8 +146,7 @@ impl Worker {
         }
         let parts = Parts::open(config, client, OTHERS).await?;
         if roles.iter().any(|role| matches!(role, Role::Stage(_))) {
-            self.urgent = UrgentThread::start()?;
-            let on = self.urgent.handle()?;
+            let on = self.thread("critical")?;
             let urgent = {
                 let (config, addresses) = (config.clone(), addresses.clone());
                 let open = async move { Parts::open(&config, addresses.nats(&config).await?, URGENT).await };
@@ -177,6 +166,15 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Starts a thread.
+    fn thread(&mut self, name: &'static str) -> anyhow::Result<Handle> {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build();
+        let runtime = runtime.with_context(|| format!("cannot start the thread `{name}`"))?;
+        let handle = runtime.handle().clone();
+        self.threads.push(Thread(Some(runtime)));
+        Ok(handle)
     }
 
     fn stage(&mut self, stage: Stage, config: &Config, parts: &Parts, on: &Handle) -> anyhow::Result<()> {
@@ -243,10 +241,13 @@ impl Worker {
                     max_wait: Duration::from_millis(config.clickhouse.batch_ms),
                     ..WriterSettings::default()
                 };
-                let context = jetstream::new(parts.broker.client.clone());
-                let clickhouse = addresses.clickhouse(config)?;
-                let writer = run_writer(context, clickhouse, settings, self.stop.clone());
-                self.tasks.spawn(async move { writer.await.context("writer") });
+                let on = self.thread("writer")?;
+                let (config, addresses, stop) = (config.clone(), addresses.clone(), self.stop.clone());
+                let writer = async move {
+                    let context = jetstream::new(addresses.nats(&config).await?);
+                    run_writer(context, addresses.clickhouse(&config)?, settings, stop).await.context("writer")
+                };
+                self.tasks.spawn_on(writer, &on);
             }
             Role::Exporter if !config.export.is_on() => {}
             Role::Exporter => {
@@ -314,6 +315,15 @@ impl Worker {
     }
 }
 
+/// Publishes as it costs these servers least.
+pub(crate) fn publisher(context: &jetstream::Context, config: &Config) -> Publisher {
+    let publisher = Publisher::new(context.clone());
+    match config.nats.sync_interval {
+        SyncInterval::Word(Always::Always) => publisher,
+        SyncInterval::Seconds(_) => publisher.one_by_one(),
+    }
+}
+
 /// What roles on the same lanes share: one connection, one ledger batching all claims.
 struct Parts {
     lanes: &'static [Lane],
@@ -328,7 +338,7 @@ struct Parts {
 impl Parts {
     async fn open(config: &Config, client: Client, lanes: &'static [Lane]) -> anyhow::Result<Self> {
         let context = jetstream::new(client.clone());
-        let publisher = Publisher::new(context.clone());
+        let publisher = publisher(&context, config);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ledger = match lanes {
             URGENT => NatsLedger::open_urgent(&context, publisher.clone()).await?,

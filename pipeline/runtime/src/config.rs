@@ -80,6 +80,7 @@ pub struct NatsConfig {
     pub token_file: PathBuf,
     pub credentials_file: PathBuf,
     pub root_certificates: PathBuf,
+    pub sync_interval: SyncInterval,
 }
 
 impl NatsConfig {
@@ -271,7 +272,6 @@ pub struct EmbeddedConfig {
     pub libchdb: PathBuf,
     pub nats_port: u16,
     pub clickhouse_port: u16,
-    pub sync_interval: SyncInterval,
     pub nats_memory_bytes: u64,
     pub nats_disk_bytes: u64,
     pub clickhouse_memory_bytes: u64,
@@ -365,7 +365,7 @@ mod tests {
     fn the_defaults_are_complete() {
         let config = Config::load("[send]\nx = 1\n", None).unwrap();
         assert_eq!(config.runner.settings().weights, [1, 4, 2, 1]);
-        assert_eq!(config.embedded.sync_interval, SyncInterval::Word(Always::Always));
+        assert_eq!(config.nats.sync_interval, SyncInterval::Word(Always::Always));
         assert_eq!(config.send["x"], 1);
     }
 

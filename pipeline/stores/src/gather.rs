@@ -2,7 +2,7 @@
 //!
 //! At rest nobody waits: what is there is taken at once, and what comes while it is served is the next batch. Under
 //! load batches begin some time apart, because for the server a few large ones are much less work than many small
-//! ones.
+//! ones. What is only a hiccup, after which much comes at once, is no load yet: the first few batches go at once.
 //!
 //! After a crash there is nothing to do: who asked was not answered.
 
@@ -13,10 +13,13 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+/// So many batches may begin at once before they are apart.
+const AT_ONCE: u32 = 3;
+
 /// What is load, and what to do then.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Batches begin this far apart at least.
+    /// Batches begin this far apart, on the whole.
     pub every: Duration,
     /// Up to this weight a batch is not load.
     pub few: usize,
@@ -29,6 +32,7 @@ pub struct Pace {
 pub struct Gather<T> {
     requests: Receiver<T>,
     pace: Pace,
+    /// When the next batch were due, if all had been apart.
     due: Instant,
 }
 
@@ -46,14 +50,17 @@ impl<T> Gather<T> {
         let weigh = |batch: &[T]| batch.iter().map(&weight).sum::<usize>();
         self.requests.recv_many(&mut batch, many).await;
         if weigh(&batch) > few {
+            let patience = self.due.checked_sub(every * (AT_ONCE - 1)).unwrap_or(self.due);
             while weigh(&batch) < many && batch.len() < many {
                 let room = many - batch.len();
-                match timeout_at(self.due, self.requests.recv_many(&mut batch, room)).await {
+                match timeout_at(patience, self.requests.recv_many(&mut batch, room)).await {
                     Ok(0) | Err(_) => break,
                     Ok(_) => {}
                 }
             }
-            self.due = Instant::now() + every;
+            // Full ones may come faster; those that follow do not pay for it.
+            let now = Instant::now();
+            self.due = (self.due.max(now) + every).min(now + every * AT_ONCE);
         }
         batch
     }
@@ -79,19 +86,41 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
+    /// Sends `count` requests; answers how many come at once, and after how long.
+    async fn served(requests: &mpsc::Sender<u32>, gather: &mut Gather<u32>, count: u32) -> (usize, Duration) {
+        for request in 0..count {
+            requests.send(request).await.unwrap();
+        }
+        let began = Instant::now();
+        (gather.next(|_| 1).await.len(), began.elapsed())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn under_load_batches_are_apart_unless_they_are_full() {
         let (requests, waiting) = mpsc::channel(100);
         let mut gather = Gather::new(waiting, PACE);
-        let began = Instant::now();
-        for request in 0..27 {
-            requests.send(request).await.unwrap();
+        for _batch in 0..AT_ONCE {
+            assert_eq!(served(&requests, &mut gather, 7).await, (7, Duration::ZERO));
         }
-        assert_eq!(gather.next(|_| 1).await.len(), 10);
-        assert_eq!(gather.next(|_| 1).await.len(), 10);
-        assert_eq!(began.elapsed(), Duration::ZERO);
-        assert_eq!(gather.next(|_| 1).await.len(), 7);
-        assert_eq!(began.elapsed(), PACE.every);
+        for _batch in 0..3 {
+            assert_eq!(served(&requests, &mut gather, 7).await, (7, PACE.every));
+        }
+        for _full in 0..5 {
+            assert_eq!(served(&requests, &mut gather, 10).await, (10, Duration::ZERO));
+        }
+        assert_eq!(served(&requests, &mut gather, 7).await, (7, PACE.every), "not for each of the full ones");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_rest_some_go_at_once_again() {
+        let (requests, waiting) = mpsc::channel(100);
+        let mut gather = Gather::new(waiting, PACE);
+        for _round in 0..2 {
+            for _batch in 0..AT_ONCE {
+                assert_eq!(served(&requests, &mut gather, 7).await, (7, Duration::ZERO));
+            }
+            tokio::time::sleep(AT_ONCE * PACE.every).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

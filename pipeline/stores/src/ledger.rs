@@ -38,9 +38,9 @@ use crate::{
 const QUEUED_CLAIMS: usize = 2_048;
 /// Claims in one batch: the server takes no more in an atomic one (ADR-50).
 const MAX_BATCH: usize = 1_000;
-/// Atomic batches of one book begin this far apart at least, unless they are full: each costs the server a store of
-/// its own, files and all, so under load few and large ones are much cheaper. A few claims go at once, one by one.
-const PACE: Duration = Duration::from_millis(80);
+/// Under load atomic batches of one book begin this far apart, unless they are full: each costs the server a store of
+/// its own, files and all, so few and large ones are much cheaper. A few claims go at once, one by one.
+const PACE: Duration = Duration::from_millis(160);
 /// Batches of one book on their way at a time: enough to keep the disk busy while the next is collected.
 const BATCHES_IN_FLIGHT: usize = 4;
 /// Largest value of a claim, in bytes.
@@ -78,7 +78,8 @@ impl NatsLedger {
     /// # Errors
     /// `Unavailable` where a stream is missing or does not answer.
     pub async fn open(context: &jetstream::Context, publisher: Publisher) -> Result<Self, StoreError> {
-        Self::open_paced(context, publisher, PACE).await
+        let pace = if publisher.makes_batches() { PACE } else { Duration::ZERO };
+        Self::open_paced(context, publisher, pace).await
     }
 
     /// The same for the critical lane: no claim is kept waiting.

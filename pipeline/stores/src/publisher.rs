@@ -18,6 +18,9 @@
 //! - The ids of a refused batch are free again.
 //!
 //! So in all three cases the batch is published again message by message: each then has its own answer.
+//!
+//! On servers that sync now and then ([`Publisher::one_by_one`]) an acknowledgement costs no fsync, and an atomic batch,
+//! for which the server makes and removes seven files, costs more than it saves: there every message goes out alone.
 
 use std::{
     borrow::Cow,
@@ -148,6 +151,8 @@ impl PublishError {
 pub struct Publisher {
     context: jetstream::Context,
     turns: Arc<Semaphore>,
+    /// Up to so many messages go out one by one.
+    max_singles: usize,
 }
 
 impl Publisher {
@@ -155,14 +160,25 @@ impl Publisher {
     pub fn new(mut context: jetstream::Context) -> Self {
         // Every exchange is timed here as a whole; the context's own time-out would cut it short.
         context.set_timeout(EXCHANGE_TIMEOUT);
-        Publisher { context, turns: Arc::new(Semaphore::new(MAX_BATCHES_IN_FLIGHT)) }
+        Publisher { context, turns: Arc::new(Semaphore::new(MAX_BATCHES_IN_FLIGHT)), max_singles: MAX_SINGLES }
+    }
+
+    /// Without atomic batches, for servers that do not sync before they acknowledge.
+    #[must_use]
+    pub fn one_by_one(self) -> Self {
+        Publisher { max_singles: usize::MAX, ..self }
+    }
+
+    /// Whether a batch costs the server more than its messages: then it should be large.
+    pub(crate) fn makes_batches(&self) -> bool {
+        self.max_singles != usize::MAX
     }
 
     /// Another publisher on the same connection, with a bound of its own on batches in flight. Have one for each
     /// stream, so that a stream which does not answer keeps no other waiting.
     #[must_use]
     pub fn apart(&self) -> Self {
-        Publisher::new(self.context.clone())
+        Publisher { turns: Arc::new(Semaphore::new(MAX_BATCHES_IN_FLIGHT)), ..self.clone() }
     }
 
     /// Publishes `messages` and returns once all of them are stored; the answers are in their order.
@@ -236,7 +252,7 @@ impl Publisher {
     async fn publish_batch(&self, batch: &[Outgoing]) -> Result<Vec<Stored>, PublishError> {
         // The semaphore is never closed; were it, going on unbounded would be no worse.
         let _turn = self.turns.acquire().await.ok();
-        if batch.len() <= MAX_SINGLES {
+        if batch.len() <= self.max_singles {
             return self.publish_singly(batch).await;
         }
         match self.publish_atomically(batch).await {

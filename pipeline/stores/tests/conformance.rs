@@ -164,6 +164,14 @@ async fn the_ledger_on_nats_conforms() {
 }
 
 #[tokio::test]
+async fn the_ledger_on_nats_conforms_without_atomic_batches() {
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    ledger_conforms(&NatsLedger::open(&context, publisher(&context).one_by_one()).await.unwrap()).await;
+}
+
+#[tokio::test]
 async fn the_ledger_in_memory_conforms() {
     ledger_conforms(&MemoryLedger::new()).await;
 }

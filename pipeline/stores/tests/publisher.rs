@@ -53,6 +53,18 @@ async fn large_messages_are_spread_over_batches() {
 }
 
 #[tokio::test]
+async fn without_batches_many_messages_are_stored_in_order_all_the_same() {
+    let server = Server::start().await;
+    let context = server.context().await;
+    // The server would refuse a batch.
+    context.create_stream(Config { allow_atomic_publish: false, ..stream_config("S", "s") }).await.unwrap();
+    let messages: Vec<_> = (0..2_500).map(|n| message("s", n % 2_000)).collect();
+    let stored = publisher(&context).one_by_one().apart().publish(&messages).await.unwrap();
+    let expected: Vec<_> = (0..2_500).map(|n| Stored { sequence: n % 2_000 + 1, duplicate: n >= 2_000 }).collect();
+    assert_eq!(stored, expected);
+}
+
+#[tokio::test]
 async fn nothing_to_publish_is_no_exchange() {
     let server = Server::start().await;
     assert_eq!(publisher(&server.context().await).publish(&[]).await.unwrap(), []);

@@ -58,7 +58,7 @@
 //! |---|---|
 //! | `stage` | the steps above, in order |
 //! | [`config`] | settings; which lists of providers there are, and who may stand on them |
-//! | `attempt` | the two claims |
+//! | `attempt` | the claim and the end |
 //! | [`breaker`], `circuit` | when a provider is left alone; a provider behind its breaker |
 //! | [`retry`] | from an answer to a decision |
 //! | `consent`, `retire` | opt-outs since filter; dead addresses |

@@ -191,7 +191,7 @@ async fn measure(
         calls_per_s: median_of(|pair| pair.calls_per_s),
         bare_relay_per_s: median_of(|pair| pair.bare_relay_per_s),
         ratio: median_of(|pair| pair.ratio),
-        sync: match config.embedded.sync_interval {
+        sync: match config.nats.sync_interval {
             SyncInterval::Word(Always::Always) => "always".to_owned(),
             SyncInterval::Seconds(seconds) => seconds.to_string(),
         },
