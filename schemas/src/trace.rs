@@ -232,11 +232,32 @@ pub fn encode(events: &[TraceEvent]) -> Result<Vec<u8>, rmp_serde::encode::Error
 /// # Errors
 /// Fails where the bytes are not a batch.
 pub fn decode(bytes: &[u8]) -> Result<Vec<TraceEvent>, rmp_serde::decode::Error> {
-    let (version, events): (u16, Vec<TraceEvent>) = rmp_serde::from_slice(bytes)?;
-    if version > BATCH_VERSION {
-        return Err(rmp_serde::decode::Error::Uncategorized(format!("trace batch version {version} is newer")));
-    }
+    let mut events = Vec::new();
+    read(bytes, |event| events.push(event))?;
     Ok(events)
+}
+
+/// Reads a message of the trace stream, event after event: all of them at once are a thousand times larger than the
+/// processor's nearest cache.
+///
+/// # Errors
+/// Fails where the bytes are not a batch; `each` may have got events of it.
+pub fn read(bytes: &[u8], mut each: impl FnMut(TraceEvent)) -> Result<(), rmp_serde::decode::Error> {
+    use rmp_serde::decode::Error;
+
+    let not_a_batch = |error: &dyn std::error::Error| Error::Uncategorized(format!("not a trace batch: {error}"));
+    let mut rest = bytes;
+    let length = rmp::decode::read_array_len(&mut rest).map_err(|error| not_a_batch(&error))?;
+    let version: u16 = rmp::decode::read_int(&mut rest).map_err(|error| not_a_batch(&error))?;
+    if length != 2 || version > BATCH_VERSION {
+        return Err(Error::Uncategorized(format!("trace batch version {version} is newer")));
+    }
+    let count = rmp::decode::read_array_len(&mut rest).map_err(|error| not_a_batch(&error))?;
+    let mut reader = rmp_serde::Deserializer::from_read_ref(rest);
+    for _event in 0..count {
+        each(TraceEvent::deserialize(&mut reader)?);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -256,6 +277,16 @@ mod tests {
             3
         ];
         assert_eq!(decode(&encode(&events).unwrap()).unwrap(), events);
+    }
+
+    #[test]
+    fn what_is_no_batch_is_told() {
+        let good = encode(&vec![TraceEvent { app: "shop".into(), ..TraceEvent::default() }; 2]).unwrap();
+        for bad in [&b""[..], b"{}", b"not a batch", &good[..good.len() - 1]] {
+            assert!(decode(bad).is_err(), "{bad:?}");
+        }
+        let newer = rmp_serde::to_vec(&(BATCH_VERSION + 1, Vec::<TraceEvent>::new())).unwrap();
+        assert!(decode(&newer).unwrap_err().to_string().contains("newer"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the runtime hands to a stage, and what it must know of it to trace it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chasqui_schemas::{
     Delivery, Lane, Notification,
@@ -10,19 +12,19 @@ use compact_str::CompactString;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// A message as the broker handed it out, whatever it holds.
+/// A message as the broker handed it out, whatever it holds. Those of a bundle share what is not their own.
 #[derive(Debug, Clone)]
 pub struct IncomingMessage {
     /// Where it was published.
-    pub subject: String,
+    pub subject: Arc<str>,
     /// Its bytes.
     pub payload: Bytes,
     /// The `Content-Type` header.
-    pub content_type: Option<String>,
+    pub content_type: Option<Arc<str>>,
     /// The `Nats-Msg-Id` header.
-    pub message_id: Option<String>,
+    pub message_id: Option<Arc<str>>,
     /// The `traceparent` header.
-    pub traceparent: Option<String>,
+    pub traceparent: Option<Arc<str>>,
     /// When JetStream stored it: the same at every redelivery.
     pub stored_at: Timestamp,
     /// Its sequence in the stream: the same at every redelivery.

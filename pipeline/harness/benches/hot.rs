@@ -74,10 +74,10 @@ fn submission(channels: &[&str]) -> Value {
 
 fn submitted(payload: Vec<u8>, content_type: Option<&str>) -> Submitted {
     let incoming = IncomingMessage {
-        subject: "notify.submit.normal.shop".to_owned(),
+        subject: "notify.submit.normal.shop".into(),
         payload: Bytes::from(payload),
-        content_type: content_type.map(str::to_owned),
-        message_id: Some("0199f3a0-0000-7000-8000-000000000001".to_owned()),
+        content_type: content_type.map(Into::into),
+        message_id: Some("0199f3a0-0000-7000-8000-000000000001".into()),
         traceparent: None,
         stored_at: noon(),
         sequence: 1,

@@ -169,14 +169,14 @@ impl Decided {
             (header::REASON, reason.as_str().to_owned()),
             (header::DETAIL, one_line(detail)),
             (header::STAGE, stage.as_str().to_owned()),
-            (header::SUBJECT, incoming.subject.clone()),
+            (header::SUBJECT, incoming.subject.to_string()),
             (header::DELIVERED, self.delivered.to_string()),
             (header::ATTEMPTS, context.attempt.to_string()),
             (header::NOTIFICATION, context.trace_id.to_string()),
             (header::PROVIDER, context.provider.to_string()),
         ];
         headers.extend(context.delivery_id.map(|id| (header::DELIVERY, id.to_string())));
-        headers.extend(incoming.content_type.clone().map(|kind| (header::CONTENT_TYPE, kind)));
+        headers.extend(incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned())));
         Outgoing {
             subject: subject::dead(stage),
             message_id: Some(format!("{stage}.{}.{}", incoming.request_id().simple(), incoming.index)),
@@ -194,11 +194,11 @@ impl Decided {
             (header::REASON, reason.as_str().to_owned()),
             (header::DETAIL, one_line(&detail)),
             (header::STAGE, Stage::Validate.as_str().to_owned()),
-            (header::SUBJECT, incoming.subject.clone()),
+            (header::SUBJECT, incoming.subject.to_string()),
             (header::REQUEST, request.to_string()),
             (header::NOTIFICATION, context.trace_id.to_string()),
         ];
-        headers.extend(incoming.content_type.clone().map(|kind| (header::CONTENT_TYPE, kind)));
+        headers.extend(incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned())));
         Outgoing {
             subject: subject::rejected(&context.app),
             message_id: Some(format!("rejected.{}", context.trace_id.simple())),
@@ -211,7 +211,7 @@ impl Decided {
 /// A message of a bundle, back to its queue without the others.
 fn alone(incoming: &IncomingMessage) -> Outgoing {
     Outgoing {
-        subject: incoming.subject.clone(),
+        subject: incoming.subject.to_string(),
         message_id: Some(format!("alone.{}.{}", incoming.sequence, incoming.index)),
         headers: vec![],
         payload: incoming.payload.clone(),

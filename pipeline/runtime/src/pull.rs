@@ -201,13 +201,13 @@ impl Puller {
         }
         self.held_bytes += bytes;
         let text = |name: &str| {
-            message.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned())
+            message.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str().into())
         };
         let incoming = IncomingMessage {
             content_type: text(header::CONTENT_TYPE),
             message_id: text(header::MSG_ID),
             traceparent: text(header::TRACEPARENT),
-            subject: message.subject.to_string(),
+            subject: message.subject.as_str().into(),
             payload: message.payload,
             stored_at,
             sequence,

@@ -79,8 +79,16 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    pub(crate) fn new() -> Self {
-        Rows { rows: Vec::new(), words: Words::new(), attributes: Vec::new(), values: String::new() }
+    /// With room for so many rows, of the usual size: what grows is copied and takes new memory each time.
+    pub(crate) fn with_capacity(rows: usize) -> Self {
+        const ATTRIBUTES: usize = 4;
+        const VALUE_BYTES: usize = 12;
+        Rows {
+            rows: Vec::with_capacity(rows),
+            words: Words::new(),
+            attributes: Vec::with_capacity(ATTRIBUTES * rows),
+            values: String::with_capacity(ATTRIBUTES * VALUE_BYTES * rows),
+        }
     }
 
     pub(crate) fn push(&mut self, event: &TraceEvent) {
@@ -111,6 +119,11 @@ impl Rows {
             duration_ns: event.duration_ns,
             attributes: (begin as u32, event.attributes.len() as u32),
         });
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
     }
 
     /// Bytes that attributes take here: they have no bound of their own but that of a message.

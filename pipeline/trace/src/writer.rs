@@ -112,8 +112,10 @@ enum End {
 impl Writer {
     /// Writes batch after batch until reading ends, is asked to end, or ClickHouse fails.
     async fn write(&self, mut messages: pull::Stream) {
+        let mut usual = 0;
         loop {
-            let (batch, end) = self.gather(&mut messages).await;
+            let (batch, end) = self.gather(&mut messages, usual).await;
+            usual = batch.rows.len();
             let token = batch.token(self.intake.incarnation);
             let Batch { rows, held } = batch;
             let inserts = self.hold(&held, encode(rows)).await;
@@ -134,9 +136,9 @@ impl Writer {
         }
     }
 
-    /// Waits for a first message, then takes what comes until the batch is due.
-    async fn gather(&self, messages: &mut pull::Stream) -> (Batch, End) {
-        let mut batch = Batch::new();
+    /// Waits for a first message, then takes what comes until the batch is due: some `usual` rows.
+    async fn gather(&self, messages: &mut pull::Stream, usual: usize) -> (Batch, End) {
+        let mut batch = Batch { rows: Rows::with_capacity(usual), held: Held::default() };
         let (mut due, mut busy) = (None, false);
         while !batch.is_full(self.settings.max_rows) {
             let next = tokio::select! {
@@ -246,10 +248,6 @@ struct Held {
 }
 
 impl Batch {
-    fn new() -> Self {
-        Batch { rows: Rows::new(), held: Held::default() }
-    }
-
     fn is_full(&self, max_rows: usize) -> bool {
         self.held.rows >= max_rows
             || self.held.messages.len() + self.held.broken.len() >= MAX_MESSAGES
@@ -257,12 +255,16 @@ impl Batch {
     }
 
     fn add(&mut self, message: Message) {
-        match trace::decode(&message.payload) {
-            Ok(events) => {
-                events.iter().for_each(|event| self.rows.push(event));
-                self.held.add(message, events.len());
+        let before = self.rows.len();
+        let read = trace::read(&message.payload, |event| self.rows.push(&event));
+        let events = self.rows.len() - before;
+        match read {
+            Ok(()) => self.held.add(message, events),
+            Err(error) => {
+                // What could be read of it is written: a dead letter that is replayed tells the same again.
+                self.held.rows += events;
+                self.held.broken.push(Broken { message, why: error.to_string() });
             }
-            Err(error) => self.held.broken.push(Broken { message, why: error.to_string() }),
         }
     }
 

@@ -96,6 +96,12 @@ impl Stage for Filter {
             }
         }
 
+        // From here on the endpoints are where it goes; of the contacts only what says how to write is still needed.
+        notification.contacts = notification.contacts.map(|contacts| Contacts {
+            locale: contacts.locale,
+            timezone: contacts.timezone,
+            ..Contacts::default()
+        });
         notification.endpoints = endpoints;
         Ok(Decision { attributes, ..Decision::forward(notification) })
     }

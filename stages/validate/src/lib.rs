@@ -145,10 +145,13 @@ fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -
     let submission: Submission = serde_json::from_value(Value::Object(fields))
         .map_err(|error| Rejection::new(Reason::Invalid, "submission", error.to_string()))?;
     let request_id = submission.id.unwrap_or_else(|| incoming.request_id());
-    let message_id = incoming.message_id.clone().filter(|message_id| !message_id.is_empty());
+    let message_id = incoming.message_id.as_deref().filter(|message_id| !message_id.is_empty());
     let request = Arc::new(Request {
         id: request_id,
-        idempotency_key: submission.idempotency_key.or(message_id).unwrap_or_else(|| request_id.to_string()),
+        idempotency_key: submission
+            .idempotency_key
+            .or(message_id.map(str::to_owned))
+            .unwrap_or_else(|| request_id.to_string()),
         category: submission.category,
         message: match (submission.template, submission.content) {
             (Some(key), _) => Message::Template { key, data: Json::from(&submission.data) },

@@ -84,10 +84,10 @@ fn the_idempotency_key_is_the_field_else_the_header_else_the_id() {
     assert_eq!(notifications(decide(with_header))[0].request.idempotency_key, "k");
 
     let made = notifications(decide(json(&plain)));
-    assert_eq!(made[0].request.id, id::request(made[0].submitted_at, 7));
+    assert_eq!(made[0].request.id, id::request("notify.submit.normal.shop", made[0].submitted_at, 7));
     assert_eq!(made[0].request.idempotency_key, made[0].request.id.to_string());
     let mut empty_header = json(&plain);
-    empty_header.incoming.message_id = Some(String::new());
+    empty_header.incoming.message_id = Some("".into());
     assert_eq!(notifications(decide(empty_header)), made);
 }
 
@@ -95,7 +95,7 @@ fn the_idempotency_key_is_the_field_else_the_header_else_the_id() {
 fn only_a_well_formed_traceparent_is_kept() {
     let kept = |text: &str| {
         let mut message = json(&full());
-        message.incoming.traceparent = Some(text.to_owned());
+        message.incoming.traceparent = Some(text.into());
         notifications(decide(message))[0].request.traceparent.clone()
     };
     let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

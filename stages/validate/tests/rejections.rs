@@ -298,7 +298,7 @@ fn a_rejection_carries_the_submissions_own_id() {
 #[test]
 fn a_message_id_is_under_the_rules_of_the_key_that_it_stands_for() {
     let mut message = json(&j!({"category": "c", "recipients": ["ada"], "template": "t"}));
-    message.incoming.message_id = Some("x".repeat(256));
+    message.incoming.message_id = Some("x".repeat(256).into());
     let (_, violations, _) = rejection(decide(message.clone()));
     assert_eq!(violations, ["Nats-Msg-Id: longer than 255 characters; give a shorter `idempotency_key`"]);
     let mut own_key = json(&j!({"category": "c", "recipients": ["ada"], "template": "t", "idempotency_key": "k"}));

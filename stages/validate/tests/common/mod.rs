@@ -17,9 +17,9 @@ pub(crate) fn submitted(content_type: Option<&str>, payload: impl Into<Bytes>) -
         lane: Lane::Normal,
         app: "shop".to_owned(),
         incoming: IncomingMessage {
-            subject: "notify.submit.normal.shop".to_owned(),
+            subject: "notify.submit.normal.shop".into(),
             payload: payload.into(),
-            content_type: content_type.map(str::to_owned),
+            content_type: content_type.map(Into::into),
             message_id: None,
             traceparent: None,
             stored_at: "2026-03-01T12:00:00Z".parse().unwrap(),
