@@ -249,7 +249,10 @@ pub fn read(bytes: &[u8], mut each: impl FnMut(TraceEvent)) -> Result<(), rmp_se
     let mut rest = bytes;
     let length = rmp::decode::read_array_len(&mut rest).map_err(|error| not_a_batch(&error))?;
     let version: u16 = rmp::decode::read_int(&mut rest).map_err(|error| not_a_batch(&error))?;
-    if length != 2 || version > BATCH_VERSION {
+    if length != 2 {
+        return Err(Error::LengthMismatch(length));
+    }
+    if version > BATCH_VERSION {
         return Err(Error::Uncategorized(format!("trace batch version {version} is newer")));
     }
     let count = rmp::decode::read_array_len(&mut rest).map_err(|error| not_a_batch(&error))?;

@@ -40,7 +40,7 @@ use uuid::Uuid;
 
 use crate::{
     Outgoing, PublishError, Publisher,
-    gather::{Gather, Pace},
+    gather::{Gather, Pace, ask, fitting},
     unavailable,
 };
 
@@ -51,8 +51,8 @@ const MAX_ENDS: usize = 1_000;
 const MAX_BYTES: usize = 512 * 1024;
 /// Under load, messages are this far apart: each is an fsync. A few ends go at once.
 const PACE: Pace = Pace { every: Duration::from_millis(40), few: 16, many: MAX_ENDS };
-/// First and longest pause before a message is repeated.
-const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// Pause after a refusal that is nobody's takeover, or where takeovers cannot be read.
+const REFUSED: Duration = Duration::from_secs(1);
 /// So many attempts that others have taken over are remembered, for as long as we may still have an end for one: while a
 /// call lasts. In that time a dying worker leaves behind no more than it had slots.
 const MAX_REMEMBERED: usize = 100_000;
@@ -96,19 +96,13 @@ impl Ends {
 
     /// See [`chasqui_contract::Ledger::end`].
     pub(crate) async fn end(&self, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let end = End { id: id.to_owned(), value, answer };
-        // Both fail only if the task is gone, with the runtime it ran on.
-        self.ends.send(end).await.map_err(|error| unavailable(stream::ATTEMPTS, error.to_string()))?;
-        answered.await.map_err(|error| unavailable(stream::ATTEMPTS, error))?
+        ask(stream::ATTEMPTS, &self.ends, |answer| End { id: id.to_owned(), value, answer }).await
     }
 
     /// See [`chasqui_contract::Ledger::take_over`].
     pub(crate) async fn take_over(&self, id: &str, begun: u64, value: Bytes) -> Result<Option<Bytes>, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let takeover = Takeover { begun, end: End { id: id.to_owned(), value, answer } };
-        self.takeovers.send(takeover).await.map_err(|error| unavailable(stream::ATTEMPTS, error.to_string()))?;
-        answered.await.map_err(|error| unavailable(stream::ATTEMPTS, error))?
+        let takeover = |answer| Takeover { begun, end: End { id: id.to_owned(), value, answer } };
+        ask(stream::ATTEMPTS, &self.takeovers, takeover).await
     }
 }
 
@@ -119,74 +113,38 @@ struct Record {
     publisher: Publisher,
 }
 
-/// What became of a message.
-enum Written {
-    /// It is stored at this place.
-    At(u64),
-    /// It is not: others have taken attempts over since.
-    Stale,
-}
-
-/// Ends as a message holds them, by the ids of the attempts.
-type Ended = Vec<(String, ByteBuf)>;
-
 impl Record {
-    /// Stores `ends` as one message, if `last` is still the place of the last takeover. A repeat has the same `message_id`.
-    async fn write(
-        &self,
-        subject: &'static str,
-        message_id: &str,
-        ends: &[&End],
-        last: u64,
-    ) -> Result<Written, PublishError> {
-        let content: Vec<_> = ends.iter().map(|end| (&end.id, serde_bytes::Bytes::new(&end.value))).collect();
-        let payload = rmp_serde::to_vec(&content)
-            .map_err(|error| PublishError::Refused { code: 0, description: error.to_string() })?;
-        let message = Outgoing {
-            subject: subject.to_owned(),
-            message_id: Some(message_id.to_owned()),
-            headers: vec![
-                (header::EXPECTED_LAST, last.to_string()),
-                (header::EXPECTED_LAST_OF, subject::TAKEN_OVER.to_owned()),
-            ],
-            payload: payload.into(),
-        };
-        match self.publisher.publish(&[message]).await {
-            Ok(stored) => stored.first().map(|at| Written::At(at.sequence)).ok_or(PublishError::Unavailable(None)),
-            // The second is a replicated stream's, where another such message is on its way.
-            Err(PublishError::Refused { code, .. })
-                if code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE.0
-                    || code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT.0 =>
-            {
-                Ok(Written::Stale)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// The place of the last takeover; zero where there is none.
     async fn last_takeover(&self) -> Result<u64, StoreError> {
         let last = self.stream.get_last_raw_message_by_subject(subject::TAKEN_OVER).await;
         Ok(found(last)?.map_or(0, |message| message.sequence))
     }
 
-    /// The first message of `subject` within `places`. The leader is asked: a replica might not have it yet.
+    /// Tells every end in the messages of `subject` within `places`, in their order, and where it stands. The leader is
+    /// asked: a replica might not have it yet.
     async fn read(
         &self,
         subject: &'static str,
         places: RangeInclusive<u64>,
-    ) -> Result<Option<(u64, Ended)>, StoreError> {
-        if places.is_empty() {
-            return Ok(None);
+        mut tell: impl FnMut(u64, String, Bytes),
+    ) -> Result<(), StoreError> {
+        let mut next = *places.start();
+        while next <= *places.end() {
+            let first = found(self.stream.get_first_raw_message_by_subject(subject, next).await)?;
+            let Some(message) = first.filter(|message| places.contains(&message.sequence)) else { break };
+            match rmp_serde::from_slice::<Vec<(String, ByteBuf)>>(&message.payload) {
+                Ok(ended) => {
+                    ended.into_iter().for_each(|(id, value)| tell(message.sequence, id, value.into_vec().into()));
+                }
+                // Not ours, and must not keep every end from being recorded.
+                Err(error) => {
+                    let place = message.sequence;
+                    tracing::error!(subject, place, error = &error as &dyn Error, "not a record of ends");
+                }
+            }
+            next = message.sequence + 1;
         }
-        let first = found(self.stream.get_first_raw_message_by_subject(subject, *places.start()).await)?;
-        let Some(message) = first.filter(|message| places.contains(&message.sequence)) else { return Ok(None) };
-        // One that nobody can read is not ours, and must not keep every end from being recorded.
-        let ended = rmp_serde::from_slice(&message.payload).unwrap_or_else(|error| {
-            tracing::error!(subject, place = message.sequence, error = &error as &dyn Error, "not a record of ends");
-            Vec::new()
-        });
-        Ok(Some((message.sequence, ended)))
+        Ok(())
     }
 
     /// Takes over what others began, batch after batch. An error is answered: who asked tries again.
@@ -228,39 +186,57 @@ impl Record {
         let mut next = begun;
         loop {
             let last = self.last_takeover().await?;
-            while let Some((place, ended)) = self.read(subject::TAKEN_OVER, next..=last).await? {
-                for (id, value) in ended {
-                    taken_over.entry(id).or_insert((place, Some(value.into_vec().into())));
-                }
-                next = place + 1;
-            }
+            let others = |place, id, value| _ = taken_over.entry(id).or_insert((place, Some(value)));
+            self.read(subject::TAKEN_OVER, next..=last, others).await?;
+            next = next.max(last + 1);
             let ours: Vec<&End> = ends.iter().filter(|end| !taken_over.contains_key(&end.id)).collect();
             if ours.is_empty() {
                 break;
             }
-            let message_id = Uuid::now_v7().simple().to_string();
-            if let Written::At(place) =
-                self.write(subject::TAKEN_OVER, &message_id, &ours, last).await.map_err(refused)?
-            {
-                taken_over.extend(ours.into_iter().map(|end| (end.id.clone(), (place, None))));
-                break;
+            match self.publisher.publish(&[message(subject::TAKEN_OVER, &ours, last)]).await {
+                Ok(stored) => {
+                    let place = stored.first().ok_or_else(|| unavailable(stream::ATTEMPTS, "no answer"))?.sequence;
+                    taken_over.extend(ours.into_iter().map(|end| (end.id.clone(), (place, None))));
+                    break;
+                }
+                Err(error) if is_stale(&error) => {}
+                Err(error) => return Err(error.of_store(stream::ATTEMPTS)),
             }
         }
         // Had they ended before?
         let mut ended_before: HashMap<String, Bytes> = HashMap::new();
         let until = ends.iter().filter_map(|end| taken_over.get(&end.id)).map(|(place, _)| *place).max().unwrap_or(0);
-        next = begun;
-        while let Some((place, ended)) = self.read(subject::ENDED, next..=until).await? {
-            for (id, value) in ended {
-                if taken_over.get(&id).is_some_and(|(taken_at, _)| place < *taken_at) {
-                    ended_before.entry(id).or_insert(value.into_vec().into());
-                }
+        let earlier = |place, id: String, value| {
+            if taken_over.get(&id).is_some_and(|(taken_at, _)| place < *taken_at) {
+                ended_before.entry(id).or_insert(value);
             }
-            next = place + 1;
-        }
+        };
+        self.read(subject::ENDED, begun..=until, earlier).await?;
         let theirs = taken_over.into_iter().filter_map(|(id, (_, theirs))| Some((id, theirs?)));
         Ok(theirs.collect::<HashMap<_, _>>().into_iter().chain(ended_before).collect())
     }
+}
+
+/// The `ends` as a message, to be stored if `last` is still the place of the last takeover. Its id is its own.
+fn message(subject: &'static str, ends: &[&End], last: u64) -> Outgoing {
+    let content: Vec<_> = ends.iter().map(|end| (&end.id, serde_bytes::Bytes::new(&end.value))).collect();
+    Outgoing {
+        subject: subject.to_owned(),
+        message_id: Some(Uuid::now_v7().simple().to_string()),
+        headers: vec![
+            (header::EXPECTED_LAST, last.to_string()),
+            (header::EXPECTED_LAST_OF, subject::TAKEN_OVER.to_owned()),
+        ],
+        // Texts and bytes always serialise.
+        payload: rmp_serde::to_vec(&content).unwrap_or_default().into(),
+    }
+}
+
+/// The message is not stored, because others have taken attempts over since.
+fn is_stale(error: &PublishError) -> bool {
+    // The second is a replicated stream's, where another such message is on its way.
+    let codes = [ErrorCode::STREAM_WRONG_LAST_SEQUENCE, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT];
+    matches!(error, PublishError::Refused { code, .. } if codes.iter().any(|stale| stale.0 == *code))
 }
 
 fn found(answer: Result<StreamMessage, LastRawMessageError>) -> Result<Option<StreamMessage>, StoreError> {
@@ -289,7 +265,11 @@ struct Remembered {
 }
 
 impl Remembered {
+    /// What is known already stays.
     fn add(&mut self, id: String, value: Bytes) {
+        if self.ends.contains_key(&id) {
+            return;
+        }
         if self.order.len() == MAX_REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
@@ -308,12 +288,7 @@ impl Owner {
                 return;
             }
             while !batch.is_empty() {
-                let mut bytes = 0;
-                let fitting = batch.iter().take_while(|end| {
-                    bytes += end.value.len();
-                    bytes <= MAX_BYTES
-                });
-                let rest = batch.split_off(fitting.count().max(1));
+                let rest = batch.split_off(fitting(&batch, MAX_ENDS, MAX_BYTES, |end| end.value.len()));
                 self.end(batch).await;
                 batch = rest;
             }
@@ -323,45 +298,35 @@ impl Owner {
     /// Stores `ends`, however long it takes: a message that may be stored must not be given up for another one, which
     /// could be refused although this one holds. Who cannot wait goes away, and takes its own attempt over later.
     async fn end(&mut self, mut ends: Vec<End>) {
-        let [mut pause, longest] = PAUSES;
         loop {
             ends = self.without_taken_over(ends);
             if ends.is_empty() {
                 return;
             }
-            let message_id = Uuid::now_v7().simple().to_string();
-            loop {
-                match self.write(&message_id, &ends).await {
-                    Ok(Written::At(_)) => return ends.into_iter().for_each(|end| answer(end, Ok(None))),
-                    Ok(Written::Stale) => break,
-                    Err(error) if error.class().is_transient() => {
-                        tracing::warn!(error = &error as &dyn Error, "ends of attempts are not stored yet");
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(longest);
-                    }
-                    Err(error) => return fail(ends, error),
-                }
+            let message = message(subject::ENDED, &ends.iter().collect::<Vec<_>>(), self.last);
+            // Repeated as it is until it is stored or refused.
+            let trouble = match self.record.publisher.insist(&[message]).await {
+                Ok(()) => return ends.into_iter().for_each(|end| answer(end, Ok(None))),
+                Err(error) if is_stale(&error) => match self.read_on().await {
+                    Ok(()) => continue,
+                    Err(trouble) => trouble,
+                },
+                Err(error) => error.of_store(stream::ATTEMPTS),
+            };
+            if !trouble.class().is_transient() {
+                return fail(ends, trouble);
             }
+            tracing::warn!(error = &trouble as &dyn Error, "ends of attempts are not stored yet");
+            tokio::time::sleep(REFUSED).await;
         }
-    }
-
-    /// One try. Where the message is refused, what was taken over has been read.
-    async fn write(&mut self, message_id: &str, ends: &[End]) -> Result<Written, StoreError> {
-        let all: Vec<&End> = ends.iter().collect();
-        let written = self.record.write(subject::ENDED, message_id, &all, self.last).await.map_err(refused)?;
-        if let Written::Stale = written {
-            self.read_on().await?;
-        }
-        Ok(written)
     }
 
     /// Reads what was taken over since we last looked.
     async fn read_on(&mut self) -> Result<(), StoreError> {
         let last = self.record.last_takeover().await?;
-        while let Some((place, ended)) = self.record.read(subject::TAKEN_OVER, self.read + 1..=last).await? {
-            ended.into_iter().for_each(|(id, value)| self.taken_over.add(id, value.into_vec().into()));
-            self.read = place;
-        }
+        let Owner { record, taken_over, read, .. } = self;
+        record.read(subject::TAKEN_OVER, *read + 1..=last, |_, id, value| taken_over.add(id, value)).await?;
+        self.read = self.read.max(last);
         self.last = last;
         Ok(())
     }
@@ -377,10 +342,6 @@ impl Owner {
         };
         ends.into_iter().filter_map(still_ours).collect()
     }
-}
-
-fn refused(error: PublishError) -> StoreError {
-    error.of_store(stream::ATTEMPTS)
 }
 
 /// Whoever asked may have gone away; what is on record stands all the same.

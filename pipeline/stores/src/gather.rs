@@ -8,10 +8,16 @@
 
 use std::time::Duration;
 
+use chasqui_contract::StoreError;
 use tokio::{
-    sync::mpsc::Receiver,
+    sync::{
+        mpsc::{Receiver, Sender},
+        oneshot,
+    },
     time::{Instant, timeout_at},
 };
+
+use crate::unavailable;
 
 /// So many batches may begin at once before they are apart.
 const AT_ONCE: u32 = 3;
@@ -64,6 +70,28 @@ impl<T> Gather<T> {
         }
         batch
     }
+}
+
+/// Asks the task that serves `requests`, and waits for its answer. `store` is the one whose task it is.
+pub(crate) async fn ask<R, T>(
+    store: &'static str,
+    requests: &Sender<R>,
+    request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> R,
+) -> Result<T, StoreError> {
+    let (answer, answered) = oneshot::channel();
+    // Both fail only if the task is gone, with the runtime it ran on.
+    requests.send(request(answer)).await.map_err(|error| unavailable(store, error.to_string()))?;
+    answered.await.map_err(|error| unavailable(store, error))?
+}
+
+/// How many of `items` go together, from the first: at least one, and within the bounds on number and size.
+pub fn fitting<T>(items: &[T], most: usize, most_bytes: usize, size: impl Fn(&T) -> usize) -> usize {
+    let mut bytes = 0;
+    let fit = items.iter().take(most).take_while(|item| {
+        bytes += size(item);
+        bytes <= most_bytes
+    });
+    fit.count().max(1)
 }
 
 #[cfg(test)]

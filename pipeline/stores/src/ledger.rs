@@ -29,7 +29,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::{
     Outgoing, PublishError, Publisher, Stored,
     ends::Ends,
-    gather::{Gather, Pace},
+    gather::{Gather, Pace, ask},
     publisher::MAX_SINGLES,
     unavailable,
 };
@@ -131,11 +131,7 @@ impl Ledger for NatsLedger {
             Book::Attempts => (stream::ATTEMPTS, &self.attempts),
         };
         check_size(store, &value)?;
-        let (answer, answered) = oneshot::channel();
-        let request = Request { id: id.to_owned(), value, answer };
-        // Both fail only if the committing task is gone, with the runtime it ran on.
-        claims.send(request).await.map_err(|error| unavailable(store, error.to_string()))?;
-        answered.await.map_err(|error| unavailable(store, error))?
+        ask(store, claims, |answer| Request { id: id.to_owned(), value, answer }).await
     }
 
     async fn end(&self, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {

@@ -43,6 +43,8 @@ use chasqui_contract::{Class, StoreError};
 use chasqui_schemas::header;
 use tokio::sync::Semaphore;
 
+use crate::gather::fitting;
+
 /// Messages in one atomic batch; the server takes no more (ADR-50).
 const MAX_BATCH_MESSAGES: usize = 1_000;
 /// Batches up to this many messages are published one by one, in flight together. For an atomic batch the server makes
@@ -151,8 +153,8 @@ impl PublishError {
 pub struct Publisher {
     context: jetstream::Context,
     turns: Arc<Semaphore>,
-    /// Up to so many messages go out one by one.
-    max_singles: usize,
+    /// Whether more than a few messages go out in atomic batches.
+    batches: bool,
 }
 
 impl Publisher {
@@ -160,18 +162,18 @@ impl Publisher {
     pub fn new(mut context: jetstream::Context) -> Self {
         // Every exchange is timed here as a whole; the context's own time-out would cut it short.
         context.set_timeout(EXCHANGE_TIMEOUT);
-        Publisher { context, turns: Arc::new(Semaphore::new(MAX_BATCHES_IN_FLIGHT)), max_singles: MAX_SINGLES }
+        Publisher { context, turns: Arc::new(Semaphore::new(MAX_BATCHES_IN_FLIGHT)), batches: true }
     }
 
     /// Without atomic batches, for servers that do not sync before they acknowledge.
     #[must_use]
     pub fn one_by_one(self) -> Self {
-        Publisher { max_singles: usize::MAX, ..self }
+        Publisher { batches: false, ..self }
     }
 
     /// Whether a batch costs the server more than its messages: then it should be large.
     pub(crate) fn makes_batches(&self) -> bool {
-        self.max_singles != usize::MAX
+        self.batches
     }
 
     /// Another publisher on the same connection, with a bound of its own on batches in flight. Have one for each
@@ -252,7 +254,7 @@ impl Publisher {
     async fn publish_batch(&self, batch: &[Outgoing]) -> Result<Vec<Stored>, PublishError> {
         // The semaphore is never closed; were it, going on unbounded would be no worse.
         let _turn = self.turns.acquire().await.ok();
-        if batch.len() <= self.max_singles {
+        if !self.batches || batch.len() <= MAX_SINGLES {
             return self.publish_singly(batch).await;
         }
         match self.publish_atomically(batch).await {
@@ -346,18 +348,9 @@ impl Outgoing {
     }
 }
 
-/// How many of `messages` go into the next batch: at least one, within the bounds on number and bytes.
+/// How many of `messages` go into the next batch.
 fn batch_len(messages: &[Outgoing]) -> usize {
-    let mut bytes = 0;
-    let fitting = messages
-        .iter()
-        .take(MAX_BATCH_MESSAGES)
-        .take_while(|message| {
-            bytes += message.size();
-            bytes <= MAX_BATCH_BYTES
-        })
-        .count();
-    fitting.max(1)
+    fitting(messages, MAX_BATCH_MESSAGES, MAX_BATCH_BYTES, Outgoing::size)
 }
 
 /// A header value cannot hold line breaks; the client panics on them.

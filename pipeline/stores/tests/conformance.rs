@@ -21,7 +21,7 @@ use chasqui_stores::{
     memory::{MemoryDirectory, MemoryInbox, MemoryLedger},
 };
 use jiff::Timestamp;
-use support::{Server, make_stores, publisher};
+use support::{Server, begin, make_stores, publisher};
 use uuid::Uuid;
 
 // --- Ledger ---------------------------------------------------------------------------------------------------------
@@ -93,16 +93,6 @@ async fn any_value_comes_back_as_it_was(ledger: &dyn Ledger) {
         let end = id::claim(&["end", &n.to_string()]);
         assert_eq!(ledger.end(&end, value.clone()).await.unwrap(), None);
         assert_eq!(ledger.take_over(&end, 1, "other".into()).await.unwrap(), Some(value));
-    }
-}
-
-/// Begins an attempt; answers where.
-async fn begin(ledger: &dyn Ledger, id: &str) -> u64 {
-    let claim = id::claim(&["begun", id]);
-    assert_eq!(ledger.claim(Book::Attempts, &claim, "ours".into()).await.unwrap(), Claim::First);
-    match ledger.claim(Book::Attempts, &claim, "theirs".into()).await.unwrap() {
-        Claim::Taken { place, .. } => place,
-        Claim::First => panic!("an attempt began twice"),
     }
 }
 

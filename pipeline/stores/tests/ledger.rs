@@ -6,14 +6,14 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::{Context, stream::Config};
 use bytes::Bytes;
 use chasqui_contract::{Book, Claim, Class, Ledger, StoreError};
 use chasqui_schemas::{id, stream, subject};
 use chasqui_stores::NatsLedger;
-use support::{Server, attempts_config, count, eventually, make_stores, publisher, stream_config};
+use support::{Server, attempts_config, begin, count, eventually, make_stores, publisher, stream_config};
 
-async fn open(context: &async_nats::jetstream::Context) -> NatsLedger {
+async fn open(context: &Context) -> NatsLedger {
     NatsLedger::open(context, publisher(context)).await.unwrap()
 }
 
@@ -136,15 +136,14 @@ async fn a_claim_whose_first_is_gone_is_an_error_and_not_a_first() {
     assert!(error.class().is_transient(), "{error:?}");
 }
 
-/// Where an attempt began.
-async fn begin(ledger: &NatsLedger, n: usize) -> u64 {
-    let id = id::claim(&["begun", &n.to_string()]);
-    let [_, claim] = [
-        ledger.claim(Book::Attempts, &id, "ours".into()).await.unwrap(),
-        ledger.claim(Book::Attempts, &id, "theirs".into()).await.unwrap(),
-    ];
-    let Claim::Taken { place, .. } = claim else { panic!("{claim:?}") };
-    place
+/// A server with two processes, and where an attempt of the first began.
+async fn owner_and_other() -> (Server, Context, NatsLedger, NatsLedger, u64) {
+    let server = Server::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let (owner, other) = (open(&context).await, open(&server.context().await).await);
+    let begun = begin(&owner, "0").await;
+    (server, context, owner, other, begun)
 }
 
 #[tokio::test]
@@ -174,12 +173,8 @@ async fn many_ends_at_a_time_are_few_messages() {
 #[tokio::test]
 async fn two_processes_agree_on_how_attempts_ended_through_crashes() {
     const ATTEMPTS: usize = 200;
-    let server = Server::start().await;
-    let context = server.context().await;
-    make_stores(&context).await;
-    let owner = Arc::new(open(&context).await);
-    let other = Arc::new(open(&server.context().await).await);
-    let begun = begin(&owner, 0).await;
+    let (server, _, owner, other, begun) = owner_and_other().await;
+    let (owner, other) = (Arc::new(owner), Arc::new(other));
 
     async fn insist<F: Future<Output = Result<Option<Bytes>, StoreError>>>(own: &Bytes, ask: impl Fn() -> F) -> Bytes {
         loop {
@@ -234,11 +229,7 @@ async fn two_processes_agree_on_how_attempts_ended_through_crashes() {
 
 #[tokio::test]
 async fn an_end_whose_author_was_away_gives_way_even_when_all_takeovers_are_forgotten() {
-    let server = Server::start().await;
-    let context = server.context().await;
-    make_stores(&context).await;
-    let (owner, other) = (open(&context).await, open(&server.context().await).await);
-    let begun = begin(&owner, 0).await;
+    let (_server, context, owner, other, begun) = owner_and_other().await;
     assert_eq!(other.take_over("a", begun, "interrupted".into()).await.unwrap(), None);
     assert_eq!(owner.end("b", "sent".into()).await.unwrap(), None, "it has read on");
     assert_eq!(owner.end("a", "sent".into()).await.unwrap().unwrap(), "interrupted");
@@ -253,11 +244,7 @@ async fn an_end_whose_author_was_away_gives_way_even_when_all_takeovers_are_forg
 
 #[tokio::test]
 async fn what_is_no_record_of_ends_stops_nobody() {
-    let server = Server::start().await;
-    let context = server.context().await;
-    make_stores(&context).await;
-    let (owner, other) = (open(&context).await, open(&server.context().await).await);
-    let begun = begin(&owner, 0).await;
+    let (_server, context, owner, other, begun) = owner_and_other().await;
     for subject in [subject::ENDED, subject::TAKEN_OVER] {
         context.publish(subject, "not a record".into()).await.unwrap().await.unwrap();
     }

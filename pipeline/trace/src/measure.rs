@@ -66,7 +66,7 @@ pub async fn measure(
     let run = began.as_nanosecond();
     let (mut written, mut number, mut inserting) = (0, 0, Duration::ZERO);
     while written < spans {
-        let mut rows = Rows::with_capacity(0);
+        let mut rows = Rows::with_capacity(ROWS);
         while rows.rows.len() < ROWS.min((spans - written) as usize) {
             // As they come: at first those of three days ago.
             let age_ms = 3 * 86_400_000 * (spans - written) as i64 / spans as i64;

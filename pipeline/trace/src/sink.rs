@@ -15,7 +15,7 @@ use chasqui_schemas::{
 };
 use chasqui_stores::{
     Outgoing, Publisher,
-    gather::{Gather, Pace},
+    gather::{Gather, Pace, fitting},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -101,12 +101,7 @@ fn messages(events: &[Encoded]) -> Vec<Outgoing> {
     let mut messages = Vec::new();
     let mut rest = events;
     while !rest.is_empty() {
-        let mut bytes = 0;
-        let fitting = rest.iter().take(EVENTS_PER_MESSAGE).take_while(|event| {
-            bytes += event.len();
-            bytes <= MAX_MESSAGE_BYTES
-        });
-        let (now, later) = rest.split_at(fitting.count().max(1));
+        let (now, later) = rest.split_at(fitting(rest, EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, Encoded::len));
         messages.push(Outgoing {
             subject: subject::TRACES.to_owned(),
             // No message id: to store an event twice is harmless.

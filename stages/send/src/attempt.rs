@@ -118,10 +118,8 @@ impl Attempts {
     /// that of who has taken it over.
     pub(crate) async fn finish(&self, delivery: &Delivery, ours: Finished) -> Result<Finished, StoreError> {
         let (key, value) = (key("finished", delivery), written(&ours)?);
-        match patiently(|| self.ledger.end(&key, value.clone())).await? {
-            None => Ok(ours),
-            Some(theirs) => read(&key, &theirs),
-        }
+        let theirs = patiently(|| self.ledger.end(&key, value.clone())).await?;
+        theirs.map_or(Ok(ours), |theirs| read(&key, &theirs))
     }
 
     /// Records that the delivery's attempt, which began at `place`, was interrupted at `at`, unless it has ended; answers
@@ -134,10 +132,8 @@ impl Attempts {
     ) -> Result<Finished, StoreError> {
         let ours = Finished::interrupted(at);
         let (key, value) = (key("finished", delivery), written(&ours)?);
-        match patiently(|| self.ledger.take_over(&key, place, value.clone())).await? {
-            None => Ok(ours),
-            Some(theirs) => read(&key, &theirs),
-        }
+        let theirs = patiently(|| self.ledger.take_over(&key, place, value.clone())).await?;
+        theirs.map_or(Ok(ours), |theirs| read(&key, &theirs))
     }
 }
 
@@ -184,9 +180,10 @@ fn key(what: &str, delivery: &Delivery) -> String {
 #[cfg(test)]
 mod tests {
     use chasqui_schemas::Channel;
+    use chasqui_stores::memory::MemoryLedger;
 
     use super::*;
-    use crate::testing::{Fault, TestLedger, at, delivery};
+    use crate::testing::{at, delivery};
 
     fn accepted() -> Finished {
         Finished { at: at(1), interrupted: false, answer: Answer::new(Outcome::Accepted, "250", "") }
@@ -194,7 +191,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_start_is_claimed_once() {
-        let attempts = Attempts::new(Arc::new(TestLedger::default()));
+        let attempts = Attempts::new(Arc::new(MemoryLedger::new()));
         let first = delivery(Channel::Sms);
         let second = Delivery { attempt: 2, ..first.clone() };
         assert_eq!(attempts.start(&first, at(0), Ok("twilio")).await.unwrap(), Start::Ours);
@@ -217,25 +214,25 @@ mod tests {
             (false, Start::Begun { at: at(0), provider: String::new(), place: 1 }),
             (true, Start::Stopped(Reason::Expired)),
         ] {
-            let ledger = Arc::new(TestLedger::default());
+            let ledger = Arc::new(MemoryLedger::new());
             let delivery = delivery(Channel::Sms);
             let before = rmp_serde::to_vec_named(&Before { by: Uuid::nil(), at: at(0), expired }).unwrap();
-            ledger.plant(&key("started", &delivery), before);
+            ledger.claim(Book::Attempts, &key("started", &delivery), Bytes::from(before)).await.unwrap();
             assert_eq!(Attempts::new(ledger).start(&delivery, at(9), Ok("twilio")).await.unwrap(), expected);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_start_whose_acknowledgement_was_lost_is_still_ours() {
-        let ledger = Arc::new(TestLedger::default());
-        ledger.fail(Fault::AfterEffect, 3);
+        let ledger = Arc::new(MemoryLedger::new());
+        ledger.faults.lose_next(3);
         let attempts = Attempts::new(ledger);
         assert_eq!(attempts.start(&delivery(Channel::Sms), at(0), Ok("twilio")).await.unwrap(), Start::Ours);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_end_on_record_wins() {
-        let attempts = Attempts::new(Arc::new(TestLedger::default()));
+        let attempts = Attempts::new(Arc::new(MemoryLedger::new()));
         let delivery = delivery(Channel::Sms);
         let interrupted = Finished::interrupted(at(0));
         assert_eq!(attempts.take_over(&delivery, 1, at(0)).await.unwrap(), interrupted);
@@ -247,16 +244,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_outlives_a_ledger_that_is_away_for_a_moment() {
-        let ledger = Arc::new(TestLedger::default());
-        ledger.fail(Fault::BeforeEffect, 5);
+        let ledger = Arc::new(MemoryLedger::new());
+        ledger.faults.fail_next(5);
         let attempts = Attempts::new(ledger);
         assert_eq!(attempts.finish(&delivery(Channel::Sms), accepted()).await.unwrap(), accepted());
     }
 
     #[tokio::test(start_paused = true)]
     async fn patience_ends() {
-        let ledger = Arc::new(TestLedger::default());
-        ledger.fail(Fault::BeforeEffect, usize::MAX);
+        let ledger = Arc::new(MemoryLedger::new());
+        ledger.faults.fail_next(usize::MAX);
         let attempts = Attempts::new(ledger);
         let began = Instant::now();
         let error = attempts.finish(&delivery(Channel::Sms), accepted()).await.unwrap_err();
@@ -266,9 +263,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_record_that_does_not_decode_is_permanent() {
-        let ledger = Arc::new(TestLedger::default());
+        let ledger = Arc::new(MemoryLedger::new());
         let delivery = delivery(Channel::Sms);
-        ledger.plant(&key("started", &delivery), &b"\xc1"[..]);
+        ledger.claim(Book::Attempts, &key("started", &delivery), Bytes::from(&b"\xc1"[..])).await.unwrap();
         let error = Attempts::new(ledger).start(&delivery, at(0), Ok("twilio")).await.unwrap_err();
         assert_eq!(error.class(), Class::Permanent);
     }

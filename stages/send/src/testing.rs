@@ -1,7 +1,7 @@
-//! What the crate's tests share: a ledger that fails on command, a provider that follows a script, deliveries.
+//! What the crate's tests share: a provider that follows a script, deliveries.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chasqui_contract::{Answer, Book, Claim, Inbox, Ledger, Provider, StoreError};
+use chasqui_contract::{Answer, Inbox, Provider, StoreError};
 use chasqui_schemas::{
     Channel, Delivery, Lane,
     delivery::{Address, Endpoint},
@@ -116,78 +116,6 @@ pub(crate) fn secret(text: &str) -> (SecretSource, NamedTempFile) {
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{text}\n")).unwrap();
     (SecretSource { file: Some(file.path().to_owned()), env: None }, file)
-}
-
-/// When a failing claim fails.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Fault {
-    /// The claim never arrived.
-    BeforeEffect,
-    /// The claim is stored, but its acknowledgement got lost.
-    AfterEffect,
-}
-
-/// A ledger in memory that fails on command.
-#[derive(Default)]
-pub(crate) struct TestLedger {
-    claims: Mutex<HashMap<String, Bytes>>,
-    ends: Mutex<HashMap<String, Bytes>>,
-    fault: Mutex<Option<(Fault, usize)>>,
-}
-
-impl TestLedger {
-    /// The next `times` claims fail.
-    pub(crate) fn fail(&self, fault: Fault, times: usize) {
-        *self.fault.lock().unwrap() = Some((fault, times));
-    }
-
-    /// Claims fail no longer.
-    pub(crate) fn heal(&self) {
-        *self.fault.lock().unwrap() = None;
-    }
-
-    /// Stores a value, whatever it is.
-    pub(crate) fn plant(&self, id: &str, value: impl Into<Bytes>) {
-        self.claims.lock().unwrap().insert(id.to_owned(), value.into());
-    }
-
-    /// What was there before; fails where it is to.
-    fn put(&self, of: &Mutex<HashMap<String, Bytes>>, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {
-        let unavailable = || Err(StoreError::Unavailable { store: "attempts", source: None });
-        let fault = self.next_fault();
-        if let Some(Fault::BeforeEffect) = fault {
-            return unavailable();
-        }
-        let mut values = of.lock().unwrap();
-        let before = values.get(id).cloned();
-        values.entry(id.to_owned()).or_insert(value);
-        if fault.is_some() { unavailable() } else { Ok(before) }
-    }
-
-    fn next_fault(&self) -> Option<Fault> {
-        let mut fault = self.fault.lock().unwrap();
-        let (kind, left) = fault.as_mut().filter(|(_, left)| *left > 0)?;
-        *left -= 1;
-        Some(*kind)
-    }
-}
-
-#[async_trait]
-impl Ledger for TestLedger {
-    async fn claim(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError> {
-        assert_eq!(book, Book::Attempts);
-        let first = self.put(&self.claims, id, value)?;
-        Ok(first.map_or(Claim::First, |value| Claim::Taken { value, place: 1 }))
-    }
-
-    async fn end(&self, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {
-        self.put(&self.ends, id, value)
-    }
-
-    async fn take_over(&self, id: &str, begun: u64, value: Bytes) -> Result<Option<Bytes>, StoreError> {
-        assert_eq!(begun, 1);
-        self.put(&self.ends, id, value)
-    }
 }
 
 /// A provider that follows a script, and counts its calls.

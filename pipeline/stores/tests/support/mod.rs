@@ -2,7 +2,7 @@
 //! topology makes in earnest.
 
 // Each test binary compiles this module, and uses its own part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "a test's support")]
+#![allow(dead_code, unreachable_pub, clippy::panic, clippy::unwrap_used, reason = "a test's support")]
 
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, RetentionPolicy},
 };
 use bytes::Bytes;
+use chasqui_contract::{Book, Claim, Ledger};
 use chasqui_embedded::{Embedded, NatsOptions, Options};
-use chasqui_schemas::{bucket::Bucket, stream, subject};
+use chasqui_schemas::{bucket::Bucket, id, stream, subject};
 use chasqui_stores::{ConnectOptions, Outgoing, Publisher, connect};
 
 /// A nats-server of one test, gone when dropped.
@@ -77,6 +78,16 @@ pub async fn make_stores(context: &jetstream::Context) {
     for bucket in Bucket::ALL {
         let config = kv::Config { bucket: bucket.as_str().to_owned(), ..kv::Config::default() };
         context.create_key_value(config).await.unwrap();
+    }
+}
+
+/// Begins an attempt; answers where.
+pub async fn begin(ledger: &dyn Ledger, id: &str) -> u64 {
+    let claim = id::claim(&["begun", id]);
+    assert_eq!(ledger.claim(Book::Attempts, &claim, "ours".into()).await.unwrap(), Claim::First);
+    match ledger.claim(Book::Attempts, &claim, "theirs".into()).await.unwrap() {
+        Claim::Taken { place, .. } => place,
+        Claim::First => panic!("an attempt began twice"),
     }
 }
 

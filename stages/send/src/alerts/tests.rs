@@ -1,13 +1,13 @@
 //! Alerts end to end: from answers to what a server on this machine is posted, and what a mail provider is given.
 
 use chasqui_contract::{ManualClock, Stage};
-use chasqui_stores::memory::MemoryDirectory;
+use chasqui_stores::memory::{MemoryDirectory, MemoryLedger};
 
 use super::*;
 use crate::{
     Ports, SendStage,
     loopback::{Loopback, Turn},
-    testing::{ScriptedProvider, TestInbox, TestLedger, at, config, config_with, delivery_to, secret},
+    testing::{ScriptedProvider, TestInbox, at, config, config_with, delivery_to, secret},
 };
 
 fn set_up() -> Config {
@@ -67,7 +67,7 @@ async fn what_a_provider_answers_the_stage_is_noted() {
     let config = config_with(&format!("[send.alerts]\n{settings}")).unwrap();
     let directory = Arc::new(MemoryDirectory::new());
     let ports = Ports {
-        ledger: Arc::new(TestLedger::default()),
+        ledger: Arc::new(MemoryLedger::new()),
         directory: directory.clone(),
         address_book: directory,
         inbox: Arc::new(TestInbox::default()),

@@ -3,17 +3,17 @@ use chasqui_schemas::{
     Lane,
     record::{Contacts, Device, Platform, Preferences},
 };
-use chasqui_stores::memory::MemoryDirectory;
+use chasqui_stores::memory::{MemoryDirectory, MemoryLedger};
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::{
     Ambiguity,
-    testing::{Fault, ScriptedProvider, TestInbox, TestLedger, at, config, config_with, delivery},
+    testing::{ScriptedProvider, TestInbox, at, config, config_with, delivery},
 };
 
 struct World {
-    ledger: Arc<TestLedger>,
+    ledger: Arc<MemoryLedger>,
     directory: Arc<MemoryDirectory>,
     clock: Arc<ManualClock>,
     providers: Vec<Arc<ScriptedProvider>>,
@@ -147,9 +147,9 @@ async fn a_delivery_whose_provider_is_gone_goes_to_one_that_is_there() {
 #[tokio::test(start_paused = true)]
 async fn a_crash_before_the_start_is_recorded_costs_nothing() {
     let world = World::answering([Outcome::Accepted]);
-    world.ledger.fail(Fault::BeforeEffect, usize::MAX);
+    world.ledger.faults.fail_next(usize::MAX);
     assert!(world.worker().decide(delivery(Channel::Sms)).await.unwrap_err().class().is_transient());
-    world.ledger.heal();
+    world.ledger.faults.fail_next(0);
     let decision = world.worker().decide(delivery(Channel::Sms)).await.unwrap();
     assert_eq!((decision.verdict, world.calls()), (Verdict::Sent, 1));
 }
@@ -178,10 +178,10 @@ async fn a_crash_between_call_and_record_is_held_or_retried_as_the_channel_says(
         // The call starts; then the ledger goes away for longer than the worker's patience.
         let (first, ()) = tokio::join!(first, async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            world.ledger.fail(Fault::BeforeEffect, usize::MAX);
+            world.ledger.faults.fail_next(usize::MAX);
         });
         assert!(first.unwrap_err().class().is_transient());
-        world.ledger.heal();
+        world.ledger.faults.fail_next(0);
         let again = world.worker_where(on_ambiguity).decide(delivery(Channel::Sms)).await.unwrap();
         assert_eq!((reason(&again), world.calls()), (Some(expected), 1));
     }
@@ -236,7 +236,7 @@ async fn a_ledger_that_is_away_after_the_call_for_a_moment_loses_no_answer() {
     let worker = world.worker_where(Ambiguity::Hold);
     let (decision, ()) = tokio::join!(worker.decide(delivery(Channel::Sms)), async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        world.ledger.fail(Fault::AfterEffect, 3);
+        world.ledger.faults.lose_next(3);
     });
     assert_eq!(decision.unwrap().verdict, Verdict::Sent);
 }
