@@ -3,11 +3,15 @@
 //! Guarantee: an event's identity is `(trace_id, span_id)`, both derived, so that a step done again after a
 //! crash replaces its row. No message bodies and no raw addresses.
 
+mod batch;
+
 use std::fmt;
 
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use self::batch::{BatchError, Encoded, Reader, Step, batch, decode, encode};
 
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -118,12 +122,34 @@ pub mod event {
     // A receipt's event is its kind: `delivered`, `opened`, …
 }
 
+/// The columns of words, which are often the same from one event to the next; their places in lists of all of them.
+#[allow(missing_docs, reason = "documented at the trace event")]
+pub mod word {
+    pub const COLUMNS: [&str; 13] = [
+        "app", "category", "template", "variant", "locale", "lane", "channel", "provider", "stage", "event", "status",
+        "state", "reason",
+    ];
+    pub const APP: usize = 0;
+    pub const CATEGORY: usize = 1;
+    pub const TEMPLATE: usize = 2;
+    pub const VARIANT: usize = 3;
+    pub const LOCALE: usize = 4;
+    pub const LANE: usize = 5;
+    pub const CHANNEL: usize = 6;
+    pub const PROVIDER: usize = 7;
+    pub const STAGE: usize = 8;
+    pub const EVENT: usize = 9;
+    pub const STATUS: usize = 10;
+    pub const STATE: usize = 11;
+    pub const REASON: usize = 12;
+}
+
 /// One step. Strings are empty and ids nil where they do not apply.
 ///
 /// Most of the strings are short words, and there are millions: up to 24 bytes they need no allocation.
 ///
-/// On the way to ClickHouse events travel in [`encode`]d batches, positionally: append fields at the end only.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// On the way to ClickHouse many travel in one message: their words stand once, see [`Encoded`].
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct TraceEvent {
     /// The notification's id, or [`crate::id::request_trace`].
     pub trace_id: Uuid,
@@ -175,122 +201,65 @@ pub struct TraceEvent {
     pub attributes: Vec<(String, String)>,
     /// The producer's own span, W3C `traceparent`; empty where it named none, and on receipts. Not a column: the root has
     /// it among its attributes.
-    #[serde(default)]
     pub traceparent: CompactString,
 }
 
-/// Version of the batch layout.
-const BATCH_VERSION: u16 = 1;
-
-/// An event as it stands in a message of the trace stream.
-#[derive(Debug, Clone)]
-pub struct Encoded(Vec<u8>);
-
-impl Encoded {
-    /// Writes an event.
-    ///
-    /// # Errors
-    /// Never for this type; the signature is the encoder's.
-    pub fn new(event: &TraceEvent) -> Result<Self, rmp_serde::encode::Error> {
-        // Most fit, so that nothing is copied while it grows.
-        let mut bytes = Vec::with_capacity(384);
-        rmp_serde::encode::write(&mut bytes, event)?;
-        Ok(Encoded(bytes))
+impl TraceEvent {
+    /// Its [`word`]s.
+    fn words(&self) -> [&str; word::COLUMNS.len()] {
+        [
+            &self.app,
+            &self.category,
+            &self.template,
+            &self.variant,
+            &self.locale,
+            &self.lane,
+            &self.channel,
+            &self.provider,
+            &self.stage,
+            &self.event,
+            &self.status,
+            &self.state,
+            &self.reason,
+        ]
     }
 
-    /// How much of a message it takes, in bytes.
-    #[allow(clippy::len_without_is_empty, reason = "an event is never empty")]
-    pub fn len(&self) -> usize {
-        self.0.len()
+    fn of_step(step: &Step, words: &[&str]) -> Self {
+        let word = |place: usize| CompactString::from(words[place]);
+        let names = words[word::COLUMNS.len()..].iter();
+        TraceEvent {
+            trace_id: step.trace_id,
+            span_id: step.span_id,
+            parent_span_id: step.parent_span_id,
+            notification_id: if step.is_notification { step.trace_id } else { Uuid::nil() },
+            request_id: step.request_id,
+            delivery_id: step.delivery_id,
+            app: word(word::APP),
+            category: word(word::CATEGORY),
+            template: word(word::TEMPLATE),
+            variant: word(word::VARIANT),
+            locale: word(word::LOCALE),
+            lane: word(word::LANE),
+            channel: word(word::CHANNEL),
+            provider: word(word::PROVIDER),
+            stage: word(word::STAGE),
+            event: word(word::EVENT),
+            status: word(word::STATUS),
+            state: word(word::STATE),
+            reason: word(word::REASON),
+            attempt: step.attempt,
+            queued_ns: step.queued_ns,
+            started_at: step.started_at,
+            duration_ns: step.duration_ns,
+            attributes: names.zip(&step.values).map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            traceparent: step.traceparent.into(),
+        }
     }
-}
-
-/// Writes a message of the trace stream.
-pub fn batch(events: &[Encoded]) -> Vec<u8> {
-    // The head: an array of the version and the array of events.
-    const HEAD: usize = 9;
-    let mut bytes = Vec::with_capacity(HEAD + events.iter().map(Encoded::len).sum::<usize>());
-    // Writing to memory does not fail, and there are never four billion events.
-    let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-    _ = rmp::encode::write_array_len(&mut bytes, 2);
-    _ = rmp::encode::write_uint(&mut bytes, BATCH_VERSION.into());
-    _ = rmp::encode::write_array_len(&mut bytes, count);
-    events.iter().for_each(|event| bytes.extend_from_slice(&event.0));
-    bytes
-}
-
-/// Writes events as one message of the trace stream.
-///
-/// # Errors
-/// As [`Encoded::new`].
-pub fn encode(events: &[TraceEvent]) -> Result<Vec<u8>, rmp_serde::encode::Error> {
-    Ok(batch(&events.iter().map(Encoded::new).collect::<Result<Vec<_>, _>>()?))
-}
-
-/// Reads a message of the trace stream.
-///
-/// # Errors
-/// Fails where the bytes are not a batch.
-pub fn decode(bytes: &[u8]) -> Result<Vec<TraceEvent>, rmp_serde::decode::Error> {
-    let mut events = Vec::new();
-    read(bytes, |event| events.push(event))?;
-    Ok(events)
-}
-
-/// Reads a message of the trace stream, event after event: all of them at once are a thousand times larger than the
-/// processor's nearest cache.
-///
-/// # Errors
-/// Fails where the bytes are not a batch; `each` may have got events of it.
-pub fn read(bytes: &[u8], mut each: impl FnMut(TraceEvent)) -> Result<(), rmp_serde::decode::Error> {
-    use rmp_serde::decode::Error;
-
-    let not_a_batch = |error: &dyn std::error::Error| Error::Uncategorized(format!("not a trace batch: {error}"));
-    let mut rest = bytes;
-    let length = rmp::decode::read_array_len(&mut rest).map_err(|error| not_a_batch(&error))?;
-    let version: u16 = rmp::decode::read_int(&mut rest).map_err(|error| not_a_batch(&error))?;
-    if length != 2 {
-        return Err(Error::LengthMismatch(length));
-    }
-    if version > BATCH_VERSION {
-        return Err(Error::Uncategorized(format!("trace batch version {version} is newer")));
-    }
-    let count = rmp::decode::read_array_len(&mut rest).map_err(|error| not_a_batch(&error))?;
-    let mut reader = rmp_serde::Deserializer::from_read_ref(rest);
-    for _event in 0..count {
-        each(TraceEvent::deserialize(&mut reader)?);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_batch_round_trips() {
-        let events = vec![
-            TraceEvent {
-                trace_id: Uuid::now_v7(),
-                app: "shop".into(),
-                started_at: -1,
-                attributes: vec![("k".into(), "v".into())],
-                ..TraceEvent::default()
-            };
-            3
-        ];
-        assert_eq!(decode(&encode(&events).unwrap()).unwrap(), events);
-    }
-
-    #[test]
-    fn what_is_no_batch_is_told() {
-        let good = encode(&vec![TraceEvent { app: "shop".into(), ..TraceEvent::default() }; 2]).unwrap();
-        for bad in [&b""[..], b"{}", b"not a batch", &good[..good.len() - 1]] {
-            assert!(decode(bad).is_err(), "{bad:?}");
-        }
-        let newer = rmp_serde::to_vec(&(BATCH_VERSION + 1, Vec::<TraceEvent>::new())).unwrap();
-        assert!(decode(&newer).unwrap_err().to_string().contains("newer"));
-    }
 
     #[test]
     fn states_are_ranked_as_listed() {

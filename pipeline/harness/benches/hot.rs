@@ -170,7 +170,7 @@ fn hot(c: &mut Criterion) {
 
     let event = of(Filter::STAGE, &further, &allowed);
     let events: Vec<TraceEvent> = event.into_iter().cycle().take(EVENTS).collect();
-    let events_bytes = trace::encode(&events).unwrap();
+    let events_bytes = trace::encode(&events);
     c.bench_function("encode 500 trace events", |b| b.iter(|| trace::encode(black_box(&events))));
     c.bench_function("decode 500 trace events", |b| b.iter(|| trace::decode(black_box(&events_bytes))));
 }

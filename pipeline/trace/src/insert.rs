@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use chasqui_schemas::clickhouse::TRACE_EVENTS;
 use clickhouse::{Client, Compression};
-use tokio::task::{JoinError, spawn_blocking};
 
 use crate::{rows::Rows, states};
 
@@ -22,23 +21,15 @@ pub(crate) struct Insert {
     parts: [Bytes; 2],
 }
 
-/// The rows as inserts; none where there are no rows. On another thread: it takes a tenth of a second.
-pub(crate) async fn encode(mut rows: Rows) -> Vec<Insert> {
-    let encoding = spawn_blocking(move || {
-        rows.sort();
-        let [notifications, deliveries] = states::blocks(&rows);
-        rows.dedup();
-        // Whoever sees a notification at its end finds its deliveries and its trace.
-        let blocks = [(TRACE_EVENTS, rows.block()), deliveries, notifications];
-        let full = blocks.into_iter().filter(|(_, block)| !block.is_empty());
-        full.map(|(table, block)| Insert { table, parts: block.bytes().map(Bytes::from) }).collect()
-    });
-    match encoding.await.map_err(JoinError::try_into_panic) {
-        Ok(inserts) => inserts,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // The runtime is being shut down, and we with it.
-        Err(Err(_)) => std::future::pending().await,
-    }
+/// The rows as inserts; none where there are no rows. It takes a tenth of a second.
+pub(crate) fn encode(mut rows: Rows) -> Vec<Insert> {
+    rows.sort();
+    let [notifications, deliveries] = states::blocks(&rows);
+    rows.dedup();
+    // Whoever sees a notification at its end finds its deliveries and its trace.
+    let blocks = [(TRACE_EVENTS, rows.block()), deliveries, notifications];
+    let full = blocks.into_iter().filter(|(_, block)| !block.is_empty());
+    full.map(|(table, block)| Insert { table, parts: block.bytes().map(Bytes::from) }).collect()
 }
 
 /// Inserts a batch.

@@ -10,7 +10,7 @@ use chasqui_schemas::{
     clickhouse::STORED,
     id,
     receipt::Actor,
-    trace::{State, Status, TraceEvent, event},
+    trace::{self, State, Status, TraceEvent, event},
 };
 use clickhouse::Client;
 use jiff::Timestamp;
@@ -71,12 +71,13 @@ pub async fn measure(
             // As they come: at first those of three days ago.
             let age_ms = 3 * 86_400_000 * (spans - written) as i64 / spans as i64;
             let at = Timestamp::from_millisecond(began.as_millisecond() - age_ms + (number % 1_000) as i64);
-            steps(number, at.unwrap_or(began)).iter().for_each(|step| rows.push(step));
+            // Written here, so it can be read.
+            _ = rows.read(&trace::encode(&steps(number, at.unwrap_or(began))));
             number += 1;
         }
         let count = rows.rows.len() as u64;
         let asked = Instant::now();
-        let inserts = encode(rows).await;
+        let inserts = encode(rows);
         let token = format!("measure:{run}:{number}");
         insert(client, &inserts, &token).await.map_err(TraceError::clickhouse("writing synthetic traces"))?;
         inserting += asked.elapsed();

@@ -1,12 +1,12 @@
-//! The trace events of one insert, as compact rows: an event of some 600 bytes takes 200 here, so that the large
+//! The trace events of one insert, as compact rows: an event of some 600 bytes takes 150 here, so that the large
 //! inserts that ClickHouse likes do not fill the memory.
 //!
 //! Pure. Rows leave sorted by the table's key, each key once: the server need not sort, and finds parts that no merge
 //! has to mend.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::HashMap};
 
-use chasqui_schemas::trace::TraceEvent;
+use chasqui_schemas::trace::{BatchError, Reader, Step, word};
 use uuid::Uuid;
 
 use crate::{
@@ -14,43 +14,7 @@ use crate::{
     row::embedded_ms,
 };
 
-/// Columns whose words repeat, and where an event has them. [`word`] numbers them.
-const WORDS: [(&str, Pick); 13] = [
-    ("app", |event| &event.app),
-    ("category", |event| &event.category),
-    ("template", |event| &event.template),
-    ("variant", |event| &event.variant),
-    ("locale", |event| &event.locale),
-    ("lane", |event| &event.lane),
-    ("channel", |event| &event.channel),
-    ("provider", |event| &event.provider),
-    ("stage", |event| &event.stage),
-    ("event", |event| &event.event),
-    ("status", |event| &event.status),
-    ("state", |event| &event.state),
-    ("reason", |event| &event.reason),
-];
-
-type Pick = fn(&TraceEvent) -> &str;
-
-/// Places in [`Row::words`].
-pub(crate) mod word {
-    pub(crate) const APP: usize = 0;
-    pub(crate) const CATEGORY: usize = 1;
-    pub(crate) const TEMPLATE: usize = 2;
-    pub(crate) const VARIANT: usize = 3;
-    pub(crate) const LOCALE: usize = 4;
-    pub(crate) const LANE: usize = 5;
-    pub(crate) const CHANNEL: usize = 6;
-    pub(crate) const PROVIDER: usize = 7;
-    pub(crate) const STAGE: usize = 8;
-    pub(crate) const EVENT: usize = 9;
-    pub(crate) const STATUS: usize = 10;
-    pub(crate) const STATE: usize = 11;
-    pub(crate) const REASON: usize = 12;
-}
-
-/// An event; its words are numbers of [`Rows::words`].
+/// An event.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) trace_id: Uuid,
@@ -59,66 +23,86 @@ pub(crate) struct Row {
     pub(crate) is_notification: bool,
     pub(crate) request_id: Uuid,
     pub(crate) delivery_id: Uuid,
-    pub(crate) words: [u32; WORDS.len()],
+    /// Its place in [`Rows::kinds`].
+    pub(crate) kind: u32,
     pub(crate) attempt: u32,
     pub(crate) queued_ns: u64,
     pub(crate) started_at: i64,
     pub(crate) duration_ns: u64,
-    /// Where its attributes begin in [`Rows::attributes`], and how many they are.
-    attributes: (u32, u32),
+    /// Where the values of its attributes begin in [`Rows::values`].
+    values: u32,
 }
+
+/// Numbers of words that rows have in common: those of the columns, then names of attributes.
+pub(crate) type Kind = Vec<u32>;
 
 /// The rows of one insert.
 #[derive(Debug)]
 pub(crate) struct Rows {
     pub(crate) rows: Vec<Row>,
     pub(crate) words: Words,
-    /// Keys, and where their values end in `values`; they begin where the one before ends.
-    attributes: Vec<(u32, u32)>,
-    values: String,
+    pub(crate) kinds: Vec<Kind>,
+    kind_places: HashMap<Kind, u32>,
+    /// Where each value ends in `text`; it begins where the one before ends.
+    values: Vec<u32>,
+    text: String,
 }
 
 impl Rows {
     /// With room for so many rows, of the usual size: what grows is copied and takes new memory each time.
     pub(crate) fn with_capacity(rows: usize) -> Self {
-        const ATTRIBUTES: usize = 4;
+        const VALUES: usize = 4;
         const VALUE_BYTES: usize = 12;
         Rows {
             rows: Vec::with_capacity(rows),
             words: Words::new(),
-            attributes: Vec::with_capacity(ATTRIBUTES * rows),
-            values: String::with_capacity(ATTRIBUTES * VALUE_BYTES * rows),
+            kinds: Vec::new(),
+            kind_places: HashMap::new(),
+            values: Vec::with_capacity(VALUES * rows),
+            text: String::with_capacity(VALUES * VALUE_BYTES * rows),
         }
     }
 
-    pub(crate) fn push(&mut self, event: &TraceEvent) {
-        // Events of one message resemble each other.
-        let mut words = self.rows.last().map_or([0; WORDS.len()], |last| last.words);
-        for (number, (_, pick)) in words.iter_mut().zip(WORDS) {
-            let text = pick(event);
-            if self.words.word(*number) != text {
-                *number = self.words.number(text);
-            }
-        }
-        let begin = self.attributes.len();
-        for (key, value) in &event.attributes {
-            self.values.push_str(value);
-            self.attributes.push((self.words.number(key), self.values.len() as u32));
+    /// Adds the events of a message of the trace stream; of one that cannot be read, those that can.
+    pub(crate) fn read(&mut self, message: &[u8]) -> Result<(), BatchError> {
+        let reader = Reader::new(message)?;
+        let kinds: Vec<u32> = reader.words.iter().map(|words| self.kind(words)).collect();
+        reader.read(|step| self.push(kinds[step.words], step))
+    }
+
+    fn kind(&mut self, words: &[&str]) -> u32 {
+        let kind: Kind = words.iter().map(|word| self.words.number(word)).collect();
+        *self.kind_places.entry(kind).or_insert_with_key(|kind| {
+            self.kinds.push(kind.clone());
+            self.kinds.len() as u32 - 1
+        })
+    }
+
+    fn push(&mut self, kind: u32, step: &Step) {
+        let values = self.values.len() as u32;
+        for value in &step.values {
+            self.text.push_str(value);
+            self.values.push(self.text.len() as u32);
         }
         self.rows.push(Row {
-            trace_id: event.trace_id,
-            span_id: event.span_id,
-            parent_span_id: event.parent_span_id,
-            is_notification: !event.notification_id.is_nil(),
-            request_id: event.request_id,
-            delivery_id: event.delivery_id,
-            words,
-            attempt: event.attempt,
-            queued_ns: event.queued_ns,
-            started_at: event.started_at,
-            duration_ns: event.duration_ns,
-            attributes: (begin as u32, event.attributes.len() as u32),
+            trace_id: step.trace_id,
+            span_id: step.span_id,
+            parent_span_id: step.parent_span_id,
+            is_notification: step.is_notification,
+            request_id: step.request_id,
+            delivery_id: step.delivery_id,
+            kind,
+            attempt: step.attempt,
+            queued_ns: step.queued_ns,
+            started_at: step.started_at,
+            duration_ns: step.duration_ns,
+            values,
         });
+    }
+
+    /// The words of a row's columns, by number.
+    pub(crate) fn columns(&self, row: &Row) -> &[u32] {
+        &self.kinds[row.kind as usize][..word::COLUMNS.len()]
     }
 
     /// How many there are.
@@ -128,7 +112,7 @@ impl Rows {
 
     /// Bytes that attributes take here: they have no bound of their own but that of a message.
     pub(crate) fn attribute_bytes(&self) -> usize {
-        self.values.len() + 8 * self.attributes.len()
+        self.text.len() + 4 * self.values.len()
     }
 
     /// By trace and span. Only their keys are moved about, the rows once.
@@ -145,11 +129,11 @@ impl Rows {
     }
 
     pub(crate) fn attributes(&self, row: &Row) -> impl ExactSizeIterator<Item = (u32, &str)> + Clone {
-        let (begin, count) = (row.attributes.0 as usize, row.attributes.1 as usize);
-        (begin..begin + count).map(|at| {
-            let from = at.checked_sub(1).map_or(0, |before| self.attributes[before].1);
-            let (key, to) = self.attributes[at];
-            (key, &self.values[from as usize..to as usize])
+        let names = &self.kinds[row.kind as usize][word::COLUMNS.len()..];
+        let first = row.values as usize;
+        names.iter().enumerate().map(move |(at, &name)| {
+            let from = (first + at).checked_sub(1).map_or(0, |before| self.values[before]);
+            (name, &self.text[from as usize..self.values[first + at] as usize])
         })
     }
 
@@ -162,7 +146,7 @@ impl Rows {
     /// The rows as a block of `trace_events`. Sorted before.
     pub(crate) fn block(&self) -> Block {
         let rows = &self.rows;
-        let mut block = Block::new(rows.len(), 150 * rows.len() + self.values.len());
+        let mut block = Block::new(rows.len(), 150 * rows.len() + self.text.len());
         let mut hex = [0; uuid::fmt::Simple::LENGTH];
         block.fixed_texts(
             "trace_id",
@@ -179,8 +163,8 @@ impl Rows {
         block.numbers("is_notification", "Bool", of_notification);
         block.uuids("request_id", rows.iter().map(|row| row.request_id));
         block.uuids("delivery_id", rows.iter().map(|row| row.delivery_id));
-        for (place, (name, _)) in WORDS.into_iter().enumerate() {
-            block.words(name, &self.words, rows.iter().map(|row| row.words[place]));
+        for (place, name) in word::COLUMNS.into_iter().enumerate() {
+            block.words(name, &self.words, rows.iter().map(|row| self.columns(row)[place]));
         }
         block.numbers("attempt", "UInt32", rows.iter().map(|row| row.attempt.to_le_bytes()));
         block.numbers("queued_ns", "UInt64", rows.iter().map(|row| row.queued_ns.to_le_bytes()));

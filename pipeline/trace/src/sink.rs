@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Calls that wait for their batch; more make their callers wait.
 const QUEUED_CALLS: usize = 256;
-/// Events in one message: about 150 kB.
+/// Events in one message: about 80 kB.
 const EVENTS_PER_MESSAGE: usize = 500;
 /// Largest message, in bytes, its head apart; events are larger than usual where a submission was wrong in many ways.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
@@ -66,13 +66,7 @@ impl TraceSink {
 
 /// The events as they are recorded. To be made while they are still in the processor's cache: they wait for their batch.
 pub fn encoded(events: &[TraceEvent]) -> Vec<Encoded> {
-    let encode = |event| {
-        let encoded = Encoded::new(event);
-        encoded.inspect_err(|error| {
-            tracing::error!(error = error as &dyn std::error::Error, "a trace event cannot be encoded");
-        })
-    };
-    events.iter().filter_map(|event| encode(event).ok()).collect()
+    events.iter().map(Encoded::new).collect()
 }
 
 /// Stores batch after batch, one at a time.

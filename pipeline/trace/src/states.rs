@@ -14,14 +14,14 @@ use chasqui_schemas::{
     Channel, Stage,
     clickhouse::{DELIVERY_STATES, NOTIFICATION_STATES},
     receipt::{Actor, ReceiptKind},
-    trace::{State, Status, event},
+    trace::{State, Status, event, word},
 };
 use uuid::Uuid;
 
 use crate::{
     native::{Block, Words},
     row::embedded_ms,
-    rows::{Row, Rows, word},
+    rows::{Row, Rows},
 };
 
 /// The time of what has not happened. Times are milliseconds since the submission, of which 49 days fit; what happens
@@ -109,38 +109,53 @@ struct Notification<'a> {
 /// A row, and what its words mean.
 struct Step<'a> {
     row: &'a Row,
-    stage: u8,
-    state: u8,
-    channel: u8,
+    meaning: &'a Meaning<'a>,
     times: Times,
 }
 
-/// What the words mean, by their numbers. Ranks are from 1, 0 for other words.
-struct Meanings {
-    stage: Vec<u8>,
-    state: Vec<u8>,
-    channel: Vec<u8>,
-    kind: Vec<Option<ReceiptKind>>,
+/// What the words of a kind of row mean. Ranks are from 1, 0 for other words.
+struct Meaning<'a> {
+    /// The words of the columns, by number.
+    columns: &'a [u32],
+    stage: u8,
+    state: Option<State>,
+    channel: u8,
+    receipt: Option<ReceiptKind>,
+    is_root: bool,
+    /// A provider was called.
+    is_attempt: bool,
+    is_deferred: bool,
+}
+
+/// Attributes that count here, by the numbers of their names.
+struct Names {
+    by: Option<u32>,
+    user: Option<u32>,
+    transaction_id: Option<u32>,
+    idempotency_key: Option<u32>,
 }
 
 /// The states in `rows`, which are sorted, as blocks of their tables.
 pub(crate) fn blocks(rows: &Rows) -> [(&'static str, Block); 2] {
-    let meanings = Meanings::of(&rows.words);
+    let meanings: Vec<_> = rows.kinds.iter().map(|kind| Meaning::of(&rows.words, kind)).collect();
+    let [by, user, transaction_id, idempotency_key] =
+        ["by", "user", "transaction_id", "idempotency_key"].map(|name| rows.words.known(name));
+    let names = Names { by, user, transaction_id, idempotency_key };
     let mut notifications = Vec::new();
     let mut deliveries = Vec::new();
     for trace in rows.rows.chunk_by(|a, b| a.trace_id == b.trace_id) {
         let mut notification = Notification::new(trace[0].trace_id);
         let first = deliveries.len();
         for row in trace {
-            let step = Step::of(rows, &meanings, row);
-            notification.add(rows, &step);
+            let step = Step::of(rows, &meanings[row.kind as usize], &names, row);
+            notification.add(rows, &names, &step);
             if row.is_notification && !row.delivery_id.is_nil() {
                 let found = deliveries[first..].iter().position(|each: &Delivery| each.id == row.delivery_id);
                 let at = found.map_or(deliveries.len(), |found| first + found);
                 if found.is_none() {
                     deliveries.push(Delivery::new(row));
                 }
-                deliveries[at].add(rows, &step);
+                deliveries[at].add(&rows.words, &step);
             }
         }
         notifications.push(notification);
@@ -151,29 +166,34 @@ pub(crate) fn blocks(rows: &Rows) -> [(&'static str, Block); 2] {
     ]
 }
 
-impl Meanings {
-    fn of(words: &Words) -> Self {
-        let all = words.all().iter();
-        let ranks = |names: &[&str]| all.clone().map(|word| rank(names.iter().position(|name| name == word))).collect();
-        Meanings {
-            stage: ranks(&Stage::ALL.map(Stage::as_str)),
-            state: ranks(&State::ALL.map(State::as_str)),
-            channel: ranks(&Channel::ALL.map(Channel::as_str)),
-            kind: all.clone().map(|word| ReceiptKind::ALL.into_iter().find(|kind| kind.as_str() == word)).collect(),
+impl<'a> Meaning<'a> {
+    fn of(words: &Words, kind: &'a [u32]) -> Self {
+        let columns = &kind[..word::COLUMNS.len()];
+        let text = |place: usize| words.word(columns[place]);
+        let is_status = |statuses: &[Status]| statuses.iter().any(|status| status.as_str() == text(word::STATUS));
+        let rank =
+            |names: &[&str], place| names.iter().position(|name| *name == text(place)).map_or(0, |at| at as u8 + 1);
+        Meaning {
+            columns,
+            stage: rank(&Stage::ALL.map(Stage::as_str), word::STAGE),
+            state: State::ALL.into_iter().find(|state| state.as_str() == text(word::STATE)),
+            channel: rank(&Channel::ALL.map(Channel::as_str), word::CHANNEL),
+            receipt: text(word::EVENT).parse().ok(),
+            is_root: text(word::EVENT) == event::NOTIFICATION,
+            is_attempt: text(word::EVENT) == event::ATTEMPT && !is_status(&[Status::Suppressed, Status::Deferred]),
+            is_deferred: is_status(&[Status::Deferred]),
         }
     }
 }
 
 impl<'a> Step<'a> {
-    fn of(rows: &Rows, meanings: &Meanings, row: &'a Row) -> Self {
-        let number = |place: usize| row.words[place] as usize;
-        let (stage, state) = (meanings.stage[number(word::STAGE)], meanings.state[number(word::STATE)]);
+    fn of(rows: &Rows, meaning: &'a Meaning<'a>, names: &Names, row: &'a Row) -> Self {
         let ms = |ns: i64| (ns.div_euclid(1_000_000) - embedded_ms(row.trace_id)).clamp(0, i64::from(NEVER - 1)) as u32;
         let begun = ms(row.started_at);
         // In the order of the columns.
         let mut times = [NEVER; DELIVERY_TIMES.len()];
         times[0] = begun;
-        if let Some(state) = State::ALL.into_iter().find(|each| each.rank() == state) {
+        if let Some(state) = meaning.state {
             let done = ms(row.started_at.saturating_add(i64::try_from(row.duration_ns).unwrap_or(i64::MAX)));
             times[1] = done;
             match state {
@@ -183,8 +203,8 @@ impl<'a> Step<'a> {
                 State::Rejected | State::Suppressed | State::Expired | State::Dead => {}
             }
         }
-        if let Some(kind) = meanings.kind[number(word::EVENT)] {
-            let by = |actor: Actor| rows.attribute(row, rows.words.known("by")) == actor.as_str();
+        if let Some(kind) = meaning.receipt {
+            let by = |actor: Actor| rows.attribute(row, names.by) == actor.as_str();
             match kind {
                 ReceiptKind::Opened => {
                     times[5] = begun;
@@ -200,7 +220,15 @@ impl<'a> Step<'a> {
                 ReceiptKind::Delivered | ReceiptKind::Bounced | ReceiptKind::Failed => {}
             }
         }
-        Step { row, stage, state, channel: meanings.channel[number(word::CHANNEL)], times }
+        Step { row, meaning, times }
+    }
+
+    fn word(&self, place: usize) -> u32 {
+        self.meaning.columns[place]
+    }
+
+    fn state(&self) -> u8 {
+        self.meaning.state.map_or(0, State::rank)
     }
 
     fn attempt(&self) -> u32 {
@@ -208,7 +236,7 @@ impl<'a> Step<'a> {
     }
 
     fn outcome(&self, number: u32) -> Ranked {
-        (self.state, number, self.row.words[word::REASON])
+        (self.state(), number, self.word(word::REASON))
     }
 }
 
@@ -227,19 +255,20 @@ impl Known {
     }
 
     fn add(&mut self, words: &Words, step: &Step) {
-        let row = step.row;
-        self.known = self.known.max(if row.is_notification { u8::from(step.stage != 0) } else { 2 });
+        let (row, stage) = (step.row, step.meaning.stage);
+        self.known = self.known.max(if row.is_notification { u8::from(stage != 0) } else { 2 });
         self.request_id = self.request_id.max(row.request_id);
         for (greatest, (_, place)) in self.words.iter_mut().zip(DELIVERY_WORDS) {
-            if row.words[place] != *greatest && words.word(row.words[place]) > words.word(*greatest) {
-                *greatest = row.words[place];
+            let word = step.word(place);
+            if word != *greatest && words.word(word) > words.word(*greatest) {
+                *greatest = word;
             }
         }
         // An empty word never hides one that is known.
-        if row.words[word::LANE] != 0 {
-            raise(words, &mut self.lane, (step.stage + 1, 0, row.words[word::LANE]));
+        if step.word(word::LANE) != 0 {
+            raise(words, &mut self.lane, (stage + 1, 0, step.word(word::LANE)));
         }
-        self.stage = self.stage.max(step.stage);
+        self.stage = self.stage.max(stage);
         for (earliest, time) in self.times.iter_mut().zip(step.times) {
             *earliest = time.min(*earliest);
         }
@@ -251,16 +280,13 @@ impl Delivery {
         Delivery { id: row.delivery_id, common: Known::new(row.trace_id), provider: Ranked::default(), attempts: 0 }
     }
 
-    fn add(&mut self, rows: &Rows, step: &Step) {
-        let words = &rows.words;
+    fn add(&mut self, words: &Words, step: &Step) {
         self.common.add(words, step);
         raise(words, &mut self.common.outcome, step.outcome(step.attempt()));
-        if step.row.words[word::PROVIDER] != 0 {
-            raise(words, &mut self.provider, (step.stage + 1, step.attempt(), step.row.words[word::PROVIDER]));
+        if step.word(word::PROVIDER) != 0 {
+            raise(words, &mut self.provider, (step.meaning.stage + 1, step.attempt(), step.word(word::PROVIDER)));
         }
-        let text = |place: usize| words.word(step.row.words[place]);
-        let idle = [Status::Suppressed, Status::Deferred].map(Status::as_str);
-        if text(word::EVENT) == event::ATTEMPT && !idle.contains(&text(word::STATUS)) {
+        if step.meaning.is_attempt {
             self.attempts = self.attempts.max(step.row.attempt);
         }
     }
@@ -281,35 +307,29 @@ impl<'a> Notification<'a> {
         }
     }
 
-    fn add(&mut self, rows: &'a Rows, step: &Step) {
-        let (row, words) = (step.row, &rows.words);
+    fn add(&mut self, rows: &'a Rows, names: &Names, step: &Step) {
+        let (row, words, meaning) = (step.row, &rows.words, step.meaning);
         self.common.add(words, step);
-        self.was_deferred |= words.word(row.words[word::STATUS]) == Status::Deferred.as_str();
+        self.was_deferred |= meaning.is_deferred;
         if row.delivery_id.is_nil() {
-            raise(words, &mut self.common.outcome, step.outcome(u32::from(step.stage)));
-            if words.word(row.words[word::EVENT]) == event::NOTIFICATION {
-                let text = |key: &str| rows.attribute(row, words.known(key));
-                self.user = self.user.max(text("user"));
-                self.transaction_id = self.transaction_id.max(text("transaction_id"));
-                self.idempotency_key = self.idempotency_key.max(text("idempotency_key"));
+            raise(words, &mut self.common.outcome, step.outcome(u32::from(meaning.stage)));
+            if meaning.is_root {
+                self.user = self.user.max(rows.attribute(row, names.user));
+                self.transaction_id = self.transaction_id.max(rows.attribute(row, names.transaction_id));
+                self.idempotency_key = self.idempotency_key.max(rows.attribute(row, names.idempotency_key));
             }
             return;
         }
         self.has_deliveries = true;
         raise(words, &mut self.delivery_outcome, step.outcome(step.attempt()));
-        self.channels |= step.channel.checked_sub(1).map_or(0, |bit| 1 << bit);
-        if step.state >= State::Sent.rank() {
-            let end = row.delivery_id.as_u64_pair().0 & !RANK_BITS | u64::from(step.state);
+        self.channels |= meaning.channel.checked_sub(1).map_or(0, |bit| 1 << bit);
+        if step.state() >= State::Sent.rank() {
+            let end = row.delivery_id.as_u64_pair().0 & !RANK_BITS | u64::from(step.state());
             if !self.ends.contains(&end) {
                 self.ends.push(end);
             }
         }
     }
-}
-
-/// A place in a list as a rank from 1; 0 for none.
-fn rank(place: Option<usize>) -> u8 {
-    place.map_or(0, |place| place as u8 + 1)
 }
 
 /// Keeps the greater one.

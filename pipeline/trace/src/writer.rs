@@ -21,7 +21,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
-use chasqui_schemas::{id, stream, subject, trace};
+use chasqui_schemas::{id, stream, subject};
 use chasqui_stores::Publisher;
 use clickhouse::Client;
 use futures::StreamExt;
@@ -51,7 +51,7 @@ const IDLE: Duration = Duration::from_millis(150);
 /// How rows are gathered.
 #[derive(Debug, Clone)]
 pub struct WriterSettings {
-    /// Insert at this many rows, of about 250 bytes of memory each. One message may bring more.
+    /// Insert at this many rows, of about 200 bytes of memory each. One message may bring more.
     pub max_rows: usize,
     /// Insert what is there this long after its first row came; under load, four times as long.
     pub max_wait: Duration,
@@ -118,7 +118,7 @@ impl Writer {
             usual = batch.rows.len();
             let token = batch.token(self.intake.incarnation);
             let Batch { rows, held } = batch;
-            let inserts = self.hold(&held, encode(rows)).await;
+            let inserts = encode(rows);
             match self.hold(&held, insert(&self.clickhouse, &inserts, &token)).await {
                 Ok(()) => self.settle(held, true).await,
                 Err(error) => {
@@ -256,7 +256,7 @@ impl Batch {
 
     fn add(&mut self, message: Message) {
         let before = self.rows.len();
-        let read = trace::read(&message.payload, |event| self.rows.push(&event));
+        let read = self.rows.read(&message.payload);
         let events = self.rows.len() - before;
         match read {
             Ok(()) => self.held.add(message, events),

@@ -107,14 +107,14 @@ fn messages(numbers: std::ops::Range<usize>) -> Result<Vec<Vec<u8>>> {
     let stories: Vec<Vec<TraceEvent>> = numbers.map(|number| measure::steps(number as u32, at)).collect();
     let steps = stories.iter().map(Vec::len).max().unwrap_or(0);
     let step = |n: usize| stories.iter().filter_map(|story| story.get(n).cloned()).collect::<Vec<_>>();
-    (0..steps).map(|n| Ok(trace::encode(&step(n))?)).collect()
+    Ok((0..steps).map(|n| trace::encode(&step(n))).collect())
 }
 
 /// How long it takes until the trace of a single notification can be read.
 async fn readable(bench: &Bench) -> Result<Duration> {
     let steps = measure::steps(0, Timestamp::now());
     let asked = Instant::now();
-    bench.nats.publish(subject::TRACES, trace::encode(&steps)?.into()).await?.await?;
+    bench.nats.publish(subject::TRACES, trace::encode(&steps).into()).await?.await?;
     while load(&bench.clickhouse, &steps[0].trace_id.to_string()).await?.is_empty() {
         ensure!(asked.elapsed() < PATIENCE, "never");
         sleep(Duration::from_millis(20)).await;

@@ -165,7 +165,7 @@ impl Bench {
     /// Publishes events in messages of `size`.
     pub(crate) async fn trace(&self, events: &[TraceEvent], size: usize) -> Result<()> {
         for part in events.chunks(size) {
-            self.nats.publish(subject::TRACES, trace::encode(part)?.into()).await?.await?;
+            self.nats.publish(subject::TRACES, trace::encode(part).into()).await?.await?;
         }
         Ok(())
     }
