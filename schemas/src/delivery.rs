@@ -1,7 +1,5 @@
 //! The delivery: what travels from render to send, one per endpoint, with everything a provider needs.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -51,9 +49,6 @@ pub struct Delivery {
     /// A newer message with the same key replaces an older one on the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collapse_key: Option<String>,
-    /// The producer's own labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub metadata: BTreeMap<String, String>,
     /// By provider name: passed to that provider's payload.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub overrides: Map<String, Value>,

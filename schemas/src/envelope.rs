@@ -170,7 +170,7 @@ mod tests {
                 endpoint: Endpoint { id: token.clone(), address: Address::Mailbox(token) },
                 content: Content { body: Some(body), ..Content::default() }, sms_segments: 2,
                 submitted_at: Timestamp::UNIX_EPOCH, expires_at: None, collapse_key: None,
-                metadata: BTreeMap::new(), overrides: serde_json::Map::new(), unsubscribe_url: None, traceparent: None, provider: String::new(), attempt, pass: 0,
+                overrides: serde_json::Map::new(), unsubscribe_url: None, traceparent: None, provider: String::new(), attempt, pass: 0,
                 sending_since: None,
             };
             prop_assert_eq!(decode::<Delivery>(&encode(&original).unwrap()).unwrap(), original);

@@ -117,9 +117,11 @@ pub struct Request {
     pub locale: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collapse_key: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// For the root of the trace; it travels no further than validate.
+    #[serde(skip)]
     pub transaction_id: Option<String>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// The same.
+    #[serde(skip)]
     pub metadata: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub overrides: Map<String, Value>,

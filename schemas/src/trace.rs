@@ -144,6 +144,9 @@ pub mod word {
     pub const REASON: usize = 12;
 }
 
+/// What else explains a step: names and values.
+pub type Attributes = Vec<(CompactString, CompactString)>;
+
 /// One step. Strings are empty and ids nil where they do not apply.
 ///
 /// Most of the strings are short words, and there are millions: up to 24 bytes they need no allocation.
@@ -198,7 +201,7 @@ pub struct TraceEvent {
     /// Nanoseconds the work took.
     pub duration_ns: u64,
     /// What else explains the step.
-    pub attributes: Vec<(String, String)>,
+    pub attributes: Attributes,
     /// The producer's own span, W3C `traceparent`; empty where it named none, and on receipts. Not a column: the root has
     /// it among its attributes.
     pub traceparent: CompactString,

@@ -278,7 +278,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_parser = measured_channel)]
     pub(crate) channel: Option<Channel>,
     /// Notifications in the throughput run; sends in each run of each provider.
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
+    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
     pub(crate) notifications: u32,
     /// Notifications a second in the latency run, for ten seconds.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -290,7 +290,7 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub(crate) split: bool,
     /// Throughput runs, each with a bare relay after it; medians are printed.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) pairs: u32,
     /// Instead: how fast traces are written, how soon ClickHouse answers, and what they take on disk.
     #[arg(long)]

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use chasqui_schemas::{Channel, Delivery, Lane, Notification, Reason, Receipt, ReceiptKind, Stage, envelope, subject};
+use chasqui_schemas::{
+    Channel, Delivery, Lane, Notification, Reason, Receipt, ReceiptKind, Stage, envelope, subject, trace::Attributes,
+};
+use compact_str::CompactString;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -12,7 +15,7 @@ pub struct Decision {
     /// What happens to the message.
     pub verdict: Verdict,
     /// What explains it in the trace: keys as in `trace_events.attributes`. No bodies, no addresses.
-    pub attributes: Vec<(String, String)>,
+    pub attributes: Attributes,
     /// Receipts that the stage learned of, to publish beside.
     pub receipts: Vec<(ReceiptKind, Receipt)>,
     /// The provider that was called, which may be another than the message names.
@@ -89,7 +92,7 @@ impl Decision {
 
     /// Adds what explains it.
     #[must_use]
-    pub fn with(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn with(mut self, key: impl Into<CompactString>, value: impl Into<CompactString>) -> Self {
         self.attributes.push((key.into(), value.into()));
         self
     }

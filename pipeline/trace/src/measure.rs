@@ -10,7 +10,7 @@ use chasqui_schemas::{
     clickhouse::STORED,
     id,
     receipt::Actor,
-    trace::{self, State, Status, TraceEvent, event},
+    trace::{self, Attributes, State, Status, TraceEvent, event},
 };
 use clickhouse::Client;
 use jiff::Timestamp;
@@ -249,7 +249,7 @@ fn receipt(
         state: if kind == ReceiptKind::Delivered { State::Delivered.as_str() } else { "" }.into(),
         started_at: ns,
         attributes: match kind {
-            ReceiptKind::Opened => vec![("by".to_owned(), Actor::Human.as_str().to_owned())],
+            ReceiptKind::Opened => vec![("by".into(), Actor::Human.as_str().into())],
             _ => Vec::new(),
         },
         ..TraceEvent::default()
@@ -257,7 +257,7 @@ fn receipt(
 }
 
 /// What the stages tell of a usual notification.
-fn attributes(stage: Stage, user: &str, number: u32, request_id: Uuid) -> Vec<(String, String)> {
+fn attributes(stage: Stage, user: &str, number: u32, request_id: Uuid) -> Attributes {
     let (key, transaction) = (request_id.to_string(), format!("order-{number}"));
     let told: &[(&str, &str)] = match stage {
         Stage::Validate => &[
@@ -274,5 +274,5 @@ fn attributes(stage: Stage, user: &str, number: u32, request_id: Uuid) -> Vec<(S
         Stage::Prioritize => &[("provider", "apns")],
         Stage::Send => &[("code", "200"), ("provider_message_id", &key)],
     };
-    told.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+    told.iter().map(|&(key, value)| (key.into(), value.into())).collect()
 }

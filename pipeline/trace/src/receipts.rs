@@ -194,7 +194,7 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
     let at = receipt.at.unwrap_or(stored_at).max(submitted_at).min(stored_at);
     let mut attributes = Vec::new();
     if matches!(kind, ReceiptKind::Opened | ReceiptKind::Clicked) {
-        attributes.push(("by".to_owned(), by.to_owned()));
+        attributes.push(("by".into(), by.into()));
     }
     let mut reason = String::new();
     if let Some(detail) = &receipt.detail {
@@ -203,7 +203,7 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
         if state == Some(State::Bounced) && detail.len() <= MAX_CODE && !detail.contains(char::is_whitespace) {
             reason.clone_from(&detail);
         }
-        attributes.push(("detail".to_owned(), detail));
+        attributes.push(("detail".into(), detail.into()));
     }
     // Each link is a click of its own; anything else told again is the same.
     let link = receipt.detail.as_deref().filter(|_| kind == ReceiptKind::Clicked).unwrap_or_default();

@@ -251,7 +251,7 @@ fn node(event: TraceEvent, submitted_ns: i64, children: &mut BTreeMap<u64, Vec<T
         provider: event.provider.into(),
         attempt: event.attempt,
         delivery_id: event.delivery_id,
-        attributes: event.attributes.into_iter().collect(),
+        attributes: event.attributes.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
         children: below.into_iter().map(|child| node(child, submitted_ns, children, depth + 1)).collect(),
     }
 }

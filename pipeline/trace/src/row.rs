@@ -1,6 +1,6 @@
 //! A trace event read back from `trace_events`.
 
-use chasqui_schemas::trace::TraceEvent;
+use chasqui_schemas::trace::{Attributes, TraceEvent};
 use clickhouse::Row;
 use compact_str::CompactString;
 use serde::Deserialize;
@@ -36,7 +36,7 @@ pub(crate) struct EventRow {
     /// Nanoseconds.
     started_at: i64,
     duration_ns: u64,
-    attributes: Vec<(String, String)>,
+    attributes: Attributes,
 }
 
 /// The time inside a UUIDv7, in milliseconds since 1970. The partition hangs on it, so it may depend on nothing

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn event(bytes: usize) -> TraceEvent {
-        TraceEvent { attributes: vec![("k".into(), "v".repeat(bytes))], ..TraceEvent::default() }
+        TraceEvent { attributes: vec![("k".into(), "v".repeat(bytes).into())], ..TraceEvent::default() }
     }
 
     #[test]

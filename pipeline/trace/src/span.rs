@@ -23,6 +23,7 @@ use chasqui_schemas::{
     Notification, Reason, Stage, id,
     trace::{State, Status, TraceEvent, event},
 };
+use compact_str::{ToCompactString, format_compact};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -83,18 +84,18 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
             if let Some(request_id) = request_id {
                 event.request_id = *request_id;
             }
-            event
-                .attributes
-                .extend(violations.iter().enumerate().map(|(i, text)| (format!("violation.{i}"), text.clone())));
+            event.attributes.extend(
+                violations.iter().enumerate().map(|(i, text)| (format!("violation.{i}").into(), text.as_str().into())),
+            );
             link(&mut event);
         }
         Verdict::Dead { detail, .. } => {
             // A stage may have told a part of it; a key stands once.
             event.attributes.retain(|(key, _)| key != "detail");
-            event.attributes.push(("detail".to_owned(), detail.clone()));
+            event.attributes.push(("detail".into(), detail.as_str().into()));
         }
         Verdict::Defer { until, .. } => {
-            event.attributes.push(("until".to_owned(), until.to_string()));
+            event.attributes.push(("until".into(), until.to_compact_string()));
             if stage == Stage::Send {
                 // Nobody was called.
                 event.provider.clear();
@@ -103,7 +104,7 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
             }
         }
         Verdict::Retry { after, .. } => {
-            event.attributes.push(("retry_after_ms".to_owned(), after.as_millis().to_string()));
+            event.attributes.push(("retry_after_ms".into(), after.as_millis().to_compact_string()));
         }
         Verdict::Sent | Verdict::Suppress(_) | Verdict::Bounce(_) => {}
     }
@@ -187,7 +188,7 @@ fn accepted(request: TraceEvent, outputs: &[Output]) -> Vec<TraceEvent> {
             event: event::REQUEST.into(),
             ..request
         };
-        request.attributes.push(("notifications".to_owned(), events.len().to_string()));
+        request.attributes.push(("notifications".into(), events.len().to_compact_string()));
         link(&mut request);
         events.push(request);
     }
@@ -197,20 +198,21 @@ fn accepted(request: TraceEvent, outputs: &[Output]) -> Vec<TraceEvent> {
 /// Tells the producer's own span, from which ClickHouse's `otel_traces` makes a link.
 fn link(root: &mut TraceEvent) {
     if !root.traceparent.is_empty() {
-        root.attributes.push(("traceparent".to_owned(), root.traceparent.to_string()));
+        root.attributes.push(("traceparent".into(), root.traceparent.clone()));
     }
 }
 
 fn root_event(request: &TraceEvent, notification: &Notification) -> TraceEvent {
     let common = &notification.request;
-    let mut attributes = vec![("idempotency_key".to_owned(), common.idempotency_key.clone())];
+    let mut attributes = vec![("idempotency_key".into(), common.idempotency_key.as_str().into())];
     let optional = [
         ("user", notification.recipient.user()),
         ("transaction_id", common.transaction_id.as_deref()),
         ("traceparent", common.traceparent.as_deref()),
     ];
-    attributes.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))));
-    attributes.extend(common.metadata.iter().map(|(key, value)| (format!("metadata.{key}"), value.clone())));
+    attributes.extend(optional.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
+    attributes
+        .extend(common.metadata.iter().map(|(key, value)| (format_compact!("metadata.{key}"), value.as_str().into())));
     TraceEvent {
         trace_id: notification.id,
         span_id: root(notification.id),

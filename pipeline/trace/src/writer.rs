@@ -46,7 +46,7 @@ const BUSY_ROWS: usize = 5_000;
 const BUSY_WAITS: u32 = 4;
 
 /// Under load, a batch is closed after this long without a message.
-const IDLE: Duration = Duration::from_millis(150);
+const IDLE: Duration = Duration::from_millis(80);
 
 /// How rows are gathered.
 #[derive(Debug, Clone)]

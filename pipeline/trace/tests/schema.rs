@@ -182,7 +182,7 @@ async fn rows_arrive_as_they_were_whatever_is_in_them() -> Result<()> {
             queued_ns: n << 20,
             started_at: -5 + n as i64,
             duration_ns: u64::MAX - n,
-            attributes: (0..n % 4).map(|k| (format!("k{k}"), format!("\0'{n}"))).collect(),
+            attributes: (0..n % 4).map(|k| (format!("k{k}").into(), format!("\0'{n}").into())).collect(),
             ..TraceEvent::default()
         })
         .collect();

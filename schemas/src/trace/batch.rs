@@ -287,7 +287,7 @@ mod tests {
             started_at: -1,
             duration_ns: 300,
             traceparent: "00-1-2-01".into(),
-            attributes: names.iter().map(|name| ((*name).to_owned(), format!("value of {name}"))).collect(),
+            attributes: names.iter().map(|name| ((*name).into(), format!("value of {name}").into())).collect(),
             ..TraceEvent::default()
         }
     }

@@ -14,7 +14,9 @@ use chasqui_schemas::{
     Notification, Reason,
     notification::Recipient,
     record::{Category, Contacts},
+    trace::Attributes,
 };
+use compact_str::ToCompactString;
 
 #[cfg(test)]
 mod tests;
@@ -63,15 +65,15 @@ impl Stage for Enrich {
 }
 
 /// How many addresses there are, never which.
-fn explain(contacts: &Contacts, policy_from: &str) -> Vec<(String, String)> {
+fn explain(contacts: &Contacts, policy_from: &str) -> Attributes {
     let mut attributes = vec![
-        ("policy".to_owned(), policy_from.to_owned()),
-        ("devices".to_owned(), contacts.devices.len().to_string()),
-        ("emails".to_owned(), contacts.emails.len().to_string()),
-        ("phones".to_owned(), contacts.phones.len().to_string()),
+        ("policy".into(), policy_from.into()),
+        ("devices".into(), contacts.devices.len().to_compact_string()),
+        ("emails".into(), contacts.emails.len().to_compact_string()),
+        ("phones".into(), contacts.phones.len().to_compact_string()),
     ];
     for (key, value) in [("locale", &contacts.locale), ("timezone", &contacts.timezone)] {
-        attributes.extend(value.clone().map(|value| (key.to_owned(), value)));
+        attributes.extend(value.as_deref().map(|value| (key.into(), value.into())));
     }
     attributes
 }

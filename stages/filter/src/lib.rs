@@ -29,6 +29,7 @@ use chasqui_schemas::{
     Channel, Lane, Notification, Pepper, Reason,
     delivery::Endpoint,
     record::{Contacts, Preferences, QuietHours},
+    trace::Attributes,
 };
 use jiff::tz::TimeZone;
 
@@ -72,8 +73,8 @@ impl Stage for Filter {
         };
         let preferences = preferences.as_deref();
         let (endpoints, skipped) = self.choose(&notification, contacts, preferences).await?;
-        let mut attributes: Vec<(String, String)> =
-            skipped.iter().map(|(key, reason)| (format!("skipped.{key}"), reason.to_string())).collect();
+        let mut attributes: Attributes =
+            skipped.iter().map(|(key, reason)| (format!("skipped.{key}").into(), reason.as_str().into())).collect();
         if endpoints.is_empty() {
             let reason = choice::most_telling(skipped.iter().map(|(_, reason)| *reason));
             return Ok(Decision { attributes, ..Decision::suppress(reason) });
@@ -85,7 +86,7 @@ impl Stage for Filter {
             let zone = zone(quiet, contacts, &mut attributes);
             if let Some(until) = quiet_hours::end(now, &zone, quiet.start, quiet.end) {
                 let zone = zone.iana_name().unwrap_or_default();
-                attributes.push(("quiet_hours".to_owned(), format!("{}-{} {zone}", quiet.start, quiet.end)));
+                attributes.push(("quiet_hours".into(), format!("{}-{} {zone}", quiet.start, quiet.end).into()));
                 let verdict = if expires_at.is_some_and(|expires_at| expires_at <= until) {
                     Verdict::Suppress(Reason::Expired)
                 } else {
@@ -147,12 +148,12 @@ impl Filter {
 
 /// The zone that the quiet hours are in: UTC where none is given, and where the one given is unknown, which the
 /// attributes then say.
-fn zone(quiet: &QuietHours, contacts: &Contacts, attributes: &mut Vec<(String, String)>) -> TimeZone {
+fn zone(quiet: &QuietHours, contacts: &Contacts, attributes: &mut Attributes) -> TimeZone {
     /// Longest zone name that a submission may have; records have no such limit of their own.
     const MAX_NAME_CHARS: usize = 64;
     let Some(name) = quiet.timezone.as_deref().or(contacts.timezone.as_deref()) else { return TimeZone::UTC };
     TimeZone::get(name).unwrap_or_else(|_| {
-        attributes.push(("unknown_timezone".to_owned(), name.chars().take(MAX_NAME_CHARS).collect()));
+        attributes.push(("unknown_timezone".into(), name.chars().take(MAX_NAME_CHARS).collect()));
         TimeZone::UTC
     })
 }

@@ -39,11 +39,11 @@ impl Stage for Prioritize {
             return Ok(Decision::dead(Reason::NoProvider, detail));
         };
         delivery.provider = provider;
-        let mut attributes = vec![("provider".to_owned(), delivery.provider.clone())];
+        let mut attributes = vec![("provider".into(), delivery.provider.as_str().into())];
         if let Some(lane) = delivery.category_lane
             && lane != delivery.lane
         {
-            attributes.push(("lane.from".to_owned(), delivery.lane.to_string()));
+            attributes.push(("lane.from".into(), delivery.lane.as_str().into()));
             delivery.lane = lane;
         }
         Ok(Decision { attributes, ..Decision::new(Verdict::Forward(vec![Output::Delivery(delivery)])) })

@@ -75,7 +75,7 @@ fn the_lane_of_the_category_holds_over_the_producers() {
 fn the_channel_decides_the_provider() {
     let inbox = Endpoint { id: "ada".into(), address: Address::Inbox("ada".into()) };
     let decision = decide(Delivery { endpoint: inbox, ..delivery() });
-    assert_eq!(decision.attributes, [("provider".to_owned(), "inbox".to_owned())]);
+    assert_eq!(decision.attributes, [("provider".into(), "inbox".into())]);
 }
 
 fn to(address: Address) -> Delivery {

@@ -34,6 +34,7 @@ use chasqui_schemas::{
     record::Template,
     submission::Content,
 };
+use compact_str::{CompactString, ToCompactString, format_compact};
 
 use crate::{
     cache::Cache,
@@ -155,12 +156,12 @@ fn deliver(
     let request = &notification.request;
     let mut deliveries = Vec::with_capacity(notification.endpoints.len());
     let mut attributes = Vec::new();
-    let mut explain = |key: String, value: String| attributes.push((key, value));
+    let mut explain = |key: CompactString, value: CompactString| attributes.push((key, value));
     if !variant.is_empty() {
-        explain("variant".to_owned(), variant.to_owned());
+        explain("variant".into(), variant.into());
     }
     if tracking.links.is_some() {
-        explain("tracking".to_owned(), if tracking.is_allowed { "on" } else { "off" }.to_owned());
+        explain("tracking".into(), if tracking.is_allowed { "on" } else { "off" }.into());
     }
     for channel in Channel::ALL {
         let mut endpoints = notification.endpoints.iter().filter(|each| each.channel() == channel).peekable();
@@ -172,7 +173,7 @@ fn deliver(
             Err(Failed(what)) => return Decision::dead(Reason::RenderFailed, what),
         };
         let Some((content, locale)) = written else {
-            explain(format!("skipped.{channel}"), Reason::TemplateMissing.to_string());
+            explain(format_compact!("skipped.{channel}"), Reason::TemplateMissing.as_str().into());
             continue;
         };
         let mut sms_segments = 0;
@@ -184,10 +185,10 @@ fn deliver(
                 return Decision::dead(Reason::RenderFailed, what);
             };
             sms_segments = segments;
-            explain("sms_segments".to_owned(), segments.to_string());
+            explain("sms_segments".into(), segments.to_compact_string());
         }
         if !locale.is_empty() {
-            explain(format!("locale.{channel}"), locale.clone());
+            explain(format_compact!("locale.{channel}"), locale.as_str().into());
         }
         let origin = |endpoint: &Endpoint| Origin {
             delivery_id: id::delivery(notification.id, channel, &endpoint.id),
@@ -212,7 +213,6 @@ fn deliver(
             submitted_at: notification.submitted_at,
             expires_at: notification.expires_at(),
             collapse_key: request.collapse_key.clone(),
-            metadata: request.metadata.clone(),
             overrides: request.overrides.clone(),
             unsubscribe_url: tracking.unsubscribe_url(&origin(endpoint), notification, endpoint),
             traceparent: request.traceparent.clone(),
@@ -229,7 +229,7 @@ fn deliver(
         };
         return Decision { attributes, ..Decision::dead(Reason::TemplateMissing, what) };
     }
-    attributes.push(("deliveries".to_owned(), deliveries.len().to_string()));
+    attributes.push(("deliveries".into(), deliveries.len().to_compact_string()));
     let verdict = Verdict::Forward(deliveries.into_iter().map(Output::Delivery).collect());
     Decision { attributes, ..Decision::new(verdict) }
 }

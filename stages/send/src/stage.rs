@@ -9,7 +9,7 @@ use chasqui_contract::{
     AddressBook, Answer, Clock, Decision, Directory, Inbox, Ledger, Output, Provider, Routes, Stage, StoreError,
     Verdict,
 };
-use chasqui_schemas::{Channel, Delivery, Reason};
+use chasqui_schemas::{Channel, Delivery, Reason, trace::Attributes};
 
 use crate::{
     Config, ConfigError, Finished,
@@ -112,7 +112,7 @@ impl SendStage {
     }
 
     /// Whom to call, if anybody; and which providers were passed over, for the trace.
-    async fn plan(&self, delivery: &Delivery) -> Result<(Plan<'_>, Vec<(String, String)>), StoreError> {
+    async fn plan(&self, delivery: &Delivery) -> Result<(Plan<'_>, Attributes), StoreError> {
         let now = self.ports.clock.now();
         let stop = |reason| Ok((Plan::Stop(reason), Vec::new()));
         if delivery.expires_at.is_some_and(|expires_at| expires_at <= now) {
@@ -132,7 +132,7 @@ impl SendStage {
                 Err(refusal) => {
                     refusals.push(refusal);
                     let name = circuit.provider().name();
-                    passed_over.push((format!("skipped.{name}"), Reason::CircuitOpen.to_string()));
+                    passed_over.push((format!("skipped.{name}").into(), Reason::CircuitOpen.as_str().into()));
                 }
             }
         }
@@ -221,7 +221,7 @@ impl Stage for SendStage {
         let order: Vec<&str> = self.order(&delivery).into_iter().map(|circuit| circuit.provider().name()).collect();
         let since = delivery.sending_since.unwrap_or(started_at);
         let mut decision = decide_from(&delivery, &finished, policy, &order, since);
-        decision.attributes.extend(retired.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        decision.attributes.extend(retired.map(|(key, value)| (key.into(), value.into())));
         decision.attributes.extend(passed_over);
         Ok(decision)
     }

@@ -1,7 +1,7 @@
 //! What the crate's tests share: a provider that follows a script, deliveries.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -89,7 +89,6 @@ pub(crate) fn delivery_to(address: Address) -> Delivery {
         submitted_at: at(0),
         expires_at: None,
         collapse_key: None,
-        metadata: BTreeMap::new(),
         overrides: serde_json::Map::new(),
         unsubscribe_url: None,
         traceparent: None,

@@ -138,7 +138,7 @@ fn a_repeated_recipient_gets_one_notification_and_the_trace_says_so() {
         "category": "c", "template": "t",
         "recipients": ["ada", {"user": "ada"}, {"email": "Bob@example.com"}, {"email": "bob@EXAMPLE.com"}, "bob@example.com"]
     })));
-    assert_eq!(decision.attributes, [("repeated_recipients".to_owned(), "2".to_owned())]);
+    assert_eq!(decision.attributes, [("repeated_recipients".into(), "2".into())]);
     assert_eq!(notifications(decision).len(), 3);
 }
 

@@ -256,7 +256,7 @@ mod tests {
             span_id: 1,
             event: event.into(),
             state: state.into(),
-            attributes: vec![("notifications".to_owned(), notifications.to_owned())],
+            attributes: vec![("notifications".into(), notifications.into())],
             ..TraceEvent::default()
         }
     }

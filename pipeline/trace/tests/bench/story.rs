@@ -76,7 +76,6 @@ pub(crate) fn delivery(of: &Notification, address: Address) -> Delivery {
         submitted_at: of.submitted_at,
         expires_at: None,
         collapse_key: None,
-        metadata: Default::default(),
         overrides: serde_json::Map::new(),
         unsubscribe_url: None,
         traceparent: None,

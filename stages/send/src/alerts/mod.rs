@@ -276,7 +276,6 @@ fn delivery(alert: &Alert, address: &Address, now: Timestamp) -> Delivery {
         submitted_at: now,
         expires_at: None,
         collapse_key: None,
-        metadata: Default::default(),
         overrides: Default::default(),
         unsubscribe_url: None,
         traceparent: None,

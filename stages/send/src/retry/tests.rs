@@ -112,7 +112,7 @@ fn a_decision_tells_what_the_provider_said() {
     finished.answer.receipts = vec![(ReceiptKind::Delivered, receipt)];
     let decision = decide_from(&delivery(Channel::Push), &finished, &policy(Ambiguity::Hold), &["script"], at(0));
     let expected = [("code", "code"), ("detail", "words"), ("provider_message_id", "id-7")];
-    assert_eq!(decision.attributes, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    assert_eq!(decision.attributes, expected.map(|(k, v)| (k.into(), v.into())));
     assert_eq!(decision.receipts, finished.answer.receipts);
 }
 

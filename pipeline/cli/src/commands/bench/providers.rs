@@ -314,7 +314,6 @@ impl Target {
             submitted_at: now,
             expires_at: Some(now + SignedDuration::from_hours(12)),
             collapse_key: Some(format!("order-{n}")),
-            metadata: [("region".to_owned(), "eu-west-1".to_owned())].into(),
             overrides: serde_json::Map::new(),
             unsubscribe_url: html.then(|| format!("https://notify.example.com/u/{notification_id}")),
             traceparent: None,

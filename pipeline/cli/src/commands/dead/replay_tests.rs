@@ -31,7 +31,6 @@ fn delivery() -> Delivery {
         submitted_at: Timestamp::UNIX_EPOCH,
         expires_at: None,
         collapse_key: None,
-        metadata: BTreeMap::new(),
         overrides: serde_json::Map::new(),
         unsubscribe_url: None,
         traceparent: None,
