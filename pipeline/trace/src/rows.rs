@@ -43,6 +43,8 @@ pub(crate) struct Rows {
     pub(crate) words: Words,
     pub(crate) kinds: Vec<Kind>,
     kind_places: HashMap<Kind, u32>,
+    /// What kinds take at most, with their words.
+    kind_bytes: usize,
     /// Where each value ends in `text`; it begins where the one before ends.
     values: Vec<u32>,
     text: String,
@@ -58,6 +60,7 @@ impl Rows {
             words: Words::new(),
             kinds: Vec::new(),
             kind_places: HashMap::new(),
+            kind_bytes: 0,
             values: Vec::with_capacity(VALUES * rows),
             text: String::with_capacity(VALUES * VALUE_BYTES * rows),
         }
@@ -74,6 +77,7 @@ impl Rows {
         let kind: Kind = words.iter().map(|word| self.words.number(word)).collect();
         *self.kind_places.entry(kind).or_insert_with_key(|kind| {
             self.kinds.push(kind.clone());
+            self.kind_bytes += words.iter().map(|word| word.len() + 2 * size_of::<u32>()).sum::<usize>();
             self.kinds.len() as u32 - 1
         })
     }
@@ -112,7 +116,7 @@ impl Rows {
 
     /// Bytes that attributes take here: they have no bound of their own but that of a message.
     pub(crate) fn attribute_bytes(&self) -> usize {
-        self.text.len() + 4 * self.values.len()
+        self.text.len() + 4 * self.values.len() + self.kind_bytes
     }
 
     /// By trace and span. Only their keys are moved about, the rows once.
@@ -172,5 +176,28 @@ impl Rows {
         block.numbers("duration_ns", "UInt64", rows.iter().map(|row| row.duration_ns.to_le_bytes()));
         block.maps("attributes", &self.words, rows.iter().map(|row| self.attributes(row)));
         block
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chasqui_schemas::trace::{TraceEvent, encode};
+
+    use super::*;
+
+    #[test]
+    fn names_of_attributes_count_where_every_event_has_its_own() {
+        let named = |name: usize| (format!("{name:04}").into(), "".into());
+        let event = |first: usize| TraceEvent {
+            attributes: (first..first + 100).map(named).collect(),
+            ..TraceEvent::default()
+        };
+        let bytes = |events: &[TraceEvent]| {
+            let mut rows = Rows::with_capacity(events.len());
+            rows.read(&encode(events)).unwrap();
+            rows.attribute_bytes()
+        };
+        let (alike, apart) = (vec![event(0); 50], (0..50).map(|n| event(100 * n)).collect::<Vec<_>>());
+        assert!(bytes(&apart) > 3 * bytes(&alike), "{} and {}", bytes(&apart), bytes(&alike));
     }
 }

@@ -118,6 +118,7 @@ impl Writer {
             usual = batch.rows.len();
             let token = batch.token(self.intake.incarnation);
             let Batch { rows, held } = batch;
+            // On this thread, which has nothing else to do: memory that another one had freed would be kept apart.
             let inserts = encode(rows);
             match self.hold(&held, insert(&self.clickhouse, &inserts, &token)).await {
                 Ok(()) => self.settle(held, true).await,
