@@ -6,45 +6,39 @@
 //!
 //! [Native format]: https://clickhouse.com/docs/interfaces/formats/Native
 
-use std::collections::HashMap;
-
+use indexmap::IndexSet;
 use uuid::Uuid;
 
 /// Words that repeat, each once, by number; number 0 is the empty word.
 #[derive(Debug)]
-pub(crate) struct Words {
-    numbers: HashMap<String, u32>,
-    words: Vec<String>,
-}
+pub(crate) struct Words(IndexSet<String>);
 
 impl Words {
     pub(crate) fn new() -> Self {
-        Words { numbers: HashMap::from([(String::new(), 0)]), words: vec![String::new()] }
+        Words(IndexSet::from([String::new()]))
     }
 
     pub(crate) fn number(&mut self, word: &str) -> u32 {
-        if let Some(&number) = self.numbers.get(word) {
-            return number;
-        }
-        // Not reachable: memory ends before four billion words do.
-        let number = u32::try_from(self.words.len()).unwrap_or(0);
-        self.words.push(word.to_owned());
-        self.numbers.insert(word.to_owned(), number);
-        number
+        self.known(word).unwrap_or_else(|| number(self.0.insert_full(word.to_owned()).0))
     }
 
     /// The number of a word that is there already.
     pub(crate) fn known(&self, word: &str) -> Option<u32> {
-        self.numbers.get(word).copied()
+        self.0.get_index_of(word).map(number)
     }
 
     pub(crate) fn word(&self, number: u32) -> &str {
-        &self.words[number as usize]
+        &self.0[number as usize]
     }
 
-    pub(crate) fn all(&self) -> &[String] {
-        &self.words
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
+}
+
+fn number(place: usize) -> u32 {
+    // Not reachable: memory ends before four billion words do.
+    u32::try_from(place).unwrap_or(0)
 }
 
 /// A block under construction.
@@ -145,7 +139,7 @@ const OWN_DICTIONARY: u64 = 0x200 | 0x400;
 fn low_cardinality(body: &mut Vec<u8>, words: &Words, numbers: impl Iterator<Item = u32>) {
     // Numbers of all words, renumbered from 0 in the order in which they come.
     const UNUSED: u32 = u32::MAX;
-    let mut places = vec![UNUSED; words.all().len()];
+    let mut places = vec![UNUSED; words.len()];
     let mut used = Vec::new();
     let places: Vec<u32> = numbers
         .map(|number| {

@@ -4,9 +4,10 @@
 //! Pure. Rows leave sorted by the table's key, each key once: the server need not sort, and finds parts that no merge
 //! has to mend.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::cmp::Reverse;
 
 use chasqui_schemas::trace::{BatchError, Reader, Step, word};
+use indexmap::IndexSet;
 use uuid::Uuid;
 
 use crate::{
@@ -41,8 +42,7 @@ pub(crate) type Kind = Vec<u32>;
 pub(crate) struct Rows {
     pub(crate) rows: Vec<Row>,
     pub(crate) words: Words,
-    pub(crate) kinds: Vec<Kind>,
-    kind_places: HashMap<Kind, u32>,
+    pub(crate) kinds: IndexSet<Kind>,
     /// What kinds take at most, with their words.
     kind_bytes: usize,
     /// Where each value ends in `text`; it begins where the one before ends.
@@ -58,8 +58,7 @@ impl Rows {
         Rows {
             rows: Vec::with_capacity(rows),
             words: Words::new(),
-            kinds: Vec::new(),
-            kind_places: HashMap::new(),
+            kinds: IndexSet::new(),
             kind_bytes: 0,
             values: Vec::with_capacity(VALUES * rows),
             text: String::with_capacity(VALUES * VALUE_BYTES * rows),
@@ -75,11 +74,11 @@ impl Rows {
 
     fn kind(&mut self, words: &[&str]) -> u32 {
         let kind: Kind = words.iter().map(|word| self.words.number(word)).collect();
-        *self.kind_places.entry(kind).or_insert_with_key(|kind| {
-            self.kinds.push(kind.clone());
+        let (place, is_new) = self.kinds.insert_full(kind);
+        if is_new {
             self.kind_bytes += words.iter().map(|word| word.len() + 2 * size_of::<u32>()).sum::<usize>();
-            self.kinds.len() as u32 - 1
-        })
+        }
+        place as u32
     }
 
     fn push(&mut self, kind: u32, step: &Step) {

@@ -15,8 +15,9 @@
 //!
 //! Hostile input costs no memory: declared lengths are not trusted.
 
-use std::{collections::HashMap, error::Error};
+use std::error::Error;
 
+use indexmap::IndexSet;
 use rmp::{decode, encode};
 use uuid::Uuid;
 
@@ -85,16 +86,12 @@ impl Encoded {
 
 /// Writes a message.
 pub fn batch(events: &[Encoded]) -> Vec<u8> {
-    let mut places = HashMap::new();
-    let mut lists: Vec<&[u8]> = Vec::new();
+    let mut lists: IndexSet<&[u8]> = IndexSet::new();
     let mut body = Vec::with_capacity(events.iter().map(|event| event.len() - event.words).sum());
     array(&mut body, events.len());
     for event in events {
         let (words, fields) = event.bytes.split_at(event.words);
-        let place = *places.entry(words).or_insert_with(|| {
-            lists.push(words);
-            lists.len() - 1
-        });
+        let (place, _) = lists.insert_full(words);
         array(&mut body, 2);
         _ = encode::write_uint(&mut body, place as u64);
         body.extend_from_slice(fields);
