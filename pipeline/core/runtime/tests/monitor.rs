@@ -25,7 +25,7 @@ use tokio::time::sleep;
 const QUEUES: usize = 40 + 4 + 2 + 5;
 
 async fn server(dir: &Path, port: Option<u16>) -> Embedded {
-    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui");
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui");
     let nats = NatsOptions { port, max_file_store_bytes: 2 << 30, ..NatsOptions::default() };
     Embedded::start(Options { nats: Some(nats), clickhouse: None, ..Options::new(dir, cache) }, |_| {}).await.unwrap()
 }

@@ -295,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_request_is_told_at_once_so_that_nobody_waits_for_the_next() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui");
+        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui");
         let options =
             Options { nats: Some(NatsOptions::default()), clickhouse: None, ..Options::new(dir.path(), cache) };
         let server = Embedded::start(options, |_: &str| {}).await.unwrap();

@@ -13,7 +13,7 @@ use clickhouse::Client;
 use serde_json::Value;
 
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
 }
 
 /// A dashboard and the page beside it.

@@ -21,7 +21,7 @@ fn both(data_dir: &Path) -> Options {
     let child = ChildProgram { program: env!("CARGO_BIN_EXE_chasqui-clickhouse").into(), args: Vec::new() };
     Options {
         clickhouse: Some(ClickHouseOptions { child: Some(child), ..ClickHouseOptions::default() }),
-        ..Options::new(data_dir, Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui"))
+        ..Options::new(data_dir, Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui"))
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 fn cache() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui")
 }
 
 fn config(settings: &str) -> Config {

@@ -200,7 +200,7 @@ impl House {
 
 /// Where fetched programs are.
 pub fn cache() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui")
 }
 
 /// A `chasqui serve` process.

@@ -86,7 +86,7 @@ async fn a_producer_in_python_needs_only_nats() -> anyhow::Result<()> {
     let house = House::start(IMPATIENT).await?;
     let _worker = house.worker("")?;
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let packages = here.join("../../.cache/chasqui/python");
+    let packages = here.join("../../../.cache/chasqui/python");
     let python = |args: &[&str]| {
         let mut command = tokio::process::Command::new("python3");
         command.args(args).env("PYTHONPATH", &packages);

@@ -1,6 +1,6 @@
 //! The queries of `dashboards/queries/` on a real ClickHouse, as the users of `compose.yaml` and with the rights that these
 //! have: what Chasqui's user writes, Grafana's and the analysts' users can read. What Grafana asks is tried in
-//! `pipeline/harness/tests/dashboards.rs`.
+//! `pipeline/tools/testing/tests/dashboards.rs`.
 
 #![allow(clippy::expect_used, reason = "a test may fail")]
 

@@ -43,7 +43,7 @@ struct Bench {
 /// A server of its own per test, with the topology; `settings` change the defaults.
 async fn bench(settings: &str) -> Bench {
     let dir = tempfile::tempdir().unwrap();
-    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui");
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui");
     let mut options = Options::new(dir.path().join("data"), cache);
     options.nats = Some(NatsOptions::default());
     options.clickhouse = None;

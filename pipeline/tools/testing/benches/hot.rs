@@ -29,8 +29,8 @@ use serde_json::{Value, json};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const TEMPLATES: &str = include_str!("../../../schemas/fixtures/templates.json");
-const CATEGORIES: &str = include_str!("../../../schemas/fixtures/categories.json");
+const TEMPLATES: &str = include_str!("../../../../schemas/fixtures/templates.json");
+const CATEGORIES: &str = include_str!("../../../../schemas/fixtures/categories.json");
 /// Events in one message of the trace stream, at most.
 const EVENTS: usize = 500;
 
