@@ -19,7 +19,7 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY --from=build /usr/local/bin/chasqui /usr/local/bin/chasqui
 # Nobody in particular: all that Chasqui writes is the gateway's spool.
 COPY --from=build --chown=65532:65532 /spool /var/lib/chasqui
-ENV CHASQUI_GATEWAY__SPOOL_DIR=/var/lib/chasqui/gateway
+ENV CHASQUI_ENGAGEMENT__SPOOL_DIR=/var/lib/chasqui/gateway
 USER 65532:65532
 ENTRYPOINT ["chasqui"]
 CMD ["serve"]

@@ -4,7 +4,7 @@ CARGO ?= cargo
 .PHONY: demo up test bench check fmt clean
 
 demo: ## everything at work, in a minute
-	$(CARGO) run --quiet --package chasqui -- demo
+	$(CARGO) run --quiet --package chasqui-dev -- demo
 
 up: ## the same servers and stages, until Ctrl-C
 	$(CARGO) run --quiet --package chasqui -- up
@@ -14,7 +14,7 @@ test: ## the whole suite, on a real nats-server and a real ClickHouse
 	$(CARGO) test --workspace --no-fail-fast
 
 bench: ## throughput and latency beside a bare relay; builds with optimisation
-	$(CARGO) run --release --quiet --package chasqui -- bench
+	$(CARGO) run --release --quiet --package chasqui-dev -- bench
 
 check: ## what CI checks before the tests
 	$(CARGO) fmt --all --check

@@ -81,6 +81,15 @@ pub fn fraction(parts: &[&str]) -> f64 {
     (u64::from_be_bytes(first(&digest(&parts))) >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// The time inside a UUIDv7, in milliseconds since 1970. The partition hangs on it, so it may depend on nothing
+/// but the id: an id of another kind, which Chasqui never makes, has the time 0 and is forgotten soon.
+pub fn embedded_ms(id: Uuid) -> i64 {
+    match id.get_version_num() {
+        7 => i64::try_from(id.as_u128() >> 80).unwrap_or(0),
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

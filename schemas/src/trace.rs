@@ -13,6 +13,9 @@ use uuid::Uuid;
 
 pub use self::batch::{BatchError, Encoded, Reader, Step, batch, decode, encode};
 
+/// The `stage` of an event that a receipt made.
+pub const RECEIPT_STAGE: &str = "receipt";
+
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use chasqui_schemas::{Channel, Lane, Reason, Stage, subject};
-use chasqui_trace::stats::Dimension;
+use chasqui_schemas::{Lane, Reason, Stage, subject};
+use chasqui_warehouse::stats::Dimension;
 use clap::{Parser, Subcommand};
 use jiff::{Span, Timestamp, tz::TimeZone};
 use uuid::Uuid;
@@ -13,18 +13,16 @@ use crate::worker::Role;
 /// A notification pipeline over NATS JetStream with traces in ClickHouse.
 #[derive(Debug, Parser)]
 #[command(name = "chasqui", version, propagate_version = true)]
-pub(crate) struct Args {
+pub struct Args {
     /// Your settings; `chasqui config` prints all of them with their defaults.
     #[arg(long, short, global = true, env = "CHASQUI_CONFIG")]
-    pub(crate) config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Shows everything at work, embedded, in a minute; fails if a notification is unaccounted for.
-    Demo(DemoArgs),
+pub enum Command {
     /// One-machine mode: starts NATS, ClickHouse and all stages, and stays.
     Up(UpArgs),
     /// Runs stages against the configured servers, until SIGTERM or Ctrl-C.
@@ -59,113 +57,97 @@ pub(crate) enum Command {
     Dead(DeadCommand),
     /// Erases a user from the buckets and from ClickHouse, and tells what remains until when.
     Forget(ForgetArgs),
-    /// Measures throughput and latency, embedded, beside a bare relay.
-    Bench(BenchArgs),
-    /// Serves the vendors' APIs on loopback, for `bench --channel`, until standard input ends.
-    #[command(hide = true)]
-    Lab,
     /// Prints every setting with its default and its meaning.
     Config,
 }
 
 impl Command {
     /// Commands whose output is for reading are silent unless something is wrong.
-    pub(crate) fn default_log_filter(&self) -> Option<&'static str> {
+    pub fn default_log_filter(&self) -> Option<&'static str> {
         match self {
             Command::Serve(_) | Command::Up(_) => None,
-            Command::Demo(_) | Command::Bench(_) => Some("error"),
             _ => Some("warn"),
         }
     }
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct StatsArgs {
+pub struct StatsArgs {
     /// Submitted since: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, default_value = "24h", value_parser = since)]
-    pub(crate) since: Timestamp,
+    pub since: Timestamp,
     /// What deliveries are told apart by: app, category, template, variant, locale, channel, provider, lane or hour.
     #[arg(long, default_value = "channel", value_parser = dimension)]
-    pub(crate) by: Dimension,
+    pub by: Dimension,
     /// Prints JSON.
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct QueuesArgs {
+pub struct QueuesArgs {
     /// Again every second, until Ctrl-C.
     #[arg(long)]
-    pub(crate) watch: bool,
+    pub watch: bool,
     /// Prints JSON.
     #[arg(long, conflicts_with = "watch")]
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct UpArgs {
+pub struct UpArgs {
     /// Serves `/healthz`, `/readyz` and `/metrics` (Prometheus) here. Example: 127.0.0.1:8080.
     #[arg(long, env = "CHASQUI_HEALTH")]
-    pub(crate) health: Option<SocketAddr>,
+    pub health: Option<SocketAddr>,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct DemoArgs {
-    /// Submissions to publish, beside the fixed ones of the story.
-    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(0..=100_000))]
-    pub(crate) count: u32,
-    /// Stays afterwards, to look around, until Ctrl-C.
-    #[arg(long)]
-    pub(crate) stay: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct ServeArgs {
+pub struct ServeArgs {
     /// Only these, separated by commas: stages, and the services deferred, receipts, writer, exporter,
     /// monitor and gateway. All if absent.
     #[arg(long, value_delimiter = ',')]
-    pub(crate) stages: Vec<Role>,
+    pub stages: Vec<Role>,
     /// Creates or updates streams and tables first, as `migrate` does.
     #[arg(long)]
-    pub(crate) migrate: bool,
+    pub migrate: bool,
     /// Serves `/healthz`, `/readyz` and `/metrics` (Prometheus) here. Example: 127.0.0.1:8080.
     #[arg(long, env = "CHASQUI_HEALTH")]
-    pub(crate) health: Option<SocketAddr>,
+    pub health: Option<SocketAddr>,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct SendArgs {
+pub struct SendArgs {
     /// The submission: JSON, or MessagePack in a file called `.msgpack`; `-` reads JSON from standard input.
-    pub(crate) file: PathBuf,
+    pub file: PathBuf,
     /// The app that publishes.
     #[arg(long, default_value = "cli")]
-    pub(crate) app: String,
+    pub app: String,
     /// The lane to publish on.
     #[arg(long, default_value_t = Lane::Normal)]
-    pub(crate) lane: Lane,
+    pub lane: Lane,
     /// Waits until it has come to an end, 30 s at most, and prints its trace.
     #[arg(long)]
-    pub(crate) wait: bool,
+    pub wait: bool,
     /// Prints JSON.
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct TraceArgs {
+pub struct TraceArgs {
     /// Of a notification, request, delivery or transaction.
-    pub(crate) id: String,
+    pub id: String,
     /// Stays, and shows what happens, until all of it has come to an end, or until Ctrl-C. With `--json`, a line for each
     /// change.
     #[arg(long)]
-    pub(crate) follow: bool,
+    pub follow: bool,
     /// Prints JSON.
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum RecordsCommand {
+pub enum RecordsCommand {
     /// Writes many: a JSON object of records by name, or one `{"name": …, "record": …}` a line; `-` is standard input.
     Import {
         /// The file.
@@ -193,7 +175,7 @@ pub(crate) enum RecordsCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum DeadCommand {
+pub enum DeadCommand {
     /// Lists them, newest last.
     List {
         #[command(flatten)]
@@ -236,79 +218,40 @@ pub(crate) enum DeadCommand {
 }
 
 #[derive(Debug, Default, PartialEq, clap::Args)]
-pub(crate) struct DeadFilter {
+pub struct DeadFilter {
     /// Only with this reason code.
     #[arg(long, value_parser = reason)]
-    pub(crate) reason: Option<Reason>,
+    pub reason: Option<Reason>,
     /// Only from this stage, or from the services `trace` and `receipt`; rejected submissions are validate's.
     #[arg(long, value_parser = dead_stage)]
-    pub(crate) stage: Option<String>,
+    pub stage: Option<String>,
     /// Only from this provider.
     #[arg(long)]
-    pub(crate) provider: Option<String>,
+    pub provider: Option<String>,
     /// Only of this notification, delivery or rejected request.
     #[arg(long)]
-    pub(crate) notification: Option<Uuid>,
+    pub notification: Option<Uuid>,
     /// Only since: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, value_parser = since)]
-    pub(crate) since: Option<Timestamp>,
+    pub since: Option<Timestamp>,
     /// Only until: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, value_parser = since)]
-    pub(crate) until: Option<Timestamp>,
+    pub until: Option<Timestamp>,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct ForgetArgs {
+pub struct ForgetArgs {
     /// The user's id.
-    pub(crate) user: String,
+    pub user: String,
     /// Only says what would be erased, and what would remain.
     #[arg(long)]
-    pub(crate) dry_run: bool,
+    pub dry_run: bool,
     /// Does not ask.
     #[arg(long)]
-    pub(crate) yes: bool,
+    pub yes: bool,
     /// Prints JSON.
     #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct BenchArgs {
-    /// Measures the providers of this channel instead, `push` or `email`, beside a bare HTTP client: sends a second.
-    #[arg(long, value_parser = measured_channel)]
-    pub(crate) channel: Option<Channel>,
-    /// Notifications in the throughput run; sends in each run of each provider.
-    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
-    pub(crate) notifications: u32,
-    /// Notifications a second in the latency run, for ten seconds.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(crate) rate: u32,
-    /// Bulk notifications in the queue while critical ones pass them; 0 leaves that run out.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=2_000_000))]
-    pub(crate) bulk: u32,
-    /// A process for each stage and service, instead of one for all.
-    #[arg(long)]
-    pub(crate) split: bool,
-    /// Throughput runs, each with a bare relay after it; medians are printed.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) pairs: u32,
-    /// Instead: how fast traces are written, how soon ClickHouse answers, and what they take on disk.
-    #[arg(long)]
-    pub(crate) traces: bool,
-    /// Spans to write for that.
-    #[arg(long, requires = "traces", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000_000))]
-    pub(crate) spans: u64,
-    /// Where the queries are that are asked then.
-    #[arg(long, requires = "traces", default_value = "dashboards/queries")]
-    pub(crate) queries: PathBuf,
-    /// Prints one JSON object.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-fn measured_channel(word: &str) -> Result<Channel, String> {
-    let channels = [Channel::Push, Channel::Email];
-    channels.into_iter().find(|channel| channel.as_str() == word).ok_or_else(|| "expected push or email".to_owned())
+    pub json: bool,
 }
 
 fn reason(word: &str) -> Result<Reason, String> {

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const CONNECTIONS: usize = 16;
 
 /// What a process needs.
-pub(crate) struct Health {
+pub struct Health {
     metrics: Metrics,
     /// None where it does without.
     nats: Option<Client>,
@@ -52,12 +52,12 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    pub(crate) fn new(metrics: Metrics, nats: Option<Client>, clickhouse: Option<clickhouse::Client>) -> Self {
+    pub fn new(metrics: Metrics, nats: Option<Client>, clickhouse: Option<clickhouse::Client>) -> Self {
         Health { metrics, nats, clickhouse, apart_at: Mutex::new(Instant::now()) }
     }
 
     /// Answers for as long as it is polled.
-    pub(crate) async fn serve(self, listener: TcpListener) {
+    pub async fn serve(self, listener: TcpListener) {
         let health = Arc::new(self);
         let router = Router::new()
             .route("/healthz", get(healthy))
@@ -65,7 +65,7 @@ impl Health {
             .route("/metrics", get(metrics))
             .with_state(Arc::clone(&health));
         let never = CancellationToken::new();
-        tokio::join!(chasqui_gateway::server::serve(listener, router, CONNECTIONS, &never), health.look());
+        tokio::join!(chasqui_http::serve(listener, router, CONNECTIONS, &never), health.look());
     }
 
     async fn look(&self) {

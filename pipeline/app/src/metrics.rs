@@ -62,7 +62,7 @@ const HELP: [(&str, &str); 29] = [
 
 /// All that was counted. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Metrics(Arc<Mutex<Kept>>);
+pub struct Metrics(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -129,7 +129,7 @@ impl Metrics {
     }
 
     /// The loops that have not moved for longer than `limit`.
-    pub(crate) fn stalled(&self, now: Instant, limit: Duration) -> Vec<String> {
+    pub fn stalled(&self, now: Instant, limit: Duration) -> Vec<String> {
         let kept = self.kept();
         let beats = kept.families.get(BEATS).into_iter().flat_map(|family| &family.series);
         let stalled = beats.filter(|(_, series)| now.duration_since(series.updated_at) > limit);
@@ -137,7 +137,7 @@ impl Metrics {
     }
 
     /// All of it as Prometheus reads it (text format 0.0.4).
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let kept = self.kept();
         let mut text = String::new();
         for (name, family) in &kept.families {

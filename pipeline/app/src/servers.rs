@@ -5,63 +5,69 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use async_nats::{Client, jetstream};
 use chasqui_embedded::{ClickHouseOptions, Embedded, NatsOptions, Options, SyncInterval};
-use chasqui_runtime::{Config, config, topology};
+use chasqui_nats::{
+    connection,
+    settings::{Always, SyncInterval as NatsSync},
+};
+use chasqui_runtime::topology;
 use chasqui_schemas::{Lane, Stage, stream};
-use chasqui_stores::{connection, pepper};
-use chasqui_trace::MigrateSettings;
+use chasqui_stores::pepper;
+use chasqui_warehouse::MigrateSettings;
 use serde::{Deserialize, Serialize};
+
+use crate::settings::Settings;
 
 /// Where servers are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Addresses {
-    pub(crate) nats: String,
-    pub(crate) clickhouse: String,
+pub struct Addresses {
+    pub nats: String,
+    pub clickhouse: String,
 }
 
 impl Addresses {
     /// The configured addresses; what is not configured, `chasqui up` may be running.
-    pub(crate) fn find(config: &Config) -> anyhow::Result<Self> {
+    pub fn find(config: &Settings) -> anyhow::Result<Self> {
         Ok(Addresses { nats: nats_url(config)?, clickhouse: clickhouse_url(config)? })
     }
 
     /// Connects to NATS.
-    pub(crate) async fn nats(&self, config: &Config) -> anyhow::Result<Client> {
+    pub async fn nats(&self, config: &Settings) -> anyhow::Result<Client> {
         Ok(connection::connect(&self.nats, &config.nats.connect_options()?).await?)
     }
 
     /// The same, but a server that does not answer is waited for in the background.
-    pub(crate) async fn nats_some_time(&self, config: &Config) -> anyhow::Result<Client> {
+    pub async fn nats_some_time(&self, config: &Settings) -> anyhow::Result<Client> {
         Ok(connection::connect_some_time(&self.nats, &config.nats.connect_options()?).await?)
     }
 
     /// A client of ClickHouse; it connects when used.
-    pub(crate) fn clickhouse(&self, config: &Config) -> anyhow::Result<clickhouse::Client> {
+    pub fn clickhouse(&self, config: &Settings) -> anyhow::Result<clickhouse::Client> {
         let settings = &config.clickhouse;
         let mut client = clickhouse::Client::default()
             .with_url(&self.clickhouse)
             .with_database(&settings.database)
             .with_user(&settings.user);
-        if let Some(password) = settings.password()? {
-            client = client.with_password(password);
+        if let Some(password) = settings.password.read("clickhouse.password")? {
+            client = client.with_password(password.expose());
         }
         Ok(client)
     }
 
     /// Brings streams, buckets and tables up to date.
-    pub(crate) async fn migrate(&self, config: &Config) -> anyhow::Result<()> {
+    pub async fn migrate(&self, config: &Settings) -> anyhow::Result<()> {
         let client = self.nats(config).await?;
         topology::migrate(&client, &self.nats, &config.streams, &config.runner).await?;
         topology::migrate_export(&client, config.export.is_on(), &config.runner).await?;
         // Made up now where there is none yet, and wrong settings told now.
-        pepper(&jetstream::new(client), config.privacy.key()?.as_deref()).await?;
+        pepper(&jetstream::new(client), config.privacy.secret()?.as_ref()).await?;
         let clickhouse = self.clickhouse(config)?;
-        chasqui_trace::migrate(&clickhouse, &schema(config)).await?;
+        chasqui_warehouse::migrate(&clickhouse, &schema(config)).await?;
         Ok(())
     }
 }
 
 /// How ClickHouse's tables are to be.
-pub(crate) fn schema(config: &Config) -> MigrateSettings {
+pub fn schema(config: &Settings) -> MigrateSettings {
     MigrateSettings {
         database: config.clickhouse.database.clone(),
         retention_days: config.clickhouse.ttl_days,
@@ -71,17 +77,17 @@ pub(crate) fn schema(config: &Config) -> MigrateSettings {
 }
 
 /// Servers of our own, for as long as this lives; where the configuration names one, that one.
-pub(crate) struct OwnServers {
-    pub(crate) addresses: Addresses,
-    pub(crate) embedded: Embedded,
+pub struct OwnServers {
+    pub addresses: Addresses,
+    pub embedded: Embedded,
     /// Told to other commands by a file, while we run.
     address_file: Option<PathBuf>,
 }
 
 impl OwnServers {
     /// Starts them in `data_dir`. `tell` lets other commands find them.
-    pub(crate) async fn start(
-        config: &Config,
+    pub async fn start(
+        config: &Settings,
         data_dir: &Path,
         tell: bool,
         progress: impl Fn(&str) + Send + Sync + 'static,
@@ -113,7 +119,7 @@ impl OwnServers {
     }
 
     /// Stops them in order.
-    pub(crate) async fn shutdown(self) {
+    pub async fn shutdown(self) {
         if let Some(file) = &self.address_file {
             // A stale file only makes the next command fail to connect.
             _ = std::fs::remove_file(file);
@@ -123,24 +129,24 @@ impl OwnServers {
 }
 
 /// Connects to NATS alone: for commands that work while nobody knows where ClickHouse is.
-pub(crate) async fn nats_alone(config: &Config) -> anyhow::Result<Client> {
+pub async fn nats_alone(config: &Settings) -> anyhow::Result<Client> {
     Addresses { nats: nats_url(config)?, clickhouse: String::new() }.nats(config).await
 }
 
 /// A client of ClickHouse alone.
-pub(crate) fn clickhouse_alone(config: &Config) -> anyhow::Result<clickhouse::Client> {
+pub fn clickhouse_alone(config: &Settings) -> anyhow::Result<clickhouse::Client> {
     Addresses { nats: String::new(), clickhouse: clickhouse_url(config)? }.clickhouse(config)
 }
 
-fn nats_url(config: &Config) -> anyhow::Result<String> {
+fn nats_url(config: &Settings) -> anyhow::Result<String> {
     configured_or_up(config, &config.nats.url, |up| up.nats, "nats.url")
 }
 
-fn clickhouse_url(config: &Config) -> anyhow::Result<String> {
+fn clickhouse_url(config: &Settings) -> anyhow::Result<String> {
     configured_or_up(config, &config.clickhouse.url, |up| up.clickhouse, "clickhouse.url")
 }
 
-fn configured_or_up(config: &Config, url: &str, pick: fn(Addresses) -> String, key: &str) -> anyhow::Result<String> {
+fn configured_or_up(config: &Settings, url: &str, pick: fn(Addresses) -> String, key: &str) -> anyhow::Result<String> {
     if !url.is_empty() {
         return Ok(url.to_owned());
     }
@@ -154,14 +160,14 @@ fn address_file(data_dir: &Path) -> PathBuf {
     data_dir.join("addresses.json")
 }
 
-fn nats_options(config: &Config) -> NatsOptions {
+fn nats_options(config: &Settings) -> NatsOptions {
     let settings = &config.embedded;
     NatsOptions {
         binary: path(&settings.nats_server),
         port: port(settings.nats_port),
         sync_interval: match config.nats.sync_interval {
-            config::SyncInterval::Word(config::Always::Always) => SyncInterval::Always,
-            config::SyncInterval::Seconds(seconds) => SyncInterval::Every(std::time::Duration::from_secs(seconds)),
+            NatsSync::Word(Always::Always) => SyncInterval::Always,
+            NatsSync::Seconds(seconds) => SyncInterval::Every(std::time::Duration::from_secs(seconds)),
         },
         max_file_store_bytes: settings.nats_disk_bytes,
         memory_limit_bytes: Some(settings.nats_memory_bytes),
@@ -178,7 +184,7 @@ fn port(port: u16) -> Option<u16> {
 }
 
 /// Refuses to go on where `migrate` has not run.
-pub(crate) async fn require_topology(client: &Client) -> anyhow::Result<()> {
+pub async fn require_topology(client: &Client) -> anyhow::Result<()> {
     let context = jetstream::new(client.clone());
     if context.get_stream(stream::of_stage(Stage::Validate, Lane::Normal)).await.is_err() {
         bail!("the streams do not exist: run `chasqui migrate` first");

@@ -7,7 +7,6 @@
 use std::io::IsTerminal;
 
 use anyhow::Context;
-use chasqui_runtime::{Config, config::LogFormat};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
@@ -22,7 +21,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::metrics::Metrics;
+use crate::{
+    metrics::Metrics,
+    settings::{LogFormat, Settings},
+};
 
 /// Batch spans.
 const SPANS: &str = "chasqui::batch";
@@ -31,14 +33,14 @@ const METRICS: &str = "chasqui::metrics";
 
 /// Exporters to flush at the end.
 #[derive(Default)]
-pub(crate) struct Telemetry {
+pub struct Telemetry {
     spans: Option<SdkTracerProvider>,
     metrics: Option<SdkMeterProvider>,
 }
 
 /// Begins to log and to export. `filter` stands in for `log.filter`; RUST_LOG overrides both. Where there is none, the
 /// process serves, and `kept` keeps its metrics to be asked for.
-pub(crate) fn start(config: &Config, filter: Option<&str>, kept: &Metrics) -> anyhow::Result<Telemetry> {
+pub fn start(config: &Settings, filter: Option<&str>, kept: &Metrics) -> anyhow::Result<Telemetry> {
     let mut telemetry = Telemetry::default();
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
 
@@ -82,7 +84,7 @@ pub(crate) fn start(config: &Config, filter: Option<&str>, kept: &Metrics) -> an
 
 impl Telemetry {
     /// Sends what is left. A collector that is away must not keep us.
-    pub(crate) fn shutdown(self) {
+    pub fn shutdown(self) {
         if let Some(spans) = self.spans {
             _ = spans.shutdown();
         }

@@ -8,20 +8,24 @@ use chasqui_contract::{Clock, SystemClock};
 use chasqui_dedupe::Dedupe;
 use chasqui_enrich::Enrich;
 use chasqui_filter::Filter;
-use chasqui_gateway::Gateway;
+use chasqui_nats::{
+    Publisher,
+    settings::{Always, SyncInterval},
+};
 use chasqui_prioritize::Prioritize;
 use chasqui_render::Render;
 use chasqui_runtime::{
-    Broker, Config,
-    config::{Always, SyncInterval},
+    Broker,
     lanes::{OTHERS, URGENT},
-    run_deferred, run_monitor, run_stage, topology,
+    run_deferred, run_stage, topology,
 };
 use chasqui_schemas::{Lane, Pepper, Stage};
 use chasqui_send::{Ports, SendStage};
-use chasqui_stores::{directory::NatsDirectory, inbox::NatsInbox, ledger::NatsLedger, pepper, publisher::Publisher};
-use chasqui_trace::{TraceSink, WriterSettings, run_exporter, run_receipts, run_writer};
+use chasqui_services::{run_monitor, run_receipts};
+use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, pepper};
+use chasqui_trace::TraceSink;
 use chasqui_validate::Validate;
+use chasqui_warehouse::{WriterSettings, run_exporter, run_writer};
 use tokio::{
     runtime::{self, Handle, Runtime},
     task::JoinSet,
@@ -29,14 +33,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    gateway::Gateway,
     health::Health,
     metrics::Metrics,
     servers::{Addresses, require_topology},
+    settings::Settings,
 };
 
 /// What a process can do: a stage, or one of the services beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub enum Role {
     Stage(Stage),
     /// Returns deferred messages when due.
     Deferred,
@@ -53,7 +59,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    pub(crate) fn all() -> Vec<Role> {
+    pub fn all() -> Vec<Role> {
         let stages = Stage::ALL.into_iter().map(Role::Stage);
         let services = [Role::Deferred, Role::Receipts, Role::Writer, Role::Exporter, Role::Monitor, Role::Gateway];
         stages.chain(services).collect()
@@ -91,7 +97,7 @@ impl FromStr for Role {
 /// Stages are there twice: for the critical lane, on a thread and a connection of its own, with stores and providers of
 /// its own, so that nothing it needs is ever shared with a backlog; and for the other lanes. The writer has a thread and a
 /// connection too, because it works on many rows at a time.
-pub(crate) struct Worker {
+pub struct Worker {
     /// What its roles cannot do without.
     nats: Option<Client>,
     clickhouse: Option<clickhouse::Client>,
@@ -99,7 +105,7 @@ pub(crate) struct Worker {
     tasks: JoinSet<anyhow::Result<()>>,
     threads: Vec<Thread>,
     /// Where the gateway listens, if there is one.
-    pub(crate) gateway: Option<SocketAddr>,
+    pub gateway: Option<SocketAddr>,
 }
 
 /// The runtime of one thread, for what shares none with others.
@@ -116,7 +122,7 @@ impl Drop for Thread {
 
 impl Worker {
     /// Starts `roles`.
-    pub(crate) async fn start(config: &Config, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<Self> {
+    pub async fn start(config: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<Self> {
         let mut worker = Worker {
             nats: None,
             clickhouse: None,
@@ -136,7 +142,7 @@ impl Worker {
     }
 
     /// Starts `roles`, all of which need a broker.
-    async fn open(&mut self, config: &Config, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<()> {
+    async fn open(&mut self, config: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<()> {
         let client = addresses.nats(config).await?;
         topology::check_server(&client, &addresses.nats)?;
         require_topology(&client).await?;
@@ -177,7 +183,7 @@ impl Worker {
         Ok(handle)
     }
 
-    fn stage(&mut self, stage: Stage, config: &Config, parts: &Parts, on: &Handle) -> anyhow::Result<()> {
+    fn stage(&mut self, stage: Stage, config: &Settings, parts: &Parts, on: &Handle) -> anyhow::Result<()> {
         let directory = Arc::clone(&parts.directory);
         let clock = Arc::clone(&parts.broker.clock);
         match stage {
@@ -188,8 +194,10 @@ impl Worker {
                 self.run(filter, config, parts, on);
             }
             Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, config, parts, on),
-            Stage::Render => self.run(Render::new(directory, parts.gateway.links()?), config, parts, on),
-            Stage::Prioritize => self.run(Prioritize { clock, routes: parts.send.routes() }, config, parts, on),
+            Stage::Render => {
+                self.run(Render::new(directory, config.links.open(&config.gateway.public_url)?), config, parts, on)
+            }
+            Stage::Prioritize => self.run(Prioritize { clock, routes: config.send.routes() }, config, parts, on),
             Stage::Send => {
                 let ports = Ports {
                     ledger: parts.ledger.clone(),
@@ -198,8 +206,8 @@ impl Worker {
                     inbox: Arc::new(NatsInbox::new(parts.broker.publisher.clone())),
                     clock,
                 };
-                let send = SendStage::from_config(&parts.send, ports)?;
-                config.check_longest_call(send.longest_call())?;
+                let send = SendStage::from_config(&config.send, ports)?;
+                config.runner.check_longest_call(send.longest_call())?;
                 self.run(send, config, parts, on);
             }
         }
@@ -207,10 +215,10 @@ impl Worker {
     }
 
     /// One runner per queue of the stage.
-    fn run<S: chasqui_contract::Stage>(&mut self, stage: S, config: &Config, parts: &Parts, on: &Handle) {
+    fn run<S: chasqui_contract::Stage>(&mut self, stage: S, config: &Settings, parts: &Parts, on: &Handle) {
         let stage = Arc::new(stage);
         for channel in topology::queues(S::STAGE) {
-            let (broker, settings) = (parts.broker.clone(), config.runner.settings());
+            let (broker, settings) = (parts.broker.clone(), config.runner.limits());
             let runner = run_stage(Arc::clone(&stage), channel, parts.lanes, broker, settings, self.stop.clone());
             self.tasks.spawn_on(async move { runner.await.with_context(|| S::STAGE.to_string()) }, on);
         }
@@ -219,7 +227,7 @@ impl Worker {
     async fn service(
         &mut self,
         role: Role,
-        config: &Config,
+        config: &Settings,
         addresses: &Addresses,
         parts: &Parts,
     ) -> anyhow::Result<()> {
@@ -269,13 +277,12 @@ impl Worker {
         Ok(())
     }
 
-    async fn open_gateway(&mut self, config: &Config, addresses: &Addresses, client: Client) -> anyhow::Result<()> {
-        let settings = chasqui_gateway::Config::read(&config.gateway)?;
-        if settings.is_on() {
-            let gateway = Gateway::bind(&settings, client, Arc::new(SystemClock)).await?;
-            let gateway = gateway.with_ui(addresses.clickhouse(config)?)?;
-            self.gateway = Some(gateway.address());
-            tracing::info!(address = %gateway.address(), "the gateway listens");
+    async fn open_gateway(&mut self, config: &Settings, addresses: &Addresses, client: Client) -> anyhow::Result<()> {
+        if config.gateway.is_on() {
+            let gateway = Gateway::bind(config, client, addresses.clickhouse(config)?, Arc::new(SystemClock)).await?;
+            let address = gateway.address()?;
+            self.gateway = Some(address);
+            tracing::info!(%address, "the gateway listens");
             let stop = self.stop.clone();
             self.tasks.spawn(async move {
                 gateway.run(stop).await;
@@ -286,12 +293,12 @@ impl Worker {
     }
 
     /// What probes are answered from.
-    pub(crate) fn health(&self, metrics: Metrics) -> Health {
+    pub fn health(&self, metrics: Metrics) -> Health {
         Health::new(metrics, self.nats.clone(), self.clickhouse.clone())
     }
 
     /// Runs until a role fails or `stopped` is ready; then drains all.
-    pub(crate) async fn run_until(mut self, stopped: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub async fn run_until(mut self, stopped: impl Future<Output = ()>) -> anyhow::Result<()> {
         tokio::select! {
             () = stopped => self.stop().await,
             ended = self.tasks.join_next() => {
@@ -306,7 +313,7 @@ impl Worker {
     }
 
     /// Drains all roles: what has begun is finished and acknowledged, within `runner.drain_ms`.
-    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+    pub async fn stop(mut self) -> anyhow::Result<()> {
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {
             ended.context("a role panicked")??;
@@ -316,7 +323,7 @@ impl Worker {
 }
 
 /// Publishes as it costs these servers least.
-pub(crate) fn publisher(context: &jetstream::Context, config: &Config) -> Publisher {
+pub fn publisher(context: &jetstream::Context, config: &Settings) -> Publisher {
     let publisher = Publisher::new(context.clone());
     match config.nats.sync_interval {
         SyncInterval::Word(Always::Always) => publisher,
@@ -331,12 +338,10 @@ struct Parts {
     directory: Arc<NatsDirectory>,
     ledger: Arc<NatsLedger>,
     pepper: Pepper,
-    send: chasqui_send::Config,
-    gateway: chasqui_gateway::Config,
 }
 
 impl Parts {
-    async fn open(config: &Config, client: Client, lanes: &'static [Lane]) -> anyhow::Result<Self> {
+    async fn open(config: &Settings, client: Client, lanes: &'static [Lane]) -> anyhow::Result<Self> {
         let context = jetstream::new(client.clone());
         let publisher = publisher(&context, config);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -348,10 +353,8 @@ impl Parts {
             lanes,
             directory: Arc::new(NatsDirectory::open(&context).await?),
             ledger: Arc::new(ledger),
-            pepper: pepper(&context, config.privacy.key()?.as_deref()).await?,
+            pepper: pepper(&context, config.privacy.secret()?.as_ref()).await?,
             broker: Broker { client, traces: TraceSink::start(&publisher), publisher, clock },
-            send: serde_json::from_value(config.send.clone()).context("the [send] settings are wrong")?,
-            gateway: chasqui_gateway::Config::read(&config.gateway)?,
         })
     }
 }

@@ -10,48 +10,34 @@ use std::{
 
 use async_nats::jetstream;
 use bytes::Bytes;
-use chasqui_embedded::{Embedded, NatsOptions, Options};
-use chasqui_runtime::{Config, topology};
+use chasqui_nats::{Outgoing, Publisher};
 use chasqui_schemas::{
     Channel, Lane, Notification, Stage, envelope, header,
     notification::{Message, Recipient, Request},
     stream, subject,
 };
-use chasqui_stores::{ConnectOptions, Outgoing, Publisher, connect};
+use chasqui_testing::servers::Nats;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// A nats-server with every stream and bucket, gone when dropped.
 struct House {
-    embedded: Embedded,
+    nats: Nats,
     context: jetstream::Context,
-    dir: tempfile::TempDir,
 }
 
 impl House {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let options = Options {
-            nats: Some(NatsOptions { max_file_store_bytes: 2 << 30, ..NatsOptions::default() }),
-            clickhouse: None,
-            ..Options::new(dir.path().join("data"), concat!(env!("CARGO_TARGET_TMPDIR"), "/embedded"))
-        };
-        let embedded = Embedded::start(options, |_| {}).await.unwrap();
-        let url = embedded.nats_url().unwrap();
-        let client = connect(url, &ConnectOptions::default()).await.unwrap();
-        let mut config = Config::load(chasqui_send::DEFAULTS, None).unwrap();
-        config.streams.queue_bytes = 64 << 20;
-        config.streams.trace_bytes = 64 << 20;
-        topology::migrate(&client, url, &config.streams, &config.runner).await.unwrap();
-        House { context: jetstream::new(client), embedded, dir }
+        let nats = Nats::with_streams().await;
+        House { context: nats.context().await, nats }
     }
 
     /// Runs `chasqui` to its end, with `input` on its standard input.
     fn run_with(&self, arguments: &[&str], input: &str) -> Output {
         let mut child = Command::new(env!("CARGO_BIN_EXE_chasqui"))
             .args(arguments)
-            .current_dir(self.dir.path())
-            .env("CHASQUI_NATS__URL", self.embedded.nats_url().unwrap())
+            .current_dir(self.nats.dir())
+            .env("CHASQUI_NATS__URL", self.nats.url())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -77,7 +63,7 @@ impl House {
     }
 
     fn file(&self, name: &str, text: &str) {
-        std::fs::write(self.dir.path().join(name), text).unwrap();
+        std::fs::write(self.nats.dir().join(name), text).unwrap();
     }
 
     async fn bury(&self, subject: String, headers: &[(&'static str, &str)], payload: &[u8]) -> u64 {
@@ -350,8 +336,8 @@ async fn queues_are_shown_again_until_the_reader_has_seen_enough() {
     let house = House::new().await;
     let mut child = Command::new(env!("CARGO_BIN_EXE_chasqui"))
         .args(["queues", "--watch"])
-        .current_dir(house.dir.path())
-        .env("CHASQUI_NATS__URL", house.embedded.nats_url().unwrap())
+        .current_dir(house.nats.dir())
+        .env("CHASQUI_NATS__URL", house.nats.url())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

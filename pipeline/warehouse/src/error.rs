@@ -1,10 +1,11 @@
 //! What can go wrong for good. Whatever passes by itself is waited for where it happens.
 
-use std::error::Error;
+use chasqui_nats::reader::ReadError;
+use chasqui_settings::SettingsError;
 
-/// Traces cannot be written or read.
+/// ClickHouse cannot be written to or read.
 #[derive(Debug, thiserror::Error)]
-pub enum TraceError {
+pub enum WarehouseError {
     /// ClickHouse did not do what was asked.
     #[error("{what}: ClickHouse did not answer as it should")]
     ClickHouse {
@@ -28,21 +29,16 @@ pub enum TraceError {
         /// What is wrong with them.
         problem: String,
     },
-    /// The stream or its consumer is not there, or JetStream cannot be reached.
-    #[error("cannot read consumer `{consumer}` of stream `{stream}`: `chasqui migrate` creates it")]
-    Consumer {
-        /// The stream.
-        stream: &'static str,
-        /// The consumer.
-        consumer: &'static str,
-        /// What the client said.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
-    },
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The stream cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
-impl TraceError {
-    pub(crate) fn clickhouse(what: &'static str) -> impl FnOnce(clickhouse::error::Error) -> TraceError {
-        move |source| TraceError::ClickHouse { what, source }
+impl WarehouseError {
+    pub fn clickhouse(what: &'static str) -> impl FnOnce(clickhouse::error::Error) -> WarehouseError {
+        move |source| WarehouseError::ClickHouse { what, source }
     }
 }

@@ -1,49 +1,32 @@
-//! What happened to every notification: from the trace stream into ClickHouse, and back as one tree.
+//! ClickHouse: from the trace stream into its tables, and back as one tree.
 //!
 //! | module | does |
 //! |---|---|
-//! | [`span`] | builds the trace events of a decision |
-//! | [`sink`] | stores events in the durable trace stream |
-//! | [`receipts`] | makes trace events of receipts |
-//! | [`writer`] | writes the trace stream to ClickHouse |
+//! | [`settings`] | `[clickhouse]` and `[export]` |
+//! | [`schema`] | brings the tables up to date; takes a user out of them |
+//! | [`write`] | writes the trace stream and the samples of the queues |
+//! | [`read`] | a notification as one tree, and as text; outcomes and rates |
 //! | [`mod@export`] | sends the trace stream to a collector, by OTLP |
-//! | [`mod@migrate`] | brings ClickHouse's tables up to date |
-//! | [`reconstruct`] | reads a notification's events back as one tree |
-//! | [`waterfall`] | draws that tree as text |
-//! | [`mod@forget`] | takes a user out of ClickHouse |
-//! | [`stats`] | counts outcomes and rates |
-//! | [`queue_metrics`] | writes samples of the queues |
-//! | [`measure`] | measures what all that costs |
 //!
 //! Guarantee: an event that the trace stream has acknowledged reaches ClickHouse, at least once; whatever arrives
 //! again replaces itself, so that states and rates are exact.
 
-mod consume;
-mod ddl;
 mod error;
 pub mod export;
-pub mod forget;
-mod insert;
-pub mod measure;
-pub mod migrate;
-mod native;
-pub mod queue_metrics;
-pub mod receipts;
-pub mod reconstruct;
-mod row;
-mod rows;
-pub mod sink;
-pub mod span;
-mod states;
-pub mod stats;
-pub mod waterfall;
-pub mod writer;
+pub mod read;
+pub mod schema;
+pub mod settings;
+pub mod write;
 
-pub use error::TraceError;
-pub use export::{ExportConfig, run_exporter};
-pub use measure::Measured;
-pub use migrate::{MigrateSettings, migrate};
-pub use receipts::run_receipts;
-pub use reconstruct::{TraceTree, load};
-pub use sink::{TraceSink, encoded};
-pub use writer::{WriterSettings, run_writer};
+pub use error::WarehouseError;
+pub use export::run_exporter;
+pub use read::{
+    reconstruct::{TraceTree, load},
+    stats,
+};
+pub use schema::{
+    forget,
+    migrate::{MigrateSettings, migrate},
+};
+pub use settings::{ClickHouseSettings, ExportSettings};
+pub use write::writer::{WriterSettings, run_writer};

@@ -16,7 +16,11 @@ use chasqui_schemas::{
     Channel, Delivery, Reason, Receipt, ReceiptKind, Stage, delivery::Address, id, receipt::Actor, stream, subject,
     trace::State,
 };
-use chasqui_trace::{load, reconstruct::Node, stats, waterfall};
+use chasqui_warehouse::{
+    load,
+    read::{reconstruct::Node, waterfall},
+    stats,
+};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -51,7 +55,7 @@ async fn an_outage_of_clickhouse_loses_and_doubles_nothing() -> Result<()> {
         anyhow::Ok(())
     };
     tokio::time::timeout(bench::PATIENCE, first_batch).await??;
-    let backlog = chasqui_trace::writer::backlog(&bench.nats).await?;
+    let backlog = chasqui_warehouse::write::writer::backlog(&bench.nats).await?;
     assert_eq!(backlog, after.chunks(7).count() as u64, "nothing may be acknowledged without an answer");
 
     road.set(Traffic::Open);

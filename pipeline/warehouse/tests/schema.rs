@@ -21,9 +21,9 @@ use chasqui_schemas::{
     receipt::Actor,
     trace::TraceEvent,
 };
-use chasqui_trace::{
-    MigrateSettings, TraceError, WriterSettings,
-    migrate::{self, migrate},
+use chasqui_warehouse::{
+    MigrateSettings, WarehouseError, WriterSettings,
+    schema::migrate::{self, migrate},
     stats,
 };
 use jiff::SignedDuration;
@@ -72,7 +72,7 @@ async fn migrations_run_twice_and_at_once_and_refuse_a_newer_schema() -> Result<
     bench.clickhouse.query("INSERT INTO schema_migrations (version, name) VALUES (99, 'later')").execute().await?;
     let refused = migrate(&bench.clickhouse, &settings).await;
     let known = MIGRATIONS.len() as u32;
-    assert!(matches!(refused, Err(TraceError::NewerSchema { found: 99, known: k }) if k == known), "{refused:?}");
+    assert!(matches!(refused, Err(WarehouseError::NewerSchema { found: 99, known: k }) if k == known), "{refused:?}");
     Ok(())
 }
 
@@ -263,7 +263,7 @@ async fn a_cluster_gives_the_same_answers() -> Result<()> {
         assert!((10..60).contains(&here), "{here} of 60 deliveries are on one shard");
     }
     let by_hand = (one.states().await?, one.text("SELECT * FROM trace_events FINAL ORDER BY trace_id, span_id").await?);
-    let found = chasqui_trace::load(&two.clickhouse, &events[0].trace_id.to_string()).await?;
+    let found = chasqui_warehouse::load(&two.clickhouse, &events[0].trace_id.to_string()).await?;
     assert_eq!(found.len(), 1);
 
     let single = Bench::ready().await?;

@@ -24,7 +24,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use chasqui_contract::{Clock, Decision, Directory, Output, Stage, StoreError, Verdict, consent};
+use chasqui_contract::{Clock, Decision, Directory, Output, Stage, StoreError, Verdict};
+use chasqui_rules::consent;
 use chasqui_schemas::{
     Channel, Lane, Notification, Pepper, Reason,
     delivery::Endpoint,

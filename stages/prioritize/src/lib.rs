@@ -4,14 +4,15 @@
 //! from here on a campaign published as critical waits with the other campaigns.
 //!
 //! Guarantee: what goes on names a provider that is configured for its channel, and was not too late. Of several the
-//! delivery's id draws one, by weight ([`chasqui_contract::Routes`]); whether it is in service is for send to know,
+//! delivery's id draws one, by weight ([`chasqui_rules::Routes`]); whether it is in service is for send to know,
 //! which goes on to the next where it is not.
 //!
 //! After a crash the message comes again and the same is decided again.
 
 use std::sync::Arc;
 
-use chasqui_contract::{Clock, Decision, Output, Routes, Stage, StoreError, Verdict};
+use chasqui_contract::{Clock, Decision, Output, Stage, StoreError, Verdict};
+use chasqui_rules::Routes;
 use chasqui_schemas::{Delivery, Reason};
 
 #[cfg(test)]

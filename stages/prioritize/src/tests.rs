@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use chasqui_contract::{Candidate, ManualClock};
+use chasqui_contract::ManualClock;
+use chasqui_rules::Candidate;
 use chasqui_schemas::{
     Channel, Lane,
     delivery::{Address, Endpoint},

@@ -15,6 +15,7 @@
 //!
 //! Each process has its own, and begins closed after a crash: it learns again, from `min_calls` calls.
 
+use chasqui_settings::SettingsError;
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -22,8 +23,6 @@ use std::{
 
 use jiff::Timestamp;
 use serde::Deserialize;
-
-use crate::ConfigError;
 
 /// Parts of the window: what leaves it leaves in such steps.
 const SLOTS: i64 = 10;
@@ -54,7 +53,7 @@ pub struct Settings {
 
 impl Settings {
     /// Refuses values that cannot work.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self) -> Result<(), SettingsError> {
         const HOUR_MS: u64 = 60 * 60 * 1_000;
         for (name, value, least, most) in [
             ("window_ms", self.window_ms, 100, HOUR_MS),
@@ -67,7 +66,10 @@ impl Settings {
             ("probes", self.probes.into(), 1, 1_000),
         ] {
             if !(least..=most).contains(&value) {
-                return Err(ConfigError::invalid(format!("send.breaker.{name}"), format!("must be {least} to {most}")));
+                return Err(SettingsError::invalid(
+                    format!("send.breaker.{name}"),
+                    format!("must be {least} to {most}"),
+                ));
             }
         }
         Ok(())

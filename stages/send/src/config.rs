@@ -5,8 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chasqui_contract::{Candidate, Provider, Routes};
+use chasqui_contract::Provider;
+use chasqui_rules::{Candidate, Routes};
 use chasqui_schemas::{Channel, record::Platform};
+use chasqui_settings::SettingsError;
 use serde::Deserialize;
 
 use crate::{
@@ -99,44 +101,6 @@ pub enum Ambiguity {
     Hold,
 }
 
-/// The settings cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A list names a provider that is not there.
-    #[error("{key} names `{provider}`, but the providers set up are: {known}")]
-    UnknownProvider {
-        /// The list.
-        key: String,
-        /// What it names.
-        provider: String,
-        /// The providers that there are, comma-separated.
-        known: String,
-    },
-    /// A value cannot work.
-    #[error("{key}: {problem}")]
-    Invalid {
-        /// The setting.
-        key: String,
-        /// What is wrong, and what to do.
-        problem: String,
-    },
-    /// A file cannot be used.
-    #[error("{key}: the file cannot be used")]
-    File {
-        /// The setting that names it.
-        key: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-impl ConfigError {
-    pub(crate) fn invalid(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        ConfigError::Invalid { key: key.into(), problem: problem.into() }
-    }
-}
-
 impl Config {
     /// What holds for a channel.
     pub fn policy(&self, channel: Channel) -> &ChannelPolicy {
@@ -169,7 +133,7 @@ impl Config {
     }
 
     /// Refuses what cannot work, given the providers that are set up.
-    pub(crate) fn check(&self, providers: &[Arc<dyn Provider>]) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self, providers: &[Arc<dyn Provider>]) -> Result<(), SettingsError> {
         self.breaker.check()?;
         for channel in Channel::ALL {
             self.policy(channel).check(channel)?;
@@ -178,16 +142,17 @@ impl Config {
             for (place, Candidate { name, weight }) in list.iter().enumerate() {
                 let Some(provider) = providers.iter().find(|provider| provider.name() == name) else {
                     let known = providers.iter().map(|provider| provider.name()).collect::<Vec<_>>().join(", ");
-                    return Err(ConfigError::UnknownProvider { key, provider: name.clone(), known });
+                    let problem = format!("names `{name}`, but the providers set up are: {known}");
+                    return Err(SettingsError::invalid(key, problem));
                 };
                 if !provider.serves(channel, platform) {
-                    return Err(ConfigError::invalid(key, format!("`{name}` cannot serve it: take it off the list")));
+                    return Err(SettingsError::invalid(key, format!("`{name}` cannot serve it: take it off the list")));
                 }
                 if list[..place].iter().any(|before| before.name == *name) {
-                    return Err(ConfigError::invalid(key, format!("`{name}` is on the list twice")));
+                    return Err(SettingsError::invalid(key, format!("`{name}` is on the list twice")));
                 }
                 if *weight > MAX_WEIGHT {
-                    return Err(ConfigError::invalid(key, format!("a weight must be {MAX_WEIGHT} at most")));
+                    return Err(SettingsError::invalid(key, format!("a weight must be {MAX_WEIGHT} at most")));
                 }
             }
         }
@@ -202,18 +167,18 @@ impl ChannelPolicy {
     }
 
     /// Refuses values that cannot work.
-    fn check(&self, channel: Channel) -> Result<(), ConfigError> {
+    fn check(&self, channel: Channel) -> Result<(), SettingsError> {
         let by_platform = [("ios", &self.ios), ("android", &self.android), ("web", &self.web)];
         if channel == Channel::Push && !self.providers.is_empty() {
-            return Err(ConfigError::invalid("send.push.providers", "push has the lists `ios`, `android` and `web`"));
+            return Err(SettingsError::invalid("send.push.providers", "push has the lists `ios`, `android` and `web`"));
         }
         if let Some((name, _)) = by_platform.iter().find(|(_, list)| channel != Channel::Push && !list.is_empty()) {
-            return Err(ConfigError::invalid(format!("send.{channel}.{name}"), "only push has it: use `providers`"));
+            return Err(SettingsError::invalid(format!("send.{channel}.{name}"), "only push has it: use `providers`"));
         }
         let within = |name: &str, value: u64, max: u64| match value {
-            0 => Err(ConfigError::invalid(format!("send.{channel}.{name}"), "must be more than 0")),
+            0 => Err(SettingsError::invalid(format!("send.{channel}.{name}"), "must be more than 0")),
             v if v > max => {
-                Err(ConfigError::invalid(format!("send.{channel}.{name}"), format!("must be {max} at most")))
+                Err(SettingsError::invalid(format!("send.{channel}.{name}"), format!("must be {max} at most")))
             }
             _ => Ok(()),
         };
@@ -230,7 +195,7 @@ mod tests {
     use super::*;
     use crate::testing::{ScriptedProvider, config, config_with};
 
-    fn check(text: &str) -> Result<(), ConfigError> {
+    fn check(text: &str) -> Result<(), SettingsError> {
         let named = |name| ScriptedProvider::new([]).named(name);
         let only_sms = named("twilio").only(Channel::Sms);
         let providers: [Arc<dyn Provider>; 3] =
@@ -288,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_provider_that_is_not_there_or_cannot_serve_is_refused_by_name() {
-        let told = "send.email.providers names `smtp`, but the providers set up are: sandbox, inbox, twilio";
+        let told = "send.email.providers: names `smtp`, but the providers set up are: sandbox, inbox, twilio";
         assert_eq!(refused("[send.email]\nproviders = [\"smtp\"]"), told);
         check("[send.sms]\nproviders = [\"twilio\"]").unwrap();
         let told = refused("[send.push]\nandroid = [\"sandbox\", \"twilio\"]");

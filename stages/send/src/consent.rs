@@ -1,9 +1,10 @@
 //! Opt-outs are law: what had to wait is asked about again before it goes out.
 //!
-//! Guarantee: the rules are filter's ([`chasqui_contract::consent`]), on the records of now. Quiet hours are not asked
+//! Guarantee: the rules are filter's ([`chasqui_rules::consent`]), on the records of now. Quiet hours are not asked
 //! again: they hold for the beginning of a delivery, not for its retries.
 
-use chasqui_contract::{Directory, StoreError, consent};
+use chasqui_contract::{Directory, StoreError};
+use chasqui_rules::consent;
 use chasqui_schemas::{Delivery, Reason};
 
 /// Why a delivery must not go out any more, if so.

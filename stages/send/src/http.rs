@@ -9,12 +9,13 @@ mod reply;
 use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
 
 use chasqui_contract::{Answer, Outcome, with_sources};
+use chasqui_settings::SettingsError;
 use reqwest::{Client, Request, RequestBuilder, Url};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
 use tokio::{sync::Semaphore, time::Instant};
 
 pub use self::reply::{MAX_RETRY_AFTER, Reply};
-use crate::{ConfigError, rate::Rate};
+use crate::rate::Rate;
 
 /// Most bytes of an answer that are read; providers' answers are small.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -81,11 +82,11 @@ impl Http {
     ///
     /// # Errors
     /// Where the limits cannot work, or the certificate authorities cannot be read or used.
-    pub fn new(key: &str, reach: &Reach) -> Result<Self, ConfigError> {
+    pub fn new(key: &str, reach: &Reach) -> Result<Self, SettingsError> {
         let timeout_fits = !reach.timeout.is_zero() && reach.timeout <= MAX_TIMEOUT;
         if !timeout_fits || !(1..=MAX_CONCURRENCY).contains(&reach.concurrency) {
             let problem = "`timeout_ms` must be 1 to 600,000, and `concurrency` 1 to 10,000";
-            return Err(ConfigError::invalid(key, problem));
+            return Err(SettingsError::invalid(key, problem));
         }
         let mut builder = Client::builder()
             .tls_backend_preconfigured(tls(key, reach)?)
@@ -98,7 +99,7 @@ impl Http {
         if reach.http2_only {
             builder = builder.http2_prior_knowledge();
         }
-        let client = builder.build().map_err(|error| ConfigError::invalid(key, words(&error)))?;
+        let client = builder.build().map_err(|error| SettingsError::invalid(key, words(&error)))?;
         Ok(Http {
             client,
             turns: Arc::new(Semaphore::new(reach.concurrency)),
@@ -177,9 +178,9 @@ pub fn built(request: RequestBuilder) -> Result<Request, Box<Answer>> {
 ///
 /// # Errors
 /// Where it is not `http://` or `https://`.
-pub fn address(key: &str, text: &str) -> Result<Url, ConfigError> {
+pub fn address(key: &str, text: &str) -> Result<Url, SettingsError> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    url.ok_or_else(|| ConfigError::invalid(key, "is not an http:// or https:// address"))
+    url.ok_or_else(|| SettingsError::invalid(key, "is not an http:// or https:// address"))
 }
 
 /// `url` with more segments.
@@ -190,12 +191,12 @@ pub fn below(mut url: Url, segments: &[&str]) -> Url {
     url
 }
 
-fn tls(key: &str, reach: &Reach) -> Result<ClientConfig, ConfigError> {
+fn tls(key: &str, reach: &Reach) -> Result<ClientConfig, SettingsError> {
     let mut roots = RootCertStore::empty();
     // A machine without a certificate store can still talk to a lab; a real provider then fails with a clear error.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = &reach.ca_file {
-        let wrong = |problem: String| ConfigError::invalid(format!("{key}.ca_file"), problem);
+        let wrong = |problem: String| SettingsError::invalid(format!("{key}.ca_file"), problem);
         let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
         for certificate in certificates {
             let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
@@ -204,7 +205,7 @@ fn tls(key: &str, reach: &Reach) -> Result<ClientConfig, ConfigError> {
     }
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| ConfigError::invalid(key, error.to_string()))?;
+        .map_err(|error| SettingsError::invalid(key, error.to_string()))?;
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     // The client leaves a configuration it is given as it is; without these there is no HTTP/2 over TLS.
     config.alpn_protocols = if reach.http2_only { vec![b"h2".into()] } else { vec![b"h2".into(), b"http/1.1".into()] };

@@ -33,7 +33,7 @@
 //!
 //! # Whom to call
 //! Prioritize has drawn a provider by weight; the others of its list follow in an order of the delivery's own
-//! ([`chasqui_contract::Routes`]). Each provider has a circuit breaker ([`breaker`]):
+//! ([`chasqui_rules::Routes`]). Each provider has a circuit breaker ([`breaker`]):
 //!
 //! | | the delivery | attempt | trace |
 //! |---|---|---|---|
@@ -80,11 +80,10 @@ mod rate;
 mod redact;
 mod retire;
 pub mod retry;
-pub mod secret;
 mod stage;
 #[cfg(test)]
 mod testing;
 
 pub use attempt::Finished;
-pub use config::{Ambiguity, ChannelPolicy, Config, ConfigError, DEFAULTS};
+pub use config::{Ambiguity, ChannelPolicy, Config, DEFAULTS};
 pub use stage::{Ports, SendStage};

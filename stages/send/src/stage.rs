@@ -6,13 +6,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chasqui_contract::{
-    AddressBook, Answer, Clock, Decision, Directory, Inbox, Ledger, Output, Provider, Routes, Stage, StoreError,
-    Verdict,
+    AddressBook, Answer, Clock, Decision, Directory, Inbox, Ledger, Output, Provider, Stage, StoreError, Verdict,
 };
+use chasqui_rules::Routes;
 use chasqui_schemas::{Channel, Delivery, Reason, trace::Attributes};
+use chasqui_settings::SettingsError;
 
 use crate::{
-    Config, ConfigError, Finished,
+    Config, Finished,
     alerts::Alerts,
     attempt::{Attempts, PATIENCE, Start},
     circuit::{Circuit, Permit},
@@ -64,8 +65,8 @@ impl SendStage {
     /// a tokio runtime.
     ///
     /// # Errors
-    /// See [`ConfigError`].
-    pub fn from_config(config: &Config, ports: Ports) -> Result<Self, ConfigError> {
+    /// See [`SettingsError`].
+    pub fn from_config(config: &Config, ports: Ports) -> Result<Self, SettingsError> {
         let providers = providers::build(config, ports.inbox.clone(), ports.clock.clone())?;
         let alerts = Alerts::start(&config.alerts, &providers, ports.clock.clone())?;
         Ok(SendStage { alerts: Some(alerts), ..Self::new(config, providers, ports)? })
@@ -75,7 +76,7 @@ impl SendStage {
     ///
     /// # Errors
     /// A setting that cannot work, or a list that names a provider which is not given or cannot serve it.
-    pub fn new(config: &Config, providers: Vec<Arc<dyn Provider>>, ports: Ports) -> Result<Self, ConfigError> {
+    pub fn new(config: &Config, providers: Vec<Arc<dyn Provider>>, ports: Ports) -> Result<Self, SettingsError> {
         config.check(&providers)?;
         let circuit = |provider: Arc<dyn Provider>| {
             let name = provider.name().to_owned();

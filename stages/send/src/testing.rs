@@ -19,13 +19,14 @@ use chasqui_schemas::{
     record::Platform,
     submission::Content,
 };
+use chasqui_settings::SecretSource;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{StatusCode, header::HeaderMap};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-use crate::{Config, DEFAULTS, http::Reply, secret::SecretSource};
+use crate::{Config, DEFAULTS, http::Reply};
 
 /// The default configuration.
 pub(crate) fn config() -> Config {

@@ -22,6 +22,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// Becomes ClickHouse, and never returns, where this process was started for that: with [`CLICKHOUSE_SUBCOMMAND`] as its
+/// first argument. To be called before any thread is started.
+pub fn become_clickhouse_if_asked() {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == CLICKHOUSE_SUBCOMMAND) {
+        run_clickhouse_child(arguments);
+    }
+}
+
 /// The hidden subcommand with which a program is to call [`run_clickhouse_child`].
 pub const CLICKHOUSE_SUBCOMMAND: &str = "embedded-clickhouse";
 

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use clickhouse_child::{CLICKHOUSE_SUBCOMMAND, run_clickhouse_child};
+pub use clickhouse_child::{CLICKHOUSE_SUBCOMMAND, become_clickhouse_if_asked, run_clickhouse_child};
 pub use error::EmbeddedError;
 pub use fetch::FetchError;
 pub use options::{ChildProgram, ClickHouseOptions, NatsOptions, Options, SyncInterval};

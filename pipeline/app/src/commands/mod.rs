@@ -1,31 +1,26 @@
 //! A module per command.
 
-mod bench;
 mod dead;
-mod demo;
 mod forget;
-mod output;
+pub mod output;
 mod queues;
 mod records;
 mod send;
 mod serve;
-mod stats;
+pub mod stats;
 mod trace;
 
 use std::process::ExitCode;
 
+use crate::settings::Settings;
 use anyhow::Context;
-use chasqui_runtime::Config;
 use chasqui_schemas::bucket::Bucket;
 
 use crate::{args::Command, metrics::Metrics, servers::Addresses};
 
 /// Does what was asked.
-pub(crate) async fn run(command: Command, config: Config, metrics: Metrics) -> anyhow::Result<ExitCode> {
+pub async fn run(command: Command, config: Settings, metrics: Metrics) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Demo(args) => return demo::run(&args, config).await,
-        Command::Bench(args) => bench::run(&args, config).await?,
-        Command::Lab => bench::serve_lab().await?,
         Command::Up(args) => serve::up(&args, &config, metrics).await?,
         Command::Serve(args) => serve::serve(&args, &config, metrics).await?,
         Command::Migrate => Addresses::find(&config)?.migrate(&config).await?,
@@ -47,7 +42,7 @@ pub(crate) async fn run(command: Command, config: Config, metrics: Metrics) -> a
 }
 
 /// Ready when we are asked to stop: Ctrl-C or SIGTERM.
-pub(crate) async fn stop_signal() -> anyhow::Result<()> {
+pub async fn stop_signal() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {

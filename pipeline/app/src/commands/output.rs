@@ -1,21 +1,25 @@
 //! What commands print: to a terminal for people, to a pipe for programs.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::{
+    io::{self, ErrorKind, IsTerminal, Write},
+    time::Duration,
+};
 
 use anyhow::Context;
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// Characters in a line where nobody says how wide the screen is.
 const WIDTH: usize = 120;
 
 /// Prints `text` as it is. A reader that has seen enough (`chasqui … | head`) is no error.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+pub fn print(text: &str) -> anyhow::Result<()> {
     show(text).map(|_| ())
 }
 
 /// The same; false where the reader has seen enough.
-pub(crate) fn show(text: &str) -> anyhow::Result<bool> {
+pub fn show(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
@@ -24,12 +28,12 @@ pub(crate) fn show(text: &str) -> anyhow::Result<bool> {
 }
 
 /// Prints a value for programs, indented.
-pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// A table as wide as the terminal at most; in a pipe as wide as it needs to be.
-pub(crate) fn table(header: &[&str]) -> Table {
+pub fn table(header: &[&str]) -> Table {
     let underlined = presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
     let mut table = Table::new();
     table.load_style(underlined).set_header(header);
@@ -40,23 +44,34 @@ pub(crate) fn table(header: &[&str]) -> Table {
 }
 
 /// How many characters a line may have.
-pub(crate) fn width() -> usize {
+pub fn width() -> usize {
     Table::new().width().map_or(WIDTH, usize::from)
 }
 
 /// Whether colours help: for people who did not say no ([NO_COLOR](https://no-color.org)).
-pub(crate) fn colours() -> bool {
+pub fn colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
 }
 
 /// Text from outside for a terminal: nothing in it steers the screen, and it has at most `max` characters.
-pub(crate) fn clean(text: &str, max: usize) -> String {
+pub fn clean(text: &str, max: usize) -> String {
     let mut clean: String = text.chars().take(max).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(max).is_some() {
         clean.pop();
         clean.push('…');
     }
     clean
+}
+
+/// Drawn only where somebody is watching.
+pub fn progress(length: u64) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    // The template is a constant; were it wrong, the default style would do.
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg:45} {wide_bar} {pos}/{len}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
 }
 
 #[cfg(test)]

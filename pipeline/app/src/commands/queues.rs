@@ -4,11 +4,8 @@
 
 use std::{io::IsTerminal, time::Duration};
 
-use chasqui_runtime::{
-    Config,
-    monitor::{Sample, Sampler},
-};
-use chasqui_trace::queue_metrics::QueueMetric;
+use chasqui_services::monitor::{Sample, Sampler};
+use chasqui_warehouse::write::queue_metrics::QueueMetric;
 use comfy_table::CellAlignment;
 use jiff::Timestamp;
 use tokio::time::sleep;
@@ -17,13 +14,14 @@ use crate::{
     args::QueuesArgs,
     commands::output::{print, print_json, show, table},
     servers,
+    settings::Settings,
 };
 
 /// From look to look.
 const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Prints the queues, once or again and again.
-pub(crate) async fn run(args: &QueuesArgs, config: &Config) -> anyhow::Result<()> {
+pub(crate) async fn run(args: &QueuesArgs, config: &Settings) -> anyhow::Result<()> {
     let mut sampler = Sampler::new(servers::nats_alone(config).await?);
     // The first look is for the rates.
     sampler.sample(Timestamp::now()).await;

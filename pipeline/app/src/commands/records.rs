@@ -12,10 +12,10 @@ use std::{
     time::Duration,
 };
 
+use crate::settings::Settings;
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
-use chasqui_runtime::Config;
 use chasqui_schemas::bucket::Bucket;
 use chasqui_stores::{Records, records::MAX_RECORD_BYTES};
 use futures::TryStreamExt;
@@ -42,7 +42,7 @@ const READ_AHEAD: usize = 64;
 type Named = (String, Bytes);
 
 /// Does what was asked with `bucket`.
-pub(crate) async fn run(bucket: Bucket, command: RecordsCommand, config: &Config) -> anyhow::Result<()> {
+pub(crate) async fn run(bucket: Bucket, command: RecordsCommand, config: &Settings) -> anyhow::Result<()> {
     let context = jetstream::new(servers::nats_alone(config).await?);
     let records = Records::open(&context, bucket).await.with_context(|| {
         format!("the bucket `{}` cannot be opened: if it does not exist, run `chasqui migrate`", bucket.as_str())

@@ -6,13 +6,13 @@
 
 use std::{fs::File, io::Read, path::Path, time::Duration};
 
+use crate::settings::Settings;
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
-use chasqui_runtime::Config;
+use chasqui_nats::{Outgoing, Publisher};
 use chasqui_schemas::{header, subject, submission::MAX_BYTES, trace::event};
-use chasqui_stores::{Outgoing, Publisher};
-use chasqui_trace::{TraceTree, load, reconstruct::PENDING};
+use chasqui_warehouse::{TraceTree, load, read::reconstruct::PENDING};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -58,7 +58,7 @@ impl Format {
 }
 
 /// Publishes the file, tells its id, and waits for its end if asked to.
-pub(crate) async fn run(args: &SendArgs, config: &Config) -> anyhow::Result<()> {
+pub(crate) async fn run(args: &SendArgs, config: &Settings) -> anyhow::Result<()> {
     if !subject::is_app(&args.app) {
         bail!("`{}` cannot be an app: use 1 to 64 letters, digits, `-` and `_`", args.app);
     }
@@ -211,7 +211,7 @@ pub(super) fn ended(traces: &[TraceTree]) -> bool {
 #[cfg(test)]
 mod tests {
     use chasqui_schemas::trace::TraceEvent;
-    use chasqui_trace::reconstruct::trees;
+    use chasqui_warehouse::read::reconstruct::trees;
 
     use super::*;
 

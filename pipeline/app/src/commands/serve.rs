@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::settings::Settings;
 use anyhow::Context;
-use chasqui_runtime::Config;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Runs roles against the configured servers.
-pub(crate) async fn serve(args: &ServeArgs, config: &Config, metrics: Metrics) -> anyhow::Result<()> {
+pub(crate) async fn serve(args: &ServeArgs, config: &Settings, metrics: Metrics) -> anyhow::Result<()> {
     let addresses = Addresses::find(config)?;
     if args.migrate {
         addresses.migrate(config).await?;
@@ -27,7 +27,7 @@ pub(crate) async fn serve(args: &ServeArgs, config: &Config, metrics: Metrics) -
 }
 
 /// Starts servers of our own, then all roles.
-pub(crate) async fn up(args: &UpArgs, config: &Config, metrics: Metrics) -> anyhow::Result<()> {
+pub(crate) async fn up(args: &UpArgs, config: &Settings, metrics: Metrics) -> anyhow::Result<()> {
     let servers = OwnServers::start(config, &config.embedded.data_dir, true, |step| eprintln!("{step}")).await?;
     servers.addresses.migrate(config).await?;
     let worker = Worker::start(config, &servers.addresses, &Role::all()).await?;
@@ -36,7 +36,7 @@ pub(crate) async fn up(args: &UpArgs, config: &Config, metrics: Metrics) -> anyh
     println!("Chasqui is up. Stop it with Ctrl-C.\n");
     println!("  NATS        {nats}        publish to notify.submit.<lane>.<app>");
     println!("  ClickHouse  {clickhouse}  database `{}`", config.clickhouse.database);
-    if let Some(bind) = config.gateway["bind"].as_str().filter(|bind| !bind.is_empty()) {
+    if let Some(bind) = worker.gateway {
         println!("  Gateway     http://{bind}  receipts of apps at /v1/receipts; what happened, for a browser, at /ui");
     }
     println!("\nOther commands find it by themselves when started in this folder, for example:");

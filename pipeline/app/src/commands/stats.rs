@@ -2,8 +2,8 @@
 //!
 //! Guarantee: exact under redelivery; as old as the writer is behind, which is a second or so.
 
-use chasqui_runtime::Config;
-use chasqui_trace::stats::{Accounted, Dimension, Outcome, Rates, accounted, outcomes, rates};
+use crate::settings::Settings;
+use chasqui_warehouse::stats::{Accounted, Dimension, Outcome, Rates, accounted, outcomes, rates};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ struct Stats {
 }
 
 /// Prints the numbers.
-pub(crate) async fn run(args: &StatsArgs, config: &Config) -> anyhow::Result<()> {
+pub async fn run(args: &StatsArgs, config: &Settings) -> anyhow::Result<()> {
     let client = servers::clickhouse_alone(config)?;
     let (since, by) = (args.since, args.by);
     let (outcomes, rates, accounted) =
@@ -55,7 +55,7 @@ fn text(stats: &Stats) -> String {
 }
 
 /// How many notifications ended in which state, and why.
-pub(crate) fn outcomes_table(outcomes: &[Outcome]) -> Table {
+pub fn outcomes_table(outcomes: &[Outcome]) -> Table {
     let all = outcomes.iter().map(|outcome| outcome.notifications).sum();
     let mut table = table(&["state", "reason", "notifications", "share", ""]);
     for Outcome { state, reason, notifications } in outcomes {
@@ -71,7 +71,7 @@ pub(crate) fn outcomes_table(outcomes: &[Outcome]) -> Table {
 }
 
 /// What came of deliveries: the first bar compares how many they are, the second is the share that arrived.
-pub(crate) fn rates_table(by: Dimension, rates: &[Rates]) -> Table {
+pub fn rates_table(by: Dimension, rates: &[Rates]) -> Table {
     let by = by.as_str();
     let header =
         [by, "deliveries", "", "sent", "delivered", "", "bounced", "opened", "by people", "clicked", "p50", "p99"];
@@ -98,7 +98,7 @@ pub(crate) fn rates_table(by: Dimension, rates: &[Rates]) -> Table {
 }
 
 /// Numbers, in these columns, to the right.
-pub(crate) fn right(mut table: Table, columns: &[usize]) -> Table {
+pub fn right(mut table: Table, columns: &[usize]) -> Table {
     for (_, column) in table.column_iter_mut().enumerate().filter(|(number, _)| columns.contains(number)) {
         column.set_cell_alignment(CellAlignment::Right);
     }

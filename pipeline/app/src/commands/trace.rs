@@ -4,11 +4,13 @@
 
 use std::{collections::BTreeSet, io::IsTerminal, pin::pin, process::ExitCode, time::Duration};
 
-use chasqui_runtime::Config;
-use chasqui_trace::{
+use crate::settings::Settings;
+use chasqui_warehouse::{
     TraceTree, load,
-    reconstruct::{MAX_TRACES, Node},
-    waterfall,
+    read::{
+        reconstruct::{MAX_TRACES, Node},
+        waterfall,
+    },
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -28,7 +30,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// Prints the traces of an id; fails where there is none.
-pub(crate) async fn run(args: &TraceArgs, config: &Config) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: &TraceArgs, config: &Settings) -> anyhow::Result<ExitCode> {
     let client = servers::clickhouse_alone(config)?;
     let traces = match args.follow {
         true => follow(args, &client).await?,
@@ -118,7 +120,7 @@ fn new_steps(traces: &[TraceTree], shown: &mut BTreeSet<(Uuid, String)>) -> Stri
 #[cfg(test)]
 mod tests {
     use chasqui_schemas::trace::TraceEvent;
-    use chasqui_trace::reconstruct::trees;
+    use chasqui_warehouse::read::reconstruct::trees;
 
     use super::*;
 

@@ -13,7 +13,6 @@
 
 pub mod address_book;
 pub mod clock;
-pub mod consent;
 pub mod decision;
 pub mod directory;
 pub mod error;
@@ -21,7 +20,6 @@ pub mod inbox;
 pub mod ledger;
 pub mod message;
 pub mod provider;
-pub mod route;
 pub mod stage;
 
 pub use address_book::AddressBook;
@@ -33,5 +31,4 @@ pub use inbox::Inbox;
 pub use ledger::{Book, Claim, Ledger};
 pub use message::{Context, IncomingMessage, Message, Submitted};
 pub use provider::{Answer, Outcome, Provider};
-pub use route::{Candidate, Routes};
 pub use stage::Stage;

@@ -21,6 +21,8 @@
 //! The keys for signing, sealing and making nonces are derived from each secret with HKDF-SHA256 (RFC 5869). The nonce is
 //! a keyed hash of what is sealed: it repeats only for the same token, which is the one repetition that reveals nothing.
 
+pub mod settings;
+
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -32,6 +34,8 @@ use ring::{
 };
 use sha2::Sha256;
 use uuid::Uuid;
+
+pub use self::settings::Settings;
 
 /// Longest address that a click may lead to, in bytes. A longer one is sent as it is.
 pub const MAX_TARGET_BYTES: usize = 2_048;

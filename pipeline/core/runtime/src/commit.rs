@@ -11,8 +11,8 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use chasqui_nats::publisher::{Outgoing, PublishError, Publisher};
 use chasqui_schemas::{Channel, Lane, Receipt, Stage, envelope, id, stream, subject};
-use chasqui_stores::publisher::{Outgoing, PublishError, Publisher};
 use chasqui_trace::TraceSink;
 use futures::future::join_all;
 

@@ -12,8 +12,8 @@ use async_nats::{
     Client,
     jetstream::{self, AckKind},
 };
+use chasqui_nats::{Outgoing, Publisher, find_consumer};
 use chasqui_schemas::{Lane, header, stream};
-use chasqui_stores::{Outgoing, Publisher, find_consumer};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 

@@ -2,7 +2,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`config`] | settings: `chasqui.toml` beside it is the manual |
+//! | [`settings`] | `[streams]` and `[runner]` |
 //! | [`topology`] | creates and migrates streams, consumers and buckets |
 //! | [`runner`] | pulls, asks the stage, commits, keeps deadlines, drains |
 //! | [`lanes`] | who is next, by weight, with capacity that only critical may use |
@@ -10,19 +10,18 @@
 //! | `perform` | what a decision comes to, in bytes |
 //! | [`commit`] | publishes it: outputs and traces durable first, acknowledgement last |
 //! | [`deferred`] | returns messages to their queues when their time has come |
-//! | [`monitor`] | watches the queues, and counts what runners do |
+//! | `count` | counts what runners do |
 
 pub mod commit;
-pub mod config;
+mod count;
 pub mod deferred;
 pub mod lanes;
-pub mod monitor;
 mod perform;
 pub mod pull;
 pub mod runner;
+pub mod settings;
 pub mod topology;
 
-pub use config::{Config, ConfigError, RunnerSettings};
 pub use deferred::run_deferred;
-pub use monitor::run_monitor;
 pub use runner::{Broker, RunError, run_stage};
+pub use settings::{RunnerLimits, RunnerSettings, StreamSettings};

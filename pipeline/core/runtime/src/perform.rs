@@ -5,15 +5,15 @@
 
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
+use chasqui_nats::publisher::{Outgoing, PublishError};
 use chasqui_schemas::{Channel, Lane, Reason, Receipt, Stage, header, stream, subject, trace::Encoded};
-use chasqui_stores::publisher::{Outgoing, PublishError};
 use chasqui_trace::{
     encoded,
     span::{self, Timing},
 };
 use jiff::Timestamp;
 
-use crate::monitor::count;
+use crate::count;
 
 /// Shortest deferral: what is due sooner comes a little late.
 const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);

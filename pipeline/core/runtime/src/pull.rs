@@ -21,8 +21,8 @@ use async_nats::{
     },
 };
 use chasqui_contract::IncomingMessage;
+use chasqui_nats::find_consumer;
 use chasqui_schemas::header;
-use chasqui_stores::find_consumer;
 use futures::StreamExt;
 use jiff::Timestamp;
 
@@ -288,18 +288,14 @@ async fn tell(client: &Client, reply: Subject, how: AckKind) {
 
 #[cfg(test)]
 mod tests {
-    use chasqui_embedded::{Embedded, NatsOptions, Options};
+    use chasqui_testing::servers::Nats;
 
     use super::*;
 
     #[tokio::test]
     async fn the_end_of_a_request_is_told_at_once_so_that_nobody_waits_for_the_next() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui");
-        let options =
-            Options { nats: Some(NatsOptions::default()), clickhouse: None, ..Options::new(dir.path(), cache) };
-        let server = Embedded::start(options, |_: &str| {}).await.unwrap();
-        let client = async_nats::connect(server.nats_url().unwrap()).await.unwrap();
+        let nats = Nats::start().await;
+        let client = nats.client().await;
         let stream = jetstream::stream::Config { name: "S".into(), subjects: vec!["s".into()], ..Default::default() };
         let stream = jetstream::new(client.clone()).create_stream(stream).await.unwrap();
         let config = jetstream::consumer::pull::Config { durable_name: Some("c".into()), ..Default::default() };

@@ -19,7 +19,7 @@
 //!   often, each message first goes back to the queue alone, so that one is dead and not all.
 //! - **A bundle is its messages**: each is decided and committed on its own; the bundle is acknowledged after the last.
 //! - **Space comes back**: what is acknowledged is removed from its queue within seconds, many at a time
-//!   ([`chasqui_stores::release`]).
+//!   ([`chasqui_nats::release`]).
 //! - **Deadlines move**: every message that is here has its acknowledgement deadline extended while work goes
 //!   on, so a slow call is not done twice.
 //! - **Drain**: when stopped, what has not begun is given back at once, what has begun is finished, within
@@ -41,8 +41,8 @@ use async_nats::{
 use chasqui_contract::{
     Class, Clock, Context, Decision, IncomingMessage, Message, Stage, Verdict, decision::parse_message_id, with_sources,
 };
+use chasqui_nats::{keep_releasing, publisher::Publisher};
 use chasqui_schemas::{Channel, Lane, Reason, envelope::DecodeError, stream};
-use chasqui_stores::{keep_releasing, publisher::Publisher};
 use chasqui_trace::{TraceSink, span::Timing};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::task::JoinSet;
@@ -51,11 +51,11 @@ use tracing::Instrument;
 
 use crate::{
     commit::{BUNDLE_MESSAGES, commit},
-    config::RunnerSettings,
+    count,
     lanes::Lanes,
-    monitor::count,
     perform::Decided,
     pull::{News, Pulled, Puller},
+    settings::RunnerLimits,
     topology::consumer_name,
 };
 
@@ -114,7 +114,7 @@ pub async fn run_stage<S: Stage>(
     channel: Option<Channel>,
     on: &[Lane],
     broker: Broker,
-    settings: RunnerSettings,
+    settings: RunnerLimits,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let mut lanes = Vec::with_capacity(on.len());
@@ -226,7 +226,7 @@ struct Runner<S> {
     stage: Arc<S>,
     channel: Option<Channel>,
     broker: Broker,
-    settings: RunnerSettings,
+    settings: RunnerLimits,
     lanes: Vec<LaneState>,
     picker: Lanes,
     deciding: FuturesUnordered<Deciding>,

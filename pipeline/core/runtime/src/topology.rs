@@ -2,7 +2,7 @@
 //!
 //! | stream | retention | why |
 //! |---|---|---|
-//! | `STAGE_*`, `TRACES`, `RECEIPTS` | limits | what is acknowledged is removed many at a time: [`chasqui_stores::release`] |
+//! | `STAGE_*`, `TRACES`, `RECEIPTS` | limits | what is acknowledged is removed many at a time: [`chasqui_nats::release`] |
 //! | `LEDGER`, `ATTEMPTS` | limits | a work queue forgets acknowledged message ids when the server restarts |
 //! | `DEFERRED` | work queue | schedules wait without a consumer, due ones leave when returned |
 //! | `DEAD` | limits | kept until an operator has looked |
@@ -31,7 +31,7 @@ use chasqui_schemas::{
     stream, subject,
 };
 
-use crate::config::{RunnerConfig, StreamsConfig};
+use crate::settings::{RunnerSettings, StreamSettings};
 
 /// The oldest nats-server with everything we use: message schedules and batches as they are now.
 pub const MIN_SERVER: (u64, u64) = (2, 14);
@@ -113,8 +113,8 @@ pub fn check_server(client: &Client, url: &str) -> Result<(), TopologyError> {
 pub async fn migrate(
     client: &Client,
     url: &str,
-    streams: &StreamsConfig,
-    runner: &RunnerConfig,
+    streams: &StreamSettings,
+    runner: &RunnerSettings,
 ) -> Result<(), TopologyError> {
     check_server(client, url)?;
     let context = jetstream::new(client.clone());
@@ -146,7 +146,7 @@ pub async fn migrate(
 ///
 /// # Errors
 /// See [`TopologyError`].
-pub async fn migrate_export(client: &Client, on: bool, runner: &RunnerConfig) -> Result<(), TopologyError> {
+pub async fn migrate_export(client: &Client, on: bool, runner: &RunnerSettings) -> Result<(), TopologyError> {
     let context = jetstream::new(client.clone());
     let (stream, name) = (stream::TRACES, stream::EXPORT_CONSUMER);
     let done: Result<(), async_nats::Error> = if on {
@@ -165,7 +165,7 @@ fn is_missing(error: &ConsumerError) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
 }
 
-fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
+fn stream_configs(settings: &StreamSettings) -> Vec<StreamConfig> {
     let base = |name: &str, subjects: &[&str]| StreamConfig {
         name: name.to_owned(),
         subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
@@ -234,7 +234,7 @@ fn stream_configs(settings: &StreamsConfig) -> Vec<StreamConfig> {
     configs
 }
 
-fn consumer(runner: &RunnerConfig, name: &str, filter: String) -> pull::Config {
+fn consumer(runner: &RunnerSettings, name: &str, filter: String) -> pull::Config {
     pull::Config {
         durable_name: Some(name.to_owned()),
         filter_subject: filter,
@@ -247,7 +247,7 @@ fn consumer(runner: &RunnerConfig, name: &str, filter: String) -> pull::Config {
     }
 }
 
-pub(crate) fn consumer_configs(runner: &RunnerConfig) -> Vec<(&'static str, pull::Config)> {
+pub fn consumer_configs(runner: &RunnerSettings) -> Vec<(&'static str, pull::Config)> {
     let consumer = |name: &str, filter: String| consumer(runner, name, filter);
     let mut configs = Vec::new();
     for stage in Stage::ALL {

@@ -14,15 +14,16 @@ use std::{
 use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_contract::{Decision, Output, Stage, StoreError, SystemClock, Verdict};
-use chasqui_embedded::{Embedded, NatsOptions, Options};
-use chasqui_runtime::{Broker, Config, RunnerSettings, lanes::OTHERS, run_deferred, run_stage, topology};
+use chasqui_embedded::NatsOptions;
+use chasqui_nats::publisher::{Outgoing, Publisher};
+use chasqui_runtime::{Broker, RunnerLimits, lanes::OTHERS, run_deferred, run_stage, settings::Settings, topology};
 use chasqui_schemas::{
     Lane, Notification, Reason, envelope, header,
     notification::{Message, Recipient, Request},
     stream, subject,
     submission::Content,
 };
-use chasqui_stores::publisher::{Outgoing, Publisher};
+use chasqui_testing::servers::Nats;
 use chasqui_trace::TraceSink;
 use futures::{StreamExt, future::BoxFuture};
 use jiff::Timestamp;
@@ -33,31 +34,22 @@ use uuid::Uuid;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Bench {
-    _dir: tempfile::TempDir,
-    _server: Embedded,
+    server: Nats,
     client: async_nats::Client,
     broker: Broker,
-    config: Config,
+    config: Settings,
 }
 
 /// A server of its own per test, with the topology; `settings` change the defaults.
 async fn bench(settings: &str) -> Bench {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui");
-    let mut options = Options::new(dir.path().join("data"), cache);
-    options.nats = Some(NatsOptions::default());
-    options.clickhouse = None;
-    let server = Embedded::start(options, |_: &str| {}).await.unwrap();
-    let url = server.nats_url().unwrap().to_owned();
-    let client = async_nats::connect(&url).await.unwrap();
-    let file = dir.path().join("my.toml");
-    std::fs::write(&file, settings).unwrap();
-    let config = Config::load("[send]\n", Some(&file)).unwrap();
-    topology::migrate(&client, &url, &config.streams, &config.runner).await.unwrap();
+    let server = Nats::start_with(NatsOptions::default()).await;
+    let client = server.client().await;
+    let config = Settings::with(settings).unwrap();
+    topology::migrate(&client, server.url(), &config.streams, &config.runner).await.unwrap();
     let publisher = Publisher::new(jetstream::new(client.clone()));
     let traces = TraceSink::start(&publisher);
     let broker = Broker { client: client.clone(), publisher, traces, clock: Arc::new(SystemClock) };
-    Bench { _dir: dir, _server: server, client, broker, config }
+    Bench { server, client, broker, config }
 }
 
 type Decide = Box<dyn Fn(Notification) -> BoxFuture<'static, Result<Decision, StoreError>> + Send + Sync>;
@@ -79,8 +71,8 @@ fn pure(decide: impl Fn(Notification) -> Decision + Send + Sync + 'static) -> To
 }
 
 impl Bench {
-    fn settings(&self) -> RunnerSettings {
-        self.config.runner.settings()
+    fn settings(&self) -> RunnerLimits {
+        self.config.runner.limits()
     }
 
     fn run(&self, toy: Toy) -> (CancellationToken, JoinHandle<()>) {
@@ -477,8 +469,7 @@ async fn a_server_that_restarts_costs_no_message() {
     let (stop, runner) = bench.run(pure(Decision::forward));
     for round in 0..3 {
         bench.publish((0..200).map(|i| format!("{round}-{i}"))).await;
-        bench._server.nats().unwrap().kill();
-        assert!(bench._server.nats().unwrap().restarted(round + 1).await);
+        bench.server.crash().await;
     }
     bench.until_forwarded(600).await;
     bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;

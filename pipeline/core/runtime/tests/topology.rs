@@ -1,28 +1,22 @@
 //! What `chasqui migrate` says to servers that cannot carry the topology, and what it changes on those that can.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up must fail")]
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use async_nats::jetstream;
-use chasqui_embedded::{Embedded, NatsOptions, Options, locate};
+use chasqui_embedded::{NatsOptions, locate};
 use chasqui_runtime::{
-    Config,
+    settings::Settings,
     topology::{self, TopologyError},
 };
+use chasqui_testing::servers::{Nats, cache};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpListener,
 };
 
-fn cache() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui")
-}
-
-fn config(settings: &str) -> Config {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("my.toml");
-    std::fs::write(&file, settings).unwrap();
-    Config::load("[send]\n", Some(&file)).unwrap()
+fn config(settings: &str) -> Settings {
+    Settings::with(settings).unwrap()
 }
 
 /// Tries until a server that is starting answers.
@@ -44,7 +38,7 @@ async fn a_server_without_jetstream_is_refused() {
     let _server = server.spawn().unwrap();
     let url = format!("nats://127.0.0.1:{port}");
     let client = connect(&url).await;
-    let Config { streams, runner, .. } = config("");
+    let Settings { streams, runner } = config("");
     let error = topology::migrate(&client, &url, &streams, &runner).await.unwrap_err();
     assert!(matches!(error, TopologyError::NoJetStream { .. }));
     assert!(error.to_string().contains("-js"), "{error}");
@@ -76,14 +70,11 @@ async fn a_server_that_is_too_old_is_refused() {
 
 #[tokio::test]
 async fn a_changed_setting_reaches_the_stream_and_keeps_its_messages() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options { nats: Some(NatsOptions::default()), clickhouse: None, ..Options::new(dir.path(), cache()) };
-    let server = Embedded::start(options, |_: &str| {}).await.unwrap();
-    let url = server.nats_url().unwrap();
-    let client = async_nats::connect(url).await.unwrap();
+    let nats = Nats::start_with(NatsOptions::default()).await;
+    let (url, client) = (nats.url(), nats.client().await);
     let context = jetstream::new(client.clone());
     for (settings, limit) in [("", 1_000_000), ("[streams]\nqueue_messages = 5\ndedupe_window_s = 3600", 5)] {
-        let Config { streams, runner, .. } = config(settings);
+        let Settings { streams, runner } = config(settings);
         topology::migrate(&client, url, &streams, &runner).await.unwrap();
         context.publish("notify.submit.normal.shop", "{}".into()).await.unwrap().await.unwrap();
         let stream = context.get_stream("STAGE_VALIDATE_NORMAL").await.unwrap();

@@ -1,6 +1,6 @@
 //! The address book on the KV buckets that the directory reads.
 //!
-//! Guarantee: a record is changed only as it was read (module `amend`), so that a device registered at the same moment
+//! Guarantee: a record is changed only as it was read ([`chasqui_nats::amend`]), so that a device registered at the same moment
 //! is not lost. What was there already is left alone. The directory that wrote sees it at once.
 //!
 //! After a crash the call is repeated, and finds done what was done.
@@ -8,17 +8,14 @@
 use async_nats::jetstream::kv::CreateErrorKind;
 use async_trait::async_trait;
 use chasqui_contract::{AddressBook, StoreError};
+use chasqui_nats::{amend::amend, bucket::bad_record, unavailable};
 use chasqui_schemas::{
     bucket::{Bucket, address_key, shown, token},
     record::{Contacts, Suppression},
 };
 use jiff::Timestamp;
 
-use crate::{
-    NatsDirectory,
-    amend::{amend, bad_record},
-    unavailable,
-};
+use crate::NatsDirectory;
 
 #[async_trait]
 impl AddressBook for NatsDirectory {

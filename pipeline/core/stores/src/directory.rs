@@ -14,17 +14,17 @@ use std::{sync::Arc, time::Duration};
 use async_nats::jetstream::{self, kv::Store};
 use async_trait::async_trait;
 use chasqui_contract::{Directory, StoreError};
+use chasqui_nats::{
+    bucket::open,
+    cache::Cache,
+    mirror::{Mirror, Parsed, parse},
+    unavailable,
+};
 use chasqui_schemas::{
     bucket::{Bucket, address_key, shown, token},
     record::{Category, Contacts, Preferences, Suppression, Template},
 };
 use serde::de::DeserializeOwned;
-
-use crate::{
-    cache::Cache,
-    mirror::{Mirror, Parsed, parse},
-    unavailable,
-};
 
 /// Longest read of one record. Short, because a read whose answer a reconnect has swallowed waits all of it.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -111,11 +111,6 @@ impl Directory for NatsDirectory {
         // Errors are logged and traced.
         usable(read, Bucket::Suppressions, &shown(&key))
     }
-}
-
-/// Opens a bucket that the topology has made.
-pub(crate) async fn open(context: &jetstream::Context, bucket: Bucket) -> Result<Store, StoreError> {
-    context.get_key_value(bucket.as_str()).await.map_err(|error| unavailable(bucket.as_str(), error))
 }
 
 async fn read<T: DeserializeOwned>(store: &Store, bucket: Bucket, key: &str) -> Result<Option<Parsed<T>>, StoreError> {

@@ -33,16 +33,15 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use chasqui_contract::StoreError;
-use chasqui_schemas::{header, stream, subject};
-use serde_bytes::ByteBuf;
-use tokio::sync::{mpsc, oneshot};
-use uuid::Uuid;
-
-use crate::{
+use chasqui_nats::{
     Outgoing, PublishError, Publisher,
     gather::{Gather, Pace, ask, fitting},
     unavailable,
 };
+use chasqui_schemas::{header, stream, subject};
+use serde_bytes::ByteBuf;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
 
 /// Ends that wait for their message; more make their callers wait.
 const QUEUED: usize = 2_048;

@@ -8,10 +8,9 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use chasqui_contract::{Inbox, StoreError};
+use chasqui_nats::{Outgoing, Publisher};
 use chasqui_schemas::{stream, subject};
 use uuid::Uuid;
-
-use crate::{Outgoing, Publisher};
 
 /// The inboxes on JetStream.
 #[derive(Debug, Clone)]

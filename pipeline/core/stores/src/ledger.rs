@@ -9,7 +9,7 @@
 //! durably stored; all others get its value. The streams need `limits` retention, `max_age` = `duplicate_window` = the
 //! window, `allow_atomic_publish` and `allow_direct`.
 //!
-//! Claims that come at the same time are committed together ([`crate::gather`]): one atomic batch, one fsync.
+//! Claims that come at the same time are committed together ([`chasqui_nats::gather`]): one atomic batch, one fsync.
 //!
 //! After a crash the claim is repeated, and answers `Taken` with our own value if it had been stored.
 
@@ -22,17 +22,17 @@ use async_nats::jetstream::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use chasqui_contract::{Book, Claim, Ledger, StoreError};
-use chasqui_schemas::{stream, subject};
-use futures::{StreamExt, stream as streams};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-
-use crate::{
+use chasqui_nats::{
     Outgoing, PublishError, Publisher, Stored,
-    ends::Ends,
     gather::{Gather, Pace, ask},
     publisher::MAX_SINGLES,
     unavailable,
 };
+use chasqui_schemas::{stream, subject};
+use futures::{StreamExt, stream as streams};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::ends::Ends;
 
 /// Claims that wait for their batch; more make their callers wait.
 const QUEUED_CLAIMS: usize = 2_048;

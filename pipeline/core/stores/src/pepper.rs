@@ -1,6 +1,6 @@
 //! The installation's [`Pepper`]: one secret for all processes.
 //!
-//! It comes from the settings (`privacy.key_file`) or, where they name none, is made up once and kept in the bucket
+//! It comes from the settings (`privacy.key`) or, where they name none, is made up once and kept in the bucket
 //! [`SECRETS`]. The bucket also knows the secret's fingerprint, so that a process that was given another is refused: its
 //! ids would be others, and what is done once would be done twice.
 //!
@@ -12,14 +12,35 @@ use async_nats::jetstream::{
     kv::{CreateErrorKind, Operation},
 };
 use chasqui_contract::StoreError;
+use chasqui_nats::unavailable;
 use chasqui_schemas::{
     bucket::SECRETS,
     pepper::{MIN_SECRET_BYTES, Pepper},
 };
+use chasqui_settings::{Secret, SecretSource, SettingsError};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::unavailable;
+/// The manual of `[privacy]`, with every default.
+pub const DEFAULTS: &str = include_str!("../privacy.toml");
+
+/// `[privacy]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "documented in privacy.toml")]
+pub struct PrivacySettings {
+    pub key: SecretSource,
+}
+
+impl PrivacySettings {
+    /// The secret, where one is configured.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn secret(&self) -> Result<Option<Secret>, SettingsError> {
+        self.key.read("privacy.key")
+    }
+}
 
 /// Where in the bucket.
 const KEY: &str = "recipients";
@@ -31,13 +52,13 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum PepperError {
     /// The configured secret is too short.
-    #[error("the secret in privacy.key_file must have {MIN_SECRET_BYTES} bytes at least")]
+    #[error("the secret in privacy.key must have {MIN_SECRET_BYTES} bytes at least")]
     Short,
     /// The installation's secret is not kept in NATS, and none is configured.
-    #[error("this installation's secret is in a file: name it in privacy.key_file")]
+    #[error("this installation's secret is in a file: name it in privacy.key")]
     Missing,
     /// The configured secret is not the installation's.
-    #[error("the secret in privacy.key_file is not the one this installation began with: ids would change")]
+    #[error("the secret in privacy.key is not the one this installation began with: ids would change")]
     Other,
     /// The bucket cannot be used.
     #[error(transparent)]
@@ -56,7 +77,8 @@ struct Record {
 ///
 /// # Errors
 /// See [`PepperError`].
-pub async fn pepper(context: &Context, configured: Option<&str>) -> Result<Pepper, PepperError> {
+pub async fn pepper(context: &Context, configured: Option<&Secret>) -> Result<Pepper, PepperError> {
+    let configured = configured.map(Secret::expose);
     if configured.is_some_and(|secret| secret.len() < MIN_SECRET_BYTES) {
         return Err(PepperError::Short);
     }

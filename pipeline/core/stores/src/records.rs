@@ -16,14 +16,13 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use chasqui_contract::StoreError;
+use chasqui_nats::{Outgoing, Publisher, bucket::open, unavailable};
 use chasqui_schemas::{
     bucket::{Bucket, address_key, token, untoken},
     record::{Category, Contacts, Preferences, Suppression, Template},
 };
 use futures::{Stream, StreamExt, TryStreamExt};
 use serde::de::DeserializeOwned;
-
-use crate::{Outgoing, Publisher, directory::open, unavailable};
 
 /// Largest record, in bytes of JSON. Templates of many locales are the largest.
 pub const MAX_RECORD_BYTES: usize = 512 * 1024;

@@ -20,8 +20,9 @@ use chasqui_stores::{
     NatsDirectory, NatsInbox, NatsLedger, Records,
     memory::{MemoryDirectory, MemoryInbox, MemoryLedger},
 };
+use chasqui_testing::servers::Nats;
 use jiff::Timestamp;
-use support::{Server, begin, make_stores, publisher};
+use support::{begin, make_stores, publisher};
 use uuid::Uuid;
 
 // --- Ledger ---------------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ async fn of_an_end_and_takeovers_at_a_time_all_tell_the_same(ledger: &dyn Ledger
 
 #[tokio::test]
 async fn the_ledger_on_nats_conforms() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     ledger_conforms(&NatsLedger::open(&context, publisher(&context)).await.unwrap()).await;
@@ -155,7 +156,7 @@ async fn the_ledger_on_nats_conforms() {
 
 #[tokio::test]
 async fn the_ledger_on_nats_conforms_without_atomic_batches() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     ledger_conforms(&NatsLedger::open(&context, publisher(&context).one_by_one()).await.unwrap()).await;
@@ -185,7 +186,7 @@ fn expected(user: &str) -> Vec<Bytes> {
 
 #[tokio::test]
 async fn the_inbox_on_nats_takes_each_delivery_once_and_in_order() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     inbox_conforms(&NatsInbox::new(publisher(&context))).await;
@@ -280,7 +281,7 @@ fn is_bad<T: std::fmt::Debug>(answer: Result<T, StoreError>, bucket: Bucket) {
 
 #[tokio::test]
 async fn the_directory_on_nats_conforms() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let json = |record: serde_json::Result<Vec<u8>>| Bytes::from(record.unwrap());
@@ -370,7 +371,7 @@ async fn address_book_conforms(book: &(impl AddressBook + Directory)) {
 
 #[tokio::test]
 async fn the_address_book_on_nats_conforms() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let (ada, contacts) = adas();
@@ -391,7 +392,7 @@ async fn the_address_book_in_memory_conforms() {
 #[tokio::test]
 async fn devices_that_die_at_the_same_time_are_all_removed_and_nothing_else_is_lost() {
     const DEVICES: usize = 6;
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let devices = (0..=DEVICES).map(|n| device(&format!("d{n}"), "t", 10)).collect();
@@ -411,7 +412,7 @@ async fn devices_that_die_at_the_same_time_are_all_removed_and_nothing_else_is_l
 
 #[tokio::test]
 async fn a_suppression_that_was_lifted_can_come_again() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let book = NatsDirectory::open(&context).await.unwrap();

@@ -9,10 +9,12 @@ use std::{collections::BTreeSet, sync::atomic::Ordering};
 use async_nats::jetstream::kv;
 use bytes::Bytes;
 use chasqui_contract::{Directory, StoreError};
+use chasqui_nats::{ConnectError, ConnectOptions, connect};
 use chasqui_schemas::{bucket::Bucket, record::Category};
-use chasqui_stores::{ConnectError, ConnectOptions, NatsDirectory, RecordError, Records, connect};
+use chasqui_stores::{NatsDirectory, RecordError, Records};
+use chasqui_testing::servers::{Nats, eventually};
 use futures::{StreamExt, TryStreamExt, stream};
-use support::{Server, eventually, make_stores};
+use support::make_stores;
 
 fn category(ttl_s: u32) -> Bytes {
     serde_json::to_vec(&Category { ttl_s: Some(ttl_s), ..Category::default() }).unwrap().into()
@@ -24,7 +26,7 @@ async fn ttl(directory: &NatsDirectory, name: &str) -> Option<u32> {
 
 #[tokio::test]
 async fn a_change_is_seen_within_a_second() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let directory = NatsDirectory::open(&context).await.unwrap();
@@ -43,7 +45,7 @@ async fn a_change_is_seen_within_a_second() {
 
 #[tokio::test]
 async fn templates_and_categories_are_answered_from_memory() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let directory = NatsDirectory::open(&context).await.unwrap();
@@ -60,7 +62,7 @@ async fn templates_and_categories_are_answered_from_memory() {
 
 #[tokio::test]
 async fn what_changes_around_a_crash_of_the_server_is_seen() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let directory = NatsDirectory::open(&context).await.unwrap();
@@ -93,7 +95,7 @@ async fn what_changes_around_a_crash_of_the_server_is_seen() {
 
 #[tokio::test]
 async fn an_import_stores_every_record_and_tells_how_far_it_is() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let records = Records::open(&context, Bucket::Contacts).await.unwrap();
@@ -113,7 +115,7 @@ async fn an_import_stores_every_record_and_tells_how_far_it_is() {
 
 #[tokio::test]
 async fn an_empty_bucket_lists_nothing() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let records = Records::open(&context, Bucket::Templates).await.unwrap();
@@ -122,7 +124,7 @@ async fn an_empty_bucket_lists_nothing() {
 
 #[tokio::test]
 async fn a_bad_record_ends_an_import_and_is_named() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let records = Records::open(&context, Bucket::Preferences).await.unwrap();
@@ -140,7 +142,7 @@ async fn a_bad_record_ends_an_import_and_is_named() {
 
 #[tokio::test]
 async fn a_full_bucket_says_so() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     let config = kv::Config { bucket: "contacts".to_owned(), max_bytes: 1_000, ..kv::Config::default() };
     context.create_key_value(config).await.unwrap();
@@ -154,7 +156,7 @@ async fn a_full_bucket_says_so() {
 
 #[tokio::test]
 async fn a_missing_bucket_is_told_at_once() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     let error = NatsDirectory::open(&context).await.unwrap_err();
     assert!(error.class().is_transient());

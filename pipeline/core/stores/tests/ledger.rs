@@ -11,7 +11,8 @@ use bytes::Bytes;
 use chasqui_contract::{Book, Claim, Class, Ledger, StoreError};
 use chasqui_schemas::{id, stream, subject};
 use chasqui_stores::NatsLedger;
-use support::{Server, attempts_config, begin, count, eventually, make_stores, publisher, stream_config};
+use chasqui_testing::servers::{Nats, count, eventually, stream_config};
+use support::{attempts_config, begin, make_stores, publisher};
 
 async fn open(context: &Context) -> NatsLedger {
     NatsLedger::open(context, publisher(context)).await.unwrap()
@@ -19,7 +20,7 @@ async fn open(context: &Context) -> NatsLedger {
 
 #[tokio::test]
 async fn claims_survive_a_crash_and_repeats_are_answered_with_our_own_value() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let ledger = Arc::new(open(&context).await);
@@ -67,7 +68,7 @@ async fn claims_survive_a_crash_and_repeats_are_answered_with_our_own_value() {
 
 #[tokio::test]
 async fn two_processes_agree_on_who_was_first() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let ours = open(&context).await;
@@ -91,7 +92,7 @@ async fn two_processes_agree_on_who_was_first() {
 
 #[tokio::test]
 async fn a_full_ledger_says_so() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     let small = Config { max_messages: 2, ..stream_config(stream::LEDGER, subject::LEDGER) };
     context.create_stream(small).await.unwrap();
@@ -109,7 +110,7 @@ async fn a_full_ledger_says_so() {
 
 #[tokio::test]
 async fn a_claim_that_is_too_large_does_not_spoil_the_others() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let ledger = open(&context).await;
@@ -124,7 +125,7 @@ async fn a_claim_that_is_too_large_does_not_spoil_the_others() {
 
 #[tokio::test]
 async fn a_claim_whose_first_is_gone_is_an_error_and_not_a_first() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let ledger = open(&context).await;
@@ -137,8 +138,8 @@ async fn a_claim_whose_first_is_gone_is_an_error_and_not_a_first() {
 }
 
 /// A server with two processes, and where an attempt of the first began.
-async fn owner_and_other() -> (Server, Context, NatsLedger, NatsLedger, u64) {
-    let server = Server::start().await;
+async fn owner_and_other() -> (Nats, Context, NatsLedger, NatsLedger, u64) {
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let (owner, other) = (open(&context).await, open(&server.context().await).await);
@@ -148,7 +149,7 @@ async fn owner_and_other() -> (Server, Context, NatsLedger, NatsLedger, u64) {
 
 #[tokio::test]
 async fn many_ends_at_a_time_are_few_messages() {
-    let server = Server::start().await;
+    let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let ledger = open(&context).await;

@@ -2,17 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's support")]
 
-mod support;
-
 use async_nats::jetstream::kv;
 use chasqui_schemas::{bucket::SECRETS, pepper::Pepper};
 use chasqui_stores::{PepperError, pepper};
-use support::Server;
+use chasqui_testing::servers::Nats;
 
 const OURS: &str = "a secret of this installation, long enough";
 
-async fn server() -> (Server, async_nats::jetstream::Context) {
-    let server = Server::start().await;
+async fn server() -> (Nats, async_nats::jetstream::Context) {
+    let server = Nats::start().await;
     let context = server.context().await;
     let config = kv::Config { bucket: SECRETS.to_owned(), ..kv::Config::default() };
     context.create_key_value(config).await.unwrap();
@@ -33,12 +31,12 @@ async fn all_processes_get_one_secret_and_a_restart_does_not_change_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configured_secret_is_not_kept_and_no_other_is_taken() {
     let (_server, context) = server().await;
-    let ours = pepper(&context, Some(OURS)).await.unwrap();
+    let ours = pepper(&context, Some(&OURS.into())).await.unwrap();
     assert_eq!(ours.fingerprint(), Pepper::new(OURS.as_bytes()).fingerprint());
     assert!(matches!(pepper(&context, None).await, Err(PepperError::Missing)));
     let other = "a secret of another installation, long enough";
-    assert!(matches!(pepper(&context, Some(other)).await, Err(PepperError::Other)));
-    assert!(matches!(pepper(&context, Some("short")).await, Err(PepperError::Short)));
+    assert!(matches!(pepper(&context, Some(&other.into())).await, Err(PepperError::Other)));
+    assert!(matches!(pepper(&context, Some(&"short".into())).await, Err(PepperError::Short)));
     let kept = context.get_key_value(SECRETS).await.unwrap().get("recipients").await.unwrap().unwrap();
     assert!(!String::from_utf8(kept.to_vec()).unwrap().contains("secret"));
 }
@@ -50,7 +48,7 @@ async fn a_secret_leaves_nats_once_a_file_has_it() {
     let store = context.get_key_value(SECRETS).await.unwrap();
     let record: serde_json::Value = serde_json::from_slice(&store.get("recipients").await.unwrap().unwrap()).unwrap();
     let secret = record["secret"].as_str().unwrap();
-    let configured = pepper(&context, Some(secret)).await.unwrap();
+    let configured = pepper(&context, Some(&secret.into())).await.unwrap();
     assert_eq!(configured.fingerprint(), made_up.fingerprint());
     let kept = store.get("recipients").await.unwrap().unwrap();
     assert!(!String::from_utf8(kept.to_vec()).unwrap().contains(secret));

@@ -3,8 +3,8 @@
 //! Guarantee: the same hit has the same message id, so that repeats within the stream's window are stored once. Later
 //! repeats are stored and harmless: they have the same span, and the earliest time counts.
 
+use chasqui_nats::Outgoing;
 use chasqui_schemas::{Channel, OptOut, Receipt, ReceiptKind, header, id, subject};
-use chasqui_stores::Outgoing;
 
 /// Something that happened to a delivery.
 #[derive(Debug, Clone, PartialEq)]

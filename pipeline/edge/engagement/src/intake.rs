@@ -31,8 +31,8 @@ use std::{
 use async_nats::connection::State;
 use bytes::Bytes;
 use chasqui_contract::Class;
+use chasqui_nats::{Outgoing, Publisher};
 use chasqui_schemas::header;
-use chasqui_stores::{Outgoing, Publisher};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, mpsc, oneshot},

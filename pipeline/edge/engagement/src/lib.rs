@@ -1,4 +1,4 @@
-//! The gateway: the HTTP side of the pipeline, where recipients, apps and providers tell us what became of a message.
+//! Engagement: where recipients, apps and providers tell us over HTTP what became of a message.
 //!
 //! | path | who | answer |
 //! |---|---|---|
@@ -8,7 +8,6 @@
 //! | `GET /t/u/{token}` | the recipient, or a scanner | a page that asks; nothing happens yet |
 //! | `POST /v1/receipts` | apps | 202 |
 //! | `POST /v1/callbacks/{provider}` | Twilio, Vonage, SendGrid, Mailgun | 200 |
-//! | `GET /ui` | whoever may see what happened, with a browser | pages |
 //! | `GET /healthz`, `/readyz` | probes | 200, or 503 where hits would be refused |
 //!
 //! What they report ends as messages on `notify.receipt.<kind>.<channel>`; whoever consumes those makes trace events of them
@@ -31,30 +30,27 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`config`] | the `[gateway]` settings |
-//! | [`server`] | connections, and their bounds |
-//! | `routes` | paths, bodies, bounds of requests |
+//! | [`settings`] | `[engagement]`, and which apps may report |
+//! | `routes` | paths, and what their handlers share |
 //! | `track` | pixels, clicks, unsubscriptions |
 //! | `actor` | people told from machines |
 //! | `reports` | `/v1/receipts` |
 //! | `callbacks` | one module per provider |
 //! | `hit` | what a request becomes: one message |
 //! | [`intake`], [`spool`] | the way to NATS |
-//! | `ui` | the trace page |
 
 mod actor;
-mod callbacks;
-pub mod config;
+pub mod callbacks;
+
 mod hit;
 pub mod intake;
 mod pages;
 mod reports;
 mod routes;
-mod secret;
-pub mod server;
+pub mod settings;
 pub mod spool;
 mod track;
-mod ui;
 
-pub use config::{Config, ConfigError};
-pub use server::{Gateway, GatewayError};
+pub use intake::Carrier;
+pub use routes::{Engagement, Setup};
+pub use settings::{Reporters, Settings};

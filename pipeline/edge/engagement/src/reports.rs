@@ -12,20 +12,17 @@ use axum::{
     extract::{Request, State},
     http::{
         HeaderMap, StatusCode,
-        header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
+        header::{CONTENT_TYPE, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
 };
+use chasqui_http::{request, token};
 use chasqui_schemas::{Channel, Receipt, ReceiptKind, receipt::Actor};
 use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::{
-    config::{Reporters, token_hash},
-    hit::Hit,
-    routes::{self, App},
-};
+use crate::{Reporters, hit::Hit, routes::App};
 
 /// Most receipts of one request.
 const MAX_REPORTS: usize = 1_000;
@@ -59,7 +56,7 @@ pub(crate) async fn report(State(app): State<Arc<App>>, request: Request) -> Res
         return (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response();
     }
     let _turn = app.turn().await;
-    let body = match routes::body(request, MAX_BODY).await {
+    let body = match request::body(request, MAX_BODY).await {
         Ok(body) => body,
         Err(response) => return response,
     };
@@ -69,17 +66,13 @@ pub(crate) async fn report(State(app): State<Arc<App>>, request: Request) -> Res
     };
     match app.intake.store(&hits).await {
         Ok(()) => json(StatusCode::ACCEPTED, &serde_json::json!({ "accepted": hits.len() })),
-        Err(_) => routes::come_again(),
+        Err(_) => request::come_again(),
     }
 }
 
 fn may_report(reporters: &Reporters, headers: &HeaderMap) -> bool {
     let Reporters::Apps(apps) = reporters else { return true };
-    let credentials = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match credentials.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => apps.contains_key(&token_hash(token.trim())),
-        _ => false,
-    }
+    token::bearer(headers).is_some_and(|token| apps.contains_key(&token::hash(token)))
 }
 
 /// The receipts of a body; else which of them is wrong, and how.
@@ -133,6 +126,8 @@ mod tests {
 
     use serde_json::json;
 
+    use axum::http::header::AUTHORIZATION;
+
     use super::*;
 
     fn now() -> Timestamp {
@@ -183,7 +178,7 @@ mod tests {
 
     #[test]
     fn only_a_known_token_may_report() {
-        let apps = Reporters::Apps(HashMap::from([(token_hash("t0ken"), "shop".to_owned())]));
+        let apps = Reporters::Apps(HashMap::from([(token::hash("t0ken"), "shop".to_owned())]));
         for (credentials, expected) in [
             ("Bearer t0ken", true),
             ("bearer t0ken", true),

@@ -1,42 +1,100 @@
-//! Paths, and the bounds of a request: its time, its body, how many large ones at once.
+//! Paths, and what their handlers share.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::{Arc, atomic::AtomicU64};
 
 use axum::{
     Router,
-    body::to_bytes,
-    extract::{Request, State},
-    http::{
-        HeaderName, HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
-    },
-    middleware::{self, Next},
+    extract::State,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use bytes::Bytes;
 use chasqui_contract::Clock;
+use chasqui_http::request::come_again;
 use chasqui_links::Links;
+use chasqui_nats::Publisher;
 use jiff::Timestamp;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
+    Reporters, Settings,
     actor::Clicks,
     callbacks::{self, Verifiers},
-    config::Reporters,
-    intake::Intake,
-    pages, reports, track,
+    intake::{Carrier, Intake},
+    pages, reports,
+    spool::{Spool, SpoolError},
+    track,
 };
 
-/// A request is answered within this time, its body included.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests with a large body that are in memory at once: 32 MiB at most.
 const MAX_BULK: usize = 32;
-/// When to come again after a 503, in seconds.
-const COME_AGAIN_S: &str = "5";
+
+/// What engagement is made of.
+pub struct Setup<'a> {
+    /// Its own settings.
+    pub settings: &'a Settings,
+    /// Where recipients and providers reach us; empty where they do not.
+    pub public_url: &'a str,
+    /// What links are read with; `None` where none are made.
+    pub links: Option<Links>,
+    /// Who may report.
+    pub reporters: Reporters,
+    /// Where receipts go. It may be away.
+    pub client: async_nats::Client,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Engagement, ready to answer.
+pub struct Engagement {
+    app: Arc<App>,
+    carrier: Carrier,
+}
+
+impl Engagement {
+    /// Opens the spool. Nothing is answered before its router is served, and nothing carried before its carrier runs.
+    ///
+    /// # Errors
+    /// Where a setting or the spool cannot be used. With NATS away it is no error: then hits are kept.
+    pub fn open(setup: Setup<'_>) -> Result<Self, EngagementError> {
+        let Setup { settings, public_url, links, reporters, client, clock } = setup;
+        let verifiers = Verifiers::new(settings, public_url)?;
+        let spool = Spool::open(&settings.spool_dir, settings.spool_bytes)?;
+        let publisher = Publisher::new(async_nats::jetstream::new(client.clone()));
+        let (intake, carrier) = Intake::new(client, &publisher, spool, settings.queue_hits);
+        let app = App {
+            intake,
+            links,
+            clicks: Clicks::default(),
+            reporters,
+            verifiers,
+            public_url: public_url.trim_end_matches('/').to_owned(),
+            clock,
+            bulk: Semaphore::new(MAX_BULK),
+        };
+        Ok(Engagement { app: Arc::new(app), carrier })
+    }
+
+    /// Counts the hits that were neither stored nor refused.
+    pub fn lost(&self) -> Arc<AtomicU64> {
+        self.app.intake.lost()
+    }
+
+    /// What answers, and what carries hits to NATS: it ends when the router and all of its requests are gone.
+    pub fn into_parts(self) -> (Router, Carrier) {
+        (router(self.app), self.carrier)
+    }
+}
+
+/// Engagement cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngagementError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Settings(#[from] chasqui_settings::SettingsError),
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+}
 
 /// What requests share.
 pub(crate) struct App {
@@ -52,18 +110,6 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(
-        intake: Intake,
-        links: Option<Links>,
-        reporters: Reporters,
-        verifiers: Verifiers,
-        public_url: String,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        let bulk = Semaphore::new(MAX_BULK);
-        App { intake, links, clicks: Clicks::default(), reporters, verifiers, public_url, clock, bulk }
-    }
-
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -74,8 +120,7 @@ impl App {
     }
 }
 
-/// `ui` are the routes of the trace page, where there is one.
-pub(crate) fn router(app: Arc<App>, ui: Option<Router>) -> Router {
+fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/t/o/{file}", get(track::pixel))
         .route("/t/c/{token}", get(track::click))
@@ -86,35 +131,9 @@ pub(crate) fn router(app: Arc<App>, ui: Option<Router>) -> Router {
         .route("/readyz", get(ready))
         .fallback(|| async { pages::missing() })
         .with_state(app)
-        .merge(ui.unwrap_or_default())
-        .layer(middleware::from_fn(bounded))
 }
 
 /// Ready as long as hits are taken: with NATS away too, while there is room in the spool.
 async fn ready(State(app): State<Arc<App>>) -> Response {
     if app.intake.is_ready() { "ready\n".into_response() } else { come_again() }
-}
-
-/// Bounds a request's time, and says what holds for every answer.
-async fn bounded(request: Request, next: Next) -> Response {
-    let answered = timeout(REQUEST_TIMEOUT, next.run(request)).await;
-    let mut response = answered.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response());
-    for (name, value) in
-        [(CACHE_CONTROL, "no-store"), (REFERRER_POLICY, "no-referrer"), (X_CONTENT_TYPE_OPTIONS, "nosniff")]
-    {
-        let (name, value): (HeaderName, HeaderValue) = (name, HeaderValue::from_static(value));
-        response.headers_mut().insert(name, value);
-    }
-    response
-}
-
-/// The whole body, or the answer to one that is too large or does not come.
-pub(crate) async fn body(request: Request, max_bytes: usize) -> Result<Bytes, Response> {
-    let body = to_bytes(request.into_body(), max_bytes).await;
-    body.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE.into_response())
-}
-
-/// There is no room now.
-pub(crate) fn come_again() -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, COME_AGAIN_S)]).into_response()
 }

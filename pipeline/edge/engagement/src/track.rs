@@ -14,6 +14,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use chasqui_http::request;
 use chasqui_links::{Link, Origin};
 use chasqui_schemas::{Receipt, ReceiptKind, receipt::Actor};
 use jiff::{SignedDuration, Timestamp};
@@ -22,7 +23,7 @@ use crate::{
     actor::{self, Seen},
     hit::Hit,
     pages,
-    routes::{self, App},
+    routes::App,
 };
 
 /// One transparent pixel.
@@ -64,7 +65,7 @@ pub(crate) async fn ask(State(app): State<Arc<App>>, request: Request) -> Respon
 pub(crate) async fn unsubscribe(State(app): State<Arc<App>>, request: Request) -> Response {
     let Some((origin, Link::Unsubscribe(opt_out))) = read(&app, last(&request)) else { return pages::missing() };
     let content_type = header(request.headers(), CONTENT_TYPE.as_str()).unwrap_or_default().to_owned();
-    let body = match routes::body(request, MAX_BODY).await {
+    let body = match request::body(request, MAX_BODY).await {
         Ok(body) => body,
         Err(response) => return response,
     };
@@ -75,7 +76,7 @@ pub(crate) async fn unsubscribe(State(app): State<Arc<App>>, request: Request) -
     hit.opt_out = Some(opt_out.clone());
     match app.intake.store(&[hit]).await {
         Ok(()) => pages::done(&opt_out),
-        Err(_) => routes::come_again(),
+        Err(_) => request::come_again(),
     }
 }
 

@@ -6,6 +6,7 @@ mod support;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chasqui_schemas::{OptOut, bucket::address_key, receipt::Actor};
+use chasqui_testing::servers::Nats;
 use jiff::Timestamp;
 use reqwest::Response;
 use ring::{
@@ -14,7 +15,7 @@ use ring::{
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
 };
 use serde_json::{Value, json};
-use support::{House, Nats, PUBLIC_URL, config, message};
+use support::{House, PUBLIC_URL, config, message, receipts};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -28,12 +29,12 @@ fn opt_out(reason: &str, address: &str) -> Option<OptOut> {
 async fn house(nats: &Nats, dir: &std::path::Path, setting: &str, secret: &str) -> House {
     let file = dir.join("credential");
     std::fs::write(&file, secret).unwrap();
-    House::start(nats, &config(dir, &format!("{setting}.file = '{}'", file.display()))).await
+    House::start(nats, &config(dir, &format!("engagement.{setting}.file = '{}'", file.display()))).await
 }
 
 #[tokio::test]
 async fn twilio_signs_the_public_address_and_the_form() {
-    let nats = Nats::start().await;
+    let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let house = house(&nats, dir.path(), "twilio.auth_token", "auth-token").await;
     let ids = message(1);
@@ -56,13 +57,13 @@ async fn twilio_signs_the_public_address_and_the_form() {
     assert_eq!(post(elsewhere, delivered, sign(&path, delivered)).await.status(), 401, "the ids are signed too");
     assert_eq!(house.post(&path, delivered).await.status(), 401);
     assert_eq!(post(elsewhere, delivered, sign(elsewhere, delivered)).await.status(), 200, "not ours: politely");
-    assert_eq!(nats.receipts().await, []);
+    assert_eq!(receipts(&nats).await, []);
 
     // In the wrong order and twice.
     for body in [failed, delivered, failed] {
         assert_eq!(post(&path, body, sign(&path, body)).await.status(), 200);
     }
-    let receipts = nats.receipts().await;
+    let receipts = receipts(&nats).await;
     let subjects: Vec<_> = receipts.iter().map(|(subject, ..)| subject.as_str()).collect();
     assert_eq!(subjects, ["notify.receipt.failed.sms", "notify.receipt.delivered.sms"]);
     let (_, receipt, wish) = &receipts[0];
@@ -75,7 +76,7 @@ async fn twilio_signs_the_public_address_and_the_form() {
 
 #[tokio::test]
 async fn sendgrid_signs_the_bytes_as_they_come() {
-    let nats = Nats::start().await;
+    let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let random = SystemRandom::new();
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
@@ -83,7 +84,7 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
     let prefix = "3059301306072a8648ce3d020106082a8648ce3d030107034200";
     let prefix = (0..prefix.len()).step_by(2).map(|at| u8::from_str_radix(&prefix[at..at + 2], 16).unwrap());
     let public = STANDARD.encode(prefix.chain(key.public_key().as_ref().iter().copied()).collect::<Vec<u8>>());
-    let house = House::start(&nats, &config(dir.path(), &format!("[sendgrid]\npublic_key = '{public}'"))).await;
+    let house = House::start(&nats, &config(dir.path(), &format!("engagement.sendgrid.public_key = '{public}'"))).await;
     let post = async |signed: &str, sent: &str| -> Response {
         let signature = key.sign(&random, format!("1600112502{signed}").as_bytes()).unwrap();
         let request = house.client.post(house.here("/v1/callbacks/sendgrid")).body(sent.to_owned());
@@ -109,12 +110,12 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
     let body = events.to_string() + "\r\n";
     assert_eq!(post(&body, body.trim_end()).await.status(), 401, "the line break is signed");
     assert_eq!(post("x", &body).await.status(), 401);
-    assert_eq!(nats.receipts().await, []);
+    assert_eq!(receipts(&nats).await, []);
     assert_eq!(post(&body, &body).await.status(), 200);
     assert_eq!(post("[]\r\n", "[]\r\n").await.status(), 200);
     assert_eq!(post("nonsense", "nonsense").await.status(), 200, "it would be no better the next time");
     assert_eq!(house.post("/v1/callbacks/sendgrid", "x".repeat(1_100_000)).await.status(), 413);
-    let receipts = nats.receipts().await;
+    let receipts = receipts(&nats).await;
     let told: Vec<_> = receipts.iter().map(|(subject, receipt, _)| (subject.as_str(), receipt.by)).collect();
     assert_eq!(
         told,
@@ -131,7 +132,7 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
 
 #[tokio::test]
 async fn mailgun_signs_a_token_that_counts_once() {
-    let mut nats = Nats::start().await;
+    let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let mut house = Some(house(&nats, dir.path(), "mailgun.signing_key", "signing-key").await);
     let sign = |age_s: i64, token: &str, event: Value| {
@@ -150,16 +151,16 @@ async fn mailgun_signs_a_token_that_counts_once() {
         assert_eq!(post(house, sign(13 * 3_600, "c", opened(1))).await, 406, "too old to be true");
         assert_eq!(post(house, sign(0, "d", json!({}))).await, 406, "do not try again");
         assert_eq!(post(house, sign(0, "e", json!({"event": "opened", "user-variables": []}))).await, 200, "not ours");
-        assert_eq!(nats.receipts().await, []);
+        assert_eq!(receipts(&nats).await, []);
         assert_eq!(post(house, sign(0, "f", opened(1))).await, 200);
         assert_eq!(post(house, sign(0, "f", opened(2))).await, 406, "somebody plays it again, with another event");
-        let receipts = nats.receipts().await;
+        let receipts = receipts(&nats).await;
         assert_eq!((receipts.len(), receipts[0].1.by), (1, Actor::Machine));
     }
     // Refused for want of room, it comes again with the same token and counts.
     house.take().unwrap().stop().await;
     let file = dir.path().join("credential");
-    let full = format!("spool_bytes = 10\nmailgun.signing_key.file = '{}'", file.display());
+    let full = format!("[engagement]\nspool_bytes = 10\nmailgun.signing_key.file = '{}'", file.display());
     let house = House::start(&nats, &config(dir.path(), &full)).await;
     nats.stop().await;
     let body = sign(0, "g", opened(3));
@@ -170,22 +171,18 @@ async fn mailgun_signs_a_token_that_counts_once() {
         assert!(patience.elapsed().as_secs() < 60, "it is never taken");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    assert_eq!(nats.receipts().await.len(), 2);
+    assert_eq!(receipts(&nats).await.len(), 2);
     house.stop().await;
 }
 
 #[tokio::test]
 async fn vonage_signs_or_knows_a_secret() {
-    let nats = Nats::start().await;
+    let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("secret");
     std::fs::write(&file, "s3cret").unwrap();
     let with = |setting: &str| {
-        let text = "[vonage]\nsignature_secret = {}\naddress_secret = {}\nsignature_method = 'sha256'";
-        config(
-            dir.path(),
-            &text.replace(&format!("{setting} = {{}}"), &format!("{setting} = {{ file = '{}' }}", file.display())),
-        )
+        config(dir.path(), &format!("[engagement.vonage]\n{setting} = {{ file = '{}' }}", file.display()))
     };
     let reference = format!("{}.{}", message(1).notification_id.simple(), message(1).delivery_id.simple());
     let receipt = json!({"status": "delivered", "client-ref": reference, "err-code": "0", "msisdn": "15551234567"});
@@ -198,7 +195,7 @@ async fn vonage_signs_or_knows_a_secret() {
     assert_eq!(house.post("/v1/callbacks/vonage", receipt.to_string()).await.status(), 401);
     assert_eq!(house.post("/v1/callbacks/vonage?secret=s3cret", receipt.to_string()).await.status(), 401);
     assert_eq!(house.post("/v1/callbacks/vonage", signed.to_string()).await.status(), 200);
-    assert_eq!(nats.receipts().await.len(), 1);
+    assert_eq!(receipts(&nats).await.len(), 1);
     house.stop().await;
 
     let house = House::start(&nats, &with("address_secret")).await;
@@ -207,7 +204,7 @@ async fn vonage_signs_or_knows_a_secret() {
     failed["err-code"] = json!("3");
     assert_eq!(house.post("/v1/callbacks/vonage?secret=wrong", failed.to_string()).await.status(), 401);
     assert_eq!(house.post("/v1/callbacks/vonage?secret=s3cret", failed.to_string()).await.status(), 200);
-    let receipts = nats.receipts().await;
-    assert_eq!((receipts.len(), receipts[1].0.as_str()), (2, "notify.receipt.bounced.sms"));
+    let stored = receipts(&nats).await;
+    assert_eq!((stored.len(), stored[1].0.as_str()), (2, "notify.receipt.bounced.sms"));
     house.stop().await;
 }

@@ -5,8 +5,9 @@
 mod support;
 
 use chasqui_schemas::{OptOut, receipt::Actor};
+use chasqui_testing::servers::Nats;
 use serde_json::json;
-use support::{House, Nats, config, links, message};
+use support::{House, config, links, message, receipts, wait_for};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -19,7 +20,7 @@ fn newsletter() -> OptOut {
 
 #[tokio::test]
 async fn opens_and_clicks_become_receipts() {
-    let nats = Nats::start().await;
+    let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let house = House::start(&nats, &config(dir.path(), "")).await;
 
@@ -40,7 +41,7 @@ async fn opens_and_clicks_become_receipts() {
     let head = house.client.head(house.here(&links().open(&message(3)))).send().await.unwrap();
     assert_eq!(head.status(), 200);
 
-    let receipts = nats.wait_for(3).await;
+    let receipts = wait_for(&nats, 3).await;
     let told: Vec<_> = receipts
         .iter()
         .map(|(subject, receipt, _)| (subject.as_str(), receipt.by, receipt.detail.as_deref()))
@@ -60,20 +61,20 @@ async fn opens_and_clicks_become_receipts() {
 
 #[tokio::test]
 async fn following_every_link_at_once_is_a_machine() {
-    let nats = Nats::start().await;
+    let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let house = House::start(&nats, &config(dir.path(), "")).await;
     for link in 0..4 {
         house.get(&links().click(&message(1), link, "https://shop.example.com/").unwrap()).await;
     }
-    let machines = nats.wait_for(4).await.iter().filter(|(_, receipt, _)| receipt.by == Actor::Machine).count();
+    let machines = wait_for(&nats, 4).await.iter().filter(|(_, receipt, _)| receipt.by == Actor::Machine).count();
     assert_eq!(machines, 3, "all but the first, as documented");
     house.stop().await;
 }
 
 #[tokio::test]
 async fn strangers_learn_nothing_and_leave_no_trace() {
-    let nats = Nats::start().await;
+    let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let house = House::start(&nats, &config(dir.path(), "")).await;
     let forge = |url: String| {
@@ -116,14 +117,14 @@ async fn strangers_learn_nothing_and_leave_no_trace() {
         let response = house.post(url, "List-Unsubscribe=One-Click").await;
         assert_eq!((response.status().as_u16(), response.text().await.unwrap()), (404, page.clone()), "{url}");
     }
-    nats.wait_for(1).await;
+    wait_for(&nats, 1).await;
     house.stop().await;
-    assert_eq!(nats.receipts().await.len(), 1, "the genuine one");
+    assert_eq!(receipts(&nats).await.len(), 1, "the genuine one");
 }
 
 #[tokio::test]
 async fn unsubscribing_takes_a_post_that_says_so() {
-    let nats = Nats::start().await;
+    let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let house = House::start(&nats, &config(dir.path(), "")).await;
     let url = links().unsubscribe(&message(1), &newsletter()).unwrap();
@@ -135,11 +136,11 @@ async fn unsubscribing_takes_a_post_that_says_so() {
     assert!(text.contains("newsletter") && text.contains("method=\"post\"") && !text.contains("ada"), "{text}");
     assert_eq!(house.post(&url, "").await.status(), 400);
     assert_eq!(house.post(&url, "x".repeat(5_000)).await.status(), 413);
-    assert_eq!(nats.receipts().await, [], "nothing has happened");
+    assert_eq!(receipts(&nats).await, [], "nothing has happened");
 
     let done = house.post(&url, "List-Unsubscribe=One-Click").await;
     assert_eq!(done.status(), 200);
-    let receipts = nats.receipts().await;
+    let receipts = receipts(&nats).await;
     let (subject, receipt, opt_out) = &receipts[0];
     assert_eq!((receipts.len(), subject.as_str()), (1, "notify.receipt.unsubscribed.email"), "stored when answered");
     assert_eq!(receipt.delivery_id, message(1).delivery_id);
@@ -149,7 +150,7 @@ async fn unsubscribing_takes_a_post_that_says_so() {
 
 #[tokio::test]
 async fn apps_report_with_their_token() {
-    let nats = Nats::start().await;
+    let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "t0ken\n").unwrap();
@@ -166,11 +167,11 @@ async fn apps_report_with_their_token() {
     let wrong = post("t0ken", &json!([reports[0], {"kind": "opened"}])).await.unwrap();
     assert_eq!(wrong.status(), 400);
     assert!(wrong.text().await.unwrap().contains("[1]"), "which one");
-    assert_eq!(nats.receipts().await.len(), 0, "all or nothing");
+    assert_eq!(receipts(&nats).await.len(), 0, "all or nothing");
 
     let taken = post("t0ken", &json!(reports)).await.unwrap();
     assert_eq!((taken.status().as_u16(), taken.text().await.unwrap().as_str()), (202, "{\"accepted\":1000}\n"));
-    let receipts = nats.receipts().await;
+    let receipts = receipts(&nats).await;
     assert_eq!(receipts.len(), 1_000);
     assert!(receipts.iter().zip(1..).all(|((_, receipt, _), n)| receipt.delivery_id == Uuid::from_u128(n)), "in order");
     assert_eq!(post("t0ken", &json!(vec![&reports[0]; 1_001])).await.unwrap().status(), 400);
@@ -180,9 +181,9 @@ async fn apps_report_with_their_token() {
 
 #[tokio::test]
 async fn a_head_that_is_too_large_or_never_comes_is_refused() {
-    let nats = Nats::start().await;
+    let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let house = House::start(&nats, &config(dir.path(), "connections = 1")).await;
+    let house = House::start(&nats, &config(dir.path(), "gateway.connections = 1")).await;
     let answer = async |request: &[u8]| {
         let mut stream = TcpStream::connect(house.address).await.unwrap();
         // The server may hang up before all is said.

@@ -10,8 +10,9 @@ use std::{
 };
 
 use chasqui_schemas::OptOut;
+use chasqui_testing::servers::Nats;
 use serde_json::json;
-use support::{House, Nats, config, links, message};
+use support::{House, config, links, message, receipts, wait_for};
 use uuid::Uuid;
 
 fn newsletter() -> OptOut {
@@ -26,11 +27,11 @@ fn spool_files(dir: &std::path::Path) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn everybody_is_answered_while_nats_is_away_and_all_of_it_arrives_in_order() {
     const COUNT: u128 = 200;
-    let mut nats = Nats::start().await;
+    let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let house = House::start(&nats, &config(dir.path(), "")).await;
     house.get(&links().open(&message(0))).await;
-    nats.wait_for(1).await;
+    wait_for(&nats, 1).await;
 
     nats.stop().await;
     let mut answers = Vec::new();
@@ -56,8 +57,8 @@ async fn everybody_is_answered_while_nats_is_away_and_all_of_it_arrives_in_order
     assert!(spool_files(dir.path()) > 0);
 
     nats.start_again().await;
-    let receipts = nats.wait_for(1 + COUNT as usize * 3 / 4).await;
-    let order: Vec<_> = receipts.iter().map(|(_, receipt, _)| receipt.delivery_id.as_u128() - 1_000).collect();
+    let stored = wait_for(&nats, 1 + COUNT as usize * 3 / 4).await;
+    let order: Vec<_> = stored.iter().map(|(_, receipt, _)| receipt.delivery_id.as_u128() - 1_000).collect();
     let expected: Vec<_> = (0..=COUNT).filter(|n| n % 4 != 3).collect();
     assert_eq!(order, expected);
     assert_eq!(house.lost(), 0);
@@ -66,14 +67,14 @@ async fn everybody_is_answered_while_nats_is_away_and_all_of_it_arrives_in_order
     let late =
         house.post(&links().unsubscribe(&message(900), &newsletter()).unwrap(), "List-Unsubscribe=One-Click").await;
     assert_eq!(late.status(), 200);
-    assert_eq!(nats.receipts().await.len(), expected.len() + 1);
+    assert_eq!(receipts(&nats).await.len(), expected.len() + 1);
     house.stop().await;
     assert_eq!(spool_files(dir.path()), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_outlives_the_gateway() {
-    let mut nats = Nats::start().await;
+    let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "");
     let house = House::start(&nats, &config).await;
@@ -84,17 +85,17 @@ async fn what_was_answered_outlives_the_gateway() {
     }
     house.crash().await;
     nats.start_again().await;
-    assert_eq!(nats.receipts().await.len(), 0);
+    assert_eq!(receipts(&nats).await.len(), 0);
 
     let house = House::start(&nats, &config).await;
-    let receipts = nats.wait_for(20).await;
+    let receipts = wait_for(&nats, 20).await;
     assert!(receipts.iter().all(|(_, _, opt_out)| opt_out.is_some()), "with what they switch off");
     house.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_loses_nothing_that_was_taken() {
-    let mut nats = Nats::start().await;
+    let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "");
     let house = House::start(&nats, &config).await;
@@ -105,19 +106,19 @@ async fn stopping_loses_nothing_that_was_taken() {
     house.stop().await;
     nats.start_again().await;
     let house = House::start(&nats, &config).await;
-    let receipts = nats.wait_for(50).await;
-    let ids: HashSet<Uuid> = receipts.iter().map(|(_, receipt, _)| receipt.delivery_id).collect();
+    let stored = wait_for(&nats, 50).await;
+    let ids: HashSet<Uuid> = stored.iter().map(|(_, receipt, _)| receipt.delivery_id).collect();
     assert_eq!(ids.len(), 50);
     house.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_spool_refuses_posts_and_counts_what_it_loses() {
-    let mut nats = Nats::start().await;
+    let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "t0ken").unwrap();
-    let changes = format!("spool_bytes = 80000\napps.shop.token.file = '{}'", token.display());
+    let changes = format!("engagement.spool_bytes = 80000\napps.shop.token.file = '{}'", token.display());
     let house = House::start(&nats, &config(dir.path(), &changes)).await;
     nats.stop().await;
     let post = async |n: u128| {
@@ -156,8 +157,7 @@ async fn a_full_spool_refuses_posts_and_counts_what_it_loses() {
         assert!(patience.elapsed() < Duration::from_secs(60), "it takes no more receipts");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let reported: HashSet<Uuid> = nats
-        .receipts()
+    let reported: HashSet<Uuid> = receipts(&nats)
         .await
         .iter()
         .filter(|(subject, ..)| subject == "notify.receipt.opened.push")

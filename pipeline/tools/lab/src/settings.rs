@@ -87,7 +87,7 @@ pub(crate) fn write(
                 "slack_webhook": file("slack", &format!("{}{}", url(Vendor::Slack), accounts.slack_path))?,
             },
         },
-        "gateway": {
+        "engagement": {
             "twilio": { "auth_token": twilio_token },
             "vonage": { "signature_secret": file("vonage-signature", &accounts.vonage_signature_secret)? },
             "sendgrid": { "public_key": accounts.sendgrid_webhook_public_key },

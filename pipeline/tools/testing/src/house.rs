@@ -8,8 +8,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use async_nats::jetstream;
-use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, NatsOptions, Options, SyncInterval};
+use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, NatsOptions, SyncInterval};
 use tokio::process::{Child, Command};
+
+use crate::servers;
 
 /// How long a test waits for what must happen. Far above what is needed, because machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -64,7 +66,7 @@ impl House {
         sync_interval: SyncInterval,
         clickhouse: String,
     ) -> anyhow::Result<Self> {
-        let mut options = Options::new(dir.path().join("data"), cache());
+        let mut options = servers::options(dir.path().join("data"));
         options.nats = Some(NatsOptions { sync_interval, ..NatsOptions::default() });
         options.clickhouse = Some(ClickHouseOptions {
             child: Some(ChildProgram {
@@ -196,11 +198,6 @@ impl House {
         let stream = jetstream::new(self.nats.clone()).get_stream(stream).await?;
         Ok(stream.cached_info().state.messages)
     }
-}
-
-/// Where fetched programs are.
-pub fn cache() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui")
 }
 
 /// A `chasqui serve` process.

@@ -5,6 +5,8 @@
 //! does, and into the sandbox provider's log, which is written by the call itself and knows nothing of traces; or, where
 //! the real providers call the [`lab`], into its vendors' ledgers.
 //!
+//! Tests of one part, which need a nats-server and no more, start it with [`servers`].
+//!
 //! The binary is the one that cargo built beside the test; `make test` builds it first.
 
 pub mod browser;
@@ -13,6 +15,7 @@ pub mod collector;
 pub mod disk;
 pub mod house;
 pub mod oracle;
+pub mod servers;
 pub mod settings;
 pub mod submissions;
 pub mod vendors;

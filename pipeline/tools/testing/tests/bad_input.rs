@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use async_nats::jetstream::{self, message::PublishMessage};
 use bytes::Bytes;
-use chasqui_harness::{House, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{House, oracle, settings::IMPATIENT, submissions};
 use futures::StreamExt;
 use serde_json::json;
 use uuid::Uuid;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::ensure;
-use chasqui_harness::{
+use chasqui_testing::{
     House,
     lab::{Fate, Lab, PUBLIC_URL, Posted, Reporting, Script},
     oracle, vendors,
@@ -23,7 +23,7 @@ async fn what_vendors_report_of_a_delivery_is_what_the_analyst_reads() -> anyhow
     let dir = tempfile::tempdir()?;
     let bind = format!("127.0.0.1:{}", chasqui_embedded::free_port()?);
     let gateway = format!(
-        "[gateway]\npublic_url = '{PUBLIC_URL}'\nkeys = [{{ id = 'k1', env = 'LINKS_KEY' }}]\nspool_dir = '{}'",
+        "[gateway]\npublic_url = '{PUBLIC_URL}'\n[links]\nkeys = [{{ id = 'k1', secret = {{ env = 'LINKS_KEY' }} }}]\n[engagement]\nspool_dir = '{}'",
         dir.path().join("spool").display()
     );
     let house = House::start(&format!("{}\n{gateway}", vendors::settings(&lab))).await?;
@@ -57,7 +57,7 @@ async fn what_vendors_report_of_a_delivery_is_what_the_analyst_reads() -> anyhow
         told.insert((row.provider, row.state));
     }
     ensure!(told.len() == 8, "four vendors, two states each: {told:?}");
-    let deadline = Instant::now() + chasqui_harness::house::PATIENCE;
+    let deadline = Instant::now() + chasqui_testing::house::PATIENCE;
     while lab.posted().pending > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

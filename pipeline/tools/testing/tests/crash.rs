@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use chasqui_harness::{
+use chasqui_testing::{
     Calls, House,
     oracle::nothing_lost_nothing_doubled,
     settings::{IMPATIENT, SLOTS},
@@ -98,7 +98,7 @@ async fn clickhouse_is_away_for_a_while() -> anyhow::Result<()> {
     // First it hangs, as an overloaded server does; while it hangs, everything is sent.
     signal("-STOP").await?;
     publish(&house, COUNT, &AtomicU64::new(0)).await?;
-    let deadline = tokio::time::Instant::now() + chasqui_harness::house::PATIENCE;
+    let deadline = tokio::time::Instant::now() + chasqui_testing::house::PATIENCE;
     while Calls::read(&house)?.by_delivery().len() < COUNT as usize {
         ensure!(tokio::time::Instant::now() < deadline, "sending waits for ClickHouse\n{}", house.worker_log());
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
-use chasqui_harness::{House, oracle, settings::IMPATIENT, submissions};
 use chasqui_schemas::{Channel, ReceiptKind, subject};
+use chasqui_testing::{House, oracle, settings::IMPATIENT, submissions};
 use clickhouse::Client;
 use grafana::{
     Dashboard, View,

@@ -8,13 +8,13 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use chasqui_harness::{
+use chasqui_schemas::{Lane, stream, subject};
+use chasqui_testing::{
     House,
     lab::{Answered, Behaviour, Call, Cut, Fault, Lab, Rule, Script, Vendor, When},
     oracle,
     vendors::{self, Account},
 };
-use chasqui_schemas::{Lane, stream, subject};
 use futures::{StreamExt, TryStreamExt, stream as streams};
 use serde_json::json;
 use uuid::Uuid;
@@ -103,7 +103,7 @@ fn waits(accounts: &[Account], urgent: &[(Uuid, Duration)]) -> anyhow::Result<Ve
 
 /// The longest that 99 of 100 urgent messages may take: a second. A debug build on a busy machine has no seconds to go by;
 /// there it may be a quarter of the time after which half of all messages were out, behind which an urgent one would stand
-/// if it had to. With optimisation: `cargo build --release -p chasqui && cargo test --release -p chasqui-harness --test drill`.
+/// if it had to. With optimisation: `cargo build --release -p chasqui && cargo test --release -p chasqui-testing --test drill`.
 fn bar(accounts: &[Account], began: Duration) -> Duration {
     let second = Duration::from_secs(1);
     if !cfg!(debug_assertions) {

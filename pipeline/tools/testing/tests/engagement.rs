@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use async_nats::jetstream;
-use chasqui_harness::{House, oracle, settings::IMPATIENT};
 use chasqui_links::{Links, Origin};
 use chasqui_schemas::{Channel, OptOut, ReceiptKind, header, stream, subject};
+use chasqui_testing::{House, oracle, settings::IMPATIENT};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +20,7 @@ const PUBLIC_URL: &str = "https://n.example.com";
 /// One request, one answer. The process may still be starting.
 async fn http(port: u16, method: &str, url: &str, body: &str) -> anyhow::Result<String> {
     let path = url.trim_start_matches(PUBLIC_URL);
-    let deadline = std::time::Instant::now() + chasqui_harness::house::PATIENCE;
+    let deadline = std::time::Instant::now() + chasqui_testing::house::PATIENCE;
     let mut stream = loop {
         match TcpStream::connect(("127.0.0.1", port)).await {
             Ok(stream) => break stream,
@@ -43,7 +43,7 @@ async fn a_click_and_an_unsubscription_reach_the_analyst_and_the_preferences() -
     let dir = tempfile::tempdir()?;
     let port = chasqui_embedded::free_port()?;
     let settings = format!(
-        "{IMPATIENT}\n[gateway]\npublic_url = '{PUBLIC_URL}'\nkeys = [{{ id = 'k1', env = 'LINKS_KEY' }}]\nspool_dir = '{}'",
+        "{IMPATIENT}\n[gateway]\npublic_url = '{PUBLIC_URL}'\n[links]\nkeys = [{{ id = 'k1', secret = {{ env = 'LINKS_KEY' }} }}]\n[engagement]\nspool_dir = '{}'",
         dir.path().join("spool").display()
     );
     let house = House::start(&settings).await?;
@@ -80,7 +80,7 @@ async fn a_click_and_an_unsubscription_reach_the_analyst_and_the_preferences() -
 
     // The mailbox provider's button. The mail itself went to a provider that keeps nothing, so its link is made anew.
     let ids = "SELECT delivery_id, notification_id, request_id, state, reason FROM deliveries WHERE channel = 'email'";
-    let mail: Vec<chasqui_harness::oracle::DeliveryRow> = oracle::query(&house, ids).await?;
+    let mail: Vec<chasqui_testing::oracle::DeliveryRow> = oracle::query(&house, ids).await?;
     let mail = mail.first().context("no mail")?;
     let origin =
         Origin { delivery_id: mail.delivery_id, notification_id: mail.notification_id, channel: Channel::Email };

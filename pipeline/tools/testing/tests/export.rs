@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, ensure};
 use async_nats::jetstream;
-use chasqui_harness::{
+use chasqui_schemas::{Channel, ReceiptKind, header, stream, subject};
+use chasqui_testing::{
     Collector, House, Mood,
     house::PATIENCE,
     oracle::{self, DeliveryRow},
     settings::IMPATIENT,
     submissions,
 };
-use chasqui_schemas::{Channel, ReceiptKind, header, stream, subject};
 use futures::TryStreamExt;
 use opentelemetry_proto::tonic::{
     common::v1::any_value::Value,

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::ensure;
-use chasqui_harness::{Deliveries, House, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{Deliveries, House, oracle, settings::IMPATIENT, submissions};
 use serde_json::json;
 use uuid::Uuid;
 

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, ensure};
 use async_nats::jetstream::{self, stream::DirectGetErrorKind};
-use chasqui_harness::{House, oracle, settings::IMPATIENT, submissions};
 use chasqui_schemas::{bucket::Bucket, clickhouse::STORED, stream};
+use chasqui_testing::{House, oracle, settings::IMPATIENT, submissions};
 use futures::TryStreamExt;
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -1,7 +1,7 @@
 //! The commands that tell what happens, on a notification that is on its way.
 
 use anyhow::{Context, ensure};
-use chasqui_harness::{House, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{House, oracle, settings::IMPATIENT, submissions};
 use serde_json::Value;
 use uuid::Uuid;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chasqui_harness::{House, house::PATIENCE, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{House, house::PATIENCE, oracle, settings::IMPATIENT, submissions};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -17,18 +17,18 @@ use std::{
 use anyhow::{Context, ensure};
 use async_nats::jetstream::{self, consumer::pull};
 use bytes::Bytes;
-use chasqui_embedded::{Embedded, NatsOptions, Options, SyncInterval};
-use chasqui_harness::{
+use chasqui_embedded::{Embedded, NatsOptions, SyncInterval};
+use chasqui_nats::{Outgoing, Publisher};
+use chasqui_runtime::{settings::Settings, topology};
+use chasqui_schemas::{Lane, Stage, header, id, stream, subject};
+use chasqui_testing::{
     House,
     disk::{Disk, Unsynced},
-    house,
     oracle::nothing_lost_nothing_doubled,
+    servers,
     settings::{IMPATIENT, SLOTS},
     submissions,
 };
-use chasqui_runtime::{Config, topology};
-use chasqui_schemas::{Lane, Stage, header, id, stream, subject};
-use chasqui_stores::{Outgoing, Publisher};
 use futures::StreamExt;
 use uuid::Uuid;
 
@@ -107,10 +107,9 @@ async fn publish_through(
     let data = dir.path().join("data");
     std::fs::create_dir(&data)?;
     let mut disk = Disk::mount(&data.join("nats"))?;
-    let mut options = Options::new(&data, house::cache());
+    let mut options = servers::options(&data);
     options.nats = Some(NatsOptions { sync_interval, ..NatsOptions::default() });
-    options.clickhouse = None;
-    let config = Config::load("[send]\n", None)?;
+    let config = Settings::with("")?;
 
     let acknowledged = Mutex::new(BTreeSet::new());
     let mut losses = losses.iter();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use chasqui_harness::{Collector, House, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{Collector, House, oracle, settings::IMPATIENT, submissions};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 

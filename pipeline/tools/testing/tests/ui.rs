@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use chasqui_harness::{House, browser::Browser, oracle, settings::IMPATIENT};
+use chasqui_testing::{House, browser::Browser, oracle, settings::IMPATIENT};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -125,7 +125,7 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
     let mut browser = Browser::start().await?;
     let dir = tempfile::tempdir()?;
     let port = chasqui_embedded::free_port()?;
-    let settings = format!("{IMPATIENT}\n[gateway]\nspool_dir = '{}'", dir.path().join("spool").display());
+    let settings = format!("{IMPATIENT}\n[engagement]\nspool_dir = '{}'", dir.path().join("spool").display());
     let house = House::start(&settings).await?;
     let _worker = house.worker_with("", &[("CHASQUI_GATEWAY__BIND", &format!("127.0.0.1:{port}"))])?;
     let requests = publish(&house, dir.path()).await?;
@@ -252,7 +252,7 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
         &[
             ("CHASQUI_GATEWAY__BIND", &guarded.to_string()),
             ("CHASQUI_GATEWAY__SPOOL_DIR", &dir.path().join("guarded").to_string_lossy()),
-            ("CHASQUI_GATEWAY__UI__TOKEN__ENV", "UI_TOKEN"),
+            ("CHASQUI_CONSOLE__TOKEN__ENV", "UI_TOKEN"),
             ("UI_TOKEN", TOKEN),
         ],
     )?;

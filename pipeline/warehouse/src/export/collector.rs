@@ -24,8 +24,10 @@ use reqwest::{
     redirect,
 };
 
-use super::{ExportConfig, Protocol};
-use crate::TraceError;
+use crate::{
+    WarehouseError,
+    settings::{ExportSettings, Protocol},
+};
 
 /// Most of an answer that is read, bytes.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -55,8 +57,8 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    pub(crate) fn new(config: &ExportConfig) -> Result<Self, TraceError> {
-        let wrong = |problem: String| TraceError::Export { problem };
+    pub(crate) fn new(config: &ExportSettings) -> Result<Self, WarehouseError> {
+        let wrong = |problem: String| WarehouseError::Export { problem };
         let method = match config.protocol {
             Protocol::Http => "v1/traces",
             Protocol::Grpc => GRPC_METHOD,
@@ -75,11 +77,9 @@ impl Collector {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
             }
         };
-        if !config.authorization_file.as_os_str().is_empty() {
-            let text = std::fs::read_to_string(&config.authorization_file)
-                .map_err(|error| wrong(format!("export.authorization_file cannot be read: {error}")))?;
-            let mut value = HeaderValue::from_str(text.trim_end())
-                .map_err(|_| wrong("export.authorization_file holds no header's value".to_owned()))?;
+        if let Some(authorization) = config.authorization.read("export.authorization")? {
+            let mut value = HeaderValue::from_str(authorization.expose())
+                .map_err(|_| wrong("export.authorization holds no header's value".to_owned()))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }

@@ -2,7 +2,7 @@
 //!
 //! Guarantee: a message of the trace stream is acknowledged when the collector has taken its spans, or has said that it
 //! never will. A collector that is away, or that does not know us, is asked again for as long as it takes, and meanwhile
-//! the stream keeps what it has not taken, up to half of its bytes ([`chasqui_stores::keep_releasing`]): then the oldest
+//! the stream keeps what it has not taken, up to half of its bytes ([`chasqui_nats::keep_releasing`]): then the oldest
 //! go, because an optional reader must not stop the pipeline. Whatever is not taken is logged and counted.
 //!
 //! The spans are those of ClickHouse's view `otel_traces`, read by a consumer of their own. OpenTelemetry's span processor
@@ -18,10 +18,11 @@ mod collector;
 mod producers;
 mod spans;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
 use bytes::Bytes;
+use chasqui_nats::reader::{self, Pauses, StreamReader};
 use chasqui_schemas::{
     stream,
     trace::{self, TraceEvent},
@@ -30,17 +31,18 @@ use clickhouse::Client;
 use futures::StreamExt;
 use jiff::Timestamp;
 use prost::Message as _;
-use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
-use crate::{
-    TraceError,
-    consume::{self, Intake, Pauses},
+use self::{
+    collector::{Answer, Collector},
+    producers::Producers,
 };
-use collector::{Answer, Collector};
-use producers::Producers;
+use crate::{
+    WarehouseError,
+    settings::{ExportSettings, Parent},
+};
 
 /// A request is sent when it has this many spans, or was this long in the stream, …
 const MAX_SPANS: usize = 2_000;
@@ -53,61 +55,21 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// When asked to stop, try this long to send what was gathered.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// `[export]` of the settings, where each is documented.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "documented in chasqui.toml")]
-pub struct ExportConfig {
-    pub endpoint: String,
-    pub protocol: Protocol,
-    pub parent: Parent,
-    pub authorization_file: PathBuf,
-    pub timeout_ms: u64,
-}
-
-impl ExportConfig {
-    /// Whether traces are exported at all.
-    pub fn is_on(&self) -> bool {
-        !self.endpoint.is_empty()
-    }
-}
-
-/// How spans travel; the words are those of `OTEL_EXPORTER_OTLP_PROTOCOL`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum Protocol {
-    /// OTLP/HTTP, binary.
-    #[serde(rename = "http/protobuf")]
-    Http,
-    /// OTLP/gRPC.
-    #[serde(rename = "grpc")]
-    Grpc,
-}
-
-/// What a notification's root hangs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Parent {
-    /// Nothing: it is a trace of its own.
-    None,
-    /// The producer's span, where it named one.
-    Producer,
-}
-
 /// Exports until `stop` is cancelled. `clickhouse` is asked for the producers of late receipts. Any number of processes
 /// may run it.
 ///
 /// # Errors
-/// [`TraceError::Export`] where the settings cannot be used, [`TraceError::Consumer`] where the stream or its consumer is
+/// [`WarehouseError::Export`] where the settings cannot be used, [`WarehouseError::Read`] where the stream or its consumer is
 /// not there at the start. Later troubles are waited for.
 pub async fn run_exporter(
     nats: Context,
     clickhouse: Client,
-    config: ExportConfig,
+    config: ExportSettings,
     stop: CancellationToken,
-) -> Result<(), TraceError> {
+) -> Result<(), WarehouseError> {
     let collector = Collector::new(&config)?;
     let producers = (config.parent == Parent::Producer).then(|| Producers::new(clickhouse));
-    let intake = Intake::open(nats, stream::TRACES, stream::EXPORT_CONSUMER).await?;
+    let intake = StreamReader::open(nats, stream::TRACES, stream::EXPORT_CONSUMER).await?;
     let exporter = Exporter { intake, collector, producers, stop };
     while let Some(messages) = exporter.intake.messages(&exporter.stop).await {
         exporter.export(messages).await;
@@ -116,7 +78,7 @@ pub async fn run_exporter(
 }
 
 struct Exporter {
-    intake: Intake,
+    intake: StreamReader,
     collector: Collector,
     /// Where a producer's span is to be the parent.
     producers: Option<Producers>,
@@ -172,10 +134,10 @@ impl Exporter {
             // Reading ahead ends with the first failure, because nobody extends the deadlines of what was read ahead.
             let delivering = self.deliver(events, oldest_ms, || messages = None);
             tokio::select! {
-                () = consume::hold(&held, self.intake.extend_every, delivering) => consume::acknowledge(&held).await,
+                () = reader::hold(&held, self.intake.extend_every, delivering) => reader::acknowledge(&held).await,
                 () = patience => {
                     tracing::warn!(messages = held.len(), "stopping with traces not exported: the stream keeps them");
-                    consume::give_back(&held).await;
+                    reader::give_back(&held).await;
                 }
             }
         }
@@ -219,14 +181,14 @@ impl Exporter {
         let count = events.len() as u64;
         let body = Bytes::from(spans::request(&events, self.producers.is_some()).encode_to_vec());
         drop(events);
-        let mut pauses = Pauses::new();
+        let mut pauses = Pauses::default();
         let (rejected, why) = loop {
             match self.collector.send(body.clone()).await {
                 Answer::Taken { rejected, why } => break (rejected.min(count), why),
                 Answer::Refused { why } => break (count, why),
                 Answer::Later { after, why } => {
                     not_now();
-                    let pause = after.unwrap_or_default().min(LONGEST_PAUSE).max(pauses.next());
+                    let pause = after.unwrap_or_default().min(LONGEST_PAUSE).max(pauses.pause());
                     tracing::warn!(why, ?pause, "the collector does not take traces; trying again");
                     sleep(pause).await;
                 }

@@ -6,9 +6,11 @@
 
 use std::time::Duration;
 
+use chasqui_nats::reader::Pauses;
 use chasqui_schemas::{
     clickhouse::TRACE_EVENTS,
-    trace::{TraceEvent, event},
+    id,
+    trace::{RECEIPT_STAGE, TraceEvent, event},
 };
 use clickhouse::Client;
 use compact_str::CompactString;
@@ -17,11 +19,7 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use crate::{
-    consume::Pauses,
-    receipts,
-    row::{embedded_ms, trace_hex},
-};
+use crate::write::row::trace_hex;
 
 /// Notifications remembered, of some 150 bytes each: receipts of the last seconds, which ClickHouse may not know yet.
 const REMEMBERED: u64 = 100_000;
@@ -47,9 +45,9 @@ impl Producers {
         {
             self.known.insert(event.trace_id, event.traceparent.clone());
         }
-        let mut pauses = Pauses::new();
+        let mut pauses = Pauses::default();
         loop {
-            let receipts = events.iter().filter(|event| event.stage == receipts::STAGE);
+            let receipts = events.iter().filter(|event| event.stage == RECEIPT_STAGE);
             let mut unknown: Vec<Uuid> =
                 receipts.map(|event| event.trace_id).filter(|trace| !self.known.contains_key(trace)).collect();
             if unknown.is_empty() {
@@ -62,18 +60,18 @@ impl Producers {
                     error = &error as &dyn std::error::Error,
                     "ClickHouse does not tell producers; asking again"
                 );
-                sleep(pauses.next()).await;
+                sleep(pauses.pause()).await;
                 continue;
             }
             let now_ms = Timestamp::now().as_millisecond();
             let coming =
-                |trace: &Uuid| now_ms - embedded_ms(*trace) < WRITTEN_WITHIN_MS && !self.known.contains_key(trace);
+                |trace: &Uuid| now_ms - id::embedded_ms(*trace) < WRITTEN_WITHIN_MS && !self.known.contains_key(trace);
             if !unknown.iter().any(coming) {
                 break;
             }
             sleep(LOOK_INTERVAL).await;
         }
-        for event in events.iter_mut().filter(|event| event.stage == receipts::STAGE) {
+        for event in events.iter_mut().filter(|event| event.stage == RECEIPT_STAGE) {
             event.traceparent = self.known.get(&event.trace_id).unwrap_or_default();
         }
     }

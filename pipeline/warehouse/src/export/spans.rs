@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use chasqui_schemas::{
     header,
-    trace::{Status as Ended, TraceEvent, event},
+    trace::{RECEIPT_STAGE, Status as Ended, TraceEvent, event},
 };
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
@@ -20,7 +20,7 @@ use opentelemetry_proto::tonic::{
 };
 use uuid::Uuid;
 
-use crate::{receipts, reconstruct};
+use crate::read::reconstruct;
 
 /// The events as one request, a resource for each stage. `parent`: a producer's span is the parent of the root, and its
 /// trace the trace of all.
@@ -60,7 +60,7 @@ fn span(event: &TraceEvent, parent: bool) -> Span {
         name: reconstruct::name(event),
         kind: match event.event.as_str() {
             event::ATTEMPT => SpanKind::Client,
-            _ if event.stage == receipts::STAGE => SpanKind::Internal,
+            _ if event.stage == RECEIPT_STAGE => SpanKind::Internal,
             _ => SpanKind::Consumer,
         }
         .into(),

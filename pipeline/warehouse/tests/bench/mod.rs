@@ -23,12 +23,15 @@ use async_nats::jetstream::{
     stream::Config,
 };
 use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, Options};
+use chasqui_nats::Publisher;
 use chasqui_schemas::{
     stream, subject,
     trace::{self, TraceEvent},
 };
-use chasqui_stores::Publisher;
-use chasqui_trace::{MigrateSettings, TraceSink, WriterSettings, migrate, run_receipts, run_writer};
+use chasqui_services::run_receipts;
+use chasqui_testing::servers;
+use chasqui_trace::TraceSink;
+use chasqui_warehouse::{MigrateSettings, WriterSettings, migrate, run_writer};
 use clickhouse::Client;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -68,7 +71,7 @@ impl Bench {
         let dir = tempfile::tempdir()?;
         let options = Options {
             clickhouse: Some(ClickHouseOptions { child: Some(child), extra_config, ..ClickHouseOptions::default() }),
-            ..Options::new(dir.path(), Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/chasqui"))
+            ..Options::new(dir.path(), servers::cache())
         };
         let embedded = Embedded::start(options, |step| eprintln!("{step}")).await?;
         let nats = jetstream::new(async_nats::connect(embedded.nats_url().context("nats")?).await?);
@@ -159,7 +162,8 @@ impl Bench {
     pub(crate) fn receipts(&self) -> Running {
         let stop = CancellationToken::new();
         let sink = TraceSink::start(&Publisher::new(self.nats.clone()));
-        Running { task: tokio::spawn(run_receipts(self.nats.clone(), sink, stop.clone())), stop }
+        let receipts = run_receipts(self.nats.clone(), sink, stop.clone());
+        Running { task: tokio::spawn(async move { Ok(receipts.await?) }), stop }
     }
 
     /// Publishes events in messages of `size`.
@@ -214,7 +218,7 @@ impl Bench {
 
 /// Something of this crate at work.
 pub(crate) struct Running {
-    task: JoinHandle<Result<(), chasqui_trace::TraceError>>,
+    task: JoinHandle<Result<(), chasqui_warehouse::WarehouseError>>,
     stop: CancellationToken,
 }
 

@@ -14,10 +14,8 @@ use chasqui_schemas::{
     submission::Content,
     trace::TraceEvent,
 };
-use chasqui_trace::{
-    receipts,
-    span::{Timing, of_decision},
-};
+use chasqui_services::receipts;
+use chasqui_trace::span::{Timing, of_decision};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 

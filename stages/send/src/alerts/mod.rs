@@ -38,6 +38,7 @@ use chasqui_schemas::{
     delivery::{Address, Endpoint},
     submission::Content,
 };
+use chasqui_settings::{SecretSource, SettingsError};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tokio::{
@@ -47,7 +48,6 @@ use tokio::{
 use uuid::Uuid;
 
 use self::aggregate::{Aggregate, Alert};
-use crate::{ConfigError, secret::SecretSource};
 
 /// Most alerts that wait for a target.
 const QUEUE: usize = 32;
@@ -105,8 +105,12 @@ impl Alerts {
     /// target there is only the log, and no tokio runtime is needed.
     ///
     /// # Errors
-    /// See [`ConfigError`].
-    pub fn start(config: &Config, providers: &[Arc<dyn Provider>], clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    /// See [`SettingsError`].
+    pub fn start(
+        config: &Config,
+        providers: &[Arc<dyn Provider>],
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SettingsError> {
         let targets = targets(config, providers, &clock)?;
         let window = SignedDuration::from_secs(config.window_s.into());
         let aggregate = Mutex::new(Aggregate::new(window, config.threshold));
@@ -154,24 +158,24 @@ fn targets(
     config: &Config,
     providers: &[Arc<dyn Provider>],
     clock: &Arc<dyn Clock>,
-) -> Result<Vec<Target>, ConfigError> {
+) -> Result<Vec<Target>, SettingsError> {
     if !(1..=MAX_WINDOW_S).contains(&config.window_s) || config.threshold == 0 {
         let problem = format!("`window_s` must be 1 to {MAX_WINDOW_S}, and `threshold` more than 0");
-        return Err(ConfigError::invalid("send.alerts", problem));
+        return Err(SettingsError::invalid("send.alerts", problem));
     }
     let mut targets = Vec::new();
     if config.slack_webhook.is_set() {
-        let webhook = config.slack_webhook.read(slack::KEY)?;
+        let webhook = config.slack_webhook.require(slack::KEY)?;
         let provider = Arc::new(slack::Slack::new(&webhook, clock.clone())?);
         targets.push(Target { provider, address: Address::Inbox("developers".to_owned()) });
     }
     if let Some(mailbox) = &config.email_to {
         if mailbox.parse::<lettre::Address>().is_err() {
-            return Err(ConfigError::invalid("send.alerts.email_to", "is not a mailbox"));
+            return Err(SettingsError::invalid("send.alerts.email_to", "is not a mailbox"));
         }
         let Some(provider) = providers.iter().find(|each| each.name() == config.email_provider) else {
             let problem = format!("there is no provider `{}` set up", config.email_provider);
-            return Err(ConfigError::invalid("send.alerts.email_provider", problem));
+            return Err(SettingsError::invalid("send.alerts.email_provider", problem));
         };
         targets.push(Target { provider: provider.clone(), address: Address::Mailbox(mailbox.clone()) });
     }

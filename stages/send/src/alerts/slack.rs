@@ -16,15 +16,12 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
 use chasqui_schemas::Delivery;
+use chasqui_settings::{Secret, SettingsError};
 use jiff::Timestamp;
 use reqwest::Url;
 use serde_json::json;
 
-use crate::{
-    ConfigError,
-    http::{self, Http, Reach, Reply},
-    secret::Secret,
-};
+use crate::http::{self, Http, Reach, Reply};
 
 /// The setting that names the webhook.
 pub(super) const KEY: &str = "send.alerts.slack_webhook";
@@ -39,7 +36,7 @@ pub(super) struct Slack {
 }
 
 impl Slack {
-    pub(super) fn new(webhook: &Secret, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(super) fn new(webhook: &Secret, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         let webhook = http::address(KEY, webhook.expose().trim())?;
         let http = Http::new(KEY, &Reach { timeout: TIMEOUT, concurrency: 1, ..Reach::default() })?;
         Ok(Slack { http, webhook, clock })

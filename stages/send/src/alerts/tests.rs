@@ -15,7 +15,7 @@ fn set_up() -> Config {
 }
 
 /// Settings with a webhook at `url`, whose file is gone once `start` has read it.
-fn start(url: &str, clock: &Arc<ManualClock>) -> Result<Alerts, ConfigError> {
+fn start(url: &str, clock: &Arc<ManualClock>) -> Result<Alerts, SettingsError> {
     let (slack_webhook, _file) = secret(url);
     Alerts::start(&Config { slack_webhook, ..set_up() }, &[], clock.clone())
 }

@@ -10,9 +10,8 @@ use std::borrow::Cow;
 
 use chasqui_contract::{Answer, Outcome};
 use chasqui_schemas::{Delivery, delivery::Address, submission::Content};
+use chasqui_settings::SettingsError;
 use lettre::message::Mailbox;
-
-use crate::ConfigError;
 
 /// The notification's id, for whoever looks at the mail's source.
 pub(super) const NOTIFICATION: &str = "X-Chasqui-Notification";
@@ -128,8 +127,8 @@ fn said(text: &Option<String>) -> Option<&str> {
 }
 
 /// The sender. `key` is the setting's name, for errors.
-pub(super) fn sender(key: &str, text: &str) -> Result<Mailbox, ConfigError> {
-    text.parse().map_err(|error| ConfigError::invalid(key, format!("`{text}` is not a mailbox: {error}")))
+pub(super) fn sender(key: &str, text: &str) -> Result<Mailbox, SettingsError> {
+    text.parse().map_err(|error| SettingsError::invalid(key, format!("`{text}` is not a mailbox: {error}")))
 }
 
 #[cfg(test)]

@@ -34,19 +34,20 @@ use std::sync::Arc;
 
 use chasqui_contract::{Clock, Inbox, Provider};
 use chasqui_schemas::{Delivery, Receipt, receipt::Actor};
+use chasqui_settings::SettingsError;
 
 use self::{
     apns::Apns, fcm::Fcm, inbox::InboxProvider, mailgun::Mailgun, sandbox::Sandbox, sendgrid::Sendgrid, smtp::Smtp,
     twilio::Twilio, vonage::Vonage, webpush::WebPush,
 };
-use crate::{Config, ConfigError};
+use crate::Config;
 
 /// Every provider that is set up.
 pub(crate) fn build(
     config: &Config,
     inbox: Arc<dyn Inbox>,
     clock: Arc<dyn Clock>,
-) -> Result<Vec<Arc<dyn Provider>>, ConfigError> {
+) -> Result<Vec<Arc<dyn Provider>>, SettingsError> {
     fn made<P: Provider + 'static>(provider: P) -> Arc<dyn Provider> {
         Arc::new(provider)
     }

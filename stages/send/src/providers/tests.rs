@@ -104,12 +104,12 @@ impl Case {
     }
 
     /// The provider, asking `url`; `over` is TOML.
-    fn try_build(&self, url: &str, over: &str) -> Result<Arc<dyn Provider>, ConfigError> {
+    fn try_build(&self, url: &str, over: &str) -> Result<Arc<dyn Provider>, SettingsError> {
         let (_, file) = secret(&self.credential);
         self.build_with(file.path(), url, over)
     }
 
-    fn build_with(&self, credential: &Path, url: &str, over: &str) -> Result<Arc<dyn Provider>, ConfigError> {
+    fn build_with(&self, credential: &Path, url: &str, over: &str) -> Result<Arc<dyn Provider>, SettingsError> {
         let place = format!("{{ file = {credential:?} }}");
         let settings = self.settings.replace("SECRET", &place).replace("URL", url);
         let base_url = if self.has_base_url() { format!("base_url = {url:?}") } else { String::new() };
@@ -224,7 +224,7 @@ fn a_provider_serves_its_channel_and_for_push_its_platform() {
 #[test]
 fn settings_that_cannot_work_are_refused_by_name() {
     for case in cases() {
-        let refused = |result: Result<Arc<dyn Provider>, ConfigError>, key: &str| {
+        let refused = |result: Result<Arc<dyn Provider>, SettingsError>, key: &str| {
             let (error, key) = (result.err().unwrap().to_string(), format!("send.{}{key}", case.name));
             assert!(error.starts_with(&key) && !error.contains(&case.credential), "{key}: {error}");
         };

@@ -1,4 +1,5 @@
-use chasqui_contract::{Candidate, ManualClock, Outcome};
+use chasqui_contract::{ManualClock, Outcome};
+use chasqui_rules::Candidate;
 use chasqui_schemas::{
     Lane,
     record::{Contacts, Device, Platform, Preferences},
@@ -498,7 +499,7 @@ async fn lanes_wait_in_order() {
     }
 }
 
-fn from_config(over: &str) -> Result<SendStage, ConfigError> {
+fn from_config(over: &str) -> Result<SendStage, SettingsError> {
     SendStage::from_config(&config_with(over).unwrap(), World::answering([]).ports())
 }
 

@@ -14,11 +14,11 @@ mod replay;
 
 use std::collections::VecDeque;
 
+use crate::settings::Settings;
 use anyhow::Context;
 use async_nats::jetstream::{self, stream::Stream};
-use chasqui_runtime::Config;
+use chasqui_nats::Publisher;
 use chasqui_schemas::stream;
-use chasqui_stores::Publisher;
 use comfy_table::{ColumnConstraint, Table};
 
 use crate::{
@@ -35,7 +35,7 @@ use replay::Replay;
 const MAX_DETAIL: usize = 160;
 
 /// Does what was asked.
-pub(crate) async fn run(command: DeadCommand, config: &Config) -> anyhow::Result<()> {
+pub(crate) async fn run(command: DeadCommand, config: &Settings) -> anyhow::Result<()> {
     let context = jetstream::new(servers::nats_alone(config).await?);
     let stream = context.get_stream(stream::DEAD).await.with_context(|| {
         format!("the stream {} cannot be read: if it does not exist, run `chasqui migrate`", stream::DEAD)

@@ -17,8 +17,8 @@ use async_nats::jetstream::{
     stream::{DeleteMessageErrorKind, Stream},
 };
 use chasqui_contract::{Class, Output};
+use chasqui_nats::{Outgoing, Publisher};
 use chasqui_schemas::{Stage, header, subject};
-use chasqui_stores::{Outgoing, Publisher};
 use futures::{StreamExt, stream};
 use indicatif::ProgressBar;
 use tokio::time::{Interval, MissedTickBehavior, interval};

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | contacts, preferences | erased, and no marker stays that is called like the user; preferences are `enabled: false` while a message to the user still waits, so that nothing goes out that they had not wanted |
 //! | in-app inboxes, dead letters and rejected submissions that are the user's | deleted and overwritten |
-//! | ClickHouse | everything that leads to the person is taken out of the rows; rates do not change: [`mod@chasqui_trace::forget`] |
+//! | ClickHouse | everything that leads to the person is taken out of the rows; rates do not change: [`mod@chasqui_warehouse::schema::forget`] |
 //! | suppression list | stays: that an address wants nothing more must outlive its owner's account. Entries are hashes of addresses |
 //! | what is on its way | goes on: without contacts nothing new is sent. Run `forget` again when it is through |
 //!
@@ -16,26 +16,23 @@ mod who;
 
 use std::io::{self, IsTerminal, Write};
 
+use crate::settings::Settings;
 use anyhow::{Context, bail, ensure};
 use async_nats::jetstream;
-use chasqui_runtime::Config;
 use chasqui_schemas::{
     bucket::Bucket,
     record::{Contacts, Preferences},
     stream,
 };
 use chasqui_stores::Records;
-use chasqui_trace::forget;
+use chasqui_warehouse::schema::forget;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use self::{broker::Found, who::Who};
 use crate::{
     args::ForgetArgs,
-    commands::{
-        demo::progress,
-        output::{print, print_json, table},
-    },
+    commands::output::{print, print_json, progress, table},
     servers::{Addresses, schema},
 };
 
@@ -66,7 +63,7 @@ struct Remains {
 }
 
 /// Forgets, unless it only has to say what it would do.
-pub(crate) async fn run(args: &ForgetArgs, config: &Config) -> anyhow::Result<()> {
+pub(crate) async fn run(args: &ForgetArgs, config: &Settings) -> anyhow::Result<()> {
     let addresses = Addresses::find(config)?;
     let context = jetstream::new(addresses.nats(config).await?);
     let clickhouse = addresses.clickhouse(config)?;
@@ -143,7 +140,13 @@ fn confirm(report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn remains(config: &Config, found: &Found, suppressed: usize, on_their_way: u64, notifications: usize) -> Vec<Remains> {
+fn remains(
+    config: &Settings,
+    found: &Found,
+    suppressed: usize,
+    on_their_way: u64,
+    notifications: usize,
+) -> Vec<Remains> {
     let streams = &config.streams;
     let in_days = |from: Timestamp, days: u32| {
         let until = from.checked_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MAX);

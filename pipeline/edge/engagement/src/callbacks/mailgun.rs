@@ -24,11 +24,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Callback, Event, Refusal, ids, is_dead_mailbox, switch_off, vonage::unhex};
-use crate::{
-    ConfigError, actor,
-    config::{TokenHash, token_hash},
-    secret::SecretSource,
-};
+use chasqui_http::token::{TokenHash, hash as token_hash};
+use chasqui_settings::{SecretSource, SettingsError};
+
+use crate::actor;
 
 pub(crate) const NAME: &str = "mailgun";
 /// Longer than Mailgun tries again, and longer than clocks differ.
@@ -36,7 +35,7 @@ const MAX_AGE: SignedDuration = SignedDuration::from_hours(12);
 /// Tokens remembered: some 12 MB in two generations.
 const REMEMBERED: usize = 100_000;
 
-/// `[gateway.mailgun]`
+/// `[engagement.mailgun]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -44,8 +43,8 @@ pub struct Config {
 }
 
 impl Config {
-    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
-        let key = self.signing_key.read("gateway.mailgun.signing_key")?;
+    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, SettingsError> {
+        let key = self.signing_key.read("engagement.mailgun.signing_key")?;
         Ok(key.map(|key| Verifier::new(key.expose())))
     }
 }

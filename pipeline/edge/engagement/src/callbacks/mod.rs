@@ -18,10 +18,10 @@
 //!
 //! One module per provider: `verify` and `parse`, both pure.
 
-pub(crate) mod mailgun;
-pub(crate) mod sendgrid;
-pub(crate) mod twilio;
-pub(crate) mod vonage;
+pub mod mailgun;
+pub mod sendgrid;
+pub mod twilio;
+pub mod vonage;
 
 use std::sync::Arc;
 
@@ -31,17 +31,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use chasqui_http::request::{self, come_again};
 use chasqui_schemas::{Channel, OptOut, Receipt, ReceiptKind, bucket::address_key, receipt::Actor};
+use chasqui_settings::SettingsError;
 use jiff::Timestamp;
 use tracing::Level;
 use uuid::Uuid;
 
-use crate::{
-    Config, ConfigError,
-    hit::Hit,
-    pages,
-    routes::{self, App},
-};
+use crate::{Settings, hit::Hit, pages, routes::App};
 
 /// Longest `detail`, in characters.
 const MAX_DETAIL: usize = 500;
@@ -58,11 +55,11 @@ pub(crate) struct Verifiers {
 }
 
 impl Verifiers {
-    pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Settings, public_url: &str) -> Result<Self, SettingsError> {
         let twilio = config.twilio.verifier()?;
-        if twilio.is_some() && config.public_url.is_empty() {
+        if twilio.is_some() && public_url.is_empty() {
             let problem = "Twilio signs the address it calls: it must be known";
-            return Err(ConfigError::invalid("gateway.public_url", problem));
+            return Err(SettingsError::invalid("gateway.public_url", problem));
         }
         Ok(Verifiers {
             twilio,
@@ -157,7 +154,7 @@ pub(crate) async fn receive(State(app): State<Arc<App>>, Path(provider): Path<St
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let url = format!("{}{path}", app.public_url);
     let headers = request.headers().clone();
-    let body: Bytes = match routes::body(request, MAX_BODY).await {
+    let body: Bytes = match request::body(request, MAX_BODY).await {
         Ok(body) => body,
         Err(response) => return response,
     };
@@ -183,7 +180,7 @@ pub(crate) async fn receive(State(app): State<Arc<App>>, Path(provider): Path<St
     };
     let hits = hits(name, channel, events, callback.now);
     if app.intake.store(&hits).await.is_err() {
-        return routes::come_again();
+        return come_again();
     }
     if let (mailgun::NAME, Some(verifier)) = (name, &verifiers.mailgun) {
         // Not before: what was refused with 503 comes again with the same token.

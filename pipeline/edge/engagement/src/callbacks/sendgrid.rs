@@ -16,7 +16,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Callback, Event, Refusal, ids, is_dead_mailbox, switch_off};
-use crate::{ConfigError, actor};
+use chasqui_settings::SettingsError;
+
+use crate::actor;
 
 pub(crate) const NAME: &str = "sendgrid";
 const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
@@ -28,7 +30,7 @@ const P256_PREFIX: [u8; 26] = [
 ];
 const POINT_BYTES: usize = 65;
 
-/// `[gateway.sendgrid]`
+/// `[engagement.sendgrid]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -36,11 +38,11 @@ pub struct Config {
 }
 
 impl Config {
-    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
+    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, SettingsError> {
         if self.public_key.is_empty() {
             return Ok(None);
         }
-        let wrong = || ConfigError::invalid("gateway.sendgrid.public_key", "is not a P-256 public key in base64");
+        let wrong = || SettingsError::invalid("engagement.sendgrid.public_key", "is not a P-256 public key in base64");
         Ok(Some(Verifier::new(&self.public_key).ok_or_else(wrong)?))
     }
 }
@@ -153,7 +155,7 @@ mod tests {
     fn a_key_that_is_none_is_refused_at_start() {
         for key in ["x", "AAAA", &KEY[4..], &format!("{KEY}AAAA")] {
             let error = Config { public_key: key.to_owned() }.verifier().unwrap_err().to_string();
-            assert!(error.starts_with("gateway.sendgrid.public_key"), "{error}");
+            assert!(error.starts_with("engagement.sendgrid.public_key"), "{error}");
         }
         assert!(Config { public_key: String::new() }.verifier().unwrap().is_none());
     }

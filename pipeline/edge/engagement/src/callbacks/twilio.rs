@@ -15,7 +15,7 @@ use ring::hmac;
 use serde::Deserialize;
 
 use super::{Callback, Event, Refusal, ids, switch_off};
-use crate::{ConfigError, secret::SecretSource};
+use chasqui_settings::{SecretSource, SettingsError};
 
 pub(crate) const NAME: &str = "twilio";
 const SIGNATURE: &str = "x-twilio-signature";
@@ -24,7 +24,7 @@ const DEAD_NUMBER: [&str; 5] = ["21211", "21217", "21614", "30005", "30006"];
 /// The recipient has answered STOP.
 const OPTED_OUT: &str = "21610";
 
-/// `[gateway.twilio]`
+/// `[engagement.twilio]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -32,8 +32,8 @@ pub struct Config {
 }
 
 impl Config {
-    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
-        let token = self.auth_token.read("gateway.twilio.auth_token")?;
+    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, SettingsError> {
+        let token = self.auth_token.read("engagement.twilio.auth_token")?;
         Ok(token.map(|token| Verifier::new(token.expose())))
     }
 }

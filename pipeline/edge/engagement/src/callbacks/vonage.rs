@@ -16,11 +16,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Callback, Event, Refusal, ids, switch_off};
-use crate::{
-    ConfigError,
-    config::{TokenHash, token_hash},
-    secret::SecretSource,
-};
+use chasqui_http::token::{TokenHash, hash as token_hash};
+use chasqui_settings::{SecretSource, SettingsError};
 
 pub(crate) const NAME: &str = "vonage";
 /// The number is gone, or barred for good: absent subscriber (permanent), call barred by user.
@@ -28,7 +25,7 @@ const DEAD_NUMBER: [&str; 2] = ["3", "4"];
 /// The recipient has opted out.
 const OPTED_OUT: &str = "9";
 
-/// `[gateway.vonage]`
+/// `[engagement.vonage]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -46,9 +43,9 @@ pub(crate) enum Method {
 }
 
 impl Config {
-    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
-        let signature = self.signature_secret.read("gateway.vonage.signature_secret")?;
-        let address = self.address_secret.read("gateway.vonage.address_secret")?;
+    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, SettingsError> {
+        let signature = self.signature_secret.read("engagement.vonage.signature_secret")?;
+        let address = self.address_secret.read("engagement.vonage.address_secret")?;
         Ok(match (signature, address) {
             (Some(secret), _) => Some(Verifier::signed(secret.expose(), self.signature_method)),
             (None, Some(secret)) => Some(Verifier::Address(token_hash(secret.expose()))),

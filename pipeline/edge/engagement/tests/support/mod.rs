@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "a test's support")]
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
     sync::{
@@ -12,90 +13,47 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream;
 use chasqui_contract::SystemClock;
-use chasqui_embedded::{Embedded, NatsOptions, Options};
-use chasqui_gateway::{Config, Gateway};
+use chasqui_engagement::{Engagement, Reporters, Setup};
 use chasqui_links::{Links, Origin};
-use chasqui_runtime::topology;
 use chasqui_schemas::{Channel, Receipt, header, id, stream};
-use chasqui_stores::{ConnectOptions, connect};
+use chasqui_settings::SecretSource;
+use chasqui_testing::servers::Nats;
 use jiff::Timestamp;
 use reqwest::{Client, Response, redirect::Policy};
-use tokio::task::JoinHandle;
+use serde::Deserialize;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub const PUBLIC_URL: &str = "https://n.example.com";
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// A nats-server with the streams of the house, gone when dropped.
-pub struct Nats {
-    dir: tempfile::TempDir,
-    url: String,
-    server: Option<Embedded>,
+/// Every receipt in the stream, in order: subject, receipt, opt-out.
+pub async fn receipts(nats: &Nats) -> Vec<(String, Receipt, Option<String>)> {
+    let context = nats.context().await;
+    let stream = context.get_stream(stream::RECEIPTS).await.unwrap();
+    let mut receipts = Vec::new();
+    for sequence in 1..=stream.cached_info().state.last_sequence {
+        let message = stream.direct_get(sequence).await.unwrap();
+        let receipt = serde_json::from_slice(&message.payload).unwrap();
+        let opt_out = message.headers.get(header::OPT_OUT).map(|value| value.as_str().to_owned());
+        receipts.push((message.subject.to_string(), receipt, opt_out));
+    }
+    receipts
 }
 
-impl Nats {
-    pub async fn start() -> Self {
-        let mut nats = Nats { dir: tempfile::tempdir().unwrap(), url: String::new(), server: None };
-        nats.start_again().await;
-        let mut config = chasqui_runtime::Config::load("[send]\n", None).unwrap();
-        config.streams.queue_bytes = 64 << 20;
-        config.streams.trace_bytes = 64 << 20;
-        topology::migrate(&nats.client().await, &nats.url, &config.streams, &config.runner).await.unwrap();
-        nats
-    }
-
-    /// Stops it, and nobody starts it.
-    pub async fn stop(&mut self) {
-        self.server.take().unwrap().shutdown().await;
-    }
-
-    /// Starts it, with what it had, where it was.
-    pub async fn start_again(&mut self) {
-        let port = self.url.rsplit(':').next().and_then(|port| port.parse().ok());
-        let nats = NatsOptions { port, max_file_store_bytes: 2 << 30, ..NatsOptions::default() };
-        let options = Options {
-            nats: Some(nats),
-            clickhouse: None,
-            ..Options::new(self.dir.path().join("data"), concat!(env!("CARGO_TARGET_TMPDIR"), "/embedded"))
-        };
-        let server = Embedded::start(options, |_| {}).await.unwrap();
-        self.url = server.nats_url().unwrap().to_owned();
-        self.server = Some(server);
-    }
-
-    pub async fn client(&self) -> async_nats::Client {
-        connect(&self.url, &ConnectOptions::default()).await.unwrap()
-    }
-
-    /// Every receipt in the stream, in order: subject, receipt, opt-out.
-    pub async fn receipts(&self) -> Vec<(String, Receipt, Option<String>)> {
-        let context = jetstream::new(self.client().await);
-        let stream = context.get_stream(stream::RECEIPTS).await.unwrap();
-        let mut receipts = Vec::new();
-        for sequence in 1..=stream.cached_info().state.last_sequence {
-            let message = stream.direct_get(sequence).await.unwrap();
-            let receipt = serde_json::from_slice(&message.payload).unwrap();
-            let opt_out = message.headers.get(header::OPT_OUT).map(|value| value.as_str().to_owned());
-            receipts.push((message.subject.to_string(), receipt, opt_out));
+/// The same, once there are `count`.
+pub async fn wait_for(nats: &Nats, count: usize) -> Vec<(String, Receipt, Option<String>)> {
+    let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let found = receipts(nats).await;
+        if found.len() >= count {
+            assert_eq!(found.len(), count, "{found:?}");
+            return found;
         }
-        receipts
-    }
-
-    /// The same, once there are `count`.
-    pub async fn wait_for(&self, count: usize) -> Vec<(String, Receipt, Option<String>)> {
-        let patience = tokio::time::Instant::now() + Duration::from_secs(60);
-        loop {
-            let receipts = self.receipts().await;
-            if receipts.len() >= count {
-                assert_eq!(receipts.len(), count, "{receipts:?}");
-                return receipts;
-            }
-            assert!(tokio::time::Instant::now() < patience, "{} and not {count}: {receipts:?}", receipts.len());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        assert!(tokio::time::Instant::now() < patience, "{} and not {count}: {found:?}", found.len());
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -108,31 +66,64 @@ pub struct House {
     running: JoinHandle<()>,
 }
 
-/// The settings that the manual documents, with keys and a public address, changed by `changes`.
+/// What of the settings concerns engagement.
+#[derive(Clone, Deserialize)]
+pub struct Config {
+    pub gateway: chasqui_http::Settings,
+    pub links: chasqui_links::Settings,
+    pub engagement: chasqui_engagement::Settings,
+    #[serde(default)]
+    pub apps: BTreeMap<String, App>,
+}
+
+#[derive(Clone, Deserialize)]
+pub struct App {
+    pub token: SecretSource,
+}
+
+/// The settings that the manuals document, with keys and a public address, changed by `changes`.
 pub fn config(dir: &Path, changes: &str) -> Config {
     let secret = dir.join("links.key");
     std::fs::write(&secret, SECRET).unwrap();
-    let mut table: toml::Table = toml::from_str(chasqui_runtime::config::DEFAULTS).unwrap();
-    let mut gateway = table.remove("gateway").unwrap();
-    let text = format!(
-        "bind = '127.0.0.1:0'\npublic_url = '{PUBLIC_URL}'\nspool_dir = '{}'\nkeys = [{{ id = 'k1', file = '{}' }}]",
+    let ours = format!(
+        "[gateway]\nbind = '127.0.0.1:0'\npublic_url = '{PUBLIC_URL}'\n[engagement]\nspool_dir = '{}'\n\
+         [[links.keys]]\nid = 'k1'\nsecret = {{ file = '{}' }}",
         dir.join("spool").display(),
         secret.display()
     );
-    for text in [text.as_str(), changes] {
-        gateway.as_table_mut().unwrap().extend(toml::from_str::<toml::Table>(text).unwrap());
-    }
-    Config::read(&serde_json::to_value(gateway).unwrap()).unwrap()
+    let defaults = [
+        chasqui_http::settings::DEFAULTS,
+        chasqui_links::settings::DEFAULTS,
+        chasqui_engagement::settings::DEFAULTS,
+        &ours,
+        changes,
+    ];
+    chasqui_settings::read(&defaults, None, &serde_json::Value::Null).unwrap()
 }
 
 impl House {
     pub async fn start(nats: &Nats, config: &Config) -> Self {
         // Plain HTTP needs none, but the client asks for one.
         _ = rustls::crypto::ring::default_provider().install_default();
-        let gateway = Gateway::bind(config, nats.client().await, Arc::new(SystemClock)).await.unwrap();
-        let (address, lost) = (gateway.address(), gateway.lost());
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(gateway.run(stop.clone()));
+        let Config { gateway, links, engagement, apps } = config;
+        let tokens = apps.iter().map(|(app, settings)| (app.clone(), settings.token.clone())).collect();
+        let engagement = Engagement::open(Setup {
+            settings: engagement,
+            public_url: &gateway.public_url,
+            links: links.open(&gateway.public_url).unwrap(),
+            reporters: Reporters::of(&tokens, gateway.is_local().unwrap()).unwrap(),
+            client: nats.client().await,
+            clock: Arc::new(SystemClock),
+        });
+        let engagement = engagement.unwrap();
+        let listener = TcpListener::bind(gateway.address().unwrap()).await.unwrap();
+        let (address, lost) = (listener.local_addr().unwrap(), engagement.lost());
+        let (router, carrier) = engagement.into_parts();
+        let (stop, connections) = (CancellationToken::new(), gateway.connections);
+        let stopped = stop.clone();
+        let running = tokio::spawn(async move {
+            tokio::join!(chasqui_http::serve(listener, router, connections, &stopped), carrier.run());
+        });
         let client = Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
         House { client, address, lost, stop, running }
     }

@@ -75,7 +75,7 @@ impl Disk {
 
     fn switch_on(&mut self) -> anyhow::Result<()> {
         let mut config = Config::default();
-        config.mount_options = vec![MountOption::FSName("chasqui-harness".into()), MountOption::NoAtime];
+        config.mount_options = vec![MountOption::FSName("chasqui-testing".into()), MountOption::NoAtime];
         let session = fuser::spawn_mount(fuse::Requests(self.power.clone()), self.mountpoint.path(), &config);
         self.session = Some(session.context("cannot mount: /dev/fuse is needed, and root or Debian's package fuse3")?);
         std::os::unix::fs::symlink(self.mountpoint.path(), &self.path)?;

@@ -1,10 +1,11 @@
 //! Settings of Apple's push service: `[send.apns]`.
 
+use chasqui_settings::{SecretSource, SettingsError};
 use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{ConfigError, http::Reach, secret::SecretSource};
+use crate::http::Reach;
 
 /// `[send.apns]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -36,11 +37,11 @@ impl Config {
     }
 
     /// Refuses an account that cannot work.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), SettingsError> {
         for (name, value) in [("key_id", &self.key_id), ("team_id", &self.team_id), ("topic", &self.topic)] {
             // The topic is a header.
             if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(ConfigError::invalid(format!("send.apns.{name}"), "must be given, in plain letters"));
+                return Err(SettingsError::invalid(format!("send.apns.{name}"), "must be given, in plain letters"));
             }
         }
         Ok(())

@@ -32,14 +32,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_settings::SettingsError;
 use reqwest::{Url, header::AUTHORIZATION};
 
 pub use self::config::Config;
 use self::{classify::classify, tokens::Tokens};
-use crate::{
-    ConfigError,
-    http::{self, Http},
-};
+use crate::http::{self, Http};
 
 /// The provider's name.
 pub const NAME: &str = "apns";
@@ -54,7 +52,7 @@ pub(crate) struct Apns {
 }
 
 impl Apns {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         config.check()?;
         Ok(Apns {
             http: Http::new("send.apns", &config.reach())?,

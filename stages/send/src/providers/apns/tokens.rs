@@ -8,12 +8,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use chasqui_contract::Answer;
+use chasqui_settings::SettingsError;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::header::HeaderValue;
 use serde::Serialize;
 
 use super::Config;
-use crate::{ConfigError, jwt::Signer, providers::push};
+use crate::{jwt::Signer, providers::push};
 
 /// A token serves this long.
 const SERVES: SignedDuration = SignedDuration::from_mins(40);
@@ -33,9 +34,9 @@ struct Claims<'a> {
 }
 
 impl Tokens {
-    pub(super) fn new(config: &Config) -> Result<Self, ConfigError> {
-        let signer = Signer::es256_pem(config.key.read("send.apns.key")?.expose())
-            .map_err(|error| ConfigError::invalid("send.apns.key", error.to_string()))?;
+    pub(super) fn new(config: &Config) -> Result<Self, SettingsError> {
+        let signer = Signer::es256_pem(config.key.require("send.apns.key")?.expose())
+            .map_err(|error| SettingsError::invalid("send.apns.key", error.to_string()))?;
         let (key_id, team_id) = (config.key_id.clone(), config.team_id.clone());
         Ok(Tokens { signer, key_id, team_id, last: Mutex::new(None) })
     }

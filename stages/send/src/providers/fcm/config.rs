@@ -2,6 +2,7 @@
 //!
 //! Guarantee: an error names the field that is wrong, and shows nothing of the file.
 
+use chasqui_settings::{Secret, SecretSource, SettingsError};
 use std::{path::PathBuf, time::Duration};
 
 use reqwest::Url;
@@ -9,10 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    ConfigError,
     http::{self, Reach},
     jwt::Signer,
-    secret::{Secret, SecretSource},
 };
 
 /// The setting that names the key file.
@@ -69,9 +68,9 @@ impl Config {
     }
 
     /// Reads the key file.
-    pub(super) fn account(&self) -> Result<Account, ConfigError> {
-        let wrong = |problem: String| ConfigError::invalid(KEY, problem);
-        let text: Secret = self.service_account.read(KEY)?;
+    pub(super) fn account(&self) -> Result<Account, SettingsError> {
+        let wrong = |problem: String| SettingsError::invalid(KEY, problem);
+        let text: Secret = self.service_account.require(KEY)?;
         let file: Value = serde_json::from_str(text.expose())
             .map_err(|_| wrong("must be a service account's key: JSON, as the Firebase console gives it".to_owned()))?;
         let field = |name: &str| match file[name].as_str() {

@@ -39,6 +39,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_settings::SettingsError;
 use reqwest::{
     Method, Request, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
@@ -46,10 +47,7 @@ use reqwest::{
 
 pub use self::config::Config;
 use self::{classify::classify, oauth::OAuth};
-use crate::{
-    ConfigError,
-    http::{self, Http},
-};
+use crate::http::{self, Http};
 
 /// The provider's name.
 pub const NAME: &str = "fcm";
@@ -63,7 +61,7 @@ pub(crate) struct Fcm {
 }
 
 impl Fcm {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         let account = config.account()?;
         let http = Http::new("send.fcm", &config.reach())?;
         let base = http::address("send.fcm.base_url", &config.base_url)?;

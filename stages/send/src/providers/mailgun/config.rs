@@ -1,10 +1,11 @@
 //! Settings of Mailgun: `[send.mailgun]`.
 
+use chasqui_settings::SecretSource;
 use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{http::Reach, secret::SecretSource};
+use crate::http::Reach;
 
 /// `[send.mailgun]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

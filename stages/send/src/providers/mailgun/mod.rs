@@ -35,17 +35,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_settings::{Secret, SettingsError};
 use lettre::message::Mailbox;
 use reqwest::{Url, header::CONTENT_TYPE};
 use uuid::Uuid;
 
 pub use self::config::Config;
 use super::mail;
-use crate::{
-    ConfigError,
-    http::{self, Http},
-    secret::Secret,
-};
+use crate::http::{self, Http};
 
 /// The provider's name.
 pub const NAME: &str = "mailgun";
@@ -61,12 +58,12 @@ pub(crate) struct Mailgun {
 }
 
 impl Mailgun {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         let base = http::address("send.mailgun.base_url", &config.base_url)?;
         Ok(Mailgun {
             http: Http::new("send.mailgun", &config.reach())?,
             url: http::below(base, &["v3", &config.domain, "messages"]),
-            key: config.api_key.read("send.mailgun.api_key")?,
+            key: config.api_key.require("send.mailgun.api_key")?,
             from: mail::sender("send.mailgun.from", &config.from)?,
             test_mode: config.test_mode,
             clock,

@@ -37,11 +37,11 @@ use std::{
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
 use chasqui_schemas::{Delivery, ReceiptKind, receipt::Actor};
+use chasqui_settings::SettingsError;
 use serde::Deserialize;
 
 use self::magic::Ending;
 use super::receipt;
-use crate::ConfigError;
 
 /// The provider's name.
 pub const NAME: &str = "sandbox";
@@ -64,10 +64,10 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         let open = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
         let log = config.log.as_ref().map(open).transpose();
-        let log = log.map_err(|source| ConfigError::File { key: "send.sandbox.log".to_owned(), source })?;
+        let log = log.map_err(|source| SettingsError::file("send.sandbox.log", source))?;
         Ok(Sandbox { latency: Duration::from_millis(config.latency_ms), log, clock })
     }
 

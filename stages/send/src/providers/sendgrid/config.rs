@@ -1,10 +1,11 @@
 //! Settings of SendGrid: `[send.sendgrid]`.
 
+use chasqui_settings::SecretSource;
 use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{http::Reach, secret::SecretSource};
+use crate::http::Reach;
 
 /// `[send.sendgrid]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -38,16 +38,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_settings::{Secret, SettingsError};
 use lettre::message::Mailbox;
 use reqwest::{Url, header::CONTENT_TYPE};
 
 pub use self::config::Config;
 use super::mail;
-use crate::{
-    ConfigError,
-    http::{self, Http},
-    secret::Secret,
-};
+use crate::http::{self, Http};
 
 /// The provider's name.
 pub const NAME: &str = "sendgrid";
@@ -63,12 +60,12 @@ pub(crate) struct Sendgrid {
 }
 
 impl Sendgrid {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         let base = http::address("send.sendgrid.base_url", &config.base_url)?;
         Ok(Sendgrid {
             http: Http::new("send.sendgrid", &config.reach())?,
             url: http::below(base, &["v3", "mail", "send"]),
-            key: config.api_key.read("send.sendgrid.api_key")?,
+            key: config.api_key.require("send.sendgrid.api_key")?,
             from: mail::sender("send.sendgrid.from", &config.from)?,
             sandbox_mode: config.sandbox_mode,
             clock,

@@ -3,10 +3,9 @@
 //! Guarantee: the password is read once, at start-up, from where the settings point; it is in no setting, and no
 //! type here shows it.
 
+use chasqui_settings::{SecretSource, SettingsError};
 use lettre::transport::smtp::authentication::Credentials;
 use serde::Deserialize;
-
-use crate::{ConfigError, secret::SecretSource};
 
 /// `[send.smtp]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -50,14 +49,14 @@ impl Config {
     }
 
     /// The account and its password.
-    pub(super) fn credentials(&self) -> Result<Option<Credentials>, ConfigError> {
+    pub(super) fn credentials(&self) -> Result<Option<Credentials>, SettingsError> {
         match &self.username {
             None if self.password.is_set() => {
-                Err(ConfigError::invalid("send.smtp.username", "a password needs an account"))
+                Err(SettingsError::invalid("send.smtp.username", "a password needs an account"))
             }
             None => Ok(None),
             Some(username) => {
-                let password = self.password.read("send.smtp.password")?;
+                let password = self.password.require("send.smtp.password")?;
                 Ok(Some(Credentials::new(username.clone(), password.expose().to_owned())))
             }
         }

@@ -6,6 +6,7 @@
 //!
 //! Guarantee: a connection comes back only from an exchange that ended in a reply. Dropping a [`Lease`] closes it.
 
+use chasqui_settings::SettingsError;
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -27,7 +28,6 @@ use tokio::{
 };
 
 use super::{Config, Tls, classify::Phase};
-use crate::ConfigError;
 
 /// Idle connections are closed after this time: before most relays do it themselves.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -52,12 +52,12 @@ pub(super) struct Lease<'a> {
 }
 
 impl Connections {
-    pub(super) fn new(config: &Config) -> Result<Self, ConfigError> {
+    pub(super) fn new(config: &Config) -> Result<Self, SettingsError> {
         let tls_parameters = match config.tls {
             Tls::None => None,
             Tls::Starttls | Tls::Wrapper => Some(
                 TlsParameters::new(config.host.clone())
-                    .map_err(|error| ConfigError::invalid("send.smtp.tls", error.to_string()))?,
+                    .map_err(|error| SettingsError::invalid("send.smtp.tls", error.to_string()))?,
             ),
         };
         Ok(Connections {

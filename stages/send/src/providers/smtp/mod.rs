@@ -30,6 +30,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_settings::SettingsError;
 use lettre::message::Mailbox;
 use tokio::time::timeout;
 
@@ -40,7 +41,6 @@ use self::{
     message::Mail,
 };
 use super::mail;
-use crate::ConfigError;
 
 /// The provider's name.
 pub const NAME: &str = "smtp";
@@ -54,10 +54,10 @@ pub(crate) struct Smtp {
 }
 
 impl Smtp {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         if config.timeout_ms == 0 || config.pool_size == 0 || config.pool_size > 1_000 {
             let problem = "`timeout_ms` must be more than 0, and `pool_size` 1 to 1,000";
-            return Err(ConfigError::invalid("send.smtp", problem));
+            return Err(SettingsError::invalid("send.smtp", problem));
         }
         Ok(Smtp {
             connections: Connections::new(config)?,

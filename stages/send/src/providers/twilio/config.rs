@@ -1,14 +1,11 @@
 //! Settings of Twilio: `[send.twilio]`.
 
+use chasqui_settings::{SecretSource, SettingsError};
 use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{
-    ConfigError,
-    http::{self, Reach},
-    secret::SecretSource,
-};
+use crate::http::{self, Reach};
 
 /// `[send.twilio]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -46,11 +43,11 @@ impl Config {
     }
 
     /// Refuses what cannot work.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), SettingsError> {
         let sid = |name: &str, prefix: &str, sid: Option<&String>| match sid {
             Some(sid) if !is_sid(prefix, sid) => {
                 let problem = format!("`{sid}` is not an id: `{prefix}` and 32 hexadecimal digits");
-                Err(ConfigError::invalid(format!("send.twilio.{name}"), problem))
+                Err(SettingsError::invalid(format!("send.twilio.{name}"), problem))
             }
             _ => Ok(()),
         };
@@ -58,13 +55,13 @@ impl Config {
         sid("api_key_sid", "SK", self.api_key_sid.as_ref())?;
         sid("messaging_service_sid", "MG", self.messaging_service_sid.as_ref())?;
         if self.from.is_none() && self.messaging_service_sid.is_none() {
-            return Err(ConfigError::invalid("send.twilio", "needs a sender: `from` or `messaging_service_sid`"));
+            return Err(SettingsError::invalid("send.twilio", "needs a sender: `from` or `messaging_service_sid`"));
         }
         if let Some(text) = &self.callback_url {
             let url = http::address("send.twilio.callback_url", text)?;
             if url.host_str().is_some_and(|host| host.contains('_')) {
                 let problem = "Twilio takes no host name with an underscore";
-                return Err(ConfigError::invalid("send.twilio.callback_url", problem));
+                return Err(SettingsError::invalid("send.twilio.callback_url", problem));
             }
         }
         Ok(())

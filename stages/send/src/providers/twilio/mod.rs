@@ -36,14 +36,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_settings::{Secret, SettingsError};
 use reqwest::Url;
 
 pub use self::config::Config;
-use crate::{
-    ConfigError,
-    http::{self, Http},
-    secret::Secret,
-};
+use crate::http::{self, Http};
 
 /// The provider's name.
 pub const NAME: &str = "twilio";
@@ -58,12 +55,12 @@ pub(crate) struct Twilio {
 }
 
 impl Twilio {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         config.check()?;
         Ok(Twilio {
             http: Http::new("send.twilio", &config.reach())?,
             url: request::url(config)?,
-            secret: config.auth_token.read("send.twilio.auth_token")?,
+            secret: config.auth_token.require("send.twilio.auth_token")?,
             config: config.clone(),
             clock,
         })

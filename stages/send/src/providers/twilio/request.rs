@@ -2,12 +2,13 @@
 
 use chasqui_contract::Answer;
 use chasqui_schemas::Delivery;
+use chasqui_settings::SettingsError;
 use jiff::Timestamp;
 use reqwest::Url;
 
 use super::{Config, NAME};
 use crate::{
-    ConfigError, http,
+    http,
     providers::{
         payload::{self, Form},
         phone,
@@ -22,7 +23,7 @@ const KEPT: [&str; 2] = ["To", "StatusCallback"];
 const CONTENTS: [&str; 3] = ["Body", "MediaUrl", "ContentSid"];
 
 /// Where messages are created.
-pub(super) fn url(config: &Config) -> Result<Url, ConfigError> {
+pub(super) fn url(config: &Config) -> Result<Url, SettingsError> {
     let base = http::address("send.twilio.base_url", &config.base_url)?;
     Ok(http::below(base, &["2010-04-01", "Accounts", &config.account_sid, "Messages.json"]))
 }

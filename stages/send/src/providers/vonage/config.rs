@@ -1,15 +1,12 @@
 //! Settings of Vonage: `[send.vonage]`.
 
+use chasqui_settings::{SecretSource, SettingsError};
 use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
 use super::{request, signature::Method};
-use crate::{
-    ConfigError,
-    http::{self, Reach},
-    secret::SecretSource,
-};
+use crate::http::{self, Reach};
 
 /// `[send.vonage]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -48,8 +45,8 @@ impl Config {
     }
 
     /// Refuses what cannot work.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let invalid = |name: &str, problem: &str| Err(ConfigError::invalid(format!("send.vonage.{name}"), problem));
+    pub(super) fn check(&self) -> Result<(), SettingsError> {
+        let invalid = |name: &str, problem: &str| Err(SettingsError::invalid(format!("send.vonage.{name}"), problem));
         if self.api_key.chars().count() != 8 {
             return invalid("api_key", "must be 8 characters long");
         }

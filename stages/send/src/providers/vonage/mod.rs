@@ -37,14 +37,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Provider};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_settings::SettingsError;
 use reqwest::Url;
 
 use self::request::Credential;
 pub use self::{config::Config, signature::Method};
-use crate::{
-    ConfigError,
-    http::{self, Http},
-};
+use crate::http::{self, Http};
 
 /// The provider's name.
 pub const NAME: &str = "vonage";
@@ -59,12 +57,12 @@ pub(crate) struct Vonage {
 }
 
 impl Vonage {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         config.check()?;
         let credential = if config.signature_secret.is_set() {
-            Credential::Signature(config.signature_secret.read("send.vonage.signature_secret")?)
+            Credential::Signature(config.signature_secret.require("send.vonage.signature_secret")?)
         } else {
-            Credential::Secret(config.api_secret.read("send.vonage.api_secret")?)
+            Credential::Secret(config.api_secret.require("send.vonage.api_secret")?)
         };
         Ok(Vonage {
             http: Http::new("send.vonage", &config.reach())?,

@@ -2,17 +2,17 @@
 
 use chasqui_contract::{Answer, Outcome};
 use chasqui_schemas::Delivery;
+use chasqui_settings::{Secret, SettingsError};
 use jiff::Timestamp;
 use reqwest::Url;
 
 use super::{Config, NAME, signature::sign};
 use crate::{
-    ConfigError, http,
+    http,
     providers::{
         payload::{self, Form},
         phone,
     },
-    secret::Secret,
 };
 
 /// Longest callback address, in characters.
@@ -34,7 +34,7 @@ pub(super) enum Credential {
 }
 
 /// Where messages are sent.
-pub(super) fn url(config: &Config) -> Result<Url, ConfigError> {
+pub(super) fn url(config: &Config) -> Result<Url, SettingsError> {
     Ok(http::below(http::address("send.vonage.base_url", &config.base_url)?, &["sms", "json"]))
 }
 

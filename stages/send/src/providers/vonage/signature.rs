@@ -3,12 +3,13 @@
 //! Source: [Signing Messages](https://developer.vonage.com/en/getting-started/concepts/signing-messages). The methods
 //! by MD5, which Vonage has too, are not offered: MD5 is broken.
 
+use chasqui_settings::Secret;
 use std::fmt::Write as _;
 
 use ring::hmac;
 use serde::Deserialize;
 
-use crate::{providers::payload::Form, secret::Secret};
+use crate::providers::payload::Form;
 
 /// The hash under the HMAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -2,6 +2,7 @@
 
 use chasqui_contract::{ManualClock, Outcome};
 use chasqui_schemas::{Channel, delivery::Address};
+use chasqui_settings::{Secret, SecretSource};
 use serde_json::{Value, json};
 
 use super::*;
@@ -11,7 +12,6 @@ use crate::{
         payload::{Form, parameter as value},
         vendor_spec::{Spec, decode},
     },
-    secret::{Secret, SecretSource},
     testing::{at, config, delivery, delivery_to, overridden, secret},
 };
 

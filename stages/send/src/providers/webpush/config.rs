@@ -1,12 +1,13 @@
 //! Settings of Web Push: `[send.webpush]`.
 
+use chasqui_settings::{SecretSource, SettingsError};
 use std::{path::PathBuf, time::Duration};
 
 use reqwest::Url;
 use serde::Deserialize;
 
 use super::subscription::decode;
-use crate::{ConfigError, http::Reach, jwt::Signer, secret::SecretSource};
+use crate::{http::Reach, jwt::Signer};
 
 /// `[send.webpush]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -46,12 +47,12 @@ impl Config {
     }
 
     /// The key pair: its public half, and what signs with it.
-    pub(super) fn keys(&self) -> Result<(Vec<u8>, Signer), ConfigError> {
-        let wrong = |key: &str, problem: &str| Err(ConfigError::invalid(format!("send.webpush.{key}"), problem));
+    pub(super) fn keys(&self) -> Result<(Vec<u8>, Signer), SettingsError> {
+        let wrong = |key: &str, problem: &str| Err(SettingsError::invalid(format!("send.webpush.{key}"), problem));
         let Some(public) = decode(&self.public_key).filter(|key| key.len() == 65) else {
             return wrong("public_key", "must be 65 bytes in base64url: the VAPID key that browsers subscribe with");
         };
-        let private = self.private_key.read("send.webpush.private_key")?;
+        let private = self.private_key.require("send.webpush.private_key")?;
         let Some(private) = decode(private.expose()).filter(|key| key.len() == 32) else {
             return wrong("private_key", "must be 32 bytes in base64url: the VAPID key's private half");
         };
@@ -62,10 +63,10 @@ impl Config {
     }
 
     /// The subject, where it is one ([RFC 8292, 2.1](https://www.rfc-editor.org/rfc/rfc8292#section-2.1)).
-    pub(super) fn checked_subject(&self) -> Result<String, ConfigError> {
+    pub(super) fn checked_subject(&self) -> Result<String, SettingsError> {
         match Url::parse(&self.subject) {
             Ok(url) if matches!(url.scheme(), "mailto" | "https") => Ok(self.subject.clone()),
-            _ => Err(ConfigError::invalid("send.webpush.subject", "must be a `mailto:` or `https:` address")),
+            _ => Err(SettingsError::invalid("send.webpush.subject", "must be a `mailto:` or `https:` address")),
         }
     }
 }

@@ -33,12 +33,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_settings::SettingsError;
 use reqwest::header::AUTHORIZATION;
 
 pub use self::config::Config;
 use self::{classify::classify, subscription::Subscription, vapid::Vapid};
 use super::push;
-use crate::{ConfigError, http::Http};
+use crate::http::Http;
 
 /// The provider's name.
 pub const NAME: &str = "webpush";
@@ -52,7 +53,7 @@ pub(crate) struct WebPush {
 }
 
 impl WebPush {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         Ok(WebPush {
             http: Http::new("send.webpush", &config.reach())?,
             vapid: Vapid::new(config)?,

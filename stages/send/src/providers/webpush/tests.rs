@@ -30,7 +30,7 @@ fn config_with_key(public: &str, private: &str) -> (Config, tempfile::NamedTempF
     (config, file)
 }
 
-fn build(config: &Config) -> Result<WebPush, ConfigError> {
+fn build(config: &Config) -> Result<WebPush, SettingsError> {
     WebPush::new(config, Arc::new(ManualClock::new(at(0))))
 }
 

@@ -10,12 +10,13 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chasqui_contract::Answer;
+use chasqui_settings::SettingsError;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Url, header::HeaderValue};
 use serde::Serialize;
 
 use super::Config;
-use crate::{ConfigError, jwt::Signer, providers::push};
+use crate::{jwt::Signer, providers::push};
 
 /// How long a token holds. A push service refuses more than 24 hours.
 const HOLDS: SignedDuration = SignedDuration::from_hours(12);
@@ -40,7 +41,7 @@ struct Claims<'a> {
 }
 
 impl Vapid {
-    pub(super) fn new(config: &Config) -> Result<Self, ConfigError> {
+    pub(super) fn new(config: &Config) -> Result<Self, SettingsError> {
         let (public_key, signer) = config.keys()?;
         let subject = config.checked_subject()?;
         Ok(Vapid { signer, public_key: URL_SAFE_NO_PAD.encode(public_key), subject, last: Mutex::default() })

@@ -1,0 +1,108 @@
+//! The records of a large bucket that were asked for lately, kept current by a watch.
+//!
+//! Guarantee: a cached record is answered only while the watch is current ([`Sight`]), and a change that the watch
+//! told of is never answered in its old form: a record read before it was told is not kept. So a change is seen as
+//! soon as the server has told of it, within milliseconds, and on a machine where the watch is lost each record is
+//! read from the server.
+//!
+//! After a crash, and after every reconnect, it begins empty. Its size is bounded by [`RECORDS`].
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_nats::jetstream::kv::Store;
+use chasqui_contract::StoreError;
+use moka::sync::Cache as Recent;
+use tokio::task::JoinHandle;
+
+use crate::{
+    mirror::Parsed,
+    sight::{Sight, WatchError},
+};
+
+/// Most records kept, "no such record" included: some tens of megabytes of contacts.
+const RECORDS: u64 = 20_000;
+
+/// A bounded part of a bucket in memory. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct Cache<T: Send + Sync + 'static> {
+    shared: Arc<Shared<T>>,
+    watch: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared<T: Send + Sync + 'static> {
+    sight: Sight,
+    recent: Recent<String, Option<Parsed<T>>>,
+    /// Changes told of: whoever read before one finds another number after it, and keeps nothing.
+    changes: Mutex<u64>,
+}
+
+impl<T: Send + Sync + 'static> Cache<T> {
+    /// Begins to watch `bucket`; must be called in a tokio runtime.
+    pub fn start(client: async_nats::Client, bucket: Store) -> Self {
+        let shared =
+            Arc::new(Shared { sight: Sight::new(client), recent: Recent::new(RECORDS), changes: Mutex::new(0) });
+        let watching = Arc::clone(&shared);
+        let watch = tokio::spawn(async move {
+            watching.sight.keep(&bucket.name, || watching.watch(&bucket)).await;
+        });
+        Cache { shared, watch }
+    }
+
+    /// The record under `key`, from memory or by `read`.
+    pub async fn get<R: Future<Output = Result<Option<Parsed<T>>, StoreError>>>(
+        &self,
+        key: &str,
+        read: impl FnOnce() -> R,
+    ) -> Result<Option<Parsed<T>>, StoreError> {
+        if !self.shared.sight.is_current() {
+            return Box::pin(read()).await;
+        }
+        if let Some(known) = self.shared.recent.get(key) {
+            return Ok(known);
+        }
+        let before = *self.shared.changes();
+        let record = Box::pin(read()).await?;
+        let changes = self.shared.changes();
+        if *changes == before && self.shared.sight.is_current() {
+            self.shared.recent.insert(key.to_owned(), record.clone());
+        }
+        Ok(record)
+    }
+
+    /// Forgets the record under `key`, which was written here: who writes sees it at once, before the watch tells.
+    pub fn forget(&self, key: &str) {
+        self.shared.forget(|recent| recent.invalidate(key));
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Cache<T> {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+impl<T: Send + Sync + 'static> Shared<T> {
+    fn changes(&self) -> MutexGuard<'_, u64> {
+        // A poisoned counter still counts.
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn watch(&self, bucket: &Store) -> Result<(), WatchError> {
+        let connection = self.sight.connection();
+        let changes = bucket.watch_all().await?;
+        // What changed between two watches was told by none.
+        self.forget(|recent| recent.invalidate_all());
+        self.sight.caught_up(connection);
+        self.sight.follow(connection, changes, |entry| self.forget(|recent| recent.invalidate(&entry.key))).await
+    }
+
+    fn forget(&self, what: impl FnOnce(&Recent<String, Option<Parsed<T>>>)) {
+        let mut changes = self.changes();
+        *changes += 1;
+        what(&self.recent);
+    }
+}

@@ -1,0 +1,174 @@
+//! The connection to NATS.
+//!
+//! Guarantee: an established connection is re-established for ever, with a jittered delay of at most two seconds, so
+//! that a restarted server is not met by all processes at once; the first connection is tried once, because a wrong
+//! address is better told than waited for ([`connect_some_time`] is for what can do without). What is queued for the server, and what the server pushes, is bounded.
+//!
+//! After a crash nothing is left to clean up: consumers and acknowledgements are the server's.
+
+use std::{path::PathBuf, time::Duration};
+
+use async_nats::{Client, ConnectErrorKind, ServerAddr};
+use chasqui_settings::Secret;
+
+/// Commands that wait for the connection; more make their callers wait.
+const QUEUED_COMMANDS: usize = 2_048;
+/// Messages that wait in one subscription. What comes when it is full is lost to this client, and redelivered.
+const QUEUED_MESSAGES: usize = 16_384;
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one request may take, unless its caller says otherwise.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the server is asked for a sign of life; after two unanswered asks the connection counts as lost.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const FIRST_RECONNECT_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+
+/// Who we are to the server. One of the three ways, or none; a user may also stand in the address.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectOptions {
+    /// With `password`.
+    pub user: Option<String>,
+    /// With `user`.
+    pub password: Option<Secret>,
+    /// A token.
+    pub token: Option<Secret>,
+    /// Credentials: user JWT and nkey seed, as `nsc` writes them.
+    pub credentials: Option<Secret>,
+    /// PEM file of certificate authorities to trust beside the system's, for `tls://` addresses.
+    pub root_certificates: Option<PathBuf>,
+}
+
+/// Why there is no connection, and what to do. Addresses are told without users and passwords.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Not an address.
+    #[error("a NATS address is wrong: write it as `nats://host:4222`, several separated by commas")]
+    Address(#[source] std::io::Error),
+    /// The credentials cannot be used.
+    #[error("nats.credentials cannot be used: check that they were written by `nsc`")]
+    Credentials(#[source] std::io::Error),
+    /// The server does not know us.
+    #[error("NATS at {servers} refused our credentials: check user and password, token or credentials")]
+    Refused {
+        /// Hosts and ports.
+        servers: String,
+        /// What the client said.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+    /// No TLS.
+    #[error("no TLS connection with NATS at {servers}: check its certificate and `root_certificates`")]
+    Tls {
+        /// Hosts and ports.
+        servers: String,
+        /// What the client said.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+    /// Nobody there.
+    #[error("no NATS server answers at {servers}: start one (`chasqui up` brings its own) or correct the address")]
+    NoAnswer {
+        /// Hosts and ports.
+        servers: String,
+        /// What the client said.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+}
+
+/// Connects to `url`: one address or several of one cluster, separated by commas.
+///
+/// # Errors
+/// See [`ConnectError`]; the text says what to do.
+pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Client, ConnectError> {
+    establish(url, options, false).await
+}
+
+/// The same for whoever has something to do without a server: one that does not answer now is tried again for ever, and
+/// until it answers the connection's state is not `Connected`.
+///
+/// # Errors
+/// See [`ConnectError`], but never [`ConnectError::NoAnswer`].
+pub async fn connect_some_time(url: &str, options: &ConnectOptions) -> Result<Client, ConnectError> {
+    match connect(url, options).await {
+        Err(error @ ConnectError::NoAnswer { .. }) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "going on without NATS until it answers");
+            establish(url, options, true).await
+        }
+        done => done,
+    }
+}
+
+async fn establish(url: &str, options: &ConnectOptions, later: bool) -> Result<Client, ConnectError> {
+    let servers = url
+        .split(',')
+        .map(|address| address.trim().parse::<ServerAddr>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(ConnectError::Address)?;
+    let mut client = async_nats::ConnectOptions::new()
+        .name("chasqui")
+        .client_capacity(QUEUED_COMMANDS)
+        .subscription_capacity(QUEUED_MESSAGES)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .ping_interval(PING_INTERVAL)
+        .max_reconnects(None)
+        .reconnect_delay_callback(|attempts| reconnect_delay(attempts, random_fraction()));
+    if later {
+        client = client.retry_on_initial_connect();
+    }
+    if let (Some(user), Some(password)) = (&options.user, &options.password) {
+        client = client.user_and_password(user.clone(), password.expose().to_owned());
+    }
+    if let Some(token) = &options.token {
+        client = client.token(token.expose().to_owned());
+    }
+    if let Some(credentials) = &options.credentials {
+        client = client.credentials(credentials.expose()).map_err(ConnectError::Credentials)?;
+    }
+    if let Some(path) = &options.root_certificates {
+        client = client.add_root_certificates(path.clone());
+    }
+    client.connect(&servers).await.map_err(|source| {
+        let servers =
+            servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect::<Vec<_>>().join(", ");
+        match source.kind() {
+            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                ConnectError::Refused { servers, source }
+            }
+            ConnectErrorKind::Tls => ConnectError::Tls { servers, source },
+            ConnectErrorKind::ServerParse
+            | ConnectErrorKind::Dns
+            | ConnectErrorKind::TimedOut
+            | ConnectErrorKind::Io
+            | ConnectErrorKind::MaxReconnects => ConnectError::NoAnswer { servers, source },
+        }
+    })
+}
+
+/// Doubles up to the longest, less up to a half; `fraction` is in `[0, 1)`.
+fn reconnect_delay(attempts: usize, fraction: f64) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    let delay = FIRST_RECONNECT_DELAY.saturating_mul(1 << doublings).min(LONGEST_RECONNECT_DELAY);
+    delay.mul_f64(1.0 - fraction / 2.0)
+}
+
+/// Random, in `[0, 1)`.
+fn random_fraction() -> f64 {
+    let [byte, ..] = uuid::Uuid::new_v4().into_bytes();
+    f64::from(byte) / 256.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delay_grows_and_stays_within_bounds() {
+        assert_eq!(reconnect_delay(1, 0.0), FIRST_RECONNECT_DELAY);
+        assert!(reconnect_delay(2, 0.0) > reconnect_delay(1, 0.0));
+        assert_eq!(reconnect_delay(usize::MAX, 0.0), LONGEST_RECONNECT_DELAY);
+        assert!(reconnect_delay(usize::MAX, 0.99) >= LONGEST_RECONNECT_DELAY / 2);
+    }
+}

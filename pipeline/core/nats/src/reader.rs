@@ -1,0 +1,230 @@
+//! Reading a durable consumer: open, extend, acknowledge, bury.
+//!
+//! Guarantee: a message is acknowledged only by [`acknowledge`] or after [`bury`] has stored it as a dead letter.
+//! After a crash whatever was not acknowledged comes again.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    self, AckKind, Context,
+    consumer::{PullConsumer, pull},
+    message::Acker,
+};
+use chasqui_contract::Class;
+use chasqui_schemas::{Reason, header};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, interval_at, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Outgoing, Publisher, find_consumer, keep_releasing};
+
+/// Messages that the client reads ahead, and how many bytes of them.
+const READ_AHEAD_MESSAGES: usize = 500;
+const READ_AHEAD_BYTES: usize = 8 * 1024 * 1024;
+/// The server says this often that a request is still known; after twice that without a word it is made again.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The stream or its consumer is not there, or JetStream cannot be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read consumer `{consumer}` of stream `{stream}`: `chasqui migrate` creates it")]
+pub struct ReadError {
+    /// The stream.
+    pub stream: &'static str,
+    /// The consumer.
+    pub consumer: &'static str,
+    /// What the client said.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// A durable pull consumer.
+pub struct StreamReader {
+    context: Context,
+    stream: &'static str,
+    name: &'static str,
+    /// Tells this stream from one of the same name that was deleted before: its creation in Unix nanoseconds.
+    pub incarnation: i128,
+    /// How often the deadlines of held messages have to be moved.
+    pub extend_every: Duration,
+    /// Removes what is acknowledged from the stream, for as long as we read.
+    releasing: JoinSet<()>,
+}
+
+impl StreamReader {
+    /// Finds the consumer `name` of `stream`.
+    pub async fn open(context: Context, stream: &'static str, name: &'static str) -> Result<Self, ReadError> {
+        let found = async {
+            let consumer = find_consumer(&context, stream, name).await?;
+            let info = context.get_stream(stream).await?;
+            Ok((info.cached_info().created.unix_timestamp_nanos(), consumer.cached_info().config.ack_wait))
+        };
+        let (incarnation, ack_wait) =
+            found.await.map_err(|source: async_nats::Error| ReadError { stream, consumer: name, source })?;
+        let extend_every = (ack_wait / 3).max(Duration::from_millis(10));
+        Ok(StreamReader { context, stream, name, incarnation, extend_every, releasing: JoinSet::new() })
+    }
+
+    /// Removes from now on what it has acknowledged, and `follower` too if that exists ([`keep_releasing`]).
+    pub fn releasing(mut self, follower: Option<&'static str>) -> Self {
+        self.releasing.spawn(keep_releasing(self.context.clone(), self.stream, self.name.to_owned(), follower));
+        self
+    }
+
+    /// Starts to read. While the broker is away it tries again; `None` once `stop` asks for it.
+    pub async fn messages(&self, stop: &CancellationToken) -> Option<pull::Stream> {
+        let mut pauses = Pauses::default();
+        loop {
+            let started = tokio::select! {
+                () = stop.cancelled() => return None,
+                started = self.try_messages() => started,
+            };
+            match started {
+                Ok(messages) => return Some(messages),
+                Err(error) => {
+                    tracing::warn!(error = &*error, stream = self.stream, consumer = self.name, "cannot read");
+                    tokio::select! {
+                        () = stop.cancelled() => return None,
+                        () = sleep(pauses.pause()) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn try_messages(&self) -> Result<pull::Stream, async_nats::Error> {
+        let consumer: PullConsumer = self.context.get_consumer_from_stream(self.name, self.stream).await?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(READ_AHEAD_MESSAGES)
+            .max_bytes_per_batch(READ_AHEAD_BYTES)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await?;
+        Ok(messages)
+    }
+}
+
+/// Messages of a consumer that nobody has acknowledged yet, those at work included.
+pub async fn backlog(context: &Context, stream: &'static str, name: &'static str) -> Result<u64, ReadError> {
+    let info = async {
+        let mut consumer: PullConsumer = context.get_consumer_from_stream(name, stream).await?;
+        Ok(consumer.info().await.map(|info| info.num_pending + info.num_ack_pending as u64)?)
+    };
+    info.await.map_err(|source: async_nats::Error| ReadError { stream, consumer: name, source })
+}
+
+/// Does `work` while it keeps the messages of `held` from being handed out to somebody else.
+pub async fn hold<T>(held: &[Acker], every: Duration, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut ticks = interval_at(Instant::now() + every, every);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = ticks.tick() => {
+                // Without a connection this would wait; then the deadlines are nobody's concern.
+                let extend = async {
+                    for acker in held {
+                        acker.ack_with(AckKind::Progress).await.ok();
+                    }
+                };
+                timeout(every / 2, extend).await.ok();
+            }
+        }
+    }
+}
+
+/// Ends our part with messages whose effect is stored. An acknowledgement that gets lost is a message that comes
+/// again, which is harmless.
+pub async fn acknowledge(held: &[Acker]) {
+    for acker in held {
+        if let Err(error) = acker.ack().await {
+            tracing::debug!(error = &*error, "acknowledgement not sent");
+        }
+    }
+}
+
+/// Gives messages back, so that nobody has to wait for their deadlines.
+pub async fn give_back(held: &[Acker]) {
+    for acker in held {
+        acker.ack_with(AckKind::Nak(None)).await.ok();
+    }
+}
+
+/// A message that cannot be used: nothing behind it may wait for it.
+pub struct Broken {
+    pub message: jetstream::Message,
+    pub why: String,
+}
+
+/// Stores what cannot be used as dead letters on `subject`, then acknowledges it. Tries again while the broker is
+/// away; once `stop` asks for it, what is left is given back.
+pub async fn bury(publisher: &Publisher, subject: &str, broken: Vec<Broken>, stop: &CancellationToken) {
+    for Broken { message, why } in broken {
+        let letter = dead_letter(subject, &message, &why);
+        let mut pauses = Pauses::default();
+        let kind = loop {
+            match publisher.publish(std::slice::from_ref(&letter)).await {
+                Ok(_) => {
+                    tracing::error!(subject = %message.subject, why, dead_letter = subject, "a message cannot be used");
+                    break AckKind::Ack;
+                }
+                Err(error) if error.class() == Class::Permanent => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        why,
+                        "a dead letter cannot be stored: dropped"
+                    );
+                    break AckKind::Term;
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a dead letter is not stored yet");
+                    tokio::select! {
+                        () = stop.cancelled() => break AckKind::Nak(None),
+                        () = sleep(pauses.pause()) => {}
+                    }
+                }
+            }
+        };
+        message.ack_with(kind).await.ok();
+    }
+}
+
+fn dead_letter(subject: &str, message: &jetstream::Message, why: &str) -> Outgoing {
+    let (sequence, delivered, stored) = message
+        .info()
+        .map_or((0, 0, 0), |info| (info.stream_sequence, info.delivered, info.published.unix_timestamp_nanos()));
+    Outgoing {
+        subject: subject.to_owned(),
+        message_id: Some(format!("{subject}.{stored}.{sequence}")),
+        headers: vec![
+            (header::REASON, Reason::Undecodable.as_str().to_owned()),
+            (header::DETAIL, why.chars().take(500).collect()),
+            (header::STAGE, subject.rsplit('.').next().unwrap_or_default().to_owned()),
+            (header::SUBJECT, message.subject.to_string()),
+            (header::DELIVERED, delivered.to_string()),
+        ],
+        payload: message.payload.clone(),
+    }
+}
+
+/// Pauses between tries: each twice as long as the one before, up to a bound.
+pub struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Pauses(Duration::from_millis(100))
+    }
+}
+
+impl Pauses {
+    /// How long to wait before the next try.
+    pub fn pause(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+}

@@ -1,0 +1,137 @@
+//! The way into the durable trace stream: all of a process's stages share one.
+//!
+//! Guarantee: when [`TraceSink::record`] returns, the events are stored. Events that come at the same time are stored
+//! together ([`chasqui_nats::gather`]), with one fsync: at rest seven stages would otherwise ask the disk seven times
+//! for every notification.
+//!
+//! After a crash the inputs of what was not recorded come again, and their events replace themselves.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chasqui_nats::{
+    Outgoing, Publisher,
+    gather::{Gather, Pace, fitting},
+};
+use chasqui_schemas::{
+    subject,
+    trace::{self, Encoded, TraceEvent},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Calls that wait for their batch; more make their callers wait.
+const QUEUED_CALLS: usize = 256;
+/// Events in one message: about 80 kB.
+const EVENTS_PER_MESSAGE: usize = 500;
+/// Largest message, in bytes, its head apart; events are larger than usual where a submission was wrong in many ways.
+const MAX_MESSAGE_BYTES: usize = 512 * 1024;
+/// Stages commit no faster than their events are recorded, so this paces them too: fewer and larger bundles, and fewer
+/// fsyncs, for some milliseconds that nobody at rest waits.
+const PACE: Pace = Pace { every: Duration::from_millis(40), few: 64, many: 4 * EVENTS_PER_MESSAGE };
+/// Pause after a refusal, which only an operator can mend.
+const REFUSED: Duration = Duration::from_secs(1);
+
+/// Records trace events durably. Clones share one stream of batches.
+#[derive(Debug, Clone)]
+pub struct TraceSink {
+    calls: mpsc::Sender<Call>,
+}
+
+#[derive(Debug)]
+struct Call {
+    events: Vec<Encoded>,
+    recorded: oneshot::Sender<()>,
+}
+
+impl TraceSink {
+    /// Must be called in a tokio runtime; ends when the last clone is dropped.
+    pub fn start(publisher: &Publisher) -> Self {
+        let (calls, waiting) = mpsc::channel(QUEUED_CALLS);
+        tokio::spawn(record(publisher.apart(), Gather::new(waiting, PACE)));
+        TraceSink { calls }
+    }
+
+    /// Returns when `events` are stored, however long the broker is away.
+    pub async fn record(&self, events: Vec<Encoded>) {
+        if events.is_empty() {
+            return;
+        }
+        let (recorded, done) = oneshot::channel();
+        // Both fail only where the runtime is being shut down: then nobody may believe that it is recorded.
+        if self.calls.send(Call { events, recorded }).await.is_err() || done.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The events as they are recorded. To be made while they are still in the processor's cache: they wait for their batch.
+pub fn encoded(events: &[TraceEvent]) -> Vec<Encoded> {
+    events.iter().map(Encoded::new).collect()
+}
+
+/// Stores batch after batch, one at a time.
+async fn record(publisher: Publisher, mut waiting: Gather<Call>) {
+    loop {
+        let calls = waiting.next(|call| call.events.len()).await;
+        if calls.is_empty() {
+            return;
+        }
+        let mut events = Vec::with_capacity(calls.iter().map(|call| call.events.len()).sum());
+        let mut callers = Vec::with_capacity(calls.len());
+        for Call { events: more, recorded } in calls {
+            events.extend(more);
+            callers.push(recorded);
+        }
+        store(&publisher, messages(&events)).await;
+        for caller in callers {
+            // Whoever asked may have been stopped meanwhile.
+            _ = caller.send(());
+        }
+    }
+}
+
+/// The events as messages of the trace stream.
+fn messages(events: &[Encoded]) -> Vec<Outgoing> {
+    let mut messages = Vec::new();
+    let mut rest = events;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(fitting(rest, EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, Encoded::len));
+        messages.push(Outgoing {
+            subject: subject::TRACES.to_owned(),
+            // No message id: to store an event twice is harmless.
+            message_id: None,
+            headers: Vec::new(),
+            payload: Bytes::from(trace::batch(now)),
+        });
+        rest = later;
+    }
+    messages
+}
+
+/// Stores `messages`, however often it takes.
+async fn store(publisher: &Publisher, messages: Vec<Outgoing>) {
+    while let Err(error) = publisher.insist(&messages).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "the trace stream refuses events; stages wait");
+        tokio::time::sleep(REFUSED).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(bytes: usize) -> TraceEvent {
+        TraceEvent { attributes: vec![("k".into(), "v".repeat(bytes).into())], ..TraceEvent::default() }
+    }
+
+    #[test]
+    fn messages_are_bounded_by_events_and_by_bytes() {
+        let small: Vec<_> = (0..1_200).map(|i| TraceEvent { span_id: i, ..event(1) }).collect();
+        assert_eq!(messages(&encoded(&small)).len(), 3);
+        let large: Vec<_> = (0..100).map(|i| TraceEvent { span_id: i, ..event(20_000) }).collect();
+        let messages = messages(&encoded(&large));
+        assert!(messages.iter().all(|message| message.payload.len() <= MAX_MESSAGE_BYTES));
+        let again: Vec<_> = messages.iter().flat_map(|message| trace::decode(&message.payload).unwrap()).collect();
+        assert_eq!(again, large, "in order, and none is missing");
+    }
+}

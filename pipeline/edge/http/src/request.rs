@@ -1,0 +1,48 @@
+//! The bounds of a request: its time and its body; and the answers that many handlers give.
+
+use std::time::Duration;
+
+use axum::{
+    body::to_bytes,
+    extract::Request,
+    http::{
+        HeaderName, HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use tokio::time::timeout;
+
+/// A request is answered within this time, its body included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// When to come again after a 503, in seconds.
+const COME_AGAIN_S: &str = "5";
+
+/// Bounds a request's time, and says what holds for every answer.
+pub async fn bounded(request: Request, next: Next) -> Response {
+    let answered = timeout(REQUEST_TIMEOUT, next.run(request)).await;
+    let mut response = answered.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response());
+    for (name, value) in
+        [(CACHE_CONTROL, "no-store"), (REFERRER_POLICY, "no-referrer"), (X_CONTENT_TYPE_OPTIONS, "nosniff")]
+    {
+        let (name, value): (HeaderName, HeaderValue) = (name, HeaderValue::from_static(value));
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+/// The whole body.
+///
+/// # Errors
+/// The answer to one that is too large or does not come.
+pub async fn body(request: Request, max_bytes: usize) -> Result<Bytes, Response> {
+    let body = to_bytes(request.into_body(), max_bytes).await;
+    body.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE.into_response())
+}
+
+/// There is no room now.
+pub fn come_again() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, COME_AGAIN_S)]).into_response()
+}

@@ -1,0 +1,125 @@
+//! Watches the queues: depth, age and rates of every stream and consumer, every few seconds, into ClickHouse and as
+//! metrics.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`sampler`] | asks the broker |
+//! | `rows` | what two looks say; pure |
+//!
+//! Guarantee: it disturbs nobody and nothing stops it. A broker that is away, a cluster without a leader, a ClickHouse
+//! that does not answer cost samples, which are counted (`chasqui_queue_rows_lost`), and nothing else. One monitor is
+//! enough for an installation; of several, which sample at the same moments, each sample is stored once.
+//!
+//! Metrics by stage, lane and channel: `chasqui_queue_pending`, `_in_flight`, `_redelivered`, `_waiting`, `_oldest_ms`,
+//! `_in_per_second`, `_out_per_second`; by stream `chasqui_stream_bytes`; and `chasqui_queue_sampled_timestamp_ms`, when.
+//!
+//! After a crash there is a gap. It keeps nothing but the sample before, for rates.
+
+mod rows;
+pub mod sampler;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::Client;
+use chasqui_warehouse::write::queue_metrics::{QueueMetric, insert_sample};
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+use tracing::Level;
+
+pub use sampler::{Sample, Sampler};
+
+/// The manual of `[monitor]`, with every default.
+pub const DEFAULTS: &str = include_str!("../../monitor.toml");
+
+/// `[monitor]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "documented in monitor.toml")]
+pub struct MonitorSettings {
+    pub sample_ms: u64,
+}
+
+/// More often would be a load.
+const SHORTEST: Duration = Duration::from_millis(500);
+
+/// Samples at every multiple of `every` since 1970, until `stop`. `clickhouse` has the database set.
+pub async fn run_monitor(client: Client, clickhouse: clickhouse::Client, every: Duration, stop: CancellationToken) {
+    let every = every.max(SHORTEST);
+    let mut sampler = Sampler::new(client);
+    let mut refused = false;
+    loop {
+        let (wait, at) = next(Timestamp::now(), every);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        let sample = sampler.sample(at).await;
+        tell(&sample);
+        if sample.rows.is_empty() {
+            continue;
+        }
+        match insert_sample(&clickhouse, at, &sample.rows).await {
+            Ok(()) => refused = false,
+            Err(error) => {
+                lost("clickhouse", sample.rows.len());
+                // Once for an outage: the writer tells of it too.
+                if !std::mem::replace(&mut refused, true) {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "samples of the queues are lost");
+                }
+            }
+        }
+    }
+}
+
+/// How long to wait for the next moment, and which it is.
+fn next(now: Timestamp, every: Duration) -> (Duration, Timestamp) {
+    let every = i64::try_from(every.as_millis()).unwrap_or(i64::MAX).max(1);
+    let past = now.as_millisecond().rem_euclid(every);
+    let wait = Duration::from_millis((every - past) as u64);
+    (wait, Timestamp::from_millisecond(now.as_millisecond() + every - past).unwrap_or(now))
+}
+
+fn tell(sample: &Sample) {
+    if sample.unanswered > 0 {
+        lost("nats", sample.unanswered);
+    }
+    let mut bytes = BTreeMap::new();
+    for row in &sample.rows {
+        bytes.insert(row.stream, row.bytes);
+        let QueueMetric { stage, lane, channel, pending, in_flight, redelivered, waiting, oldest_ms, .. } = *row;
+        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_pending = pending, stage, lane, channel);
+        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_in_flight = in_flight, stage, lane, channel);
+        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_redelivered = redelivered, stage, lane, channel);
+        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_waiting = waiting, stage, lane, channel);
+        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_oldest_ms = oldest_ms, stage, lane, channel);
+        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_in_per_second = row.in_per_s, stage, lane, channel);
+        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_out_per_second = row.out_per_s, stage, lane, channel);
+    }
+    for (stream, bytes) in bytes {
+        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_stream_bytes = bytes, stream);
+    }
+    if !sample.rows.is_empty() {
+        let at = sample.at.as_millisecond();
+        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_sampled_timestamp_ms = at);
+    }
+}
+
+fn lost(by: &'static str, rows: usize) {
+    let rows = rows as u64;
+    tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_queue_rows_lost = rows, by);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monitors_that_start_at_different_times_sample_at_the_same_moments() {
+        let every = Duration::from_secs(5);
+        let moment = |ms| next(Timestamp::from_millisecond(ms).unwrap(), every);
+        assert_eq!(moment(12_001), (Duration::from_millis(2_999), Timestamp::from_second(15).unwrap()));
+        assert_eq!(moment(14_999).1, Timestamp::from_second(15).unwrap());
+        assert_eq!(moment(15_000), (every, Timestamp::from_second(20).unwrap()), "never the same twice");
+    }
+}

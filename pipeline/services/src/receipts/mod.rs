@@ -1,0 +1,333 @@
+//! Makes trace events of receipts, so that what providers and apps report afterwards is part of the trace.
+//!
+//! Guarantee: a receipt is acknowledged after its event is in the trace stream. A repeated receipt has the same span
+//! and replaces itself; the states keep the earliest. What cannot be read, or names no notification, becomes a dead
+//! letter and holds nobody up.
+//!
+//! A message of receipts may carry an opt-out beside them ([`header::OPT_OUT`]). It is performed here, before the receipt is
+//! acknowledged, because there can be one consumer only: what is acknowledged is removed, and a second consumer that has
+//! fallen behind would lose it. So one acknowledgement covers both, and neither is lost however often anyone crashes. An
+//! opt-out that can never be performed is a dead letter; one that waits for the broker holds up what came after it.
+//!
+//! After a crash: unacknowledged receipts come again, and make the same events.
+
+use async_nats::jetstream::{Context, Message, message::Acker};
+use chasqui_contract::Class;
+use chasqui_nats::{
+    Publisher,
+    reader::{self, Broken, Pauses, ReadError, StreamReader},
+};
+use chasqui_schemas::{
+    Channel, OptOut, Receipt, ReceiptKind, header, id, receipt, stream, subject,
+    trace::{Encoded, RECEIPT_STAGE, State, Status, TraceEvent},
+};
+use chasqui_trace::{TraceSink, encoded, span};
+use futures::StreamExt;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+pub mod opt_out;
+
+/// Receipts that are published as one message.
+const MAX_RECEIPTS: usize = 256;
+/// Longest `detail` kept, in characters.
+const MAX_DETAIL: usize = 500;
+/// Longest word taken for a reporter's code, in characters.
+const MAX_CODE: usize = 64;
+
+/// Makes events of receipts until `stop` is cancelled. Any number of processes may run it.
+///
+/// # Errors
+/// [`ReadError`] where the stream or its consumer is not there at the start. Later troubles are waited for.
+pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToken) -> Result<(), ReadError> {
+    let intake = StreamReader::open(nats.clone(), stream::RECEIPTS, stream::RECEIPTS_CONSUMER).await?.releasing(None);
+    let publisher = Publisher::new(nats.clone());
+    while let Some(messages) = intake.messages(&stop).await {
+        let mut chunks = messages.ready_chunks(MAX_RECEIPTS);
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                chunk = chunks.next() => chunk,
+            };
+            let Some(chunk) = chunk else { break };
+            let mut batch = Batch::default();
+            let mut over = false;
+            for message in chunk {
+                match message {
+                    Ok(message) => batch.add(message),
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "reading the receipts ended");
+                        over = true;
+                    }
+                }
+            }
+            batch.opt_out(&nats, &stop).await;
+            let recording = sink.record(batch.events);
+            tokio::select! {
+                () = reader::hold(&batch.held, intake.extend_every, recording) => {
+                    reader::acknowledge(&batch.held).await;
+                }
+                () = stop.cancelled() => reader::give_back(&batch.held).await,
+            }
+            reader::bury(&publisher, subject::DEAD_RECEIPT, batch.broken, &stop).await;
+            if over {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Batch {
+    events: Vec<Encoded>,
+    held: Vec<Acker>,
+    broken: Vec<Broken>,
+    /// To be performed first.
+    opting: Vec<Opting>,
+}
+
+struct Opting {
+    message: Message,
+    events: Vec<TraceEvent>,
+    opt_out: OptOut,
+    /// When it was wished.
+    at: Timestamp,
+}
+
+impl Batch {
+    fn add(&mut self, message: Message) {
+        let stored_at = message
+            .info()
+            .ok()
+            .and_then(|info| Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).ok())
+            .unwrap_or_default();
+        let read = read(&message.subject, &message.payload, stored_at);
+        match read.and_then(|events| Ok((events, wish(&message)?))) {
+            Ok((events, Some(opt_out))) => {
+                let at = events.first().and_then(|event| Timestamp::from_nanosecond(event.started_at.into()).ok());
+                self.opting.push(Opting { message, events, opt_out, at: at.unwrap_or(stored_at) });
+            }
+            Ok((events, None)) => self.take(message, events),
+            Err(why) => self.broken.push(Broken { message, why }),
+        }
+    }
+
+    fn take(&mut self, message: Message, events: Vec<TraceEvent>) {
+        self.events.extend(encoded(&events));
+        self.held.push(message.split().1);
+    }
+
+    /// Performs the opt-outs, however long the broker is away; once `stop` asks for it, what is left is given back.
+    async fn opt_out(&mut self, nats: &Context, stop: &CancellationToken) {
+        for Opting { message, events, opt_out, at } in std::mem::take(&mut self.opting) {
+            let mut pauses = Pauses::default();
+            let done = loop {
+                match opt_out::apply(nats, &opt_out, at).await {
+                    Ok(()) => break Ok(()),
+                    Err(error) if error.class() == Class::Permanent => break Err(error.to_string()),
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "an opt-out is not stored yet");
+                        tokio::select! {
+                            () = stop.cancelled() => {
+                                reader::give_back(&[message.split().1]).await;
+                                return;
+                            }
+                            () = tokio::time::sleep(pauses.pause()) => {}
+                        }
+                    }
+                }
+            };
+            match done {
+                Ok(()) => self.take(message, events),
+                Err(why) => self.broken.push(Broken { message, why }),
+            }
+        }
+    }
+}
+
+/// What a message of receipts switches off.
+fn wish(message: &Message) -> Result<Option<OptOut>, String> {
+    let value = message.headers.as_ref().and_then(|headers| headers.get(header::OPT_OUT));
+    value.map(|value| serde_json::from_str(value.as_str())).transpose().map_err(|error| error.to_string())
+}
+
+/// The events of the receipt, or the array of receipts, published on `subject` and stored at `stored_at`; else what
+/// is wrong with it.
+pub fn read(subject: &str, payload: &[u8], stored_at: Timestamp) -> Result<Vec<TraceEvent>, String> {
+    let (kind, channel) = parse_subject(subject).ok_or("the subject is not notify.receipt.<kind>.<channel>")?;
+    let receipts = receipt::read(payload).map_err(|error| error.to_string())?;
+    let event = |receipt: Receipt| {
+        if receipt.notification_id.get_version_num() != 7 {
+            return Err("notification_id is not one of Chasqui's".to_owned());
+        }
+        if receipt.delivery_id.is_nil() {
+            return Err("delivery_id is nil".to_owned());
+        }
+        Ok(event(kind, channel, &receipt, stored_at))
+    };
+    receipts.into_iter().map(event).collect()
+}
+
+fn parse_subject(subject: &str) -> Option<(ReceiptKind, Channel)> {
+    let (kind, channel) = subject.strip_prefix("notify.receipt.")?.split_once('.')?;
+    Some((kind.parse().ok()?, channel.parse().ok()?))
+}
+
+fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Timestamp) -> TraceEvent {
+    let trace_id = receipt.notification_id;
+    let by = receipt.by.as_str();
+    let (status, state) = match kind {
+        ReceiptKind::Delivered => (Status::Ok, Some(State::Delivered)),
+        ReceiptKind::Bounced | ReceiptKind::Failed => (Status::Error, Some(State::Bounced)),
+        ReceiptKind::Opened | ReceiptKind::Clicked | ReceiptKind::Unsubscribed | ReceiptKind::Complained => {
+            (Status::Ok, None)
+        }
+    };
+    // Reporters' clocks are wrong at times: nothing happened before the submission, or after we were told.
+    let submitted_at = Timestamp::from_millisecond(id::embedded_ms(trace_id)).unwrap_or(stored_at);
+    let at = receipt.at.unwrap_or(stored_at).max(submitted_at).min(stored_at);
+    let mut attributes = Vec::new();
+    if matches!(kind, ReceiptKind::Opened | ReceiptKind::Clicked) {
+        attributes.push(("by".into(), by.into()));
+    }
+    let mut reason = String::new();
+    if let Some(detail) = &receipt.detail {
+        let detail = without_addresses(detail);
+        // A code can be counted; a sentence cannot.
+        if state == Some(State::Bounced) && detail.len() <= MAX_CODE && !detail.contains(char::is_whitespace) {
+            reason.clone_from(&detail);
+        }
+        attributes.push(("detail".into(), detail.into()));
+    }
+    // Each link is a click of its own; anything else told again is the same.
+    let link = receipt.detail.as_deref().filter(|_| kind == ReceiptKind::Clicked).unwrap_or_default();
+    let step = format!("{RECEIPT_STAGE}.{kind}.{by}") + if link.is_empty() { "" } else { "." } + link;
+    TraceEvent {
+        trace_id,
+        span_id: id::span(trace_id, &step, Some(receipt.delivery_id), 0),
+        parent_span_id: span::delivery_anchor(trace_id, receipt.delivery_id),
+        notification_id: trace_id,
+        delivery_id: receipt.delivery_id,
+        channel: channel.as_str().into(),
+        provider: receipt.provider.as_deref().unwrap_or_default().chars().take(MAX_CODE).collect(),
+        stage: RECEIPT_STAGE.into(),
+        event: kind.as_str().into(),
+        status: status.as_str().into(),
+        state: state.map(State::as_str).unwrap_or_default().into(),
+        reason: reason.into(),
+        started_at: i64::try_from(at.as_nanosecond()).unwrap_or(0),
+        attributes,
+        ..TraceEvent::default()
+    }
+}
+
+/// A reporter's words without what looks like a mailbox or a phone number: traces hold no addresses.
+fn without_addresses(words: &str) -> String {
+    let is_address = |word: &str| word.contains('@') || word.bytes().filter(u8::is_ascii_digit).count() >= 7;
+    let kept: Vec<&str> = words.split_whitespace().map(|word| if is_address(word) { "…" } else { word }).collect();
+    kept.join(" ").chars().take(MAX_DETAIL).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use chasqui_schemas::receipt::Actor;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SUBMITTED: i64 = 1_790_000_000;
+
+    fn seconds(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn receipt() -> Receipt {
+        Receipt {
+            delivery_id: Uuid::from_u128(9),
+            notification_id: id::notification(seconds(SUBMITTED), Uuid::nil(), "user:ada"),
+            at: None,
+            provider: None,
+            detail: None,
+            by: Actor::Unknown,
+        }
+    }
+
+    fn read_it(subject: &str, receipt: &Receipt, stored_at: i64) -> Result<TraceEvent, String> {
+        let mut events = read(subject, &serde_json::to_vec(receipt).unwrap(), seconds(stored_at))?;
+        Ok(events.remove(0))
+    }
+
+    #[test]
+    fn a_receipt_hangs_on_its_delivery() {
+        let receipt = receipt();
+        let event = read_it("notify.receipt.delivered.sms", &receipt, SUBMITTED + 5).unwrap();
+        assert_eq!(event.trace_id, receipt.notification_id);
+        assert_eq!(event.parent_span_id, span::delivery_anchor(receipt.notification_id, receipt.delivery_id));
+        assert_eq!(
+            (event.event.as_str(), event.state.as_str(), event.channel.as_str()),
+            ("delivered", "delivered", "sms")
+        );
+        assert_eq!(event.started_at, (SUBMITTED + 5) * 1_000_000_000);
+    }
+
+    #[test]
+    fn a_repeated_receipt_is_the_same_span_and_another_actor_another() {
+        let human = Receipt { by: Actor::Human, ..receipt() };
+        let later = Receipt { at: Some(seconds(SUBMITTED + 2)), ..human.clone() };
+        let span = |receipt| read_it("notify.receipt.opened.email", receipt, SUBMITTED + 9).unwrap().span_id;
+        assert_eq!(span(&human), span(&later));
+        assert_ne!(span(&human), span(&receipt()));
+    }
+
+    #[test]
+    fn an_array_is_as_many_receipts_and_one_bad_one_is_told() {
+        let good = serde_json::to_value(receipt()).unwrap();
+        let bad = serde_json::json!({ "delivery_id": Uuid::nil(), "notification_id": receipt().notification_id });
+        let read = |receipts: serde_json::Value| {
+            read("notify.receipt.opened.email", receipts.to_string().as_bytes(), seconds(SUBMITTED))
+        };
+        assert_eq!(read(serde_json::json!([good, good])).unwrap().len(), 2);
+        assert_eq!(read(serde_json::json!([good, bad])).unwrap_err(), "delivery_id is nil");
+    }
+
+    #[test]
+    fn each_link_that_is_followed_is_a_span_of_its_own() {
+        let click = |link: &str| {
+            let receipt = Receipt { detail: Some(link.to_owned()), ..receipt() };
+            read_it("notify.receipt.clicked.email", &receipt, SUBMITTED + 9).unwrap().span_id
+        };
+        assert_ne!(click("link-1"), click("link-2"));
+        assert_eq!(click("link-1"), click("link-1"));
+    }
+
+    #[test]
+    fn a_wrong_clock_stays_between_submission_and_report() {
+        for (at, expected) in [(0, SUBMITTED), (SUBMITTED + 3, SUBMITTED + 3), (SUBMITTED * 2, SUBMITTED + 5)] {
+            let receipt = Receipt { at: Some(seconds(at)), ..receipt() };
+            let event = read_it("notify.receipt.clicked.email", &receipt, SUBMITTED + 5).unwrap();
+            assert_eq!(event.started_at, expected * 1_000_000_000);
+        }
+    }
+
+    #[test]
+    fn addresses_in_a_reporters_words_are_not_kept() {
+        let detail = Some("550 5.1.1 <ada@example.com> unknown, call +82-10-1234-5678".to_owned());
+        let event = read_it("notify.receipt.bounced.email", &Receipt { detail, ..receipt() }, SUBMITTED + 5).unwrap();
+        assert_eq!(event.attributes[0].1, "550 5.1.1 … unknown, call …");
+        assert_eq!(event.reason, "");
+        let detail = Some("30003".to_owned());
+        let event = read_it("notify.receipt.failed.sms", &Receipt { detail, ..receipt() }, SUBMITTED + 5).unwrap();
+        assert_eq!((event.reason.as_str(), event.state.as_str()), ("30003", "bounced"));
+    }
+
+    #[test]
+    fn what_names_no_notification_is_refused() {
+        assert!(read_it("notify.receipt.read.sms", &receipt(), 1).is_err());
+        assert!(read_it("notify.receipt.opened", &receipt(), 1).is_err());
+        assert!(read("notify.receipt.opened.sms", b"{}", seconds(1)).is_err());
+        let foreign = Receipt { notification_id: Uuid::nil(), ..receipt() };
+        assert!(read_it("notify.receipt.opened.sms", &foreign, 1).is_err());
+    }
+}

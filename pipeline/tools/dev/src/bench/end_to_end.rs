@@ -1,0 +1,334 @@
+//! The pipeline: from a producer's publish to the provider's call and the traces in ClickHouse.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use async_nats::{
+    Client,
+    jetstream::{self, message::PublishMessage},
+};
+use bytes::Bytes;
+use chasqui::settings::Settings;
+use chasqui_nats::{Outgoing, Publisher};
+use chasqui_schemas::{Lane, Stage, bucket::Bucket, clickhouse::STORED, subject};
+use chasqui_stores::Records;
+use chasqui_warehouse::{stats, write::writer::backlog};
+use futures::{StreamExt, stream};
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+use uuid::Uuid;
+
+use super::{
+    per_s, percentile,
+    process::{Cost, Worker},
+};
+use chasqui::servers::Addresses;
+
+/// The app that publishes.
+const APP: &str = "bench";
+/// Whom it publishes to.
+const USERS: u32 = 1_000;
+/// Submissions on their way at a time.
+const BATCH: usize = 1_000;
+/// How long the run at rest takes.
+const AT_REST_S: u32 = 10;
+/// How often it is asked whether all has arrived; the end of a run is known as exactly as that. Far less than the
+/// time for which the writer gathers.
+const POLL: Duration = Duration::from_millis(50);
+/// How often it is asked how much has arrived meanwhile.
+const LOOK: Duration = Duration::from_secs(2);
+/// A pipeline in which nothing moves for this long is broken.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Without a lane of its own: deliveries stay on the submission's.
+const CATEGORY: &str = "bench";
+const TEMPLATES: &str = include_str!("../../../../../schemas/fixtures/templates.json");
+
+/// A producer, and what it needs to judge by.
+pub(super) struct Bench {
+    client: Client,
+    context: jetstream::Context,
+    publisher: Publisher,
+    clickhouse: clickhouse::Client,
+    /// Every provider call: delivery, attempt, Unix time in nanoseconds, process.
+    pub(super) log: PathBuf,
+}
+
+/// Of one run at full speed.
+pub(super) struct Throughput {
+    pub(super) notifications_per_s: f64,
+    pub(super) calls_per_s: f64,
+    pub(super) cpu_us: Option<Cost>,
+}
+
+/// Of one run at a steady rate.
+pub(super) struct Latency {
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) max_ms: f64,
+}
+
+impl Bench {
+    pub(super) async fn open(config: &Settings, addresses: &Addresses, calls: PathBuf) -> anyhow::Result<Self> {
+        let client = addresses.nats(config).await?;
+        let context = jetstream::new(client.clone());
+        let publisher = chasqui::worker::publisher(&context, config);
+        Ok(Bench { client, context, publisher, clickhouse: addresses.clickhouse(config)?, log: calls })
+    }
+
+    /// Users with one device, a mailbox and preferences; categories and templates.
+    pub(super) async fn import(&self) -> anyhow::Result<()> {
+        let contacts = (0..USERS).map(|n| {
+            let device = json!({ "id": "phone", "platform": "android", "token": format!("token-of-{}-{:032x}", user(n), n) });
+            let contacts = json!({ "locale": "en-US", "timezone": "America/Lima", "emails": [format!("{}@example.com", user(n))],
+                "phones": [format!("+5190000{n:04}")], "devices": [device] });
+            (user(n), contacts)
+        });
+        let preferences = (0..USERS).map(|n| (user(n), json!({ "categories": { "marketing": false } })));
+        let categories = [(CATEGORY.to_owned(), json!({ "channels": ["push"] }))];
+        let templates = serde_json::from_str::<Map<String, Value>>(TEMPLATES)?;
+        self.import_into(Bucket::Contacts, contacts).await?;
+        self.import_into(Bucket::Preferences, preferences).await?;
+        self.import_into(Bucket::Categories, categories).await?;
+        self.import_into(Bucket::Templates, templates).await
+    }
+
+    async fn import_into(
+        &self,
+        bucket: Bucket,
+        records: impl IntoIterator<Item = (String, Value)>,
+    ) -> anyhow::Result<()> {
+        let records: Vec<_> = records.into_iter().map(|(name, value)| (name, Bytes::from(value.to_string()))).collect();
+        Records::open(&self.context, bucket).await?.import(stream::iter(records), |_| {}).await?;
+        Ok(())
+    }
+
+    /// Sends `count` notifications through, and listens how many bytes each is between stages on average.
+    pub(super) async fn warm_up(&self, count: u32, worker: &mut Worker, bar: &ProgressBar) -> anyhow::Result<usize> {
+        let mut listening = Vec::new();
+        for stage in Stage::ALL.into_iter().filter(|stage| *stage != Stage::Validate) {
+            listening.push(self.client.subscribe(subject::filter(stage, Lane::Normal, None)).await?);
+        }
+        let hops = count as usize * listening.len();
+        self.throughput(count, worker, [None; 2], bar).await?;
+        let mut bytes = 0;
+        for mut messages in listening {
+            messages.unsubscribe().await?;
+            while let Some(message) = messages.next().await {
+                bytes += message.payload.len();
+            }
+        }
+        Ok(bytes / hops.max(1))
+    }
+
+    /// Publishes `count` notifications as fast as can be, and waits until all of it is done. `servers` are the process
+    /// ids of NATS and ClickHouse.
+    pub(super) async fn throughput(
+        &self,
+        count: u32,
+        worker: &mut Worker,
+        servers: [Option<u32>; 2],
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Throughput> {
+        // Calls of earlier runs do not count.
+        let calls_before = self.calls()?.len();
+        let cost_before = Cost::so_far(worker, servers);
+        let (since, began) = (Timestamp::now(), Instant::now());
+        let ((), took) =
+            tokio::try_join!(self.publish(Lane::Normal, count), self.arrived(count, since, began, worker, bar))?;
+        let cost = Cost::so_far(worker, servers).zip(cost_before).map(|(now, before)| now.us_since(before, count));
+
+        let calls = self.calls()?;
+        ensure!(
+            calls.len() - calls_before == count as usize,
+            "the provider was called {} times for {count} notifications",
+            calls.len() - calls_before
+        );
+        let last_call = calls.values().max().copied().unwrap_or_default() - since.as_nanosecond();
+        let last_call = Duration::from_nanos(u64::try_from(last_call).unwrap_or_default());
+        Ok(Throughput { notifications_per_s: per_s(count, took), calls_per_s: per_s(count, last_call), cpu_us: cost })
+    }
+
+    /// Publishes `count` notifications as fast as can be: in atomic batches where each message alone would be an fsync,
+    /// else one by one with all acknowledgements awaited together, as the relay's producer does.
+    pub(super) async fn publish(&self, lane: Lane, count: u32) -> anyhow::Result<()> {
+        for first in (0..count).step_by(BATCH) {
+            let batch: Vec<_> = (first..count.min(first + BATCH as u32)).map(|n| outgoing(lane, n)).collect();
+            self.publisher.publish(&batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Measures the way to the provider at a steady rate.
+    pub(super) async fn at_rest(&self, rate: u32, worker: &mut Worker, bar: &ProgressBar) -> anyhow::Result<Latency> {
+        let count = rate * AT_REST_S;
+        let (since, began) = (Timestamp::now(), Instant::now());
+        let published = self.steadily(Lane::Normal, rate, count, bar).await?;
+        self.arrived(count, since, began, worker, bar).await?;
+        self.latency(&published, since).await
+    }
+
+    /// Publishes `count` notifications, `rate` a second, whatever becomes of those before; answers when each was
+    /// published, by request, as Unix time in nanoseconds.
+    pub(super) async fn steadily(
+        &self,
+        lane: Lane,
+        rate: u32,
+        count: u32,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<HashMap<Uuid, i128>> {
+        let mut ticks = interval(Duration::from_secs(1) / rate);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut published = HashMap::new();
+        let mut acks = JoinSet::new();
+        bar.set_length(u64::from(count));
+        bar.set_position(0);
+        for n in 0..count {
+            let Outgoing { subject, message_id, payload, .. } = outgoing(lane, n);
+            let id: Uuid = message_id.as_deref().unwrap_or_default().parse()?;
+            let message = PublishMessage::build().payload(payload).message_id(id.to_string());
+            ticks.tick().await;
+            published.insert(id, Timestamp::now().as_nanosecond());
+            let ack = self.context.send_publish(subject, message).await?;
+            acks.spawn(ack.into_future());
+            bar.inc(1);
+        }
+        while let Some(ack) = acks.join_next().await {
+            ack?.context("a submission was not stored")?;
+        }
+        Ok(published)
+    }
+
+    /// From publish to provider call, of all that was `published` from `since` on.
+    pub(super) async fn latency(&self, published: &HashMap<Uuid, i128>, since: Timestamp) -> anyhow::Result<Latency> {
+        let sql = "SELECT toString(request_id), toString(delivery_id) FROM deliveries
+                   WHERE submitted_at >= fromUnixTimestamp64Milli(?)";
+        let deliveries =
+            self.clickhouse.query(sql).bind(since.as_millisecond()).fetch_all::<(String, String)>().await?;
+        let calls = self.calls()?;
+        let mut took_ms = Vec::with_capacity(deliveries.len());
+        for (request, delivery) in deliveries {
+            let (request, delivery): (Uuid, Uuid) = (request.parse()?, delivery.parse()?);
+            if let (Some(published), Some(called)) = (published.get(&request), calls.get(&delivery)) {
+                took_ms.push((called - published) as f64 / 1e6);
+            }
+        }
+        ensure!(
+            took_ms.len() == published.len(),
+            "only {} of {} calls can be matched with their publish",
+            took_ms.len(),
+            published.len()
+        );
+        took_ms.sort_by(f64::total_cmp);
+        let [p50_ms, p99_ms, max_ms] = [0.5, 0.99, 1.0].map(|q| percentile(&took_ms, q));
+        Ok(Latency { p50_ms, p99_ms, max_ms })
+    }
+
+    /// Waits until `count` notifications published from `since` on are delivered, and all traces are in ClickHouse;
+    /// answers how long it took since `began`.
+    pub(super) async fn arrived(
+        &self,
+        count: u32,
+        since: Timestamp,
+        began: Instant,
+        worker: &mut Worker,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Duration> {
+        bar.set_length(u64::from(count));
+        let (mut delivered, mut moved_at, mut asked_at) = (0, Instant::now(), Instant::now());
+        loop {
+            // Asking ClickHouse must not become the load: before all is written, for the bar alone.
+            let written = backlog(&self.context).await? == 0;
+            if written || asked_at.elapsed() > LOOK {
+                asked_at = Instant::now();
+                let rates = stats::rates(&self.clickhouse, since, stats::Dimension::Channel).await?;
+                let now: u64 = rates.iter().map(|channel| channel.delivered).sum();
+                // Again, because what a step tells may come after what the next one tells.
+                if written && now >= u64::from(count) && backlog(&self.context).await? == 0 {
+                    return Ok(began.elapsed());
+                }
+                if now > delivered {
+                    (delivered, moved_at) = (now, Instant::now());
+                    bar.set_position(delivered);
+                }
+            }
+            worker.check()?;
+            if moved_at.elapsed() > PATIENCE {
+                bail!(
+                    "{delivered} of {count} notifications were delivered, and for {} s no more; the worker's last words: {}",
+                    PATIENCE.as_secs(),
+                    worker.last_words()
+                );
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// When the provider was first called, by delivery; Unix time in nanoseconds.
+    pub(super) fn calls(&self) -> anyhow::Result<HashMap<Uuid, i128>> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let mut calls = HashMap::new();
+        for line in log.lines() {
+            let mut words = line.split(' ');
+            let (delivery, at) = (words.next().unwrap_or_default(), words.nth(1).unwrap_or_default());
+            calls.entry(delivery.parse()?).or_insert(at.parse()?);
+        }
+        Ok(calls)
+    }
+
+    /// Trace events, and bytes on disk, per notification: of all runs, after merging.
+    pub(super) async fn stored(&self) -> anyhow::Result<(f64, f64)> {
+        for table in STORED {
+            self.clickhouse.query(&format!("OPTIMIZE TABLE {table} FINAL")).execute().await?;
+        }
+        let sql =
+            "SELECT ifNull((SELECT count() FROM trace_events), 0), ifNull((SELECT count() FROM notifications), 0),
+                          ifNull((SELECT sum(bytes_on_disk) FROM system.parts
+                                  WHERE active AND database = currentDatabase()), 0)";
+        let (events, notifications, bytes) = self.clickhouse.query(sql).fetch_one::<(u64, u64, u64)>().await?;
+        let each = |sum: u64| sum as f64 / notifications.max(1) as f64;
+        Ok((each(events), each(bytes)))
+    }
+
+    /// As published, without headers.
+    pub(super) fn submission_bytes(&self) -> usize {
+        outgoing(Lane::Normal, USERS).payload.len()
+    }
+}
+
+fn user(n: u32) -> String {
+    format!("user-{:04}", n % USERS)
+}
+
+/// A submission of one notification, of one delivery; its message id is its id.
+pub(super) fn outgoing(lane: Lane, n: u32) -> Outgoing {
+    let id = Uuid::now_v7();
+    let submission = json!({
+        "id": id,
+        "category": CATEGORY,
+        "template": "order.shipped",
+        "recipients": [user(n)],
+        "channels": ["push"],
+        "data": {
+            "order": 100_000 + n, "name": "Ada", "arrives": "2030-05-17", "total": 74.9, "currency": "EUR",
+            "items": [{ "name": "Copper kettle", "count": 1 }, { "name": "Porcelain cup", "count": 6 }],
+            "carrier": "Qhapaq Ñan Parcel", "tracking": format!("QN{n:012}PE"),
+        },
+        "transaction_id": format!("order-{}", 100_000 + n),
+        "metadata": { "campaign": "none", "region": "eu-west-1", "service": "orders" },
+    });
+    Outgoing {
+        subject: subject::submit(lane, APP),
+        message_id: Some(id.to_string()),
+        headers: Vec::new(),
+        payload: submission.to_string().into(),
+    }
+}

@@ -1,0 +1,72 @@
+//! `bench --traces`: how fast traces are written, how soon they are answered, and what they take on disk.
+//!
+//! Synthetic notifications of three days go the writer's way into ClickHouse; see [`super::measure`]. Queries are
+//! asked while the server still merges what was written, as it would be at any time in a working house.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, ensure};
+use chasqui::settings::Settings;
+use indicatif::ProgressBar;
+
+use chasqui::{
+    commands::output::{print, print_json, table},
+    servers::Addresses,
+};
+
+use super::measure::{self, Measured};
+use crate::args::BenchArgs;
+
+/// Measures.
+pub(super) async fn measure(
+    args: &BenchArgs,
+    config: &Settings,
+    addresses: &Addresses,
+    bar: &ProgressBar,
+) -> anyhow::Result<Measured> {
+    let queries = queries(&args.queries)?;
+    bar.set_message("creating tables");
+    addresses.migrate(config).await?;
+    bar.set_message("writing spans, then asking");
+    bar.set_length(args.spans);
+    let clickhouse = addresses.clickhouse(config)?;
+    Ok(measure::measure(&clickhouse, args.spans, &queries, |written| bar.set_position(written)).await?)
+}
+
+/// Prints what was measured.
+pub(super) fn tell(measured: &Measured, json: bool) -> anyhow::Result<()> {
+    if json { print_json(measured) } else { print(&text(measured)) }
+}
+
+/// The files `*.sql` of a directory by name.
+fn queries(dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let unreadable = || format!("no queries can be read in {}: name their directory with --queries", dir.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).with_context(unreadable)? {
+        let path = entry.with_context(unreadable)?.path();
+        if let (Some(name), Some("sql")) = (path.file_stem(), path.extension().and_then(|end| end.to_str())) {
+            found.push((name.to_string_lossy().into_owned(), fs::read_to_string(&path).with_context(unreadable)?));
+        }
+    }
+    ensure!(!found.is_empty(), unreadable());
+    found.sort();
+    Ok(found)
+}
+
+fn text(measured: &Measured) -> String {
+    let mut rows = table(&["", "measured", "bar"]);
+    rows.add_row(["rows/s, states included".to_owned(), format!("{:.0}", measured.rows_per_s), String::new()]);
+    rows.add_row(["trace by id, p50, ms".to_owned(), format!("{:.1}", measured.trace_p50_ms), String::new()]);
+    rows.add_row(["trace by id, p95, ms".to_owned(), format!("{:.1}", measured.trace_p95_ms), "50".to_owned()]);
+    for (query, ms) in &measured.queries_ms {
+        rows.add_row([format!("{query}.sql, ms"), format!("{ms:.0}"), "1000".to_owned()]);
+    }
+    let (span, notification) = (measured.span_bytes, measured.notification_bytes);
+    rows.add_row(["disk, bytes per span".to_owned(), format!("{span:.1}"), String::new()]);
+    rows.add_row([
+        "the same, per notification, states included".to_owned(),
+        format!("{notification:.0}"),
+        String::new(),
+    ]);
+    format!("{} spans.\n\n{rows}\n", measured.spans)
+}

@@ -1,0 +1,288 @@
+//! `demo`: everything at work on real servers of our own, in a minute, and then the accounts.
+//!
+//! It publishes as a producer would, knows only what it published, and judges by what ClickHouse says: each
+//! notification has ended, or waits for a time with a reason, and each invalid submission is rejected.
+
+mod story;
+mod vendors;
+
+use std::{io::IsTerminal, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use async_nats::jetstream::{self, message::PublishMessage};
+use bytes::Bytes;
+use chasqui::settings::Settings;
+use chasqui_lab::Lab;
+use chasqui_schemas::{bucket::Bucket, subject};
+use chasqui_stores::Records;
+use chasqui_warehouse::{
+    TraceTree,
+    read::waterfall,
+    stats::{self, Accounted, Outcome},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
+
+use self::story::Submission;
+use chasqui::commands::stats::{outcomes_table, rates_table};
+use uuid::Uuid;
+
+use chasqui::{
+    commands::{output::progress, stop_signal},
+    servers::{Addresses, OwnServers},
+    worker::{Role, Worker},
+};
+
+use self::vendors::merge;
+use crate::args::DemoArgs;
+
+/// What the demo imports; the same files document the records.
+const FIXTURES: [(Bucket, &str); 5] = [
+    (Bucket::Categories, include_str!("../../../../../schemas/fixtures/categories.json")),
+    (Bucket::Contacts, include_str!("../../../../../schemas/fixtures/contacts.json")),
+    (Bucket::Preferences, include_str!("../../../../../schemas/fixtures/preferences.json")),
+    (Bucket::Templates, include_str!("../../../../../schemas/fixtures/templates.json")),
+    (Bucket::Suppressions, include_str!("../../../../../schemas/fixtures/suppressions.json")),
+];
+/// Publishes under way at once; a producer that waits for each would be slow with an fsync each.
+const PUBLISHES: usize = 64;
+/// What became of a message by SMS or mail, its vendor reports.
+const UNTOLD: &str = "SELECT count() FROM deliveries WHERE state = 'sent' AND channel IN ('sms', 'email')";
+/// How long the trace page can be looked at, where somebody is watching.
+const WATCHED: Duration = Duration::from_secs(120);
+/// When the demo gives up on what is still unaccounted for.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What was published, and what has to be found.
+#[derive(Debug, Default)]
+struct Published {
+    submissions: u64,
+    notifications: u64,
+    rejections: u64,
+    /// Notifications whose time comes long after the demo. In quiet hours there may be more, as the hour has it.
+    scheduled: u64,
+}
+
+/// Runs the demo; fails where a notification is unaccounted for.
+pub(crate) async fn run(args: &DemoArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let dir = tempfile::Builder::new().prefix("chasqui-demo-").tempdir().context("cannot make a directory")?;
+    let token = Uuid::new_v4().simple().to_string();
+    let (lab, mut over) = vendors::start(dir.path()).await?;
+    let console = dir.path().join("console.token");
+    std::fs::write(&console, &token)?;
+    merge(&mut over, &json!({ "console": { "token": { "file": console } }, "send": impatient() }));
+    let config = Settings::load(file, &over)?;
+    println!(
+        "Chasqui demo: real NATS, real ClickHouse, all seven stages, and vendors on this machine who deliver nowhere.\n"
+    );
+
+    let bar = progress(0);
+    bar.set_message("starting servers");
+    let told = bar.clone();
+    let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
+    let result = story(args, &config, &servers.addresses, &lab, &token, &bar).await;
+    servers.shutdown().await;
+    result
+}
+
+async fn story(
+    args: &DemoArgs,
+    config: &Settings,
+    addresses: &Addresses,
+    lab: &Lab,
+    token: &str,
+    bar: &ProgressBar,
+) -> anyhow::Result<ExitCode> {
+    bar.set_message("creating streams and tables");
+    addresses.migrate(config).await?;
+    bar.set_message("importing contacts, preferences, templates");
+    let context = jetstream::new(addresses.nats(config).await?);
+    import(&context, lab).await?;
+    let worker = Worker::start(config, addresses, &Role::all()).await?;
+
+    let since = Timestamp::now();
+    let published = publish(args, &context, since, bar).await?;
+    let clickhouse = addresses.clickhouse(config)?;
+    let accounted = account(&clickhouse, since, &published, bar).await;
+    bar.finish_and_clear();
+    // The accounts are printed before the verdict: a failed demo is when they are needed most.
+    let page = report(&clickhouse, since, &published, worker.gateway.map(|address| (address, token))).await?;
+    println!("What the vendors were asked\n{}\n", vendors::table(lab));
+    if let Err(error) = accounted.and_then(|()| vendors::all_as_documented(lab)) {
+        worker.stop().await?;
+        return Err(error);
+    }
+    println!("Every notification is accounted for.\n");
+    println!("Where to look next:");
+    println!("  make up                     the same servers and stages, to stay");
+    println!(
+        "  chasqui send FILE --wait    publish a submission of your own; samples are in schemas/fixtures/submissions"
+    );
+    println!("  chasqui trace ID            what happened to it");
+    println!("  chasqui dead list           what was given up, and `dead replay`");
+    println!("  README.md                   one notification's way through the code");
+    stay(args, addresses, page.as_deref()).await?;
+    worker.stop().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Leaves the trace page open: as long as wanted, or a while, where somebody is watching.
+async fn stay(args: &DemoArgs, addresses: &Addresses, page: Option<&str>) -> anyhow::Result<()> {
+    let is_watched = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if let Some(page) = page {
+        println!("  {page}   the first of the traces above, in a browser; while the demo runs (--stay)");
+    }
+    if args.stay {
+        let Addresses { nats, clickhouse } = addresses;
+        println!(
+            "\nStaying until Ctrl-C. In another terminal:\n  export CHASQUI_NATS__URL={nats} CHASQUI_CLICKHOUSE__URL={clickhouse}"
+        );
+        stop_signal().await?;
+    } else if is_watched {
+        println!("\nIt runs for two more minutes, or until Ctrl-C.");
+        _ = tokio::time::timeout(WATCHED, stop_signal()).await;
+    }
+    Ok(())
+}
+
+/// Retries within the minute that the demo has.
+fn impatient() -> Value {
+    let policy = json!({ "schedule_ms": [300, 600, 1_200], "max_attempts": 4 });
+    json!({ "push": policy, "sms": policy, "email": policy })
+}
+
+async fn import(context: &jetstream::Context, lab: &Lab) -> anyhow::Result<()> {
+    for (bucket, text) in FIXTURES {
+        let mut records: Map<String, Value> = serde_json::from_str(text)?;
+        if bucket == Bucket::Contacts {
+            records.values_mut().try_for_each(|contacts| vendors::subscribe(lab, contacts))?;
+        }
+        let records = records.into_iter().map(|(name, record)| (name, Bytes::from(record.to_string())));
+        Records::open(context, bucket).await?.import(stream::iter(records), |_| {}).await?;
+    }
+    let contacts = Records::open(context, Bucket::Contacts).await?;
+    for (user, record) in story::people() {
+        contacts.put(user, serde_json::to_vec(&record)?.into()).await?;
+    }
+    let preferences = story::rafas_preferences(Timestamp::now());
+    Records::open(context, Bucket::Preferences).await?.put("rafa", serde_json::to_vec(&preferences)?.into()).await?;
+    Ok(())
+}
+
+async fn publish(
+    args: &DemoArgs,
+    context: &jetstream::Context,
+    now: Timestamp,
+    bar: &ProgressBar,
+) -> anyhow::Result<Published> {
+    let cases = story::cases(now);
+    bar.set_length(cases.len() as u64 + u64::from(args.count));
+    bar.set_message("publishing");
+    let submissions = stream::iter(cases).chain(stream::iter(story::crowd(args.count)));
+    let publishing = submissions.map(|submission| async move {
+        let Submission { lane, app, message_id, payload, notifications, scheduled } = submission;
+        let mut message = PublishMessage::build().payload(payload.into());
+        if let Some(id) = message_id {
+            message = message.message_id(id);
+        }
+        context.send_publish(subject::submit(lane, app), message).await?.await.context("a submission was refused")?;
+        bar.inc(1);
+        anyhow::Ok((notifications, scheduled))
+    });
+    let mut publishing = publishing.buffered(PUBLISHES);
+    let mut published = Published::default();
+    while let Some((notifications, scheduled)) = publishing.try_next().await? {
+        published.submissions += 1;
+        published.notifications += notifications;
+        published.rejections += u64::from(notifications == 0);
+        published.scheduled += u64::from(scheduled);
+    }
+    Ok(published)
+}
+
+/// Waits until ClickHouse accounts for all that was published.
+async fn account(
+    clickhouse: &clickhouse::Client,
+    since: Timestamp,
+    published: &Published,
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
+    bar.set_length(published.notifications);
+    bar.set_message("on their way");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let Accounted { notifications, terminal, rejected_requests, .. } = stats::accounted(clickhouse, since).await?;
+        let outcomes = stats::outcomes(clickhouse, since).await?;
+        let pending = |reason: &str| {
+            let of = |o: &&Outcome| o.state == "pending" && o.reason == reason;
+            outcomes.iter().filter(of).map(|o| o.notifications).sum::<u64>()
+        };
+        let waiting = pending("scheduled") + pending("quiet_hours");
+        bar.set_position(terminal + waiting);
+        let complete = notifications == published.notifications && rejected_requests == published.rejections;
+        let told = clickhouse.query(UNTOLD).fetch_one::<u64>().await? == 0;
+        if complete && told && terminal + waiting == notifications && pending("scheduled") == published.scheduled {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "not all is accounted for: published {published:?}; in ClickHouse {notifications} notifications, \
+                 {terminal} ended, {waiting} waiting, {rejected_requests} rejected"
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Prints the accounts; returns the address of the page of one notification, which was seen to open.
+async fn report(
+    clickhouse: &clickhouse::Client,
+    since: Timestamp,
+    published: &Published,
+    gateway: Option<(SocketAddr, &str)>,
+) -> anyhow::Result<Option<String>> {
+    let Published { submissions, notifications, rejections, .. } = published;
+    println!(
+        "Published {submissions} submissions: {notifications} notifications, and {rejections} that are invalid.\n"
+    );
+    println!("How they ended\n{}\n", outcomes_table(&stats::outcomes(clickhouse, since).await?));
+    let by = stats::Dimension::Channel;
+    println!("Delivery rates\n{}\n", rates_table(by, &stats::rates(clickhouse, since, by).await?));
+    let mut page = None;
+    for (title, user) in [("One that was delivered, at the third attempt", "mira"), ("One that failed", "noor")] {
+        if let Some(tree) = trace_of(clickhouse, user).await? {
+            println!("{title}\n{}\n", waterfall::render(&tree, 120, false));
+            if let (Some((gateway, token)), None) = (gateway, &page) {
+                let path = format!("/ui/n/{}", tree.trace_id);
+                opens(gateway, token, &path).await.context("the trace page does not open")?;
+                page = Some(format!("http://demo:{token}@{gateway}{path}"));
+            }
+        }
+    }
+    Ok(page)
+}
+
+async fn opens(gateway: SocketAddr, token: &str, path: &str) -> anyhow::Result<()> {
+    let mut connection = TcpStream::connect(gateway).await?;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {gateway}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await?;
+    let first = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    ensure!(first == b"HTTP/1.1 200 OK", "{path}: {}", String::from_utf8_lossy(first));
+    Ok(())
+}
+
+async fn trace_of(clickhouse: &clickhouse::Client, user: &str) -> anyhow::Result<Option<TraceTree>> {
+    let sql = "SELECT toString(notification_id) FROM trace_events FINAL WHERE attributes['user'] = ? LIMIT 1";
+    let Some(id) = clickhouse.query(sql).bind(user).fetch_optional::<String>().await? else { return Ok(None) };
+    Ok(chasqui_warehouse::load(clickhouse, &id).await?.into_iter().next())
+}

@@ -1,0 +1,310 @@
+//! Writes the trace stream to ClickHouse.
+//!
+//! Guarantee: a message of the trace stream is acknowledged after its rows are in ClickHouse. A batch that fails is
+//! kept and tried again, the same rows under the same deduplication token, for as long as it takes; meanwhile nothing
+//! more is read, and the deadlines of its messages are extended. So an outage of ClickHouse fills the stream, not
+//! the memory, and loses nothing.
+//!
+//! One insert of many rows costs ClickHouse much less than many of few, in the insert itself and in the merges that
+//! follow; so under load a batch waits longer than at rest, when it is somebody's single notification.
+//!
+//! Every failure is treated alike, because none means that rows may be given up: what ClickHouse refuses (a full
+//! disk, a missing table, a right) it takes once an operator has acted; until then the refusal is logged as an error
+//! at every try, at least every 10 seconds. Rows cannot be poison: each column takes every value of its Rust type.
+//!
+//! Metrics: `chasqui_trace_rows` (written), `chasqui_trace_backlog` (messages of the stream that are not written yet) and
+//! `chasqui_trace_lag_ms` (age of the oldest message of a batch when it was written).
+//!
+//! After a crash: messages come again, in other batches. Their rows replace themselves (`ReplacingMergeTree`), and
+//! the states take the same minimum or maximum, so nothing is counted twice.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
+use chasqui_nats::{
+    Publisher,
+    reader::{self, Broken, Pauses, StreamReader},
+};
+use chasqui_schemas::{id, stream, subject};
+use clickhouse::Client;
+use futures::StreamExt;
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::Level;
+
+use super::{
+    insert::{Insert, encode, insert},
+    rows::Rows,
+};
+use crate::WarehouseError;
+
+/// Messages in one batch, whatever they hold: the server tracks each of them.
+const MAX_MESSAGES: usize = 10_000;
+/// Attributes in one batch, bytes.
+const MAX_ATTRIBUTE_BYTES: usize = 32 << 20;
+/// Of a batch that has so many rows when it is due, more are on their way: it waits [`BUSY_WAITS`] times as long.
+const BUSY_ROWS: usize = 5_000;
+const BUSY_WAITS: u32 = 4;
+
+/// Under load, a batch is closed after this long without a message.
+const IDLE: Duration = Duration::from_millis(80);
+
+/// How rows are gathered.
+#[derive(Debug, Clone)]
+pub struct WriterSettings {
+    /// Insert at this many rows, of about 200 bytes of memory each. One message may bring more.
+    pub max_rows: usize,
+    /// Insert what is there this long after its first row came; under load, four times as long.
+    pub max_wait: Duration,
+    /// When asked to stop, try this long to insert what was gathered; then give it back to the stream.
+    pub stop_within: Duration,
+}
+
+impl Default for WriterSettings {
+    fn default() -> Self {
+        WriterSettings { max_rows: 100_000, max_wait: Duration::from_secs(1), stop_within: Duration::from_secs(5) }
+    }
+}
+
+/// Messages of the trace stream that are not in ClickHouse yet.
+///
+/// # Errors
+/// [`WarehouseError::Read`].
+pub async fn backlog(nats: &Context) -> Result<u64, WarehouseError> {
+    Ok(reader::backlog(nats, stream::TRACES, stream::TRACES_CONSUMER).await?)
+}
+
+/// Writes until `stop` is cancelled. `clickhouse` has the database set. Any number of processes may run it.
+///
+/// # Errors
+/// [`WarehouseError::Read`] where the stream or its consumer is not there at the start. Later troubles are waited for.
+pub async fn run_writer(
+    nats: Context,
+    clickhouse: Client,
+    settings: WriterSettings,
+    stop: CancellationToken,
+) -> Result<(), WarehouseError> {
+    let intake = StreamReader::open(nats.clone(), stream::TRACES, stream::TRACES_CONSUMER).await?;
+    let intake = intake.releasing(Some(stream::EXPORT_CONSUMER));
+    let writer = Writer { intake, publisher: Publisher::new(nats.clone()), nats, clickhouse, settings, stop };
+    while let Some(messages) = writer.intake.messages(&writer.stop).await {
+        writer.write(messages).await;
+    }
+    Ok(())
+}
+
+struct Writer {
+    intake: StreamReader,
+    nats: Context,
+    publisher: Publisher,
+    clickhouse: Client,
+    settings: WriterSettings,
+    stop: CancellationToken,
+}
+
+/// Why a batch was closed.
+enum End {
+    /// It is full, or its time is over.
+    Due,
+    /// There are no more messages to be had this way.
+    Over,
+}
+
+impl Writer {
+    /// Writes batch after batch until reading ends, is asked to end, or ClickHouse fails.
+    async fn write(&self, mut messages: pull::Stream) {
+        let mut usual = 0;
+        loop {
+            let (batch, end) = self.gather(&mut messages, usual).await;
+            usual = batch.rows.len();
+            let token = batch.token(self.intake.incarnation);
+            let Batch { rows, held } = batch;
+            // On this thread, which has nothing else to do: memory that another one had freed would be kept apart.
+            let inserts = encode(rows);
+            match self.hold(&held, insert(&self.clickhouse, &inserts, &token)).await {
+                Ok(()) => self.settle(held, true).await,
+                Err(error) => {
+                    // Reading ahead ends here, because nobody extends the deadlines of what was read ahead; it comes
+                    // again once we read again.
+                    drop(messages);
+                    tell(&error, held.rows);
+                    let stored = self.hold(&held, self.insist(&inserts, &token, held.rows)).await;
+                    return self.settle(held, stored).await;
+                }
+            }
+            if let End::Over = end {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a first message, then takes what comes until the batch is due: some `usual` rows.
+    async fn gather(&self, messages: &mut pull::Stream, usual: usize) -> (Batch, End) {
+        let mut batch = Batch { rows: Rows::with_capacity(usual), held: Held::default() };
+        let (mut due, mut busy) = (None, false);
+        while !batch.is_full(self.settings.max_rows) {
+            let next = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return (batch, End::Over),
+                () = sleep_until(due) => {
+                    if busy || batch.held.rows < BUSY_ROWS {
+                        return (batch, End::Due);
+                    }
+                    busy = true;
+                    due = due.map(|due| due + self.settings.max_wait * (BUSY_WAITS - 1));
+                    continue;
+                }
+                next = messages.next() => next,
+                // The load is over: what came of it need not wait for more.
+                () = sleep(IDLE), if batch.held.rows >= BUSY_ROWS => return (batch, End::Due),
+            };
+            match next {
+                Some(Ok(message)) => batch.add(message),
+                Some(Err(error)) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "reading the trace stream ended");
+                    return (batch, End::Over);
+                }
+                None => return (batch, End::Over),
+            }
+            due.get_or_insert_with(|| Instant::now() + self.settings.max_wait);
+        }
+        (batch, End::Due)
+    }
+
+    async fn hold<T>(&self, held: &Held, work: impl Future<Output = T>) -> T {
+        reader::hold(&held.messages, self.intake.extend_every, work).await
+    }
+
+    /// Inserts the batch, however often it takes. False: we are asked to stop, and the time for that is over.
+    async fn insist(&self, inserts: &[Insert], token: &str, rows: usize) -> bool {
+        let patience = async {
+            self.stop.cancelled().await;
+            sleep(self.settings.stop_within).await;
+        };
+        let insisting = async {
+            let mut pauses = Pauses::default();
+            loop {
+                if let Ok(backlog) = backlog(&self.nats).await {
+                    tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_trace_backlog = backlog);
+                }
+                sleep(pauses.pause()).await;
+                match insert(&self.clickhouse, inserts, token).await {
+                    Ok(()) => return,
+                    Err(error) => tell(&error, rows),
+                }
+            }
+        };
+        tokio::select! {
+            () = insisting => true,
+            () = patience => false,
+        }
+    }
+
+    /// Ends our part with the batch's messages.
+    async fn settle(&self, held: Held, stored: bool) {
+        let Held { rows, messages, pending, oldest_ms, broken, .. } = held;
+        if stored {
+            let lag_ms = oldest_ms.map_or(0, |oldest| (Timestamp::now().as_millisecond() - oldest).max(0) as u64);
+            tracing::debug!(rows, messages = messages.len(), lag_ms, "traces written");
+            let rows = rows as u64;
+            tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_trace_rows = rows);
+            tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_trace_backlog = pending);
+            tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_trace_lag_ms = lag_ms);
+            reader::acknowledge(&messages).await;
+        } else {
+            tracing::warn!(rows, "stopping with traces unwritten: the stream keeps them");
+            reader::give_back(&messages).await;
+        }
+        reader::bury(&self.publisher, subject::DEAD_TRACE, broken, &self.stop).await;
+    }
+}
+
+fn tell(error: &clickhouse::error::Error, rows: usize) {
+    tracing::error!(error = error as &dyn std::error::Error, rows, "ClickHouse does not take the traces; trying again");
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Rows, and the messages they came in.
+struct Batch {
+    rows: Rows,
+    held: Held,
+}
+
+/// What is left of a batch whose rows are encoded.
+#[derive(Default)]
+struct Held {
+    rows: usize,
+    messages: Vec<Acker>,
+    sequences: Vec<u64>,
+    broken: Vec<Broken>,
+    /// Messages that the consumer had not handed out when it handed out the last of these.
+    pending: u64,
+    /// When the first of these was stored, Unix time in milliseconds.
+    oldest_ms: Option<i64>,
+}
+
+impl Batch {
+    fn is_full(&self, max_rows: usize) -> bool {
+        self.held.rows >= max_rows
+            || self.held.messages.len() + self.held.broken.len() >= MAX_MESSAGES
+            || self.rows.attribute_bytes() >= MAX_ATTRIBUTE_BYTES
+    }
+
+    fn add(&mut self, message: Message) {
+        let before = self.rows.len();
+        let read = self.rows.read(&message.payload);
+        let events = self.rows.len() - before;
+        match read {
+            Ok(()) => self.held.add(message, events),
+            Err(error) => {
+                // What could be read of it is written: a dead letter that is replayed tells the same again.
+                self.held.rows += events;
+                self.held.broken.push(Broken { message, why: error.to_string() });
+            }
+        }
+    }
+
+    fn token(&self, incarnation: i128) -> String {
+        token(incarnation, &self.held.sequences)
+    }
+}
+
+impl Held {
+    fn add(&mut self, message: Message, rows: usize) {
+        self.rows += rows;
+        if let Ok(info) = message.info() {
+            self.sequences.push(info.stream_sequence);
+            self.pending = info.pending;
+            self.oldest_ms.get_or_insert((info.published.unix_timestamp_nanos() / 1_000_000) as i64);
+        }
+        self.messages.push(message.split().1);
+    }
+}
+
+/// Names exactly these messages of exactly this stream: ClickHouse silently drops other rows under a token that it has
+/// seen, so ranges are not enough (several writers share the stream), and a stream that was deleted and made again
+/// counts from 1 again.
+fn token(incarnation: i128, sequences: &[u64]) -> String {
+    let all: Vec<String> = sequences.iter().map(u64::to_string).collect();
+    let (first, last) = (sequences.first().unwrap_or(&0), sequences.last().unwrap_or(&0));
+    format!("{incarnation}:{first}-{last}:{}", id::claim(&[&all.join(",")]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_tells_batches_with_the_same_ends_apart() {
+        assert_eq!(token(7, &[1, 2, 3, 9]), token(7, &[1, 2, 3, 9]));
+        assert_ne!(token(7, &[1, 2, 3, 9]), token(7, &[1, 5, 6, 9]));
+        assert_ne!(token(7, &[1]), token(8, &[1]));
+    }
+}

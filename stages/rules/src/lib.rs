@@ -1,0 +1,11 @@
+//! What two stages, or a stage and a provider, must agree on. Pure; it knows the words and the ports, and nothing else.
+//!
+//! | module | says |
+//! |---|---|
+//! | [`consent`] | whether an endpoint may be used: filter asks first, send asks again before it tries what had to wait |
+//! | [`routes`] | which providers may carry a delivery, in which order: prioritize writes down the first, send goes on |
+
+pub mod consent;
+pub mod routes;
+
+pub use routes::{Candidate, Routes};
