@@ -287,7 +287,7 @@ async fn tell(client: &Client, reply: Subject, how: AckKind) {
 }
 
 #[cfg(test)]
-mod tests {
+mod servers {
     use chasqui_testing::servers::Nats;
 
     use super::*;
@@ -314,6 +314,11 @@ mod tests {
         let news = tokio::time::timeout(HEARTBEAT, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
         assert!(matches!(news, News::Message(_)), "{news:?}");
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn the_reply_tells_of_the_delivery_in_both_forms() {

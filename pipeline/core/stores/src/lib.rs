@@ -11,7 +11,7 @@
 //! | [`mod@pepper`] | the secret that keeps addresses out of ids |
 //! | [`memory`] | twins of directory with address book, ledger and inbox, for tests of stages |
 //!
-//! Guarantee: a store and its twin answer alike; one conformance suite (`tests/conformance.rs`) holds both to it.
+//! Guarantee: a store and its twin answer alike; one conformance suite (`tests/servers/conformance.rs`) holds both to it.
 //! Streams and buckets are made by the runtime's topology; a store that does not find its own says so.
 
 pub mod address_book;

@@ -2,6 +2,7 @@
 //! needs of the answer.
 
 pub(crate) mod alerts;
+mod files;
 
 use std::{
     collections::BTreeSet,

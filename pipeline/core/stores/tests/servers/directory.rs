@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-mod support;
-
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
+use super::support::make_stores;
 use async_nats::jetstream::kv;
 use bytes::Bytes;
 use chasqui_contract::{Directory, StoreError};
@@ -14,7 +13,6 @@ use chasqui_schemas::{bucket::Bucket, record::Category};
 use chasqui_stores::{NatsDirectory, RecordError, Records};
 use chasqui_testing::servers::{Nats, eventually};
 use futures::{StreamExt, TryStreamExt, stream};
-use support::make_stores;
 
 fn category(ttl_s: u32) -> Bytes {
     serde_json::to_vec(&Category { ttl_s: Some(ttl_s), ..Category::default() }).unwrap().into()

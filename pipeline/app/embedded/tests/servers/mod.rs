@@ -230,7 +230,7 @@ async fn parent_to_be_killed() -> Result<()> {
 async fn no_server_outlives_a_killed_parent() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut parent = Command::new(std::env::current_exe()?)
-        .args(["parent_to_be_killed", "--exact", "--ignored", "--nocapture"])
+        .args(["servers::parent_to_be_killed", "--exact", "--ignored", "--nocapture"])
         .env("CHASQUI_TEST_DATA_DIR", dir.path())
         .stdout(Stdio::piped())
         .spawn()?;

@@ -3,15 +3,13 @@
 
 #![allow(clippy::expect_used, reason = "a test may fail")]
 
-mod bench;
-
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use bench::{
+use super::bench::{
     Bench,
     story::{Story, delivery, notification, receipt, stories, submitted_at},
 };
+use anyhow::{Context as _, Result};
 use chasqui_contract::Verdict;
 use chasqui_schemas::{
     ReceiptKind,

@@ -2,17 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::{
     collections::HashSet,
     time::{Duration, Instant},
 };
 
+use super::support::{House, config, links, message, receipts, wait_for};
 use chasqui_schemas::OptOut;
 use chasqui_testing::servers::Nats;
 use serde_json::json;
-use support::{House, config, links, message, receipts, wait_for};
 use uuid::Uuid;
 
 fn newsletter() -> OptOut {

@@ -98,7 +98,7 @@ async fn a_producer_in_python_needs_only_nats() -> anyhow::Result<()> {
             ["-m", "pip", "install", "--quiet", "--root-user-action=ignore", "--target", &target, "nats-py==2.16.0"];
         ensure!(python(&install).status().await?.success(), "pip cannot install nats-py");
     }
-    let script = here.join("tests/producer.py");
+    let script = here.join("tests/servers/producer.py");
     let nats = house.servers().nats_url().expect("embedded");
     let output = python(&[&script.to_string_lossy(), nats]).output().await?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

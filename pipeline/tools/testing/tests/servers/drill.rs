@@ -103,7 +103,7 @@ fn waits(accounts: &[Account], urgent: &[(Uuid, Duration)]) -> anyhow::Result<Ve
 
 /// The longest that 99 of 100 urgent messages may take: a second. A debug build on a busy machine has no seconds to go by;
 /// there it may be a quarter of the time after which half of all messages were out, behind which an urgent one would stand
-/// if it had to. With optimisation: `cargo build --release -p chasqui && cargo test --release -p chasqui-testing --test drill`.
+/// if it had to. With optimisation: `cargo build --release -p chasqui && cargo test --release -p chasqui-testing drill`.
 fn bar(accounts: &[Account], began: Duration) -> Duration {
     let second = Duration::from_secs(1);
     if !cfg!(debug_assertions) {

@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
+use super::support::{House, PUBLIC_URL, config, message, receipts};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chasqui_schemas::{OptOut, bucket::address_key, receipt::Actor};
 use chasqui_testing::servers::Nats;
@@ -15,7 +14,6 @@ use ring::{
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
 };
 use serde_json::{Value, json};
-use support::{House, PUBLIC_URL, config, message, receipts};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -2,7 +2,6 @@
 //!
 //! The store lies on a [`Disk`] that keeps what was synced and, of the rest, nothing or some. The power goes in the
 //! middle of a write, a rename or an fsync, never between them at leisure.
-#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up must fail")]
 
 use std::{

@@ -1,18 +1,16 @@
 //! The queries of `dashboards/queries/` on a real ClickHouse, as the users of `compose.yaml` and with the rights that these
 //! have: what Chasqui's user writes, Grafana's and the analysts' users can read. What Grafana asks is tried in
-//! `pipeline/tools/testing/tests/dashboards.rs`.
+//! `pipeline/tools/testing/tests/servers/dashboards.rs`.
 
 #![allow(clippy::expect_used, reason = "a test may fail")]
 
-mod bench;
-
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
-use bench::{
+use super::bench::{
     Bench,
     story::{Story, delivery, notification, receipt, stories, submitted_at},
 };
+use anyhow::{Context as _, Result, ensure};
 use chasqui_contract::Verdict;
 use chasqui_schemas::{
     Delivery, Notification, ReceiptKind, delivery::Address, id, notification::Recipient, receipt::Actor,

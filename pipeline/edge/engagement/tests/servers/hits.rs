@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
+use super::support::{House, config, links, message, receipts, wait_for};
 use chasqui_schemas::{OptOut, receipt::Actor};
 use chasqui_testing::servers::Nats;
 use serde_json::json;
-use support::{House, config, links, message, receipts, wait_for};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

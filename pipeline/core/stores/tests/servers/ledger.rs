@@ -2,17 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
+use super::support::{attempts_config, begin, make_stores, publisher};
 use async_nats::jetstream::{Context, stream::Config};
 use bytes::Bytes;
 use chasqui_contract::{Book, Claim, Class, Ledger, StoreError};
 use chasqui_schemas::{id, stream, subject};
 use chasqui_stores::NatsLedger;
 use chasqui_testing::servers::{Nats, count, eventually, stream_config};
-use support::{attempts_config, begin, make_stores, publisher};
 
 async fn open(context: &Context) -> NatsLedger {
     NatsLedger::open(context, publisher(context)).await.unwrap()

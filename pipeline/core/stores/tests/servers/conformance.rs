@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-mod support;
-
 use std::collections::BTreeMap;
 
+use super::support::{begin, make_stores, publisher};
 use bytes::Bytes;
 use chasqui_contract::{AddressBook, Book, Claim, Class, Directory, Inbox, Ledger, StoreError};
 use chasqui_schemas::{
@@ -22,7 +21,6 @@ use chasqui_stores::{
 };
 use chasqui_testing::servers::Nats;
 use jiff::Timestamp;
-use support::{begin, make_stores, publisher};
 use uuid::Uuid;
 
 // --- Ledger ---------------------------------------------------------------------------------------------------------

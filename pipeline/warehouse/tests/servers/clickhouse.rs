@@ -2,15 +2,13 @@
 
 #![allow(clippy::expect_used, reason = "a test may fail")]
 
-mod bench;
-
 use std::time::Duration;
 
-use anyhow::Result;
-use bench::{
+use super::bench::{
     Bench, Road, Traffic,
     story::{Story, delivery, notification, retry, stories, submitted_at},
 };
+use anyhow::Result;
 use chasqui_contract::{Output, Verdict};
 use chasqui_schemas::{
     Channel, Delivery, Reason, Receipt, ReceiptKind, Stage, delivery::Address, id, receipt::Actor, stream, subject,
@@ -54,7 +52,7 @@ async fn an_outage_of_clickhouse_loses_and_doubles_nothing() -> Result<()> {
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(bench::PATIENCE, first_batch).await??;
+    tokio::time::timeout(super::bench::PATIENCE, first_batch).await??;
     let backlog = chasqui_warehouse::write::writer::backlog(&bench.nats).await?;
     assert_eq!(backlog, after.chunks(7).count() as u64, "nothing may be acknowledged without an answer");
 

@@ -1,0 +1,7 @@
+//! Tests on real servers. `make test-fast` leaves out every module that is called `servers`.
+
+mod conformance;
+mod directory;
+mod ledger;
+mod pepper;
+mod support;

@@ -1,0 +1,17 @@
+//! Tests on real servers. `make test-fast` leaves out every module that is called `servers`.
+
+mod bad_input;
+mod callbacks;
+mod crash;
+mod dashboards;
+mod drill;
+mod engagement;
+mod export;
+mod flow;
+mod forget;
+mod look;
+mod monitor;
+#[cfg(target_os = "linux")]
+mod power_loss;
+mod telemetry;
+mod ui;
