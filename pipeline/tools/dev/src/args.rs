@@ -78,3 +78,21 @@ fn measured_channel(word: &str) -> Result<Channel, String> {
     let channels = [Channel::Push, Channel::Email];
     channels.into_iter().find(|channel| channel.as_str() == word).ok_or_else(|| "expected push or email".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use chasqui_testing::pages;
+
+    use super::*;
+
+    #[test]
+    fn every_command_in_the_pages_is_one() {
+        let pages = pages::all().unwrap();
+        let commands: Vec<_> = pages.iter().flat_map(|page| page.commands("chasqui-dev")).collect();
+        assert!(commands.len() > 5, "{commands:?}");
+        for arguments in commands {
+            let parsed = Args::try_parse_from(["chasqui-dev".to_owned()].into_iter().chain(arguments));
+            assert!(parsed.is_ok(), "{}", parsed.unwrap_err());
+        }
+    }
+}

@@ -15,6 +15,7 @@ pub mod collector;
 pub mod disk;
 pub mod house;
 pub mod oracle;
+pub mod pages;
 pub mod servers;
 pub mod settings;
 pub mod submissions;
