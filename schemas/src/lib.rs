@@ -13,12 +13,13 @@
 //! | [`trace`] | what ClickHouse keeps: one [`trace::TraceEvent`] per step |
 //! | [`id`], [`pepper`] | how every id is derived, and the secret that keeps addresses out of them |
 //! | [`clickhouse`] | the tables, and the migrations that make them |
-//! | [`subject`], [`stream`], [`bucket`], [`header`] | the names on the broker |
+//! | [`subject`], [`stream`], [`consumer`], [`bucket`], [`header`] | the names on the broker |
 //! | [`lane`], [`channel`], [`stage`], [`reason`] | the vocabularies |
 
 pub mod bucket;
 pub mod channel;
 pub mod clickhouse;
+pub mod consumer;
 pub mod delivery;
 pub mod envelope;
 pub mod header;

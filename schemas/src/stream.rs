@@ -19,13 +19,6 @@ pub const RECEIPTS: &str = "RECEIPTS";
 /// In-app inboxes: a subject per user.
 pub const INBOX: &str = "INBOX";
 
-/// The consumer of [`TRACES`] that writes to ClickHouse.
-pub const TRACES_CONSUMER: &str = "clickhouse";
-/// The consumer of [`TRACES`] that exports to another tracing system; there where one is configured.
-pub const EXPORT_CONSUMER: &str = "otlp";
-/// The consumer of [`RECEIPTS`] that makes traces of them.
-pub const RECEIPTS_CONSUMER: &str = "traces";
-
 /// The streams beside those of the stages, and what each serves, as `queue_metrics.stage` names it.
 pub const SERVICES: [(&str, &str); 7] = [
     (TRACES, "traces"),

@@ -2,6 +2,8 @@
 
 use crate::{Channel, Lane, ReceiptKind, Stage, bucket::token};
 
+/// Every subject of Chasqui except the inboxes.
+pub const ALL: &str = "notify.>";
 /// Every trace batch.
 pub const TRACES: &str = "notify.trace";
 /// Every receipt, by kind and channel.
@@ -52,7 +54,7 @@ pub fn queue(stage: Stage, lane: Lane, channel: Channel) -> String {
 
 /// What a stage's stream for one lane holds; or, where the stage has a queue per channel, what the consumer of one
 /// reads of it.
-pub fn filter(stage: Stage, lane: Lane, channel: Option<Channel>) -> String {
+pub fn pattern(stage: Stage, lane: Lane, channel: Option<Channel>) -> String {
     match (stage, channel) {
         (Stage::Validate, _) => format!("notify.submit.{lane}.*"),
         (Stage::Send, Some(channel)) => format!("notify.send.{lane}.{channel}"),
@@ -71,9 +73,20 @@ pub fn rejected(app: &str) -> String {
     format!("notify.rejected.{app}")
 }
 
+/// The app of a rejected submission's subject; `None` where it is not one.
+pub fn parse_rejected(subject: &str) -> Option<&str> {
+    subject.strip_prefix("notify.rejected.")
+}
+
 /// Where a receipt is published.
 pub fn receipt(kind: ReceiptKind, channel: Channel) -> String {
     format!("notify.receipt.{kind}.{channel}")
+}
+
+/// The kind and channel of a receipt's subject; `None` where it is not one.
+pub fn parse_receipt(subject: &str) -> Option<(ReceiptKind, Channel)> {
+    let (kind, channel) = subject.strip_prefix("notify.receipt.")?.split_once('.')?;
+    Some((kind.parse().ok()?, channel.parse().ok()?))
 }
 
 /// Where one message waits: JetStream keeps one schedule per subject, so the message's id is the subject.
@@ -91,6 +104,11 @@ pub fn inbox(app: &str, user: &str) -> String {
     format!("inbox.{app}.{}", token(user))
 }
 
+/// A user's inboxes, of every app.
+pub fn inboxes(user: &str) -> String {
+    format!("inbox.*.{}", token(user))
+}
+
 /// Whether a text can be an app's name: one subject token of at most 64 letters, digits, `-` and `_`.
 pub fn is_app(app: &str) -> bool {
     (1..=64).contains(&app.len()) && app.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
@@ -105,6 +123,16 @@ mod tests {
         assert_eq!(parse_submit(&submit(Lane::Bulk, "shop")), Some((Lane::Bulk, "shop")));
         assert_eq!(parse_submit("notify.submit.urgent.shop"), None);
         assert_eq!(parse_submit("notify.enrich.bulk"), None);
+    }
+
+    #[test]
+    fn the_subjects_of_receipts_and_rejections_are_read_as_they_are_written() {
+        for (kind, channel) in ReceiptKind::ALL.into_iter().flat_map(|kind| Channel::ALL.map(|channel| (kind, channel)))
+        {
+            assert_eq!(parse_receipt(&receipt(kind, channel)), Some((kind, channel)));
+        }
+        assert_eq!(parse_rejected(&rejected("shop")), Some("shop"));
+        assert_eq!(parse_rejected(&dead(Stage::Send)), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use chasqui_runtime::{
     lanes::{OTHERS, URGENT},
     run_deferred, run_stage, topology,
 };
-use chasqui_schemas::{Lane, Pepper, Stage};
+use chasqui_schemas::{Lane, Pepper, Stage, consumer};
 use chasqui_send::{Ports, SendStage};
 use chasqui_services::{run_monitor, run_receipts};
 use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, pepper};
@@ -217,7 +217,7 @@ impl Worker {
     /// One runner per queue of the stage.
     fn run<S: chasqui_contract::Stage>(&mut self, stage: S, config: &Settings, parts: &Parts, on: &Handle) {
         let stage = Arc::new(stage);
-        for channel in topology::queues(S::STAGE) {
+        for channel in consumer::queues(S::STAGE) {
             let (broker, settings) = (parts.broker.clone(), config.runner.limits());
             let runner = run_stage(Arc::clone(&stage), channel, parts.lanes, broker, settings, self.stop.clone());
             self.tasks.spawn_on(async move { runner.await.with_context(|| S::STAGE.to_string()) }, on);

@@ -13,11 +13,11 @@ use async_nats::{
     jetstream::{self, AckKind},
 };
 use chasqui_nats::{Outgoing, Publisher, find_consumer};
-use chasqui_schemas::{Lane, header, stream};
+use chasqui_schemas::{Lane, consumer, header, stream};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::{runner::RunError, topology::consumer_name};
+use crate::runner::RunError;
 
 /// Most messages returned at once.
 const BATCH: usize = 200;
@@ -37,7 +37,7 @@ pub async fn run_deferred(client: Client, publisher: Publisher, stop: Cancellati
 }
 
 async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: CancellationToken) -> Result<(), RunError> {
-    let name = consumer_name(lane, None);
+    let name = consumer::of_queue(lane, None);
     let open = async {
         let context = jetstream::new(client);
         let consumer = find_consumer(&context, stream::DEFERRED, &name).await?;

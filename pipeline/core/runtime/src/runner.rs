@@ -42,7 +42,7 @@ use chasqui_contract::{
     Class, Clock, Context, Decision, IncomingMessage, Message, Stage, Verdict, decision::parse_message_id, with_sources,
 };
 use chasqui_nats::{keep_releasing, publisher::Publisher};
-use chasqui_schemas::{Channel, Lane, Reason, envelope::DecodeError, stream};
+use chasqui_schemas::{Channel, Lane, Reason, consumer, envelope::DecodeError, stream};
 use chasqui_trace::{TraceSink, span::Timing};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::task::JoinSet;
@@ -56,7 +56,6 @@ use crate::{
     perform::Decided,
     pull::{News, Pulled, Puller},
     settings::RunnerLimits,
-    topology::consumer_name,
 };
 
 /// Most messages in one commit; what it publishes is split further by size.
@@ -120,7 +119,7 @@ pub async fn run_stage<S: Stage>(
     let mut lanes = Vec::with_capacity(on.len());
     let mut releasing = JoinSet::new();
     for &lane in on {
-        let (stream, consumer) = (stream::of_stage(S::STAGE, lane), consumer_name(lane, channel));
+        let (stream, consumer) = (stream::of_stage(S::STAGE, lane), consumer::of_queue(lane, channel));
         let opened = Puller::open(&broker.client, stream, &consumer).await;
         let puller = opened.map_err(|source| RunError::Open { stream, consumer: consumer.clone(), source })?;
         releasing.spawn(keep_releasing(jetstream::new(broker.client.clone()), stream, consumer, None));

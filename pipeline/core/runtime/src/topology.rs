@@ -26,9 +26,9 @@ use async_nats::{
     },
 };
 use chasqui_schemas::{
-    Channel, Lane, Stage,
+    Lane, Stage,
     bucket::{Bucket, SECRETS},
-    stream, subject,
+    consumer, stream, subject,
 };
 
 use crate::settings::{RunnerSettings, StreamSettings};
@@ -74,22 +74,6 @@ pub enum TopologyError {
         #[source]
         source: async_nats::Error,
     },
-}
-
-/// The consumer of a stage's queue for one lane, and one channel where the queue is per channel.
-pub fn consumer_name(lane: Lane, channel: Option<Channel>) -> String {
-    match channel {
-        Some(channel) => format!("{lane}-{channel}"),
-        None => lane.to_string(),
-    }
-}
-
-/// The queues that a stage's runners work on: one, or one per channel for send.
-pub fn queues(stage: Stage) -> Vec<Option<Channel>> {
-    match stage {
-        Stage::Send => Channel::ALL.map(Some).to_vec(),
-        _ => vec![None],
-    }
 }
 
 /// Refuses a server that cannot carry the topology.
@@ -148,9 +132,9 @@ pub async fn migrate(
 /// See [`TopologyError`].
 pub async fn migrate_export(client: &Client, on: bool, runner: &RunnerSettings) -> Result<(), TopologyError> {
     let context = jetstream::new(client.clone());
-    let (stream, name) = (stream::TRACES, stream::EXPORT_CONSUMER);
+    let (stream, name) = (stream::TRACES, consumer::EXPORT);
     let done: Result<(), async_nats::Error> = if on {
-        let config = consumer(runner, name, String::new());
+        let config = consumer_config(runner, name, String::new());
         context.create_consumer_on_stream(config, stream).await.map(drop).map_err(Into::into)
     } else {
         match context.delete_consumer_from_stream(name, stream).await {
@@ -195,7 +179,7 @@ fn stream_configs(settings: &StreamSettings) -> Vec<StreamConfig> {
             max_messages_per_subject: settings.queue_messages,
             discard_new_per_subject: true,
             max_bytes: settings.queue_bytes,
-            ..base(stream::of_stage(stage, lane), &[&subject::filter(stage, lane, None)])
+            ..base(stream::of_stage(stage, lane), &[&subject::pattern(stage, lane, None)])
         }));
     }
     configs.extend([
@@ -234,7 +218,7 @@ fn stream_configs(settings: &StreamSettings) -> Vec<StreamConfig> {
     configs
 }
 
-fn consumer(runner: &RunnerSettings, name: &str, filter: String) -> pull::Config {
+fn consumer_config(runner: &RunnerSettings, name: &str, filter: String) -> pull::Config {
     pull::Config {
         durable_name: Some(name.to_owned()),
         filter_subject: filter,
@@ -248,21 +232,21 @@ fn consumer(runner: &RunnerSettings, name: &str, filter: String) -> pull::Config
 }
 
 pub fn consumer_configs(runner: &RunnerSettings) -> Vec<(&'static str, pull::Config)> {
-    let consumer = |name: &str, filter: String| consumer(runner, name, filter);
+    let config = |name: &str, filter: String| consumer_config(runner, name, filter);
     let mut configs = Vec::new();
     for stage in Stage::ALL {
         for lane in Lane::ALL {
-            for channel in queues(stage) {
+            for channel in consumer::queues(stage) {
                 // What reads the whole stream needs no filter.
-                let filter = channel.map_or(String::new(), |_| subject::filter(stage, lane, channel));
-                configs.push((stream::of_stage(stage, lane), consumer(&consumer_name(lane, channel), filter)));
+                let filter = channel.map_or(String::new(), |_| subject::pattern(stage, lane, channel));
+                configs.push((stream::of_stage(stage, lane), config(&consumer::of_queue(lane, channel), filter)));
             }
         }
     }
     for lane in Lane::ALL {
-        configs.push((stream::DEFERRED, consumer(&consumer_name(lane, None), subject::due(lane))));
+        configs.push((stream::DEFERRED, config(&consumer::of_queue(lane, None), subject::due(lane))));
     }
-    configs.push((stream::TRACES, consumer(stream::TRACES_CONSUMER, String::new())));
-    configs.push((stream::RECEIPTS, consumer(stream::RECEIPTS_CONSUMER, String::new())));
+    configs.push((stream::TRACES, config(consumer::TRACES, String::new())));
+    configs.push((stream::RECEIPTS, config(consumer::RECEIPTS, String::new())));
     configs
 }

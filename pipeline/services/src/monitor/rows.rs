@@ -6,8 +6,7 @@
 
 use std::time::Duration;
 
-use chasqui_runtime::topology::{consumer_name, queues};
-use chasqui_schemas::{Channel, Lane, Stage, stream, subject};
+use chasqui_schemas::{Channel, Lane, Stage, consumer, stream, subject};
 use chasqui_warehouse::write::queue_metrics::QueueMetric;
 use jiff::Timestamp;
 
@@ -50,14 +49,14 @@ pub(super) fn consumers() -> Vec<Queue> {
     let mut all = Vec::new();
     for stage in Stage::ALL {
         for lane in Lane::ALL {
-            for channel in queues(stage) {
+            for channel in consumer::queues(stage) {
                 all.push(Queue {
                     stage: stage.as_str(),
                     lane: lane.as_str(),
                     channel: channel.map_or("", Channel::as_str),
                     stream: stream::of_stage(stage, lane),
-                    consumer: consumer_name(lane, channel),
-                    filter: subject::filter(stage, lane, channel),
+                    consumer: consumer::of_queue(lane, channel),
+                    filter: subject::pattern(stage, lane, channel),
                 });
             }
         }
@@ -71,10 +70,10 @@ pub(super) fn consumers() -> Vec<Queue> {
         filter: filter.to_owned(),
     };
     for lane in Lane::ALL {
-        all.push(service(stream::DEFERRED, lane.as_str(), &consumer_name(lane, None), &subject::due(lane)));
+        all.push(service(stream::DEFERRED, lane.as_str(), &consumer::of_queue(lane, None), &subject::due(lane)));
     }
-    all.push(service(stream::TRACES, "", stream::TRACES_CONSUMER, subject::TRACES));
-    all.push(service(stream::RECEIPTS, "", stream::RECEIPTS_CONSUMER, subject::RECEIPTS));
+    all.push(service(stream::TRACES, "", consumer::TRACES, subject::TRACES));
+    all.push(service(stream::RECEIPTS, "", consumer::RECEIPTS, subject::RECEIPTS));
     all
 }
 

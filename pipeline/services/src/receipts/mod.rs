@@ -18,7 +18,7 @@ use chasqui_nats::{
     reader::{self, Broken, Pauses, ReadError, StreamReader},
 };
 use chasqui_schemas::{
-    Channel, OptOut, Receipt, ReceiptKind, header, id, receipt, stream, subject,
+    Channel, OptOut, Receipt, ReceiptKind, consumer, header, id, receipt, stream, subject,
     trace::{Encoded, RECEIPT_STAGE, State, Status, TraceEvent},
 };
 use chasqui_trace::{TraceSink, encoded, span};
@@ -40,7 +40,7 @@ const MAX_CODE: usize = 64;
 /// # Errors
 /// [`ReadError`] where the stream or its consumer is not there at the start. Later troubles are waited for.
 pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToken) -> Result<(), ReadError> {
-    let intake = StreamReader::open(nats.clone(), stream::RECEIPTS, stream::RECEIPTS_CONSUMER).await?.releasing(None);
+    let intake = StreamReader::open(nats.clone(), stream::RECEIPTS, consumer::RECEIPTS).await?.releasing(None);
     let publisher = Publisher::new(nats.clone());
     while let Some(messages) = intake.messages(&stop).await {
         let mut chunks = messages.ready_chunks(MAX_RECEIPTS);
@@ -156,7 +156,8 @@ fn wish(message: &Message) -> Result<Option<OptOut>, String> {
 /// The events of the receipt, or the array of receipts, published on `subject` and stored at `stored_at`; else what
 /// is wrong with it.
 pub fn read(subject: &str, payload: &[u8], stored_at: Timestamp) -> Result<Vec<TraceEvent>, String> {
-    let (kind, channel) = parse_subject(subject).ok_or("the subject is not notify.receipt.<kind>.<channel>")?;
+    let (kind, channel) =
+        subject::parse_receipt(subject).ok_or("the subject is not notify.receipt.<kind>.<channel>")?;
     let receipts = receipt::read(payload).map_err(|error| error.to_string())?;
     let event = |receipt: Receipt| {
         if receipt.notification_id.get_version_num() != 7 {
@@ -168,11 +169,6 @@ pub fn read(subject: &str, payload: &[u8], stored_at: Timestamp) -> Result<Vec<T
         Ok(event(kind, channel, &receipt, stored_at))
     };
     receipts.into_iter().map(event).collect()
-}
-
-fn parse_subject(subject: &str) -> Option<(ReceiptKind, Channel)> {
-    let (kind, channel) = subject.strip_prefix("notify.receipt.")?.split_once('.')?;
-    Some((kind.parse().ok()?, channel.parse().ok()?))
 }
 
 fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Timestamp) -> TraceEvent {

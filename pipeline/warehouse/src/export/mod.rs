@@ -24,7 +24,7 @@ use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
 use bytes::Bytes;
 use chasqui_nats::reader::{self, Pauses, StreamReader};
 use chasqui_schemas::{
-    stream,
+    consumer, stream,
     trace::{self, TraceEvent},
 };
 use clickhouse::Client;
@@ -69,7 +69,7 @@ pub async fn run_exporter(
 ) -> Result<(), WarehouseError> {
     let collector = Collector::new(&config)?;
     let producers = (config.parent == Parent::Producer).then(|| Producers::new(clickhouse));
-    let intake = StreamReader::open(nats, stream::TRACES, stream::EXPORT_CONSUMER).await?;
+    let intake = StreamReader::open(nats, stream::TRACES, consumer::EXPORT).await?;
     let exporter = Exporter { intake, collector, producers, stop };
     while let Some(messages) = exporter.intake.messages(&exporter.stop).await {
         exporter.export(messages).await;

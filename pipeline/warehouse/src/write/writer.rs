@@ -25,7 +25,7 @@ use chasqui_nats::{
     Publisher,
     reader::{self, Broken, Pauses, StreamReader},
 };
-use chasqui_schemas::{id, stream, subject};
+use chasqui_schemas::{consumer, id, stream, subject};
 use clickhouse::Client;
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -72,7 +72,7 @@ impl Default for WriterSettings {
 /// # Errors
 /// [`WarehouseError::Read`].
 pub async fn backlog(nats: &Context) -> Result<u64, WarehouseError> {
-    Ok(reader::backlog(nats, stream::TRACES, stream::TRACES_CONSUMER).await?)
+    Ok(reader::backlog(nats, stream::TRACES, consumer::TRACES).await?)
 }
 
 /// Writes until `stop` is cancelled. `clickhouse` has the database set. Any number of processes may run it.
@@ -85,8 +85,8 @@ pub async fn run_writer(
     settings: WriterSettings,
     stop: CancellationToken,
 ) -> Result<(), WarehouseError> {
-    let intake = StreamReader::open(nats.clone(), stream::TRACES, stream::TRACES_CONSUMER).await?;
-    let intake = intake.releasing(Some(stream::EXPORT_CONSUMER));
+    let intake = StreamReader::open(nats.clone(), stream::TRACES, consumer::TRACES).await?;
+    let intake = intake.releasing(Some(consumer::EXPORT));
     let writer = Writer { intake, publisher: Publisher::new(nats.clone()), nats, clickhouse, settings, stop };
     while let Some(messages) = writer.intake.messages(&writer.stop).await {
         writer.write(messages).await;

@@ -15,7 +15,7 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use chasqui_schemas::{Stage, header};
+use chasqui_schemas::{Stage, header, subject};
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -30,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Set by JetStream in place of a payload that was not asked for (`headers_only`).
 const SIZE: &str = "Nats-Msg-Size";
-/// Where rejections are; [`chasqui_schemas::subject::rejected`].
-const REJECTED: &str = "notify.rejected.";
 
 /// A dead letter or a rejected submission.
 #[derive(Debug, Clone)]
@@ -88,7 +86,7 @@ impl Letter {
     }
 
     pub(super) fn is_rejection(&self) -> bool {
-        self.subject.starts_with(REJECTED)
+        subject::parse_rejected(&self.subject).is_some()
     }
 
     /// Whether `filter` leaves it.
@@ -189,7 +187,7 @@ fn timestamp(nanos: i128) -> Timestamp {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use chasqui_schemas::{Reason, subject};
+    use chasqui_schemas::Reason;
     use uuid::Uuid;
 
     use super::*;

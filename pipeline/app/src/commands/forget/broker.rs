@@ -10,7 +10,7 @@ use async_nats::jetstream::{
     message::StreamMessage,
     stream::{DeleteMessageErrorKind, DirectGetErrorKind, Stream},
 };
-use chasqui_schemas::{bucket, header, stream, subject};
+use chasqui_schemas::{header, stream, subject};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 
@@ -37,7 +37,7 @@ pub(super) async fn find(context: &jetstream::Context, user: &str, who: &Who) ->
     let is_theirs = |message: &StreamMessage| {
         who.is_in(&message.payload, message.headers.get(header::OPT_OUT).map(|wish| wish.as_str()))
     };
-    each(&open(context, stream::DEAD).await?, "notify.>", |message| match is_theirs(&message) {
+    each(&open(context, stream::DEAD).await?, subject::ALL, |message| match is_theirs(&message) {
         Some(true) => found.dead.push(message.sequence),
         Some(false) => {}
         None => {
@@ -46,8 +46,8 @@ pub(super) async fn find(context: &jetstream::Context, user: &str, who: &Who) ->
         }
     })
     .await?;
-    let inboxes = subject::INBOX.replacen("*.*", &format!("*.{}", bucket::token(user)), 1);
-    each(&open(context, stream::INBOX).await?, &inboxes, |message| found.inbox.push(message.sequence)).await?;
+    each(&open(context, stream::INBOX).await?, &subject::inboxes(user), |message| found.inbox.push(message.sequence))
+        .await?;
     each(&open(context, stream::DEFERRED).await?, subject::DEFERRED, |message| {
         if is_theirs(&message) == Some(true) {
             found.deferred += 1;

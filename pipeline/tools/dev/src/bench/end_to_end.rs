@@ -115,7 +115,7 @@ impl Bench {
     pub(super) async fn warm_up(&self, count: u32, worker: &mut Worker, bar: &ProgressBar) -> anyhow::Result<usize> {
         let mut listening = Vec::new();
         for stage in Stage::ALL.into_iter().filter(|stage| *stage != Stage::Validate) {
-            listening.push(self.client.subscribe(subject::filter(stage, Lane::Normal, None)).await?);
+            listening.push(self.client.subscribe(subject::pattern(stage, Lane::Normal, None)).await?);
         }
         let hops = count as usize * listening.len();
         self.throughput(count, worker, [None; 2], bar).await?;

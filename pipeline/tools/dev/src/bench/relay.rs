@@ -18,8 +18,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use chasqui::settings::Settings;
-use chasqui_runtime::topology::consumer_name;
-use chasqui_schemas::{Lane, Stage, stream};
+use chasqui_schemas::{Lane, Stage, consumer, stream};
 use futures::{StreamExt, future::try_join_all};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
@@ -92,9 +91,9 @@ async fn create(context: &jetstream::Context) -> anyhow::Result<Vec<PullConsumer
             max_bytes: QUEUE_BYTES,
             ..of_stage.cached_info().config.clone()
         };
-        let channel = chasqui_runtime::topology::queues(stage).first().copied().flatten();
+        let channel = consumer::queues(stage).first().copied().flatten();
         let consumer: PullConsumer = of_stage
-            .get_consumer(&consumer_name(Lane::Normal, channel))
+            .get_consumer(&consumer::of_queue(Lane::Normal, channel))
             .await
             .map_err(anyhow::Error::from_boxed)
             .with_context(|| format!("the consumer of {stage}"))?;

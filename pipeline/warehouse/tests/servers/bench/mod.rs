@@ -25,7 +25,7 @@ use async_nats::jetstream::{
 use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, Options};
 use chasqui_nats::Publisher;
 use chasqui_schemas::{
-    stream, subject,
+    consumer, stream, subject,
     trace::{self, TraceEvent},
 };
 use chasqui_services::run_receipts;
@@ -100,8 +100,8 @@ impl Bench {
 
     pub(crate) async fn prepare_streams(&self, ack_wait: Duration) -> Result<()> {
         for (name, subject, consumer) in [
-            (stream::TRACES, subject::TRACES, Some(stream::TRACES_CONSUMER)),
-            (stream::RECEIPTS, subject::RECEIPTS, Some(stream::RECEIPTS_CONSUMER)),
+            (stream::TRACES, subject::TRACES, Some(consumer::TRACES)),
+            (stream::RECEIPTS, subject::RECEIPTS, Some(consumer::RECEIPTS)),
             (stream::DEAD, subject::DEAD, None),
         ] {
             let config = Config { name: name.into(), subjects: vec![subject.into()], ..Config::default() };
@@ -183,8 +183,7 @@ impl Bench {
             anyhow::Ok(consumer.cached_info().ack_floor.stream_sequence >= last)
         };
         let drained = async {
-            while !(done(stream::RECEIPTS, stream::RECEIPTS_CONSUMER).await?
-                && done(stream::TRACES, stream::TRACES_CONSUMER).await?)
+            while !(done(stream::RECEIPTS, consumer::RECEIPTS).await? && done(stream::TRACES, consumer::TRACES).await?)
             {
                 sleep(Duration::from_millis(20)).await;
             }
