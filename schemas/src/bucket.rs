@@ -4,40 +4,19 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-/// A NATS KV bucket of the public contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bucket {
-    /// [`crate::record::Contacts`] by user.
-    Contacts,
-    /// [`crate::record::Preferences`] by user.
-    Preferences,
-    /// [`crate::record::Template`] by template key.
-    Templates,
-    /// [`crate::record::Category`] by category.
-    Categories,
-    /// [`crate::record::Suppression`] by [`address_key`].
-    Suppressions,
+crate::vocabulary! {
+    /// A NATS KV bucket of the public contract.
+    pub enum Bucket "bucket" {
+        Contacts = "contacts": "Where each user can be reached: addresses, devices, language, time zone.",
+        Preferences = "preferences": "What each user has switched off, and the quiet hours.",
+        Templates = "templates": "The texts of each template, by variant, channel and locale.",
+        Categories = "categories": "The rules of each category of messages.",
+        Suppressions = "suppressions": "Addresses that get nothing any more, by their hash.",
+    }
 }
 
 /// A bucket for Chasqui's own processes only: what must be the same for all of them and is nobody else's to read.
 pub const SECRETS: &str = "secrets";
-
-impl Bucket {
-    /// Every bucket.
-    pub const ALL: [Bucket; 5] =
-        [Bucket::Contacts, Bucket::Preferences, Bucket::Templates, Bucket::Categories, Bucket::Suppressions];
-
-    /// The bucket's name on the broker.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Bucket::Contacts => "contacts",
-            Bucket::Preferences => "preferences",
-            Bucket::Templates => "templates",
-            Bucket::Categories => "categories",
-            Bucket::Suppressions => "suppressions",
-        }
-    }
-}
 
 /// Spells any user id, template key or category as a KV key or subject token.
 ///

@@ -14,7 +14,7 @@
 //! | [`id`], [`pepper`] | how every id is derived, and the secret that keeps addresses out of them |
 //! | [`clickhouse`] | the tables, and the migrations that make them |
 //! | [`subject`], [`stream`], [`consumer`], [`bucket`], [`header`] | the names on the broker |
-//! | [`lane`], [`channel`], [`stage`], [`reason`] | the vocabularies |
+//! | [`lane`], [`channel`], [`stage`], [`reason`], [`metric`] | the [vocabularies](vocabulary!) |
 
 pub mod bucket;
 pub mod channel;
@@ -25,6 +25,7 @@ pub mod envelope;
 pub mod header;
 pub mod id;
 pub mod lane;
+pub mod metric;
 pub mod notification;
 pub mod opt_out;
 pub mod pepper;
@@ -36,6 +37,7 @@ pub mod stream;
 pub mod subject;
 pub mod submission;
 pub mod trace;
+mod vocabulary;
 
 pub use channel::Channel;
 pub use delivery::Delivery;
@@ -46,29 +48,4 @@ pub use pepper::Pepper;
 pub use reason::Reason;
 pub use receipt::{Receipt, ReceiptKind};
 pub use stage::Stage;
-
-/// A word that is not in one of the vocabularies of this crate.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {kind} `{word}`: expected one of {expected}")]
-pub struct UnknownWord {
-    /// Which vocabulary was asked, for example `lane`.
-    pub kind: &'static str,
-    /// The word that it does not hold.
-    pub word: String,
-    /// The words that it does hold, comma-separated.
-    pub expected: String,
-}
-
-/// Finds `word` among `all`, where `as_str` spells each of them.
-pub(crate) fn parse_word<T: Copy>(
-    kind: &'static str,
-    word: &str,
-    all: &[T],
-    as_str: fn(T) -> &'static str,
-) -> Result<T, UnknownWord> {
-    all.iter().copied().find(|&each| as_str(each) == word).ok_or_else(|| UnknownWord {
-        kind,
-        word: word.chars().take(64).collect(),
-        expected: all.iter().map(|&each| as_str(each)).collect::<Vec<_>>().join(", "),
-    })
-}
+pub use vocabulary::UnknownWord;

@@ -1,172 +1,139 @@
 //! Reason codes: why a notification or a delivery is where it is.
 
-use std::fmt;
+use crate::{Stage, trace::Status};
 
-use serde::{Deserialize, Serialize};
-
-/// Why a step did not simply go on. Stable words: dashboards, alerts and producers match on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    // Rejected: the submission never became a notification.
-    /// Neither JSON nor MessagePack, or not an object.
-    Malformed,
-    /// One or more fields break the contract; every violation is listed.
-    Invalid,
-    /// The submission is larger than a message may be.
-    TooLarge,
-    /// The app may not publish on this lane.
-    LaneNotAllowed,
-
-    // Suppressed: deliberately not sent.
-    /// The user has no record in `contacts`.
-    UnknownUser,
-    /// None of the wanted channels has an address.
-    NoEndpoint,
-    /// The user switched everything off.
-    OptedOut,
-    /// The user switched this channel off.
-    OptedOutChannel,
-    /// The user switched this category off, altogether or on this channel.
-    OptedOutCategory,
-    /// The user switched this device off.
-    OptedOutDevice,
-    /// The address is on the suppression list.
-    AddressSuppressed,
-    /// Another notification claimed the same idempotency key first.
-    Duplicate,
-    /// It was too late to send.
-    Expired,
-
-    // Deferred: will go on by itself.
-    /// `send_at` lies ahead.
-    Scheduled,
-    /// The recipient's quiet hours.
-    QuietHours,
-    /// Every provider that could take it is out of service; no attempt was made.
-    CircuitOpen,
-
-    // Retried: will be tried again by itself.
-    /// The provider failed in a way that passes.
-    ProviderTransient,
-    /// The provider asked us to slow down.
-    ProviderThrottled,
-    /// The provider gave no answer in time; it may or may not have sent.
-    ProviderTimeout,
-    /// A crash cut the attempt off; it may or may not have been sent.
-    Interrupted,
-    /// A newer process wrote this message; a process of that version must take it.
-    NewerVersion,
-
-    // Dead: a dead letter holds the message.
-    /// The bytes between two stages do not decode.
-    Undecodable,
-    /// A stage panicked on this message.
-    Panicked,
-    /// A record in a state bucket cannot be used.
-    BadRecord,
-    /// The template does not exist, or has nothing for this channel.
-    TemplateMissing,
-    /// The template failed on this data.
-    RenderFailed,
-    /// No provider serves this channel.
-    NoProvider,
-    /// The provider refused this message for good.
-    ProviderRefused,
-    /// The provider refused our account or settings.
-    ProviderMisconfigured,
-    /// Every try failed, or the next one would come too late.
-    RetriesExhausted,
-    /// It is unknown whether it was sent, and the channel's policy is to hold it.
-    Held,
-    /// The stage's workers died on it again and again.
-    DeliveriesExhausted,
-
-    // Bounced: the address is dead.
-    /// The provider says that the address does not exist any more.
-    DeadEndpoint,
+crate::vocabulary! {
+    /// Why a step did not simply go on. Stable words: dashboards, alerts and producers match on them.
+    pub enum Reason "reason" {
+        Malformed = "malformed": "The submission is neither JSON nor MessagePack, or not an object.",
+        Invalid = "invalid": "One or more fields of the submission break the contract; every violation is listed.",
+        TooLarge = "too_large": "The submission, or what a stage made of it, is larger than a message may be.",
+        LaneNotAllowed = "lane_not_allowed": "The app may not publish on this lane.",
+        UnknownUser = "unknown_user": "The user has no record in `contacts`.",
+        NoEndpoint = "no_endpoint": "None of the wanted channels has an address.",
+        OptedOut = "opted_out": "The user switched everything off.",
+        OptedOutChannel = "opted_out_channel": "The user switched this channel off, or told the provider to stop.",
+        OptedOutCategory = "opted_out_category": "The user switched this category off, altogether or on this channel.",
+        OptedOutDevice = "opted_out_device": "The user switched this device off.",
+        AddressSuppressed = "address_suppressed": "The address is on the suppression list.",
+        Duplicate = "duplicate": "Another notification claimed the same idempotency key first.",
+        Expired = "expired": "It was too late to send.",
+        Scheduled = "scheduled": "It waits for its `send_at`.",
+        QuietHours = "quiet_hours": "It waits for the end of the recipient's quiet hours.",
+        CircuitOpen = "circuit_open": "It waits because every provider that could take it is out of service; no provider was called.",
+        ProviderTransient = "provider_transient": "The provider failed in a way that passes.",
+        ProviderThrottled = "provider_throttled": "The provider asked Chasqui to slow down.",
+        ProviderTimeout = "provider_timeout": "The provider gave no answer in time; it may or may not have sent.",
+        Interrupted = "interrupted": "A crash cut the attempt off; it may or may not have been sent.",
+        Undecodable = "undecodable": "The bytes between two stages do not decode.",
+        Panicked = "panicked": "A stage failed on this message by a fault of its own.",
+        BadRecord = "bad_record": "A record that the stage needs cannot be used.",
+        TemplateMissing = "template_missing": "The template does not exist, or has nothing for this channel.",
+        RenderFailed = "render_failed": "The template failed on this data.",
+        NoProvider = "no_provider": "No provider serves this channel.",
+        ProviderRefused = "provider_refused": "The provider refused this message for good.",
+        ProviderMisconfigured = "provider_misconfigured": "The provider refused our account or settings.",
+        RetriesExhausted = "retries_exhausted": "Every attempt failed, or the next one would come too late.",
+        Held = "held": "It is unknown whether it was sent, and the channel's policy leaves the decision to a person.",
+        DeliveriesExhausted = "deliveries_exhausted": "The stage's workers died on it again and again.",
+        DeadEndpoint = "dead_endpoint": "The provider says that the address does not exist any more.",
+    }
 }
 
 impl Reason {
-    /// Every reason.
-    pub const ALL: [Reason; 33] = [
-        Reason::Malformed,
-        Reason::Invalid,
-        Reason::TooLarge,
-        Reason::LaneNotAllowed,
-        Reason::UnknownUser,
-        Reason::NoEndpoint,
-        Reason::OptedOut,
-        Reason::OptedOutChannel,
-        Reason::OptedOutCategory,
-        Reason::OptedOutDevice,
-        Reason::AddressSuppressed,
-        Reason::Duplicate,
-        Reason::Expired,
-        Reason::Scheduled,
-        Reason::QuietHours,
-        Reason::CircuitOpen,
-        Reason::ProviderTransient,
-        Reason::ProviderThrottled,
-        Reason::ProviderTimeout,
-        Reason::Interrupted,
-        Reason::NewerVersion,
-        Reason::Undecodable,
-        Reason::Panicked,
-        Reason::BadRecord,
-        Reason::TemplateMissing,
-        Reason::RenderFailed,
-        Reason::NoProvider,
-        Reason::ProviderRefused,
-        Reason::ProviderMisconfigured,
-        Reason::RetriesExhausted,
-        Reason::Held,
-        Reason::DeliveriesExhausted,
-        Reason::DeadEndpoint,
-    ];
-
-    /// The code as traces, dead letters and rejections spell it.
-    pub const fn as_str(self) -> &'static str {
+    /// The status of the steps that have this reason.
+    pub const fn statuses(self) -> &'static [Status] {
+        use Reason::*;
         match self {
-            Reason::Malformed => "malformed",
-            Reason::Invalid => "invalid",
-            Reason::TooLarge => "too_large",
-            Reason::LaneNotAllowed => "lane_not_allowed",
-            Reason::UnknownUser => "unknown_user",
-            Reason::NoEndpoint => "no_endpoint",
-            Reason::OptedOut => "opted_out",
-            Reason::OptedOutChannel => "opted_out_channel",
-            Reason::OptedOutCategory => "opted_out_category",
-            Reason::OptedOutDevice => "opted_out_device",
-            Reason::AddressSuppressed => "address_suppressed",
-            Reason::Duplicate => "duplicate",
-            Reason::Expired => "expired",
-            Reason::Scheduled => "scheduled",
-            Reason::QuietHours => "quiet_hours",
-            Reason::CircuitOpen => "circuit_open",
-            Reason::ProviderTransient => "provider_transient",
-            Reason::ProviderThrottled => "provider_throttled",
-            Reason::ProviderTimeout => "provider_timeout",
-            Reason::Interrupted => "interrupted",
-            Reason::NewerVersion => "newer_version",
-            Reason::Undecodable => "undecodable",
-            Reason::Panicked => "panicked",
-            Reason::BadRecord => "bad_record",
-            Reason::TemplateMissing => "template_missing",
-            Reason::RenderFailed => "render_failed",
-            Reason::NoProvider => "no_provider",
-            Reason::ProviderRefused => "provider_refused",
-            Reason::ProviderMisconfigured => "provider_misconfigured",
-            Reason::RetriesExhausted => "retries_exhausted",
-            Reason::Held => "held",
-            Reason::DeliveriesExhausted => "deliveries_exhausted",
-            Reason::DeadEndpoint => "dead_endpoint",
+            Malformed | Invalid | LaneNotAllowed => &[Status::Rejected],
+            TooLarge => &[Status::Rejected, Status::Dead],
+            UnknownUser | NoEndpoint | OptedOut | OptedOutChannel | OptedOutCategory | OptedOutDevice
+            | AddressSuppressed | Duplicate | Expired => &[Status::Suppressed],
+            Scheduled | QuietHours | CircuitOpen => &[Status::Deferred],
+            ProviderTransient | ProviderThrottled | ProviderTimeout | Interrupted => &[Status::Retry],
+            ProviderMisconfigured => &[Status::Retry, Status::Dead],
+            Undecodable | Panicked | BadRecord | TemplateMissing | RenderFailed | NoProvider | ProviderRefused
+            | RetriesExhausted | Held | DeliveriesExhausted => &[Status::Dead],
+            DeadEndpoint => &[Status::Error],
         }
+    }
+
+    /// The stages that give it.
+    pub const fn stages(self) -> &'static [Stage] {
+        use Reason::*;
+        match self {
+            Malformed | Invalid | LaneNotAllowed => &[Stage::Validate],
+            UnknownUser | Scheduled => &[Stage::Enrich],
+            QuietHours => &[Stage::Filter],
+            NoEndpoint => &[Stage::Filter, Stage::Render],
+            OptedOut | OptedOutChannel | OptedOutCategory | OptedOutDevice | AddressSuppressed => {
+                &[Stage::Filter, Stage::Send]
+            }
+            Duplicate => &[Stage::Dedupe],
+            TemplateMissing | RenderFailed => &[Stage::Render],
+            NoProvider => &[Stage::Prioritize, Stage::Send],
+            Expired => &[Stage::Enrich, Stage::Filter, Stage::Prioritize, Stage::Send],
+            CircuitOpen
+            | ProviderTransient
+            | ProviderThrottled
+            | ProviderTimeout
+            | Interrupted
+            | ProviderRefused
+            | ProviderMisconfigured
+            | RetriesExhausted
+            | Held
+            | DeadEndpoint => &[Stage::Send],
+            TooLarge | Undecodable | Panicked | BadRecord | DeliveriesExhausted => &Stage::ALL,
+        }
+    }
+
+    /// What an operator or a producer can do about it; nothing where it is the recipient's choice or passes by itself.
+    pub const fn remedy(self) -> Option<&'static str> {
+        use Reason::*;
+        Some(match self {
+            Malformed => "Producer: publish JSON or MessagePack, and name which one in the header `Content-Type`.",
+            Invalid => "Producer: correct the fields that are listed; the contract is `schemas/json/submission.json`.",
+            TooLarge => "Producer: send less data, or split the recipients over several submissions.",
+            LaneNotAllowed => "Producer: publish on another lane. Operator: allow it in `lanes` of `[apps.<name>]`.",
+            UnknownUser => "Producer: put the user's record with `chasqui contacts put` before notifying the user.",
+            NoEndpoint => "Producer: add an address to the user's contacts, or ask for other channels.",
+            AddressSuppressed => {
+                "Operator: if the address works again, remove it from the list with `chasqui suppressions delete`."
+            }
+            Duplicate => "Producer: use another idempotency key for what is meant to be sent again.",
+            Expired => "Producer: allow more time with `expires_at`. Operator: look for a queue that is behind.",
+            QuietHours => "Producer: publish what cannot wait on the lane `critical`.",
+            CircuitOpen => {
+                "Operator: look at the provider's answers (`chasqui_provider_calls`) and at its status page; the delivery \
+                 goes on by itself when the provider works again, or at once through another provider of the route."
+            }
+            ProviderThrottled => "Operator: if it lasts, lower the provider's `per_second`, or ask for a higher limit.",
+            Undecodable => "Operator: find out who published these bytes; only Chasqui may publish between stages.",
+            Panicked => "Operator: report the fault with the dead letter's detail, and replay it when it is mended.",
+            BadRecord => "Operator: correct the record that the detail names, then `chasqui dead replay`.",
+            TemplateMissing => "Producer: put the template, or its text for the channel. Then `chasqui dead replay`.",
+            RenderFailed => "Producer: correct the template or the data. Then `chasqui dead replay`.",
+            NoProvider => "Operator: list a provider for the channel in the settings, then `chasqui dead replay`.",
+            ProviderRefused => {
+                "Producer: read the provider's code in the trace, correct the message and submit it anew."
+            }
+            ProviderMisconfigured => {
+                "Operator: correct the account or its credentials in the settings, then `chasqui dead replay`."
+            }
+            RetriesExhausted => {
+                "Operator: mend what the detail names, then `chasqui dead replay` for what is still of use."
+            }
+            Held => "Operator: ask the provider whether it was sent; `chasqui dead replay` only if it was not.",
+            DeliveriesExhausted => {
+                "Operator: find out what ended the workers (memory, a signal), then `chasqui dead replay`."
+            }
+            OptedOut | OptedOutChannel | OptedOutCategory | OptedOutDevice | Scheduled | ProviderTransient
+            | ProviderTimeout | Interrupted | DeadEndpoint => return None,
+        })
     }
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+/// What a reason code of a trace means; empty where it is a provider's own code, which a receipt brought.
+pub fn meaning(code: &str) -> &'static str {
+    code.parse().map_or("", Reason::meaning)
 }

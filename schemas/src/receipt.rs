@@ -2,96 +2,33 @@
 //!
 //! JSON: one receipt, or an array of receipts of the same kind and channel. Late, repeated and out-of-order receipts are normal and harmless.
 
-use std::{fmt, str::FromStr};
-
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{UnknownWord, parse_word};
-
-/// What happened to a delivery after the provider accepted it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ReceiptKind {
-    /// It reached the device, the mailbox or the phone.
-    Delivered,
-    /// The address does not take it.
-    Bounced,
-    /// It was opened; see [`Receipt::by`].
-    Opened,
-    /// A link in it was followed.
-    Clicked,
-    /// The recipient wants no more of the kind.
-    Unsubscribed,
-    /// The recipient called it spam.
-    Complained,
-    /// The provider gave up after accepting it.
-    Failed,
-}
-
-impl ReceiptKind {
-    /// Every kind.
-    pub const ALL: [ReceiptKind; 7] = [
-        ReceiptKind::Delivered,
-        ReceiptKind::Bounced,
-        ReceiptKind::Opened,
-        ReceiptKind::Clicked,
-        ReceiptKind::Unsubscribed,
-        ReceiptKind::Complained,
-        ReceiptKind::Failed,
-    ];
-
-    /// The kind's subject token.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ReceiptKind::Delivered => "delivered",
-            ReceiptKind::Bounced => "bounced",
-            ReceiptKind::Opened => "opened",
-            ReceiptKind::Clicked => "clicked",
-            ReceiptKind::Unsubscribed => "unsubscribed",
-            ReceiptKind::Complained => "complained",
-            ReceiptKind::Failed => "failed",
-        }
+crate::vocabulary! {
+    /// What happened to a delivery after the provider accepted it.
+    #[derive(JsonSchema)]
+    pub enum ReceiptKind "receipt kind" {
+        Delivered = "delivered": "It reached the device, the mailbox or the phone.",
+        Bounced = "bounced": "The address does not take it.",
+        Opened = "opened": "It was opened, by a person or by a machine.",
+        Clicked = "clicked": "A link in it was followed, by a person or by a machine.",
+        Unsubscribed = "unsubscribed": "The recipient wants no more of the kind.",
+        Complained = "complained": "The recipient called it spam.",
+        Failed = "failed": "The provider gave up after accepting it.",
     }
 }
 
-impl fmt::Display for ReceiptKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for ReceiptKind {
-    type Err = UnknownWord;
-
-    fn from_str(word: &str) -> Result<Self, UnknownWord> {
-        parse_word("receipt kind", word, &Self::ALL, Self::as_str)
-    }
-}
-
-/// Who opened: mail proxies and scanners fetch pixels and links by themselves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Actor {
-    /// A person.
-    Human,
-    /// A proxy or a scanner.
-    Machine,
-    /// Cannot be told.
-    #[default]
-    Unknown,
-}
-
-impl Actor {
-    /// As attributes spell it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Actor::Human => "human",
-            Actor::Machine => "machine",
-            Actor::Unknown => "unknown",
-        }
+crate::vocabulary! {
+    /// Who opened or clicked: mail proxies and scanners fetch pixels and links by themselves.
+    #[derive(Default, JsonSchema)]
+    pub enum Actor "actor" {
+        Human = "human": "A person.",
+        Machine = "machine": "A proxy or a scanner.",
+        #[default]
+        Unknown = "unknown": "It cannot be known who it was.",
     }
 }
 

@@ -5,10 +5,7 @@
 
 mod batch;
 
-use std::fmt;
-
 use compact_str::CompactString;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use self::batch::{BatchError, Encoded, Reader, Step, batch, decode, encode};
@@ -16,99 +13,41 @@ pub use self::batch::{BatchError, Encoded, Reader, Step, batch, decode, encode};
 /// The `stage` of an event that a receipt made.
 pub const RECEIPT_STAGE: &str = "receipt";
 
-/// How a step ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// Went on, or arrived.
-    Ok,
-    /// Deliberately not sent; terminal.
-    Suppressed,
-    /// Waits for a time.
-    Deferred,
-    /// Will be tried again.
-    Retry,
-    /// The submission breaks the contract; terminal.
-    Rejected,
-    /// A dead letter holds it; terminal until replayed.
-    Dead,
-    /// The recipient's side refused it; terminal.
-    Error,
-}
-
-impl Status {
-    /// As `trace_events.status` spells it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Status::Ok => "ok",
-            Status::Suppressed => "suppressed",
-            Status::Deferred => "deferred",
-            Status::Retry => "retry",
-            Status::Rejected => "rejected",
-            Status::Dead => "dead",
-            Status::Error => "error",
-        }
+crate::vocabulary! {
+    /// How a step ended, as `trace_events.status` spells it.
+    pub enum Status "status" {
+        Ok = "ok": "The message went on to the next step, or arrived.",
+        Suppressed = "suppressed": "It is deliberately not sent; terminal.",
+        Deferred = "deferred": "It waits for a time.",
+        Retry = "retry": "It will be tried again.",
+        Rejected = "rejected": "The submission breaks the contract; terminal.",
+        Dead = "dead": "A dead letter holds it; terminal until it is replayed.",
+        Error = "error": "The recipient's side refused it; terminal.",
     }
 }
 
-/// Where a notification or delivery has got to, where a step decides that. Not every step does.
-///
-/// `trace_events` carries it, although the design lists no such column, so that what counts as terminal has
-/// one definition, in Rust, and every view only takes the highest [`State::rank`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// The submission broke the contract.
-    Rejected,
-    /// Deliberately not sent.
-    Suppressed,
-    /// Too late to send.
-    Expired,
-    /// A dead letter holds it.
-    Dead,
-    /// The provider accepted it; nothing more is known.
-    Sent,
-    /// It arrived.
-    Delivered,
-    /// The address does not take it.
-    Bounced,
+crate::vocabulary! {
+    /// Where a notification or delivery has got to, as `trace_events.state` spells it, where a step decides that. Not
+    /// every step does.
+    ///
+    /// `trace_events` carries it so that what counts as terminal has one definition, in Rust, and every view only takes
+    /// the highest [`State::rank`].
+    pub enum State "state" {
+        Rejected = "rejected": "The submission broke the contract.",
+        Suppressed = "suppressed": "It was deliberately not sent.",
+        Expired = "expired": "It was too late to send.",
+        Dead = "dead": "A dead letter holds it.",
+        Sent = "sent": "The provider accepted it; nothing more is known.",
+        Delivered = "delivered": "It arrived.",
+        Bounced = "bounced": "The address does not take it.",
+    }
 }
 
 impl State {
-    /// Every state, in order of [`State::rank`].
-    pub const ALL: [State; 7] = [
-        State::Rejected,
-        State::Suppressed,
-        State::Expired,
-        State::Dead,
-        State::Sent,
-        State::Delivered,
-        State::Bounced,
-    ];
-
-    /// As `trace_events.state` spells it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            State::Rejected => "rejected",
-            State::Suppressed => "suppressed",
-            State::Expired => "expired",
-            State::Dead => "dead",
-            State::Sent => "sent",
-            State::Delivered => "delivered",
-            State::Bounced => "bounced",
-        }
-    }
-
     /// State only moves forward: of several events the highest rank holds, in whatever order they come.
     /// A replayed dead letter can still be sent; a receipt outranks the acceptance.
     pub const fn rank(self) -> u8 {
         self as u8 + 1
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

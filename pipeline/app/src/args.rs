@@ -220,7 +220,7 @@ pub enum DeadCommand {
 #[derive(Debug, Default, PartialEq, clap::Args)]
 pub struct DeadFilter {
     /// Only with this reason code.
-    #[arg(long, value_parser = reason)]
+    #[arg(long)]
     pub reason: Option<Reason>,
     /// Only from this stage, or from the services `trace` and `receipt`; rejected submissions are validate's.
     #[arg(long, value_parser = dead_stage)]
@@ -252,13 +252,6 @@ pub struct ForgetArgs {
     /// Prints JSON.
     #[arg(long)]
     pub json: bool,
-}
-
-fn reason(word: &str) -> Result<Reason, String> {
-    Reason::ALL.into_iter().find(|reason| reason.as_str() == word).ok_or_else(|| {
-        let words: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-        format!("unknown reason: expected one of {}", words.join(", "))
-    })
 }
 
 fn dimension(word: &str) -> Result<Dimension, String> {
@@ -309,7 +302,7 @@ mod tests {
     #[test]
     fn a_misspelt_reason_stage_or_dimension_is_an_error() {
         assert!(dimension("provider").is_ok() && dimension("day").unwrap_err().contains("hour"));
-        assert!(reason("retries_exhausted").is_ok() && reason("retries").is_err());
+        assert!("retries_exhausted".parse::<Reason>().is_ok() && "retries".parse::<Reason>().is_err());
         assert!(dead_stage("send").is_ok() && dead_stage("receipt").is_ok() && dead_stage("sends").is_err());
     }
 }

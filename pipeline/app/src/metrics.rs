@@ -1,8 +1,8 @@
 //! What this process counts, for Prometheus to read (`/metrics`).
 //!
-//! Everything that Chasqui measures of itself is an event of the target `chasqui::metrics`, wherever it happens;
+//! Everything that Chasqui measures of itself is an event, in the words of [`chasqui_schemas::metric`];
 //! [`telemetry`](crate::telemetry) sends them by OTLP, and here they are kept. Names are those of the events, by the
-//! conventions of OpenMetrics: counters end in `_total`, and what was measured in milliseconds is told in seconds.
+//! conventions of OpenMetrics: counters end in `_total`, and what was measured in milliseconds is shown in seconds.
 //!
 //! Bounded: labels come from the topology and the configuration, never from messages; at most `MAX_SERIES` are kept, and
 //! what comes beyond is counted. After a crash counters begin at zero, which Prometheus expects.
@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chasqui_schemas::metric::{Kind, Metric, prometheus};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -24,41 +25,6 @@ use tracing_subscriber::{Layer, layer::Context};
 const MAX_SERIES: usize = 4_000;
 /// Upper bounds of histograms: those of OpenTelemetry, so that both ways say the same.
 const BOUNDS: [f64; 15] = [0., 5., 10., 25., 50., 75., 100., 250., 500., 750., 1_000., 2_500., 5_000., 7_500., 10_000.];
-/// Counts how often each loop went round.
-const BEATS: &str = "chasqui_beats";
-
-/// What each is, by the name in events.
-const HELP: [(&str, &str); 29] = [
-    (BEATS, "Housekeeping rounds of the loops around stages; one that stops is stuck"),
-    ("chasqui_batch_size", "Messages in one commit"),
-    ("chasqui_circuit_changes", "Providers taken out of service and back, by the new state"),
-    ("chasqui_export_backlog", "Messages of the trace stream that wait for the exporter"),
-    ("chasqui_export_lag_ms", "Age of the oldest message of a batch of traces when it was exported"),
-    ("chasqui_export_lost", "Messages of the trace stream that were removed before they were exported"),
-    ("chasqui_export_rejected", "Steps of notifications that the collector refused for good"),
-    ("chasqui_export_spans", "Steps of notifications that the collector took"),
-    ("chasqui_gateway_callbacks_ignored", "Callbacks of providers that say nothing of use"),
-    ("chasqui_gateway_lost", "Opens and clicks that neither NATS nor the spool took"),
-    ("chasqui_gateway_spooled", "Messages that went to the gateway's spool because NATS did not take them"),
-    ("chasqui_messages", "Messages committed, by decision; retry and dead are failures"),
-    ("chasqui_provider_call_ms", "How long calls of providers took"),
-    ("chasqui_provider_calls", "Calls of providers, by outcome"),
-    ("chasqui_queue_in_flight", "Messages handed out and not acknowledged"),
-    ("chasqui_queue_in_per_second", "Messages that came, since the sample before"),
-    ("chasqui_queue_oldest_ms", "Age of the oldest message that is not acknowledged"),
-    ("chasqui_queue_out_per_second", "Messages that were acknowledged, since the sample before"),
-    ("chasqui_queue_pending", "Messages not handed out yet, each of up to 128 notifications"),
-    ("chasqui_queue_redelivered", "Messages in flight that were handed out more than once"),
-    ("chasqui_queue_rows_lost", "Samples of queues that are missing, by who did not answer"),
-    ("chasqui_queue_sampled_timestamp_ms", "When the queues were sampled last"),
-    ("chasqui_queue_waiting", "Requests for messages that the server holds; 0 for a while: nobody consumes"),
-    ("chasqui_redeliveries", "Messages committed that had been handed out before"),
-    ("chasqui_store_errors", "Decisions that had to wait because a store did not answer"),
-    ("chasqui_stream_bytes", "Bytes in a JetStream stream"),
-    ("chasqui_trace_backlog", "Messages of the trace stream that are not written to ClickHouse yet"),
-    ("chasqui_trace_lag_ms", "Age of the oldest message of a batch of traces when it was written"),
-    ("chasqui_trace_rows", "Steps of notifications written to ClickHouse"),
-];
 
 /// All that was counted. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -66,23 +32,16 @@ pub struct Metrics(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
+    /// By the field that the events name, kind and name of the metric.
     families: BTreeMap<&'static str, Family>,
     series: usize,
     refused: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Family {
-    kind: Kind,
     /// By their labels, as they are printed.
     series: BTreeMap<String, Series>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
 }
 
 #[derive(Debug)]
@@ -104,10 +63,10 @@ impl<S: Subscriber> Layer<S> for Metrics {
 
 impl Metrics {
     fn keep(&self, Reading { metric, labels }: Reading, now: Instant) {
-        let Some((kind, name, value)) = metric else { return };
+        let Some((kind, field, value)) = metric else { return };
         let mut kept = self.kept();
         let Kept { families, series: count, refused } = &mut *kept;
-        let family = families.entry(name).or_insert_with(|| Family { kind, series: BTreeMap::new() });
+        let family = families.entry(field).or_default();
         if !family.series.contains_key(&labels) {
             if *count >= MAX_SERIES {
                 *refused += 1;
@@ -131,7 +90,7 @@ impl Metrics {
     /// The loops that have not moved for longer than `limit`.
     pub fn stalled(&self, now: Instant, limit: Duration) -> Vec<String> {
         let kept = self.kept();
-        let beats = kept.families.get(BEATS).into_iter().flat_map(|family| &family.series);
+        let beats = kept.families.get(Metric::Beats.as_str()).into_iter().flat_map(|family| &family.series);
         let stalled = beats.filter(|(_, series)| now.duration_since(series.updated_at) > limit);
         stalled.map(|(labels, _)| labels.clone()).collect()
     }
@@ -156,31 +115,26 @@ impl Metrics {
 }
 
 impl Family {
-    fn print(&self, name: &str, text: &mut String) -> fmt::Result {
-        let (mut told, unit) = match name.strip_suffix("_ms") {
-            Some(name) => (format!("{name}_seconds"), 1_000.0),
-            None => (name.to_owned(), 1.0),
-        };
-        if let Kind::Counter = self.kind {
-            told.push_str("_total");
+    fn print(&self, field: &str, text: &mut String) -> fmt::Result {
+        let Some((kind, name)) = Kind::parse(field) else { return Ok(()) };
+        let (shown, unit) = prometheus(kind, name);
+        if let Ok(metric) = field.parse::<Metric>() {
+            writeln!(text, "# HELP {shown} {}", metric.meaning())?;
         }
-        if let Some((_, help)) = HELP.iter().find(|(known, _)| *known == name) {
-            writeln!(text, "# HELP {told} {help}")?;
-        }
-        writeln!(text, "# TYPE {told} {}", self.kind.as_str())?;
+        writeln!(text, "# TYPE {shown} {}", kind.as_str())?;
         for (labels, series) in &self.series {
-            if let Kind::Histogram = self.kind {
+            if kind == Kind::Histogram {
                 let before = if labels.is_empty() { String::new() } else { format!("{labels},") };
                 let bounds = BOUNDS.iter().map(|bound| (bound / unit).to_string()).chain(["+Inf".to_owned()]);
                 let mut count = 0;
                 for (bound, more) in bounds.zip(series.buckets) {
                     count += more;
-                    writeln!(text, "{told}_bucket{{{before}le=\"{bound}\"}} {count}")?;
+                    writeln!(text, "{shown}_bucket{{{before}le=\"{bound}\"}} {count}")?;
                 }
-                line(text, &format!("{told}_sum"), labels, series.value / unit)?;
-                line(text, &format!("{told}_count"), labels, count as f64)?;
+                line(text, &format!("{shown}_sum"), labels, series.value / unit)?;
+                line(text, &format!("{shown}_count"), labels, count as f64)?;
             } else {
-                line(text, &told, labels, series.value / unit)?;
+                line(text, &shown, labels, series.value / unit)?;
             }
         }
         Ok(())
@@ -189,27 +143,6 @@ impl Family {
 
 fn line(text: &mut String, name: &str, labels: &str, value: f64) -> fmt::Result {
     if labels.is_empty() { writeln!(text, "{name} {value}") } else { writeln!(text, "{name}{{{labels}}} {value}") }
-}
-
-impl Kind {
-    const ALL: [Kind; 3] = [Kind::Counter, Kind::Gauge, Kind::Histogram];
-
-    /// How a field of an event says that it is one, as for tracing-opentelemetry.
-    fn prefix(self) -> &'static str {
-        match self {
-            Kind::Counter => "monotonic_counter.",
-            Kind::Gauge => "gauge.",
-            Kind::Histogram => "histogram.",
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        }
-    }
 }
 
 /// What one event says.
@@ -221,9 +154,8 @@ struct Reading {
 
 impl Reading {
     fn number(&mut self, field: &Field, value: f64) {
-        let metric = Kind::ALL.into_iter().find_map(|kind| Some((kind, field.name().strip_prefix(kind.prefix())?)));
-        match metric {
-            Some((kind, name)) => self.metric = Some((kind, name, value)),
+        match Kind::parse(field.name()) {
+            Some((kind, _)) => self.metric = Some((kind, field.name(), value)),
             None => self.label(field, &value.to_string()),
         }
     }
@@ -337,7 +269,7 @@ mod tests {
     fn a_loop_that_stops_is_named() {
         let (metrics, began) = (Metrics::default(), Instant::now());
         let beat = |stage: &str, at| {
-            let metric = Some((Kind::Counter, BEATS, 1.0));
+            let metric = Some((Kind::Counter, Metric::Beats.as_str(), 1.0));
             metrics.keep(Reading { metric, labels: format!("stage=\"{stage}\"") }, at);
         };
         let (limit, later) = (Duration::from_secs(30), began + Duration::from_secs(31));

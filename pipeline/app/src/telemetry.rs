@@ -7,6 +7,7 @@
 use std::io::IsTerminal;
 
 use anyhow::Context;
+use chasqui_schemas::metric;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
@@ -28,8 +29,6 @@ use crate::{
 
 /// Batch spans.
 const SPANS: &str = "chasqui::batch";
-/// Counters and histograms.
-const METRICS: &str = "chasqui::metrics";
 
 /// Exporters to flush at the end.
 #[derive(Default)]
@@ -46,10 +45,10 @@ pub fn start(config: &Settings, filter: Option<&str>, kept: &Metrics) -> anyhow:
 
     let only = |target| Targets::new().with_target(target, LevelFilter::INFO);
     if filter.is_none() {
-        layers.push(kept.clone().with_filter(only(METRICS)).boxed());
+        layers.push(kept.clone().with_filter(only(metric::TARGET)).boxed());
     }
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.unwrap_or(&config.log.filter).to_owned());
-    let directives = format!("{directives},{SPANS}=off,{METRICS}=off");
+    let directives = format!("{directives},{SPANS}=off,{}=off", metric::TARGET);
     let filter = EnvFilter::try_new(&directives).with_context(|| format!("the log filter `{directives}` is wrong"))?;
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     layers.push(match config.log.format {
@@ -74,7 +73,7 @@ pub fn start(config: &Settings, filter: Option<&str>, kept: &Metrics) -> anyhow:
         let layer = tracing_opentelemetry::layer().with_tracer(spans.tracer("chasqui"));
         layers.push(layer.with_filter(only(SPANS)).boxed());
         let layer = tracing_opentelemetry::MetricsLayer::new(metrics.clone());
-        layers.push(layer.with_filter(only(METRICS)).boxed());
+        layers.push(layer.with_filter(only(metric::TARGET)).boxed());
         telemetry = Telemetry { spans: Some(spans), metrics: Some(metrics) };
     }
 

@@ -151,7 +151,7 @@ where
         let pause = match error.class() {
             Class::RetryAfter(pause) => pause.max(Duration::from_millis(10)),
             Class::Overloaded => Duration::from_millis(500),
-            Class::Permanent | Class::Bug => return Err(error),
+            Class::Permanent => return Err(error),
         };
         if Instant::now() + pause > deadline {
             return Err(error);

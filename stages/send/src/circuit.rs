@@ -9,8 +9,7 @@ use std::{
 };
 
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
-use chasqui_schemas::Delivery;
-use tracing::Level;
+use chasqui_schemas::{Delivery, measure};
 
 use crate::breaker::{Breaker, Call, Phase, Refusal, Settings};
 
@@ -52,7 +51,7 @@ impl Circuit {
                 Phase::HalfOpen => tracing::info!(provider, "a few calls probe whether it is well again"),
                 Phase::Closed => tracing::info!(provider, "back in service"),
             }
-            tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_circuit_changes = 1_u64, provider, to);
+            measure!(CircuitChanges, 1_u64, provider, to);
         }
         result
     }
@@ -88,8 +87,8 @@ impl Permit<'_> {
         let (provider, channel, lane) = (provider.name(), delivery.channel().as_str(), delivery.lane.as_str());
         let outcome = answer.outcome.as_str();
         let ms = ended.duration_since(began).as_millis_f64().max(0.0);
-        tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_provider_calls = 1_u64, provider, channel, outcome);
-        tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_provider_call_ms = ms, provider, channel, lane);
+        measure!(ProviderCalls, 1_u64, provider, channel, outcome);
+        measure!(ProviderCallTime, ms, provider, channel, lane);
         answer
     }
 }

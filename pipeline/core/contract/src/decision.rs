@@ -69,6 +69,22 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// As metrics spell it.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Verdict::Forward(_) => "forward",
+            Verdict::Sent => "sent",
+            Verdict::Suppress(_) => "suppress",
+            Verdict::Defer { .. } => "defer",
+            Verdict::Retry { .. } => "retry",
+            Verdict::Bounce(_) => "bounce",
+            Verdict::Dead { .. } => "dead",
+            Verdict::Reject { .. } => "reject",
+        }
+    }
+}
+
 impl Decision {
     /// A decision without further explanation.
     pub fn new(verdict: Verdict) -> Self {

@@ -1,8 +1,8 @@
-//! Error classes: what to do about an error is told by type, never by its text.
+//! Error classes: a caller decides what to do about an error by its type, never by its text.
 
 use std::time::Duration;
 
-/// What the one who gets an error should do.
+/// What the caller who gets an error should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// Try the same again, not before this delay.
@@ -11,8 +11,6 @@ pub enum Class {
     Overloaded,
     /// It will never work with this input.
     Permanent,
-    /// It should not be possible.
-    Bug,
 }
 
 impl Class {

@@ -20,7 +20,7 @@ use async_nats::jetstream::{
     consumer::{Info, PullConsumer},
     stream::{ConsumerErrorKind, State},
 };
-use tracing::Level;
+use chasqui_schemas::measure;
 
 /// What is acknowledged counts against the queue's bound for about this long.
 const SOON: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ async fn release(
         && let Some(follower) = info_of(context, stream, name).await?
     {
         let backlog = follower.num_pending + follower.num_ack_pending as u64;
-        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_export_backlog = backlog);
+        measure!(ExportBacklog, backlog);
         seen = follower.ack_floor.stream_sequence.min(floor);
         let held = context.get_stream(stream).await?;
         let held = held.cached_info();
@@ -88,7 +88,7 @@ async fn release(
             consumer = follower,
             "the stream is half full of what this consumer has not acknowledged: the oldest are removed"
         );
-        tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_export_lost = lost);
+        measure!(ExportLost, lost);
     }
     Ok(floor)
 }

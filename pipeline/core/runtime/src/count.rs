@@ -1,12 +1,10 @@
 //! What a runner tells of itself: that it moves, and what became of its messages.
 //!
-//! As events of the target `chasqui::metrics`, which the process turns into OTLP metrics and `/metrics`.
+//! In the words of [`chasqui_schemas::metric`].
 
 use std::collections::BTreeMap;
 
-use chasqui_contract::Verdict;
-use chasqui_schemas::{Channel, Lane, Stage};
-use tracing::Level;
+use chasqui_schemas::{Channel, Lane, Stage, measure};
 
 use crate::perform::Decided;
 
@@ -14,7 +12,7 @@ use crate::perform::Decided;
 pub(crate) fn beat(stage: Stage, lane: Lane, channel: Option<Channel>) {
     let channel = channel.map_or("", Channel::as_str);
     let (stage, lane) = (stage.as_str(), lane.as_str());
-    tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_beats = 1u64, stage, lane, channel);
+    measure!(Beats, 1u64, stage, lane, channel);
 }
 
 /// Counts a batch that is committed: `chasqui_messages` by decision, `chasqui_redeliveries`, `chasqui_batch_size`.
@@ -25,33 +23,24 @@ pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[Decided]) {
         *decisions.entry(decided.word).or_default() += 1;
     }
     for (decision, messages) in decisions {
-        tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_messages = messages, stage, lane, decision);
+        measure!(Messages, messages, stage, lane, decision);
     }
     let again = batch.iter().filter(|decided| decided.delivered > 1).count() as u64;
     if again > 0 {
-        tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_redeliveries = again, stage, lane);
+        measure!(Redeliveries, again, stage, lane);
     }
     let size = batch.len() as u64;
-    tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_batch_size = size, stage, lane);
+    measure!(BatchSize, size, stage, lane);
 }
 
 /// Counts a decision that waits because a store does not answer.
 pub(crate) fn store_error(stage: Stage, lane: Lane) {
     let (stage, lane) = (stage.as_str(), lane.as_str());
-    tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_store_errors = 1u64, stage, lane);
+    measure!(StoreErrors, 1u64, stage, lane);
 }
 
-/// A decision's name in metrics; none where its bundle comes apart.
-pub(crate) fn word(verdict: Option<&Verdict>) -> &'static str {
-    match verdict {
-        Some(Verdict::Forward(_)) => "forward",
-        Some(Verdict::Sent) => "sent",
-        Some(Verdict::Suppress(_)) => "suppress",
-        Some(Verdict::Defer { .. }) => "defer",
-        Some(Verdict::Retry { .. }) => "retry",
-        Some(Verdict::Bounce(_)) => "bounce",
-        Some(Verdict::Dead { .. }) => "dead",
-        Some(Verdict::Reject { .. }) => "reject",
-        None => "split",
-    }
+/// Counts a message that is put back because a newer version wrote it.
+pub(crate) fn newer_version(stage: Stage, lane: Lane) {
+    let (stage, lane) = (stage.as_str(), lane.as_str());
+    measure!(NewerVersions, 1u64, stage, lane);
 }

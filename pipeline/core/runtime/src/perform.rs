@@ -13,13 +13,13 @@ use chasqui_trace::{
 };
 use jiff::Timestamp;
 
-use crate::count;
-
 /// Shortest deferral: what is due sooner comes a little late.
 const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 /// Of what one decision forwards so many bytes are encoded at once. One submission may have a thousand recipients: as
 /// outputs they share it, encoded each has a copy.
 const ENCODED_AT_ONCE: usize = 64 * 1024;
+/// What metrics call it when a message leaves its bundle and no stage decided.
+const SPLIT: &str = "split";
 /// Longest `Chasqui-Detail`, in bytes.
 const MAX_DETAIL: usize = 4 * 1024;
 
@@ -80,7 +80,7 @@ impl Decided {
         timing: Timing,
         decision: Option<Decision>,
     ) -> Self {
-        let word = count::word(decision.as_ref().map(|decision| &decision.verdict));
+        let word = decision.as_ref().map_or(SPLIT, |decision| decision.verdict.as_str());
         let mut decided = Decided { incoming, delivered, parts: Vec::new(), events: Vec::new(), word, context, timing };
         match decision {
             None => decided.parts.push(Part::Message(stream::of_stage(stage, lane), alone(&decided.incoming))),
@@ -102,7 +102,7 @@ impl Decided {
         let (reason, detail) = (Reason::TooLarge, error.to_string());
         self.parts = vec![Part::Message(stream::DEAD, self.dead_letter(stage, reason, &detail))];
         let decision = Decision::dead(reason, detail);
-        self.word = count::word(Some(&decision.verdict));
+        self.word = decision.verdict.as_str();
         self.tell(stage, &decision);
     }
 

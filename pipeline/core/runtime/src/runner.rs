@@ -453,7 +453,10 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, 
         Some(loop {
             let input = match S::Input::read(&incoming) {
                 Ok(input) => input,
-                Err(DecodeError::Newer { .. }) => return Outcome::PutBack(incoming.sequence, NEWER_VERSION_PAUSE),
+                Err(DecodeError::Newer { .. }) => {
+                    count::newer_version(S::STAGE, lane);
+                    return Outcome::PutBack(incoming.sequence, NEWER_VERSION_PAUSE);
+                }
                 Err(error) => break Decision::dead(Reason::Undecodable, with_sources(&error)),
             };
             context = Some(input.context());
@@ -463,7 +466,7 @@ async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, 
                     // Boxed, as every timer that is seldom needed: a timer in it makes a future large and oddly aligned.
                     Class::RetryAfter(pause) => Box::pin(wait(S::STAGE, lane, &error, pause)).await,
                     Class::Overloaded => Box::pin(wait(S::STAGE, lane, &error, MAX_PORT_PAUSE)).await,
-                    Class::Permanent | Class::Bug => break Decision::dead(Reason::BadRecord, with_sources(&error)),
+                    Class::Permanent => break Decision::dead(Reason::BadRecord, with_sources(&error)),
                 },
                 Err(panic) => break Decision::dead(Reason::Panicked, panic_text(&*panic)),
             }

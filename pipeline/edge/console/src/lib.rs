@@ -19,14 +19,12 @@
 //! | `access` | who may read |
 //! | `search`, `notification`, `rates`, `queues` | one page each |
 //! | `axis` | where a time is on the waterfall |
-//! | `reasons` | reason codes in words |
 
 mod access;
 mod axis;
 mod notification;
 mod queues;
 mod rates;
-mod reasons;
 mod search;
 
 use std::{borrow::Cow, collections::BTreeMap, error::Error, sync::Arc, time::Duration};

@@ -1,6 +1,6 @@
 //! One notification: what is known of it, what became of its deliveries, and the waterfall of its steps.
 
-use chasqui_schemas::clickhouse::DELIVERIES;
+use chasqui_schemas::{clickhouse::DELIVERIES, reason::meaning};
 use chasqui_warehouse::{
     TraceTree, load,
     read::{reconstruct::Node, waterfall::duration},
@@ -14,7 +14,6 @@ use crate::{
     Page, Problem,
     axis::{Axis, round},
     moment,
-    reasons::meaning,
 };
 
 /// Most steps that are drawn; a notification to twenty devices with all its retries has fewer.

@@ -2,14 +2,14 @@
 //!
 //! Exact under redelivery, as the views are, and as old as the writer is behind, which is a second or so.
 
-use chasqui_schemas::clickhouse::DELIVERIES;
+use chasqui_schemas::{clickhouse::DELIVERIES, reason::meaning};
 use chasqui_warehouse::stats::{Outcome, outcomes};
 use clickhouse::{Client, Row};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{Page, Parameters, Problem, axis::round, reasons::meaning};
+use crate::{Page, Parameters, Problem, axis::round};
 
 /// Columns of `deliveries` to count by.
 const DIMENSIONS: [&str; 9] =

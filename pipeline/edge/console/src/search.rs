@@ -2,6 +2,7 @@
 
 use chasqui_schemas::{
     clickhouse::{DELIVERY_STATES, NOTIFICATION_STATES},
+    reason::meaning,
     trace::State,
 };
 use chasqui_warehouse::read::waterfall::duration;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{Page, Parameters, Problem, moment, reasons::meaning};
+use crate::{Page, Parameters, Problem, moment};
 
 /// Rows of a list.
 const MAX_ROWS: usize = 100;

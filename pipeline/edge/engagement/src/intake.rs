@@ -32,14 +32,13 @@ use async_nats::connection::State;
 use bytes::Bytes;
 use chasqui_contract::Class;
 use chasqui_nats::{Outgoing, Publisher};
-use chasqui_schemas::header;
+use chasqui_schemas::{header, measure};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::spawn_blocking,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tracing::Level;
 
 use crate::{
     hit::Hit,
@@ -177,7 +176,7 @@ impl Shared {
 
     fn lose(&self, count: u64) {
         self.lost.fetch_add(count, Ordering::Relaxed);
-        tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_gateway_lost = count);
+        measure!(GatewayLost, count);
     }
 }
 
@@ -252,7 +251,7 @@ async fn spool(state: &Arc<Shared>, messages: Vec<Outgoing>) -> Result<(), NotSt
     match appended {
         Ok(()) => {
             state.spooled.notify_one();
-            tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_gateway_spooled = count);
+            measure!(GatewaySpooled, count);
             Ok(())
         }
         Err(()) => Err(NotStored),

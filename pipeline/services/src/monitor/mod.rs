@@ -21,11 +21,11 @@ pub mod sampler;
 use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::Client;
+use chasqui_schemas::measure;
 use chasqui_warehouse::write::queue_metrics::{QueueMetric, insert_sample};
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-use tracing::Level;
 
 pub use sampler::{Sample, Sampler};
 
@@ -88,26 +88,26 @@ fn tell(sample: &Sample) {
     for row in &sample.rows {
         bytes.insert(row.stream, row.bytes);
         let QueueMetric { stage, lane, channel, pending, in_flight, redelivered, waiting, oldest_ms, .. } = *row;
-        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_pending = pending, stage, lane, channel);
-        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_in_flight = in_flight, stage, lane, channel);
-        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_redelivered = redelivered, stage, lane, channel);
-        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_waiting = waiting, stage, lane, channel);
-        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_oldest_ms = oldest_ms, stage, lane, channel);
-        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_in_per_second = row.in_per_s, stage, lane, channel);
-        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_out_per_second = row.out_per_s, stage, lane, channel);
+        measure!(QueuePending, pending, stage, lane, channel);
+        measure!(QueueInFlight, in_flight, stage, lane, channel);
+        measure!(QueueRedelivered, redelivered, stage, lane, channel);
+        measure!(QueueWaiting, waiting, stage, lane, channel);
+        measure!(QueueOldest, oldest_ms, stage, lane, channel);
+        measure!(QueueInRate, row.in_per_s, stage, lane, channel);
+        measure!(QueueOutRate, row.out_per_s, stage, lane, channel);
     }
     for (stream, bytes) in bytes {
-        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_stream_bytes = bytes, stream);
+        measure!(StreamBytes, bytes, stream);
     }
     if !sample.rows.is_empty() {
         let at = sample.at.as_millisecond();
-        tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_sampled_timestamp_ms = at);
+        measure!(QueueSampledAt, at);
     }
 }
 
 fn lost(by: &'static str, rows: usize) {
     let rows = rows as u64;
-    tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_queue_rows_lost = rows, by);
+    measure!(QueueRowsLost, rows, by);
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
 use bytes::Bytes;
 use chasqui_nats::reader::{self, Pauses, StreamReader};
 use chasqui_schemas::{
-    consumer, stream,
+    consumer, measure, stream,
     trace::{self, TraceEvent},
 };
 use clickhouse::Client;
@@ -33,7 +33,6 @@ use jiff::Timestamp;
 use prost::Message as _;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::Level;
 
 use self::{
     collector::{Answer, Collector},
@@ -196,13 +195,13 @@ impl Exporter {
         };
         if rejected > 0 {
             tracing::error!(spans = rejected, of = count, why, "the collector refuses traces for good");
-            tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_export_rejected = rejected);
+            measure!(ExportRejected, rejected);
         } else if !why.is_empty() {
             tracing::warn!(why, "the collector took all traces, with a warning");
         }
         let lag_ms = oldest_ms.map_or(0, |oldest| (Timestamp::now().as_millisecond() - oldest).max(0) as u64);
         let taken = count - rejected;
-        tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_export_spans = taken);
-        tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_export_lag_ms = lag_ms);
+        measure!(ExportSpans, taken);
+        measure!(ExportLag, lag_ms);
     }
 }

@@ -25,13 +25,12 @@ use chasqui_nats::{
     Publisher,
     reader::{self, Broken, Pauses, StreamReader},
 };
-use chasqui_schemas::{consumer, id, stream, subject};
+use chasqui_schemas::{consumer, id, measure, stream, subject};
 use clickhouse::Client;
 use futures::StreamExt;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::Level;
 
 use super::{
     insert::{Insert, encode, insert},
@@ -186,7 +185,7 @@ impl Writer {
             let mut pauses = Pauses::default();
             loop {
                 if let Ok(backlog) = backlog(&self.nats).await {
-                    tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_trace_backlog = backlog);
+                    measure!(TraceBacklog, backlog);
                 }
                 sleep(pauses.pause()).await;
                 match insert(&self.clickhouse, inserts, token).await {
@@ -208,9 +207,9 @@ impl Writer {
             let lag_ms = oldest_ms.map_or(0, |oldest| (Timestamp::now().as_millisecond() - oldest).max(0) as u64);
             tracing::debug!(rows, messages = messages.len(), lag_ms, "traces written");
             let rows = rows as u64;
-            tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_trace_rows = rows);
-            tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_trace_backlog = pending);
-            tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_trace_lag_ms = lag_ms);
+            measure!(TraceRows, rows);
+            measure!(TraceBacklog, pending);
+            measure!(TraceLag, lag_ms);
             reader::acknowledge(&messages).await;
         } else {
             tracing::warn!(rows, "stopping with traces unwritten: the stream keeps them");

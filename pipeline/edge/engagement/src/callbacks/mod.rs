@@ -32,10 +32,9 @@ use axum::{
 };
 use bytes::Bytes;
 use chasqui_http::request::{self, come_again};
-use chasqui_schemas::{Channel, OptOut, Receipt, ReceiptKind, bucket::address_key, receipt::Actor};
+use chasqui_schemas::{Channel, OptOut, Receipt, ReceiptKind, bucket::address_key, measure, receipt::Actor};
 use chasqui_settings::SettingsError;
 use jiff::Timestamp;
-use tracing::Level;
 use uuid::Uuid;
 
 use crate::{Settings, hit::Hit, pages, routes::App};
@@ -228,7 +227,7 @@ fn refuse(provider: &'static str, refusal: Refusal) -> Response {
 
 fn count(provider: &'static str, what: &'static str, count: usize) {
     let count = count as u64;
-    tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_gateway_callbacks_ignored = count, provider, what);
+    measure!(GatewayCallbacksIgnored, count, provider, what);
 }
 
 #[cfg(test)]

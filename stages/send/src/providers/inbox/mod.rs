@@ -106,7 +106,7 @@ fn classify(error: &StoreError) -> Answer {
     let outcome = match error.class() {
         Class::RetryAfter(after) => Outcome::TryLater { after: Some(after) },
         Class::Overloaded => Outcome::Throttled { after: None },
-        Class::Permanent | Class::Bug => Outcome::Refused,
+        Class::Permanent => Outcome::Refused,
     };
     Answer::new(outcome, "store", error.to_string())
 }
