@@ -56,7 +56,7 @@ pub fn untoken(token: &str) -> Option<String> {
 ///
 /// Addresses compare without regard to case or surrounding blanks.
 pub fn address_key(address: &str) -> String {
-    hex(&Sha256::digest(normalised(address)))
+    crate::hex::encode(Sha256::digest(normalised(address)))
 }
 
 /// An address as it is compared and hashed.
@@ -68,13 +68,6 @@ pub(crate) fn normalised(address: &str) -> String {
 /// begin so that it betrays none.
 pub fn shown(address_key: &str) -> String {
     address_key.chars().take(4).chain(['…']).collect()
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
 #[cfg(test)]
@@ -90,11 +83,6 @@ mod tests {
             prop_assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_=".contains(&b)));
             prop_assert_eq!(untoken(&token), Some(name));
         }
-    }
-
-    #[test]
-    fn hexadecimal_has_two_digits_for_each_byte() {
-        assert_eq!(hex(&[0x00, 0x0f, 0x9a, 0xff]), "000f9aff");
     }
 
     #[test]

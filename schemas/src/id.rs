@@ -71,7 +71,7 @@ pub fn bundle(message_ids: &[&str]) -> String {
 /// The message id of a claim: 128 bits, short because the server keeps it in memory for the whole window.
 pub fn claim(parts: &[&str]) -> String {
     let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
-    crate::bucket::hex(&first::<16>(&digest(&parts)))
+    crate::hex::encode(first::<16>(&digest(&parts)))
 }
 
 /// A number in `[0, 1)` derived from what is given: jitter and weighted choice that replay the same.

@@ -10,6 +10,7 @@
 //! | [`record`] | what the state buckets hold: contacts, preferences, templates, categories, suppressions |
 //! | [`notification`], [`delivery`] | what travels between stages, in the [`envelope`] codec |
 //! | [`receipt`], [`opt_out`] | what providers, apps and recipients report afterwards |
+//! | [`inbox`] | what an app reads of a user's inbox |
 //! | [`trace`] | what ClickHouse keeps: one [`trace::TraceEvent`] per step |
 //! | [`id`], [`pepper`] | how every id is derived, and the secret that keeps addresses out of them |
 //! | [`clickhouse`] | the tables, and the migrations that make them |
@@ -23,7 +24,9 @@ pub mod consumer;
 pub mod delivery;
 pub mod envelope;
 pub mod header;
+pub mod hex;
 pub mod id;
+pub mod inbox;
 pub mod lane;
 pub mod metric;
 pub mod notification;

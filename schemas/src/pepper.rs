@@ -13,7 +13,7 @@ use std::fmt;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use crate::{bucket, notification::Recipient};
+use crate::{bucket, hex, notification::Recipient};
 
 /// Fewest bytes of a secret.
 pub const MIN_SECRET_BYTES: usize = 32;
@@ -63,7 +63,7 @@ impl Pepper {
         mac.update(what.as_bytes());
         mac.update(&[0]);
         mac.update(text.as_bytes());
-        bucket::hex(&mac.finalize().into_bytes()[..N])
+        hex::encode(&mac.finalize().into_bytes()[..N])
     }
 }
 

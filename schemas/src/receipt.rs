@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::Channel;
+
 crate::vocabulary! {
     /// What happened to a delivery after the provider accepted it.
     #[derive(JsonSchema)]
@@ -48,6 +50,42 @@ pub struct Receipt {
     pub provider: Option<String>,
     /// The reporter's own code or words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Who opened or clicked.
+    #[serde(default)]
+    pub by: Actor,
+}
+
+/// Maximum number of reports in the body of `POST /v1/receipts`.
+pub const MAX_REPORTS: usize = 1_000;
+/// Maximum characters of a report's `provider`.
+pub const MAX_PROVIDER: usize = 64;
+/// Maximum characters of a report's `detail`.
+pub const MAX_DETAIL: usize = 500;
+
+/// One element of the JSON array that an app sends to `POST /v1/receipts`: a receipt, with its kind and channel. A
+/// request has at most 1,000 of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// What happened.
+    pub kind: ReceiptKind,
+    /// The channel of the delivery.
+    pub channel: Channel,
+    /// The delivery, as the message named it.
+    pub delivery_id: Uuid,
+    /// The notification, as the message named it.
+    pub notification_id: Uuid,
+    /// When it happened, by the app's clock; when the request came, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// Who saw it, if not the app itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub provider: Option<String>,
+    /// The app's own code or words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 500))]
     pub detail: Option<String>,
     /// Who opened or clicked.
     #[serde(default)]

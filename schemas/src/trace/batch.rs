@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::{TraceEvent, word};
 
 /// Version of the layout.
-const VERSION: u16 = 2;
+const VERSION: u16 = 1;
 /// Fields of an event before the values of its attributes.
 const FIELDS: usize = 11;
 
@@ -315,12 +315,12 @@ mod tests {
         for bad in [
             &b"{}"[..],
             b"not a batch",
-            &[0x93, 2, 0xdd, 0xff, 0xff, 0xff, 0xff],
-            &[0x93, 2, 0x90, 0x91, 0x92, 0, 0x90],
+            &[0x93, 1, 0xdd, 0xff, 0xff, 0xff, 0xff],
+            &[0x93, 1, 0x90, 0x91, 0x92, 0, 0x90],
         ] {
             assert!(decode(bad).is_err(), "{bad:?}");
         }
         let other = rmp_serde::to_vec(&(VERSION + 1, [(); 0], [(); 0])).unwrap();
-        assert!(decode(&other).unwrap_err().to_string().contains("version 3"));
+        assert!(decode(&other).unwrap_err().to_string().contains("version 2"));
     }
 }

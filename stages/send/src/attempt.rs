@@ -28,15 +28,8 @@ struct Started {
     by: Uuid,
     /// When.
     at: Timestamp,
-    /// No provider was called, and none will be. Processes of before `reason` take any such for expired.
-    #[serde(rename = "expired")]
-    stopped: bool,
-    /// Why not.
-    #[serde(default)]
-    reason: Option<Reason>,
-    /// Who is called; empty where that is whom the message names.
-    #[serde(default)]
-    provider: String,
+    /// The provider that is called; or why none was called, and none will be.
+    provider: Result<String, Reason>,
 }
 
 /// How an attempt ended, as it is on record.
@@ -67,7 +60,7 @@ pub(crate) enum Start {
     Begun {
         /// When.
         at: Timestamp,
-        /// Whom they called; empty where that is whom the message names.
+        /// The provider that they called.
         provider: String,
         /// Where the ledger has it.
         place: u64,
@@ -95,22 +88,18 @@ impl Attempts {
         at: Timestamp,
         provider: Result<&str, Reason>,
     ) -> Result<Start, StoreError> {
-        let ours = Started {
-            by: Uuid::new_v4(),
-            at,
-            stopped: provider.is_err(),
-            reason: provider.err(),
-            provider: provider.unwrap_or_default().to_owned(),
-        };
+        let ours = Started { by: Uuid::new_v4(), at, provider: provider.map(str::to_owned) };
         let (key, value) = (key("started", delivery), written(&ours)?);
         let (taken, place) = match patiently(|| self.ledger.claim(Book::Attempts, &key, value.clone())).await? {
             Claim::First => return Ok(Start::Ours),
             Claim::Taken { value, place } => (read::<Started>(&key, &value)?, place),
         };
-        Ok(match taken {
-            taken if taken.by == ours.by => Start::Ours,
-            taken if taken.stopped => Start::Stopped(taken.reason.unwrap_or(Reason::Expired)),
-            taken => Start::Begun { at: taken.at, provider: taken.provider, place },
+        if taken.by == ours.by {
+            return Ok(Start::Ours);
+        }
+        Ok(match taken.provider {
+            Ok(provider) => Start::Begun { at: taken.at, provider, place },
+            Err(reason) => Start::Stopped(reason),
         })
     }
 
@@ -200,26 +189,6 @@ mod tests {
         assert_eq!(attempts.start(&first, at(9), Err(Reason::Expired)).await.unwrap(), begun);
         assert_eq!(attempts.start(&second, at(9), Err(Reason::OptedOut)).await.unwrap(), Start::Ours);
         assert_eq!(attempts.start(&second, at(10), Ok("twilio")).await.unwrap(), Start::Stopped(Reason::OptedOut));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_record_of_the_version_before_is_understood() {
-        #[derive(Serialize)]
-        struct Before {
-            by: Uuid,
-            at: Timestamp,
-            expired: bool,
-        }
-        for (expired, expected) in [
-            (false, Start::Begun { at: at(0), provider: String::new(), place: 1 }),
-            (true, Start::Stopped(Reason::Expired)),
-        ] {
-            let ledger = Arc::new(MemoryLedger::new());
-            let delivery = delivery(Channel::Sms);
-            let before = rmp_serde::to_vec_named(&Before { by: Uuid::nil(), at: at(0), expired }).unwrap();
-            ledger.claim(Book::Attempts, &key("started", &delivery), Bytes::from(before)).await.unwrap();
-            assert_eq!(Attempts::new(ledger).start(&delivery, at(9), Ok("twilio")).await.unwrap(), expected);
-        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -207,9 +207,7 @@ impl Stage for SendStage {
                 (now, finished)
             }
             (Start::Begun { at, provider, place }, _) => {
-                if !provider.is_empty() {
-                    delivery.provider = provider;
-                }
+                delivery.provider = provider;
                 (at, self.attempts.take_over(&delivery, place, now).await?)
             }
             (Start::Stopped(reason), _) | (Start::Ours, Err(reason)) => {

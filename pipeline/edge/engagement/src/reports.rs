@@ -17,40 +17,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chasqui_http::{request, token};
-use chasqui_schemas::{Channel, Receipt, ReceiptKind, receipt::Actor};
+use chasqui_schemas::{
+    Receipt,
+    receipt::{MAX_DETAIL, MAX_PROVIDER, MAX_REPORTS, Report},
+};
 use jiff::Timestamp;
-use serde::Deserialize;
-use uuid::Uuid;
 
 use crate::{Reporters, hit::Hit, routes::App};
 
-/// Most receipts of one request.
-const MAX_REPORTS: usize = 1_000;
 /// Largest body, in bytes.
 const MAX_BODY: usize = 512 << 10;
-/// Longest `provider`, in characters.
-const MAX_PROVIDER: usize = 64;
-/// Longest `detail`, in characters.
-const MAX_DETAIL: usize = 500;
-
-/// A receipt, with what is in the subject on NATS.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Report {
-    kind: ReceiptKind,
-    channel: Channel,
-    delivery_id: Uuid,
-    notification_id: Uuid,
-    #[serde(default)]
-    at: Option<Timestamp>,
-    #[serde(default)]
-    provider: Option<String>,
-    #[serde(default)]
-    detail: Option<String>,
-    #[serde(default)]
-    by: Actor,
-}
-
 pub(crate) async fn report(State(app): State<Arc<App>>, request: Request) -> Response {
     if !may_report(&app.reporters, request.headers()) {
         return (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response();
@@ -124,9 +100,10 @@ fn json(status: StatusCode, body: &serde_json::Value) -> Response {
 mod tests {
     use std::collections::HashMap;
 
-    use serde_json::json;
-
     use axum::http::header::AUTHORIZATION;
+    use chasqui_schemas::{Channel, ReceiptKind};
+    use serde_json::json;
+    use uuid::Uuid;
 
     use super::*;
 

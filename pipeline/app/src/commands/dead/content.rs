@@ -7,7 +7,7 @@
 use chasqui_schemas::{
     Delivery, Notification, Stage,
     envelope::{self, DecodeError},
-    header,
+    header, hex,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -134,7 +134,7 @@ fn shown(bytes: &[u8]) -> String {
         Err(error) if error.error_len().is_none() => {
             String::from_utf8_lossy(&first[..error.valid_up_to()]).into_owned()
         }
-        Err(_) => first.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Err(_) => hex::encode(first),
     }
 }
 

@@ -7,47 +7,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Class, Inbox, Outcome, Provider, StoreError};
-use chasqui_schemas::{Channel, Delivery, ReceiptKind, delivery::Address, receipt::Actor, record::Platform};
-use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::Value;
-use uuid::Uuid;
+use chasqui_schemas::{
+    Channel, Delivery, ReceiptKind, delivery::Address, inbox::InboxMessage, receipt::Actor, record::Platform,
+};
 
 use super::receipt;
 
 /// The provider's name.
 pub const NAME: &str = "inbox";
-
-/// What the app reads, as JSON. Receipts that it publishes name both ids.
-#[derive(Debug, Serialize)]
-pub struct InboxMessage<'a> {
-    /// The notification.
-    pub notification_id: Uuid,
-    /// The delivery; the inbox holds it once.
-    pub delivery_id: Uuid,
-    /// What kind of message.
-    pub category: &'a str,
-    /// A heading.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub title: Option<&'a str>,
-    /// Plain text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub body: Option<&'a str>,
-    /// Where a tap leads.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<&'a str>,
-    /// A newer message with the same key replaces an older one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub collapse_key: Option<&'a str>,
-    /// When it was submitted.
-    pub at: Timestamp,
-    /// When it is of no use any more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Timestamp>,
-    /// The submission's `overrides.inbox`, untouched.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data: Option<&'a Value>,
-}
 
 /// Appends to inboxes.
 pub(crate) struct InboxProvider {
@@ -114,7 +81,7 @@ fn classify(error: &StoreError) -> Answer {
 #[cfg(test)]
 mod tests {
     use chasqui_schemas::submission::Content;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::testing::{TestInbox, delivery};
