@@ -12,14 +12,14 @@ CREATE TABLE IF NOT EXISTS trace_events
 (
     trace_id String COMMENT '32 hex digits of the notification''s UUIDv7, or of the request''s own trace; as text because ClickHouse sorts UUIDs by their random half' CODEC(ZSTD(1)),
     span_id UInt64 COMMENT 'The step: derived from trace, stage, delivery and attempt' CODEC(NONE),
-    parent_span_id UInt64 COMMENT 'The step it came from; 0 for the root' CODEC(ZSTD(1)),
+    parent_span_id UInt64 COMMENT 'The step before it; 0 for the root' CODEC(ZSTD(1)),
     submitted_at DateTime64(3, 'UTC') COMMENT 'When the submission was stored; part of the trace id' CODEC(Delta, ZSTD(1)),
     is_notification Bool COMMENT 'False on a trace that is not a notification''s: the request''s own, or that of a message that could not be read',
     notification_id UUID ALIAS if(is_notification, toUUID(trace_id), toUUID('00000000-0000-0000-0000-000000000000')) COMMENT 'The notification: the trace id, or zero on other traces',
     request_id UUID COMMENT 'The submission; zero on receipts' CODEC(ZSTD(1)),
     delivery_id UUID COMMENT 'The delivery; zero on steps of the notification as a whole' CODEC(ZSTD(1)),
-    app LowCardinality(String) COMMENT 'Who published it',
-    category LowCardinality(String) COMMENT 'What kind of message',
+    app LowCardinality(String) COMMENT 'The app that published it',
+    category LowCardinality(String) COMMENT 'The kind of message',
     template LowCardinality(String) COMMENT 'Template key; empty for inline content',
     variant LowCardinality(String) COMMENT 'Variant of the template',
     locale LowCardinality(String) COMMENT 'Locale that was rendered',
@@ -30,12 +30,12 @@ CREATE TABLE IF NOT EXISTS trace_events
     event LowCardinality(String) COMMENT 'request, notification (the root), stage, attempt, or the kind of a receipt: delivered, bounced, opened, clicked, unsubscribed, complained, failed',
     status LowCardinality(String) COMMENT 'ok, suppressed, deferred, retry, rejected, dead or error',
     state LowCardinality(String) COMMENT 'Terminal state that this step decides: rejected, suppressed, expired, dead, sent, delivered, bounced; else empty',
-    reason LowCardinality(String) COMMENT 'Reason code of whatever did not simply go on',
+    reason LowCardinality(String) COMMENT 'Reason code, where the message did not simply go on; on receipts the provider''s own code',
     attempt UInt32 COMMENT 'Provider attempt, from 1' CODEC(ZSTD(1)),
     queued_ns UInt64 COMMENT 'Nanoseconds that the message had waited in its queue' CODEC(ZSTD(1)),
     started_at DateTime64(9, 'UTC') COMMENT 'When the work began; of a receipt, when it happened' CODEC(Delta, ZSTD(1)),
     duration_ns UInt64 COMMENT 'Nanoseconds that the work took' CODEC(ZSTD(1)),
-    attributes Map(LowCardinality(String), String) COMMENT 'What else explains the step; no bodies, no addresses' CODEC(ZSTD(1)),
+    attributes Map(LowCardinality(String), String) COMMENT 'What else explains the step; never message bodies or addresses' CODEC(ZSTD(1)),
     INDEX started_at_range started_at TYPE minmax GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(started_at)

@@ -9,15 +9,15 @@ pub const TRACE_EVENTS: &str = "trace_events";
 pub const NOTIFICATIONS: &str = "notifications";
 /// Latest state of every delivery.
 pub const DELIVERIES: &str = "deliveries";
-/// What [`NOTIFICATIONS`] is made of.
+/// The table that [`NOTIFICATIONS`] reads.
 pub const NOTIFICATION_STATES: &str = "notification_states";
-/// What [`DELIVERIES`] is made of.
+/// The table that [`DELIVERIES`] reads.
 pub const DELIVERY_STATES: &str = "delivery_states";
-/// The queues over time; one row per [queue](crate::stream) and sample.
+/// The queues over time; one row per queue and sample.
 pub const QUEUE_METRICS: &str = "queue_metrics";
 /// Which migrations were applied.
 pub const SCHEMA_MIGRATIONS: &str = "schema_migrations";
-/// The tables that hold what is known of notifications, and forget it after the retention.
+/// The tables that hold what is known of notifications; their partitions are dropped after the retention.
 pub const STORED: [&str; 3] = [TRACE_EVENTS, DELIVERY_STATES, NOTIFICATION_STATES];
 
 /// A step of the schema.

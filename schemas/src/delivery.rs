@@ -49,7 +49,7 @@ pub struct Delivery {
     /// A newer message with the same key replaces an older one on the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collapse_key: Option<String>,
-    /// By provider name: passed to that provider's payload.
+    /// Fields for the payload of a provider, by the provider's name.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub overrides: Map<String, Value>,
     /// Where one POST unsubscribes the recipient (RFC 8058); only for mail of categories that are not mandatory.
@@ -81,7 +81,7 @@ impl Delivery {
 /// An address on a channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// What tells it from the recipient's other endpoints on the channel: a device's id, an inbox's user, else
+    /// It identifies the endpoint among the recipient's others on the channel: a device's id, an inbox's user, or else
     /// [`crate::Pepper::endpoint`], because ids in traces are made of it.
     pub id: String,
     /// The address itself.

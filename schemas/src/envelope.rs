@@ -4,8 +4,8 @@
 //! whole envelope. What the server does per message (store, fsync, deliver, acknowledge) is then done once for all of
 //! them. A single envelope travels as it is.
 //!
-//! Guarantee: a reader accepts its own version and the one before, so that processes can be upgraded one by
-//! one; a later version is told apart from garbage, so that the message can wait for a newer process.
+//! Guarantee: a reader accepts its own version and the one before, so that processes can be upgraded one by one. It
+//! recognises a later version, so that the message can wait for a newer process.
 //! Hostile input costs no memory: declared lengths are not trusted, nesting is bounded.
 
 use bytes::Bytes;
@@ -74,8 +74,8 @@ pub fn bundle(envelopes: &[&[u8]]) -> Result<Vec<u8>, rmp_serde::encode::Error> 
     Ok(bytes)
 }
 
-/// The envelopes of a message: those of a bundle, or the one that it is. What is neither is returned whole, for
-/// [`decode`] to say so.
+/// The envelopes of a message: those of a bundle, or the message itself. A message that is neither is returned as it is,
+/// and [`decode`] refuses it.
 pub fn unbundle(message: &Bytes) -> Vec<Bytes> {
     if version(message).is_none()
         && let Ok(envelopes) = rmp_serde::from_slice::<Vec<&serde_bytes::Bytes>>(message)

@@ -1,14 +1,14 @@
 //! Headers that Chasqui reads or writes on NATS messages.
 
-/// `application/json` (also where absent) or `application/msgpack`, on submissions.
+/// On submissions: `application/json`, which is also assumed where the header is absent, or `application/msgpack`.
 pub const CONTENT_TYPE: &str = "Content-Type";
-/// W3C trace context of the producer's own trace, on submissions.
+/// On submissions: the producer's own trace, as W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
-/// JetStream's message id: suppresses repeats within the stream's duplicate window.
+/// JetStream's message id: JetStream drops a message whose id it has stored within the stream's duplicate window.
 pub const MSG_ID: &str = "Nats-Msg-Id";
 /// JetStream stores the message only if this is the sequence of the last one with the subject [`EXPECTED_LAST_OF`].
 pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
-/// Whose last message [`EXPECTED_LAST`] is about.
+/// The subject whose last message [`EXPECTED_LAST`] names.
 pub const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
 /// On dead letters and rejections: a [`crate::Reason`].
@@ -40,8 +40,8 @@ pub const SCHEDULE: &str = "Nats-Schedule";
 /// On deferred messages: where JetStream is to publish them (ADR-51).
 pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 
-/// The part of a `traceparent` that every version shares, if it is well-formed; a broken one costs the producer
-/// the link to its own trace, never the notification. [W3C Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header).
+/// The part of a `traceparent` that every version shares; `None` where it is not well-formed. A producer that sends a
+/// broken one loses the link to its own trace, never the notification. [W3C Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header).
 pub fn traceparent(text: &str) -> Option<&str> {
     const LENGTH: usize = 55;
     let known = text.get(..LENGTH)?;

@@ -1,6 +1,6 @@
-//! Ids: every one is derived, so that doing a step again gives the same ids.
+//! Ids: every id is derived from its input, so that a step that is done again makes the same ids.
 //!
-//! They show in ClickHouse and in links: whom a message goes to enters them hashed with a secret, see [`crate::pepper`].
+//! Ids are visible in ClickHouse and in links. The recipient enters them only as a hash with a secret: [`crate::pepper`].
 //!
 //! [RFC 9562](https://www.rfc-editor.org/rfc/rfc9562) UUIDv7 for what should sort by time, UUIDv8 for pure hashes.
 
@@ -30,8 +30,9 @@ fn at_time(at: Timestamp, parts: &[&[u8]]) -> Uuid {
     Builder::from_unix_timestamp_millis(millis, &first(&digest(parts))).into_uuid()
 }
 
-/// The request id of a submission without one: from where JetStream stored it. Each lane has a stream of its own, which
-/// the subject tells, and which may have been made anew, with sequences from 1 again: so to the nanosecond.
+/// The request id of a submission that has none, derived from where JetStream stored it. The subject names the lane, and
+/// so the stream. The time is exact to the nanosecond, because a stream that was deleted and created again begins with
+/// sequence 1 again.
 pub fn request(subject: &str, stored_at: Timestamp, stream_sequence: u64) -> Uuid {
     let (nanoseconds, sequence) = (stored_at.as_nanosecond().to_le_bytes(), stream_sequence.to_le_bytes());
     at_time(stored_at, &[b"request", subject.as_bytes(), &nanoseconds, &sequence])
@@ -74,15 +75,17 @@ pub fn claim(parts: &[&str]) -> String {
     crate::hex::encode(first::<16>(&digest(&parts)))
 }
 
-/// A number in `[0, 1)` derived from what is given: jitter and weighted choice that replay the same.
+/// A number in `[0, 1)` derived from `parts`, for jitter and weighted choice that are the same when a step is repeated.
 pub fn fraction(parts: &[&str]) -> f64 {
     let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
     // 53 bits are what an f64 can hold exactly.
     (u64::from_be_bytes(first(&digest(&parts))) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// The time inside a UUIDv7, in milliseconds since 1970. The partition hangs on it, so it may depend on nothing
-/// but the id: an id of another kind, which Chasqui never makes, has the time 0 and is forgotten soon.
+/// The time inside a UUIDv7, in milliseconds since 1970: when the submission was stored.
+///
+/// It decides the partition of every row about the notification, so it depends on nothing but the id. An id of another
+/// version, which Chasqui never makes, has the time 0: its rows are in the oldest partition, which is dropped first.
 pub fn embedded_ms(id: Uuid) -> i64 {
     match id.get_version_num() {
         7 => i64::try_from(id.as_u128() >> 80).unwrap_or(0),

@@ -1,8 +1,11 @@
-//! The words of Chasqui: what producers, stages, operators and analysts see.
+//! The public words of Chasqui: what producers, apps, operators and analysts see, and what stages exchange.
 //!
-//! Every subject, stream, bucket, header, reason code, id and record has its one definition here, so that a
-//! name never appears in the code as a loose string. Pure data: no I/O, no clock, no randomness; whatever is
-//! computed twice (an id after a crash, say) comes out the same.
+//! Every subject, stream, consumer, bucket, header, metric, reason code, id and record has its one definition here, so
+//! that a name never appears in the code as loose text. Pure data: no I/O, no clock, no randomness; what is computed
+//! twice, an id after a crash for example, has the same result.
+//!
+//! JSON Schemas of the public types (`schemas/json`) and the pages in `docs/reference` are generated from this crate by
+//! `UPDATE_SCHEMAS=1 cargo test -p chasqui-schemas`, and compared with it by its tests.
 //!
 //! | module | holds |
 //! |---|---|

@@ -29,8 +29,8 @@ pub struct Notification {
     pub recipient: Recipient,
     /// What all recipients of the submission have in common.
     pub request: Arc<Request>,
-    /// How often it was put back to be taken again: part of the message id, so that JetStream does not take
-    /// the returning message for a repeat of the first.
+    /// How often it was put back into its queue. It is part of the message id, so that JetStream does not drop the
+    /// returning message as a repeat of the first.
     #[serde(default)]
     pub pass: u32,
     /// Set by enrich: how to reach the recipient.
@@ -84,7 +84,7 @@ impl Recipient {
         }
     }
 
-    /// What tells this recipient from the others of a submission, and is the same in every submission.
+    /// A text that identifies this recipient among the others of a submission, and is the same in every submission.
     pub fn key(&self) -> String {
         match self {
             Recipient::User(user) => format!("user:{user}"),
@@ -102,7 +102,7 @@ impl Recipient {
 #[allow(missing_docs, reason = "documented at the submission")]
 pub struct Request {
     pub id: Uuid,
-    /// Always set: validate fills in the `Nats-Msg-Id` header or the id.
+    /// It is always set: validate fills in the `Nats-Msg-Id` header, or else the id.
     pub idempotency_key: String,
     pub category: String,
     /// What to say.
@@ -117,10 +117,10 @@ pub struct Request {
     pub locale: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collapse_key: Option<String>,
-    /// For the root of the trace; it travels no further than validate.
+    /// It is for the root of the trace, and goes no further than validate.
     #[serde(skip)]
     pub transaction_id: Option<String>,
-    /// The same.
+    /// It is for the root of the trace, and goes no further than validate.
     #[serde(skip)]
     pub metadata: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Map::is_empty")]
@@ -130,7 +130,7 @@ pub struct Request {
     pub traceparent: Option<String>,
 }
 
-/// What to say: a template with its variables, or the content itself.
+/// The content of a notification: a template with its variables, or the text itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
@@ -155,7 +155,7 @@ impl Message {
     }
 }
 
-/// A JSON value that most of its carriers have no use for: it travels as text, and is taken apart where it is needed.
+/// A JSON value that most stages only pass on: it travels as text, and is parsed where it is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Json(String);

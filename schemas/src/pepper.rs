@@ -1,8 +1,8 @@
 //! Keyed hashes of whom a message goes to, for the ids that leave the broker.
 //!
-//! Ids of notifications and deliveries are derived from recipient and address, and stand in ClickHouse, in links and in
-//! what providers are told. Were they plain hashes, whoever reads them could find a phone number by trying them all; so
-//! the recipient enters them through HMAC-SHA-256 ([RFC 2104](https://www.rfc-editor.org/rfc/rfc2104)) with a secret of
+//! Ids of notifications and deliveries are derived from recipient and address. They are visible in ClickHouse, in links
+//! and to providers. From a plain hash anybody could find a phone number by trying all numbers; so the recipient enters
+//! the ids through HMAC-SHA-256 ([RFC 2104](https://www.rfc-editor.org/rfc/rfc2104)) with a secret of
 //! the installation.
 //!
 //! Guarantee: the same secret and recipient give the same hash, in every process and after every crash: that is what
@@ -15,11 +15,11 @@ use sha2::{Digest, Sha256};
 
 use crate::{bucket, hex, notification::Recipient};
 
-/// Fewest bytes of a secret.
+/// Minimum bytes of a secret: 256 bits, which nobody can guess.
 pub const MIN_SECRET_BYTES: usize = 32;
 /// Bytes of a hash.
 const HASH_BYTES: usize = 16;
-/// Bytes of an endpoint's hash: it tells apart the few addresses of one recipient.
+/// Bytes of an endpoint's hash: enough to distinguish the few addresses of one recipient.
 const ENDPOINT_BYTES: usize = 8;
 
 /// The installation's secret, ready to hash with.
@@ -52,7 +52,7 @@ impl Pepper {
         self.hash::<ENDPOINT_BYTES>("endpoint", &bucket::normalised(address))
     }
 
-    /// What tells one secret from another without revealing it.
+    /// A hash that identifies the secret without revealing it.
     pub fn fingerprint(&self) -> String {
         self.hash::<HASH_BYTES>("fingerprint", "")
     }

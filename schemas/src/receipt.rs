@@ -1,6 +1,7 @@
 //! Receipts and engagement: what providers and apps report after the send, on `notify.receipt.<kind>.<channel>`.
 //!
-//! JSON: one receipt, or an array of receipts of the same kind and channel. Late, repeated and out-of-order receipts are normal and harmless.
+//! JSON: one receipt, or an array of receipts of the same kind and channel. Receipts may come late, repeatedly and in any
+//! order.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -34,13 +35,13 @@ crate::vocabulary! {
     }
 }
 
-/// One report about one delivery. Kind and channel are in the subject.
+/// One report about one delivery. The subject names its kind and channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
-    /// The delivery, as the provider was given it.
+    /// The delivery's id, as the provider got it.
     pub delivery_id: Uuid,
-    /// The notification, as the provider was given it; it names the trace without a look-up.
+    /// The notification's id, as the provider got it. It is the trace's id, so no look-up is needed.
     pub notification_id: Uuid,
     /// When it happened, by the reporter's clock; when the receipt was stored, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! JetStream streams: what is stored where. Settings live with the topology in the runtime.
+//! JetStream streams: what is stored where. The runtime's topology has their limits.
 
 use std::sync::LazyLock;
 
@@ -19,7 +19,7 @@ pub const RECEIPTS: &str = "RECEIPTS";
 /// In-app inboxes: a subject per user.
 pub const INBOX: &str = "INBOX";
 
-/// The streams beside those of the stages, and what each serves, as `queue_metrics.stage` names it.
+/// The streams that belong to no stage, and what each serves, as `queue_metrics.stage` names it.
 pub const SERVICES: [(&str, &str); 7] = [
     (TRACES, "traces"),
     (RECEIPTS, "receipts"),
@@ -30,8 +30,8 @@ pub const SERVICES: [(&str, &str); 7] = [
     (INBOX, "inbox"),
 ];
 
-/// The stream that holds a stage's queue for one lane. A full queue stops only the stage before it; and what nats-server
-/// does to one lane, storing a flood, removing what is acknowledged, keeps no other waiting.
+/// The stream that holds a stage's queue for one lane. A full queue stops only the stage before it, and no lane waits
+/// while nats-server stores a flood of another lane or removes what is acknowledged there.
 pub fn of_stage(stage: Stage, lane: Lane) -> &'static str {
     static NAMES: LazyLock<[[String; Lane::ALL.len()]; Stage::ALL.len()]> = LazyLock::new(|| {
         Stage::ALL.map(|stage| Lane::ALL.map(|lane| format!("STAGE_{stage}_{lane}").to_ascii_uppercase()))

@@ -20,9 +20,9 @@ pub const REJECTED: &str = "notify.rejected.*";
 pub const LEDGER: &str = "notify.ledger";
 /// Every claim that a provider attempt has begun.
 pub const ATTEMPTS: &str = "notify.attempts";
-/// Ends of attempts, many in a message, as those tell them who began them; in the same stream as [`ATTEMPTS`].
+/// Ends of attempts, many in a message, from the workers that began them; in the same stream as [`ATTEMPTS`].
 pub const ENDED: &str = "notify.attempts.ended";
-/// Ends of attempts, many in a message, as those tell them who took them over; in the same stream as [`ATTEMPTS`].
+/// Ends of attempts, many in a message, from the workers that took them over; in the same stream as [`ATTEMPTS`].
 pub const TAKEN_OVER: &str = "notify.attempts.taken_over";
 /// Every message that waits for its time.
 pub const DEFERRED: &str = "notify.deferred.*";
@@ -52,8 +52,8 @@ pub fn queue(stage: Stage, lane: Lane, channel: Channel) -> String {
     }
 }
 
-/// What a stage's stream for one lane holds; or, where the stage has a queue per channel, what the consumer of one
-/// reads of it.
+/// The subjects that a stage's stream for one lane stores; with a channel, those that the consumer of that channel
+/// reads.
 pub fn pattern(stage: Stage, lane: Lane, channel: Option<Channel>) -> String {
     match (stage, channel) {
         (Stage::Validate, _) => format!("notify.submit.{lane}.*"),
@@ -89,12 +89,12 @@ pub fn parse_receipt(subject: &str) -> Option<(ReceiptKind, Channel)> {
     Some((kind.parse().ok()?, channel.parse().ok()?))
 }
 
-/// Where one message waits: JetStream keeps one schedule per subject, so the message's id is the subject.
+/// Where one deferred message waits. JetStream keeps one schedule per subject, so the subject holds the message's id.
 pub fn deferred(message_id: &str) -> String {
     format!("notify.deferred.{}", token(message_id))
 }
 
-/// Where a message goes when its time has come.
+/// Where JetStream publishes a deferred message when its time has come.
 pub fn due(lane: Lane) -> String {
     format!("notify.due.{lane}")
 }

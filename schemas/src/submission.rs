@@ -13,55 +13,55 @@ use uuid::Uuid;
 
 use crate::Channel;
 
-/// Largest submission, in bytes as published.
+/// Maximum bytes of a submission as it is published.
 pub const MAX_BYTES: usize = 1024 * 1024;
-/// Most recipients of one submission.
+/// Maximum recipients of one submission.
 pub const MAX_RECIPIENTS: usize = 1_000;
-/// Largest `data`, in bytes of compact JSON.
+/// Maximum bytes of `data`, as compact JSON.
 pub const MAX_DATA_BYTES: usize = 64 * 1024;
-/// Largest inline `content`, in bytes of its texts together. It is copied to every recipient.
+/// Maximum bytes of an inline `content`, all its texts together. Every recipient gets a copy.
 pub const MAX_CONTENT_BYTES: usize = 256 * 1024;
-/// Largest `metadata`, and largest `overrides`, in bytes of compact JSON.
+/// Maximum bytes of `metadata`, and of `overrides`, as compact JSON.
 pub const MAX_EXTRA_BYTES: usize = 16 * 1024;
 
 /// A request to notify one or more recipients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Submission {
-    /// The request's id; derived from where JetStream stored the submission if absent.
+    /// The request's id. If absent, it is derived from where JetStream stored the submission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Uuid>,
-    /// Same key, same recipient, within the window: sent once. Else the `Nats-Msg-Id` header, else the id.
+    /// Within the dedupe window, a recipient gets only one notification with the same key. If absent, the `Nats-Msg-Id` header is the key, or else the id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub idempotency_key: Option<String>,
-    /// What kind of message: preferences, caps and defaults hang on it.
+    /// The kind of message. It decides which preferences, caps and defaults apply.
     #[schemars(length(min = 1, max = 64))]
     pub category: String,
-    /// Who is to be notified.
+    /// Whom to notify.
     #[schemars(length(min = 1, max = 1_000))]
     pub recipients: Vec<Recipient>,
-    /// A template's key. Either this or `content`.
+    /// A template's key. A submission has either this or `content`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub template: Option<String>,
-    /// Inline content. Either this or `template`.
+    /// Inline content. A submission has either this or `template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
     /// The template's variables; at most 64 KiB.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub data: Map<String, Value>,
-    /// The channels to use; the category's default if absent.
+    /// The channels to use; if absent, the category's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4))]
     pub channels: Option<Vec<Channel>>,
-    /// Not before this moment.
+    /// The notification is not sent before this moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send_at: Option<Timestamp>,
-    /// Not after this moment.
+    /// The notification is not sent after this moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// BCP 47 language tag; the recipient's own if absent.
+    /// BCP 47 language tag; if absent, the recipient's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 35))]
     pub locale: Option<String>,
@@ -73,10 +73,10 @@ pub struct Submission {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub transaction_id: Option<String>,
-    /// The producer's own labels; kept in the trace, never sent. At most 16 KiB.
+    /// The producer's own labels. They are stored in the trace and never sent. At most 16 KiB.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// By provider name: passed to that provider's payload. At most 16 KiB.
+    /// Fields for the payload of a provider, by the provider's name. At most 16 KiB.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub overrides: Map<String, Value>,
 }
@@ -91,7 +91,7 @@ pub enum Recipient {
     Object(RecipientObject),
 }
 
-/// Either `user`, or an address in `email` or `phone` with what else is known of its owner.
+/// Either `user`, or an address in `email` or `phone`, and what else is known of its owner.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecipientObject {
@@ -117,7 +117,7 @@ pub struct RecipientObject {
     pub timezone: Option<String>,
 }
 
-/// Text for a person; what a channel cannot show is left out.
+/// Text for a person. A channel leaves out what it cannot show.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Content {

@@ -1,7 +1,7 @@
-//! Trace events: one per step, the log of what happened; ClickHouse's `trace_events` has a row for each.
+//! Trace events: the log of what happened, one event per step. ClickHouse's `trace_events` has a row for each.
 //!
-//! Guarantee: an event's identity is `(trace_id, span_id)`, both derived, so that a step done again after a
-//! crash replaces its row. No message bodies and no raw addresses.
+//! Guarantee: an event's identity is `(trace_id, span_id)`. Both are derived, so that a step that is done again after a
+//! crash replaces its row. Events hold no message bodies and no raw addresses.
 
 mod batch;
 
@@ -108,9 +108,9 @@ pub struct TraceEvent {
     pub request_id: Uuid,
     /// Nil on steps of the notification as a whole.
     pub delivery_id: Uuid,
-    /// Who published it.
+    /// The app that published it.
     pub app: CompactString,
-    /// What kind of message.
+    /// The kind of message.
     pub category: CompactString,
     /// The template's key.
     pub template: CompactString,

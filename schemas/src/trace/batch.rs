@@ -2,7 +2,7 @@
 //!
 //! Events of one kind, of however many notifications, have the same words: those of the columns that repeat, and the
 //! names of the attributes. A message holds each such list once, and its events say which is theirs; so most of an event
-//! is ids, times and values, and whoever reads it looks a word up once and not a thousand times.
+//! is ids, times and values, and a reader looks a word up once and not a thousand times.
 //!
 //! Layout, in MessagePack; ids are `bin`, empty where nil:
 //!
