@@ -82,7 +82,7 @@ impl House {
     }
 
     async fn bury_in_render(&self, reason: &str, payload: &[u8]) -> u64 {
-        let ended = subject::queue(Stage::Render, Lane::Bulk, Channel::Push);
+        let ended = subject::queue(Stage::Render, Lane::Bulk, None);
         let headers = [
             (header::STAGE, Stage::Render.as_str()),
             (header::REASON, reason),

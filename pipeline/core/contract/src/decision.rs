@@ -69,6 +69,22 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// Its name in metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Verdict::Forward(_) => "forward",
+            Verdict::Sent => "sent",
+            Verdict::Suppress(_) => "suppress",
+            Verdict::Defer { .. } => "defer",
+            Verdict::Retry { .. } => "retry",
+            Verdict::Bounce(_) => "bounce",
+            Verdict::Dead { .. } => "dead",
+            Verdict::Reject { .. } => "reject",
+        }
+    }
+}
+
 impl Decision {
     /// A decision without further explanation.
     pub fn new(verdict: Verdict) -> Self {
@@ -116,12 +132,11 @@ impl Output {
         }
     }
 
-    /// The channel of its queue, where that makes a difference.
-    pub fn channel(&self) -> Channel {
+    /// The channel that carries it; none before render has made deliveries.
+    pub fn channel(&self) -> Option<Channel> {
         match self {
-            // Only send has a queue per channel, and only deliveries get there.
-            Output::Notification(_) => Channel::Push,
-            Output::Delivery(d) => d.channel(),
+            Output::Notification(_) => None,
+            Output::Delivery(d) => Some(d.channel()),
         }
     }
 

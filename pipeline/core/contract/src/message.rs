@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chasqui_schemas::{
-    Delivery, Lane, Notification,
+    Channel, Delivery, Lane, Notification,
     envelope::{self, DecodeError},
     header, id,
 };
@@ -72,7 +72,7 @@ pub struct Context {
     pub variant: CompactString,
     pub locale: CompactString,
     pub lane: Option<Lane>,
-    pub channel: &'static str,
+    pub channel: Option<Channel>,
     pub provider: CompactString,
     pub attempt: u32,
     pub pass: u32,
@@ -154,7 +154,7 @@ impl Message for Delivery {
             variant: self.variant.as_str().into(),
             locale: self.locale.as_str().into(),
             lane: Some(self.lane),
-            channel: self.channel().as_str(),
+            channel: Some(self.channel()),
             provider: self.provider.as_str().into(),
             attempt: self.attempt,
             pass: self.pass,

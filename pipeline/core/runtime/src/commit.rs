@@ -70,7 +70,7 @@ async fn publish(publisher: &Publisher, stage: Stage, batch: &[Decided]) -> Resu
 struct Batch<'a> {
     publisher: &'a Publisher,
     next: Option<Stage>,
-    bundles: BTreeMap<(Lane, Channel), Bundle<'a>>,
+    bundles: BTreeMap<(Lane, Option<Channel>), Bundle<'a>>,
     receipts: BTreeMap<&'a str, Vec<(&'a str, &'a Receipt)>>,
     by_stream: BTreeMap<&'static str, Vec<Outgoing>>,
     messages: usize,
@@ -111,7 +111,7 @@ impl<'a> Batch<'a> {
 
     fn forward(
         &mut self,
-        queue: (Lane, Channel),
+        queue: (Lane, Option<Channel>),
         id: Cow<'a, str>,
         envelope: Cow<'a, [u8]>,
     ) -> Result<usize, PublishError> {
@@ -128,7 +128,7 @@ impl<'a> Batch<'a> {
         Ok(bytes)
     }
 
-    fn close(&mut self, (lane, channel): (Lane, Channel), bundle: Bundle<'a>) -> Result<(), PublishError> {
+    fn close(&mut self, (lane, channel): (Lane, Option<Channel>), bundle: Bundle<'a>) -> Result<(), PublishError> {
         // After the last stage nothing is forwarded.
         if let Some(next) = self.next
             && !bundle.ids.is_empty()

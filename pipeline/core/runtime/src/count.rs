@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use chasqui_contract::Verdict;
 use chasqui_schemas::{Channel, Lane, Stage};
 use tracing::Level;
 
@@ -39,19 +38,4 @@ pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[Decided]) {
 pub(crate) fn store_error(stage: Stage, lane: Lane) {
     let (stage, lane) = (stage.as_str(), lane.as_str());
     tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_store_errors = 1u64, stage, lane);
-}
-
-/// A decision's name in metrics; none where its bundle comes apart.
-pub(crate) fn word(verdict: Option<&Verdict>) -> &'static str {
-    match verdict {
-        Some(Verdict::Forward(_)) => "forward",
-        Some(Verdict::Sent) => "sent",
-        Some(Verdict::Suppress(_)) => "suppress",
-        Some(Verdict::Defer { .. }) => "defer",
-        Some(Verdict::Retry { .. }) => "retry",
-        Some(Verdict::Bounce(_)) => "bounce",
-        Some(Verdict::Dead { .. }) => "dead",
-        Some(Verdict::Reject { .. }) => "reject",
-        None => "split",
-    }
 }

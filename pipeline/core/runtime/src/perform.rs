@@ -13,13 +13,13 @@ use chasqui_trace::{
 };
 use jiff::Timestamp;
 
-use crate::count;
-
 /// Shortest deferral: what is due sooner comes a little late.
 const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 /// Of what one decision forwards so many bytes are encoded at once. One submission may have a thousand recipients: as
 /// outputs they share it, encoded each has a copy.
 const ENCODED_AT_ONCE: usize = 64 * 1024;
+/// The name in metrics of what becomes of a message that is put back without the others of its bundle.
+const SPLIT: &str = "split";
 /// Longest `Chasqui-Detail`, in bytes.
 const MAX_DETAIL: usize = 4 * 1024;
 
@@ -57,7 +57,7 @@ pub(crate) enum Part {
 #[derive(Debug)]
 pub(crate) struct Forward {
     pub(crate) lane: Lane,
-    pub(crate) channel: Channel,
+    pub(crate) channel: Option<Channel>,
     pub(crate) id: String,
     pub(crate) envelope: Vec<u8>,
 }
@@ -70,94 +70,96 @@ impl Forward {
 }
 
 impl Decided {
-    /// What `stage` decided about a message of its queue for `lane`. None: it came in a bundle so often that another
-    /// message in it may be what kills the workers; it goes back to its queue alone.
+    /// What `stage` decided about a message.
     pub(crate) fn new(
+        stage: Stage,
+        incoming: IncomingMessage,
+        delivered: u32,
+        context: Context,
+        timing: Timing,
+        decision: Decision,
+    ) -> Self {
+        let word = decision.verdict.as_str();
+        let mut decided = Decided { incoming, delivered, parts: Vec::new(), events: Vec::new(), word, context, timing };
+        decided.events = decided.trace(stage, &decision);
+        match decided.perform(stage, decision) {
+            Ok(parts) => decided.parts = parts,
+            Err(error) => decided.bury(stage, &error),
+        }
+        decided
+    }
+
+    /// A message that came in a bundle so often that another message of the bundle may be what kills the workers: it
+    /// goes back to its queue, that of `stage` for `lane`, without the others. Nothing was decided, so nothing is traced.
+    pub(crate) fn split(
         (stage, lane): (Stage, Lane),
         incoming: IncomingMessage,
         delivered: u32,
         context: Context,
         timing: Timing,
-        decision: Option<Decision>,
     ) -> Self {
-        let word = count::word(decision.as_ref().map(|decision| &decision.verdict));
-        let mut decided = Decided { incoming, delivered, parts: Vec::new(), events: Vec::new(), word, context, timing };
-        match decision {
-            None => decided.parts.push(Part::Message(stream::of_stage(stage, lane), alone(&decided.incoming))),
-            Some(mut decision) => match decided.perform(stage, &decision) {
-                Ok(parts) => {
-                    decided.parts = parts;
-                    decided.tell(stage, &decision);
-                    decided.keep(&mut decision);
-                }
-                Err(error) => decided.bury(stage, &error),
-            },
-        }
-        decided
+        let parts = vec![Part::Message(stream::of_stage(stage, lane), alone(&incoming))];
+        Decided { incoming, delivered, parts, events: Vec::new(), word: SPLIT, context, timing }
     }
 
-    /// What was decided cannot be stored: it is a dead letter instead.
+    /// Makes it a dead letter, because what was decided cannot be stored.
     pub(crate) fn bury(&mut self, stage: Stage, error: &PublishError) {
         tracing::error!(%stage, error = error as &dyn std::error::Error, "decision cannot be stored: dead letter");
         let (reason, detail) = (Reason::TooLarge, error.to_string());
         self.parts = vec![Part::Message(stream::DEAD, self.dead_letter(stage, reason, &detail))];
         let decision = Decision::dead(reason, detail);
-        self.word = count::word(Some(&decision.verdict));
-        self.tell(stage, &decision);
+        self.word = decision.verdict.as_str();
+        self.events = self.trace(stage, &decision);
     }
 
-    /// Keeps what the decision forwards and is not encoded yet.
-    fn keep(&mut self, decision: &mut Decision) {
-        if let Verdict::Forward(outputs) = &mut decision.verdict {
-            let encoded = self.parts.iter().filter(|part| matches!(part, Part::Forward(_))).count();
-            self.parts.extend(outputs.drain(encoded..).map(|output| Part::Unencoded(Box::new(output))));
-        }
-    }
-
-    fn tell(&mut self, stage: Stage, decision: &Decision) {
-        self.events = encoded(&span::of_decision(stage, &self.context, &self.timing, decision));
+    fn trace(&self, stage: Stage, decision: &Decision) -> Vec<Encoded> {
+        encoded(&span::of_decision(stage, &self.context, &self.timing, decision))
     }
 
     /// What the decision publishes, traces apart.
-    fn perform(&self, stage: Stage, decision: &Decision) -> Result<Vec<Part>, PublishError> {
+    fn perform(&self, stage: Stage, decision: Decision) -> Result<Vec<Part>, PublishError> {
         let mut parts = Vec::new();
-        match &decision.verdict {
+        match decision.verdict {
             Verdict::Forward(outputs) => {
                 let mut bytes = 0;
                 for output in outputs {
-                    if bytes >= ENCODED_AT_ONCE {
-                        break;
-                    }
-                    let forward = Forward::new(output)?;
-                    bytes += forward.envelope.len();
-                    parts.push(Part::Forward(forward));
+                    parts.push(if bytes < ENCODED_AT_ONCE {
+                        let forward = Forward::new(&output)?;
+                        bytes += forward.envelope.len();
+                        Part::Forward(forward)
+                    } else {
+                        Part::Unencoded(Box::new(output))
+                    });
                 }
             }
             Verdict::Defer { until, message, .. } => {
                 // Where the broker's clock is ahead of ours, the message would come back before its time, again and again.
                 let soonest = self.timing.started_at.saturating_add(MIN_DEFERRAL).unwrap_or(Timestamp::MAX);
-                parts.push(Part::Message(stream::DEFERRED, deferred(message, stage, soonest.max(*until))?));
+                parts.push(Part::Message(stream::DEFERRED, deferred(*message, stage, soonest.max(until))?));
             }
             Verdict::Retry { after, message, .. } => {
                 // From when it was decided, so that a repeat of this commit asks for the same moment.
-                let after = jiff::SignedDuration::try_from(*after).unwrap_or(jiff::SignedDuration::MAX);
+                let after = jiff::SignedDuration::try_from(after).unwrap_or(jiff::SignedDuration::MAX);
                 let until = self.timing.started_at.saturating_add(after).unwrap_or(Timestamp::MAX);
-                parts.push(Part::Message(stream::DEFERRED, deferred(message, stage, until)?));
+                parts.push(Part::Message(stream::DEFERRED, deferred(*message, stage, until)?));
             }
             Verdict::Dead { reason, detail } => {
-                parts.push(Part::Message(stream::DEAD, self.dead_letter(stage, *reason, detail)));
+                parts.push(Part::Message(stream::DEAD, self.dead_letter(stage, reason, &detail)));
             }
             Verdict::Reject { reason, violations, request_id } => {
                 let request = request_id.unwrap_or(self.context.request_id);
-                parts.push(Part::Message(stream::DEAD, self.rejection(*reason, violations, request)));
+                parts.push(Part::Message(stream::DEAD, self.rejection(reason, &violations, request)));
             }
             Verdict::Sent | Verdict::Suppress(_) | Verdict::Bounce(_) => {}
         }
-        for (kind, receipt) in &decision.receipts {
-            let channel = self.context.channel.parse().unwrap_or(Channel::Push);
+        for (kind, receipt) in decision.receipts {
+            let Some(channel) = self.context.channel else {
+                // Receipts are of deliveries, which have a channel. Filed under another's, it would be counted there.
+                tracing::error!(%stage, %kind, "a receipt of a message without a channel is dropped");
+                continue;
+            };
             let id = format!("{}.{kind}.{}", receipt.delivery_id.simple(), receipt.by.as_str());
-            let subject = subject::receipt(*kind, channel);
-            parts.push(Part::Receipt { subject, id, receipt: receipt.clone() });
+            parts.push(Part::Receipt { subject: subject::receipt(kind, channel), id, receipt });
         }
         Ok(parts)
     }
@@ -224,8 +226,8 @@ pub(crate) fn unencodable(error: impl std::error::Error + Send + Sync + 'static)
 
 /// A JetStream message schedule (ADR-51): at `until` the broker publishes it to [`subject::due`], from where
 /// [`crate::deferred`] returns it to the queue of `stage`. One schedule per subject, so a repeat replaces it.
-fn deferred(message: &Output, stage: Stage, until: Timestamp) -> Result<Outgoing, PublishError> {
-    let again = message.clone().again();
+fn deferred(message: Output, stage: Stage, until: Timestamp) -> Result<Outgoing, PublishError> {
+    let again = message.again();
     let message_id = again.message_id();
     Ok(Outgoing {
         subject: subject::deferred(&message_id),

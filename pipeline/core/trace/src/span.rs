@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use chasqui_contract::{Context, Decision, Output, Verdict};
 use chasqui_schemas::{
-    Notification, Reason, Stage, id,
+    Channel, Notification, Reason, Stage, id,
     trace::{State, Status, TraceEvent, event},
 };
 use compact_str::{ToCompactString, format_compact};
@@ -124,7 +124,7 @@ fn base(stage: Stage, context: &Context, timing: &Timing) -> TraceEvent {
         variant: context.variant.clone(),
         locale: context.locale.clone(),
         lane: context.lane.map(chasqui_schemas::Lane::as_str).unwrap_or_default().into(),
-        channel: context.channel.into(),
+        channel: context.channel.map(Channel::as_str).unwrap_or_default().into(),
         provider: context.provider.clone(),
         stage: stage.as_str().into(),
         event: if stage == Stage::Send { event::ATTEMPT } else { event::STAGE }.into(),

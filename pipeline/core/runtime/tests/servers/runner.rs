@@ -229,7 +229,7 @@ async fn the_provider_that_was_called_is_on_the_dead_letter_and_in_the_trace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_is_a_dead_letter_and_blocks_nobody() {
     let bench = bench("").await;
-    let subject = subject::queue(chasqui_schemas::Stage::Enrich, Lane::Normal, chasqui_schemas::Channel::Push);
+    let subject = subject::queue(chasqui_schemas::Stage::Enrich, Lane::Normal, None);
     let garbage = Bytes::from_static(b"\xc1 garbage");
     jetstream::new(bench.client.clone()).publish(subject, garbage.clone()).await.unwrap().await.unwrap();
     bench.publish(["before".into(), "poison".into(), "after".into()]).await;
