@@ -240,7 +240,7 @@ impl Worker {
     }
 
     /// One runner per queue of the stage.
-    fn run<S: chasqui_contract::Stage>(&mut self, stage: S, config: &Settings, parts: &Parts, on: &Handle) {
+    fn run<S: chasqui_contract::Decide>(&mut self, stage: S, config: &Settings, parts: &Parts, on: &Handle) {
         let stage = Arc::new(stage);
         for channel in topology::queues(S::STAGE) {
             let (broker, settings) = (parts.broker.clone(), config.runner.limits());

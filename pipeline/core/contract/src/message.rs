@@ -41,7 +41,7 @@ impl IncomingMessage {
 }
 
 /// What a stage takes in: read from an [`IncomingMessage`], traceable.
-pub trait Message: Sized + Send + 'static {
+pub trait StageInput: Sized + Send + 'static {
     /// The messages that one payload carries: one, unless stages bundle them.
     fn split(payload: &Bytes) -> Vec<Bytes> {
         envelope::unbundle(payload)
@@ -90,7 +90,7 @@ pub struct Submitted {
     pub app: String,
 }
 
-impl Message for Submitted {
+impl StageInput for Submitted {
     /// A producer's bytes are its own.
     fn split(payload: &Bytes) -> Vec<Bytes> {
         vec![payload.clone()]
@@ -116,7 +116,7 @@ impl Message for Submitted {
     }
 }
 
-impl Message for Notification {
+impl StageInput for Notification {
     fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError> {
         envelope::decode(&incoming.payload)
     }
@@ -137,7 +137,7 @@ impl Message for Notification {
     }
 }
 
-impl Message for Delivery {
+impl StageInput for Delivery {
     fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError> {
         envelope::decode(&incoming.payload)
     }

@@ -39,7 +39,8 @@ use async_nats::{
     jetstream::{self, AckKind},
 };
 use chasqui_contract::{
-    Class, Clock, Context, Decision, IncomingMessage, Message, Stage, Verdict, decision::parse_message_id, with_sources,
+    Class, Clock, Context, Decide, Decision, IncomingMessage, StageInput, Verdict, decision::parse_message_id,
+    with_sources,
 };
 use chasqui_nats::{keep_releasing, publisher::Publisher};
 use chasqui_schemas::{Channel, Lane, Reason, envelope::DecodeError, stream};
@@ -109,7 +110,7 @@ pub enum RunError {
 ///
 /// # Errors
 /// See [`RunError`]. A broker that goes away and comes back is no error.
-pub async fn run_stage<S: Stage>(
+pub async fn run_stage<S: Decide>(
     stage: Arc<S>,
     channel: Option<Channel>,
     on: &[Lane],
@@ -178,7 +179,7 @@ struct Item {
 }
 
 impl LaneState {
-    fn pulled<M: Message>(&mut self, Pulled { incoming, delivered }: Pulled) {
+    fn pulled<M: StageInput>(&mut self, Pulled { incoming, delivered }: Pulled) {
         let payloads = M::split(&incoming.payload);
         let (left, bundled) = (payloads.len(), payloads.len() > 1);
         self.open.insert(incoming.sequence, Open { left, begun: false, how: AckKind::Ack });
@@ -239,7 +240,7 @@ struct Runner<S> {
     committing: FuturesUnordered<BoxFuture<'static, (usize, Vec<u64>)>>,
 }
 
-impl<S: Stage> Runner<S> {
+impl<S: Decide> Runner<S> {
     async fn run(&mut self, stop: &CancellationToken) -> Result<(), RunError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -449,7 +450,7 @@ impl<S: Stage> Runner<S> {
 }
 
 /// Has the stage decide about one message; repeats that while a store which it needs is unavailable.
-async fn decide<S: Stage>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, max_deliveries: u32) -> Outcome {
+async fn decide<S: Decide>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, max_deliveries: u32) -> Outcome {
     let Item { incoming, delivered, bundled } = item;
     let started_at = clock.now();
     let began = Instant::now();

@@ -13,7 +13,7 @@ use std::{
 
 use async_nats::jetstream;
 use bytes::Bytes;
-use chasqui_contract::{Decision, Output, Stage, StoreError, SystemClock, Verdict};
+use chasqui_contract::{Decide, Decision, Output, StoreError, SystemClock, Verdict};
 use chasqui_embedded::NatsOptions;
 use chasqui_nats::publisher::{Outgoing, Publisher};
 use chasqui_runtime::{Broker, RunnerLimits, lanes::OTHERS, run_deferred, run_stage, settings::Settings, topology};
@@ -52,12 +52,12 @@ async fn bench(settings: &str) -> Bench {
     Bench { server, client, broker, config }
 }
 
-type Decide = Box<dyn Fn(Notification) -> BoxFuture<'static, Result<Decision, StoreError>> + Send + Sync>;
+type Decider = Box<dyn Fn(Notification) -> BoxFuture<'static, Result<Decision, StoreError>> + Send + Sync>;
 
 /// Stands where enrich does, and decides as the test likes.
-struct Toy(Decide);
+struct Toy(Decider);
 
-impl Stage for Toy {
+impl Decide for Toy {
     const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Enrich;
     type Input = Notification;
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use crate::{Decision, Message, StoreError};
+use crate::{Decision, StageInput, StoreError};
 
 /// Decides about one message at a time. The runtime calls it for many at once.
 ///
@@ -14,12 +14,12 @@ use crate::{Decision, Message, StoreError};
 ///    waits and asks again, without spending an attempt; else the message becomes a dead letter. A problem of
 ///    the message itself is a decision, not an error.
 /// 4. **A panic costs one message**: it becomes a dead letter, the others go on.
-pub trait Stage: Send + Sync + 'static {
+pub trait Decide: Send + Sync + 'static {
     /// Which station this is.
     const STAGE: chasqui_schemas::Stage;
 
     /// What it takes in.
-    type Input: Message;
+    type Input: StageInput;
 
     /// Decides about one message.
     fn decide(&self, input: Self::Input) -> impl Future<Output = Result<Decision, StoreError>> + Send;
