@@ -12,7 +12,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_nats::{Outgoing, Publisher};
 use chasqui_schemas::{
-    Channel, Lane, Notification, Stage, envelope, header,
+    Lane, Notification, Stage, envelope, header,
     notification::{Message, Recipient, Request},
     stream, subject,
 };

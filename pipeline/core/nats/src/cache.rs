@@ -1,6 +1,6 @@
 //! The records of a large bucket that were asked for lately, kept current by a watch.
 //!
-//! Guarantee: a cached record is answered only while the watch is current ([`Sight`]), and a change that the watch
+//! Guarantee: a cached record is answered only while the watch is current ([`WatchState`]), and a change that the watch
 //! told of is never answered in its old form: a record read before it was told is not kept. So a change is seen as
 //! soon as the server has told of it, within milliseconds, and on a machine where the watch is lost each record is
 //! read from the server.
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     mirror::Parsed,
-    sight::{Sight, WatchError},
+    watch_state::{WatchError, WatchState},
 };
 
 /// Most records kept, "no such record" included: some tens of megabytes of contacts.
@@ -34,7 +34,7 @@ pub struct Cache<T: Send + Sync + 'static> {
 
 #[derive(Debug)]
 struct Shared<T: Send + Sync + 'static> {
-    sight: Sight,
+    watch_state: WatchState,
     recent: Recent<String, Option<Parsed<T>>>,
     /// Changes told of: whoever read before one finds another number after it, and keeps nothing.
     changes: Mutex<u64>,
@@ -43,11 +43,14 @@ struct Shared<T: Send + Sync + 'static> {
 impl<T: Send + Sync + 'static> Cache<T> {
     /// Begins to watch `bucket`; must be called in a tokio runtime.
     pub fn start(client: async_nats::Client, bucket: Store) -> Self {
-        let shared =
-            Arc::new(Shared { sight: Sight::new(client), recent: Recent::new(RECORDS), changes: Mutex::new(0) });
+        let shared = Arc::new(Shared {
+            watch_state: WatchState::new(client),
+            recent: Recent::new(RECORDS),
+            changes: Mutex::new(0),
+        });
         let watching = Arc::clone(&shared);
         let watch = tokio::spawn(async move {
-            watching.sight.keep(&bucket.name, || watching.watch(&bucket)).await;
+            watching.watch_state.watch_again_and_again(&bucket.name, || watching.watch(&bucket)).await;
         });
         Cache { shared, watch }
     }
@@ -58,7 +61,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
         key: &str,
         read: impl FnOnce() -> R,
     ) -> Result<Option<Parsed<T>>, StoreError> {
-        if !self.shared.sight.is_current() {
+        if !self.shared.watch_state.is_current() {
             return Box::pin(read()).await;
         }
         if let Some(known) = self.shared.recent.get(key) {
@@ -67,7 +70,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
         let before = *self.shared.changes();
         let record = Box::pin(read()).await?;
         let changes = self.shared.changes();
-        if *changes == before && self.shared.sight.is_current() {
+        if *changes == before && self.shared.watch_state.is_current() {
             self.shared.recent.insert(key.to_owned(), record.clone());
         }
         Ok(record)
@@ -92,12 +95,14 @@ impl<T: Send + Sync + 'static> Shared<T> {
     }
 
     async fn watch(&self, bucket: &Store) -> Result<(), WatchError> {
-        let connection = self.sight.connection();
+        let connection = self.watch_state.connection();
         let changes = bucket.watch_all().await?;
         // What changed between two watches was told by none.
         self.forget(|recent| recent.invalidate_all());
-        self.sight.caught_up(connection);
-        self.sight.follow(connection, changes, |entry| self.forget(|recent| recent.invalidate(&entry.key))).await
+        self.watch_state.caught_up(connection);
+        self.watch_state
+            .apply_changes(connection, changes, |entry| self.forget(|recent| recent.invalidate(&entry.key)))
+            .await
     }
 
     fn forget(&self, what: impl FnOnce(&Recent<String, Option<Parsed<T>>>)) {

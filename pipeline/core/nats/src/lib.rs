@@ -18,18 +18,22 @@
 pub mod amend;
 pub mod bucket;
 pub mod cache;
+pub mod coalesce;
 pub mod connection;
 pub mod consumer;
-pub mod gather;
+mod dead_letter;
 pub mod mirror;
+mod pauses;
 pub mod publisher;
 pub mod reader;
 pub mod release;
 pub mod settings;
-mod sight;
+mod watch_state;
 
 pub use connection::{ConnectError, ConnectOptions, connect};
 pub use consumer::find_consumer;
+pub use dead_letter::dead_letter;
+pub use pauses::Pauses;
 pub use publisher::{Outgoing, PublishError, Publisher, Stored};
 pub use release::keep_releasing;
 pub use settings::Settings;

@@ -1,6 +1,6 @@
 //! A whole bucket in memory, parsed, kept current by a watch.
 //!
-//! Guarantee: [`Mirror::get`] answers only while it is current ([`Sight`]). Otherwise it answers nothing and the caller
+//! Guarantee: [`Mirror::get`] answers only while it is current ([`WatchState`]). Otherwise it answers nothing and the caller
 //! asks the server.
 //!
 //! After a crash, and after every reconnect, the whole bucket is read again. Its size is bounded by the bucket's own
@@ -17,7 +17,7 @@ use dashmap::DashMap;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
-use crate::sight::{Sight, WatchError};
+use crate::watch_state::{WatchError, WatchState};
 
 /// A record as parsed once: usable, or why not.
 pub type Parsed<T> = Result<Arc<T>, Arc<serde_json::Error>>;
@@ -36,24 +36,24 @@ pub struct Mirror<T> {
 
 #[derive(Debug)]
 struct Shared<T> {
-    sight: Sight,
+    watch_state: WatchState,
     records: DashMap<String, Parsed<T>>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Mirror<T> {
     /// Begins to mirror `bucket`; must be called in a tokio runtime.
     pub fn start(client: Client, bucket: Store) -> Self {
-        let shared = Arc::new(Shared { sight: Sight::new(client), records: DashMap::new() });
+        let shared = Arc::new(Shared { watch_state: WatchState::new(client), records: DashMap::new() });
         let watching = Arc::clone(&shared);
         let watch = tokio::spawn(async move {
-            watching.sight.keep(&bucket.name, || watching.watch(&bucket)).await;
+            watching.watch_state.watch_again_and_again(&bucket.name, || watching.watch(&bucket)).await;
         });
         Mirror { shared, watch }
     }
 
     /// The record under `key`, `Some(None)` if there is none; `None` if only the server knows.
     pub fn get(&self, key: &str) -> Option<Option<Parsed<T>>> {
-        self.shared.sight.is_current().then(|| self.shared.records.get(key).map(|record| record.clone()))
+        self.shared.watch_state.is_current().then(|| self.shared.records.get(key).map(|record| record.clone()))
     }
 }
 
@@ -66,7 +66,7 @@ impl<T> Drop for Mirror<T> {
 impl<T: DeserializeOwned> Shared<T> {
     /// Reads the whole bucket, then its changes, until the watch fails or the connection changes.
     async fn watch(&self, bucket: &Store) -> Result<(), WatchError> {
-        let connection = self.sight.connection();
+        let connection = self.watch_state.connection();
         // Asked before the watch begins: if the bucket was empty then, all that is in it later is told as a change.
         let was_empty = bucket.stream.get_info().await?.state.messages == 0;
         let changes = bucket.watch_with_history(">").await?;
@@ -76,8 +76,8 @@ impl<T: DeserializeOwned> Shared<T> {
         if was_empty {
             self.caught_up(connection, &mut told);
         }
-        self.sight
-            .follow(connection, changes, |entry| {
+        self.watch_state
+            .apply_changes(connection, changes, |entry| {
                 if let Some(told) = &mut told {
                     told.insert(entry.key.clone());
                 }
@@ -93,7 +93,7 @@ impl<T: DeserializeOwned> Shared<T> {
     fn caught_up(&self, connection: u64, told: &mut Option<HashSet<String>>) {
         if let Some(told) = told.take() {
             self.records.retain(|key, _| told.contains(key));
-            self.sight.caught_up(connection);
+            self.watch_state.caught_up(connection);
         }
     }
 

@@ -43,7 +43,7 @@ use chasqui_contract::{Class, StoreError};
 use chasqui_schemas::header;
 use tokio::sync::Semaphore;
 
-use crate::gather::fitting;
+use crate::{Pauses, coalesce::fitting};
 
 /// Messages in one atomic batch; the server takes no more (ADR-50).
 const MAX_BATCH_MESSAGES: usize = 1_000;
@@ -65,7 +65,7 @@ const GRACE_AFTER_RECONNECT: Duration = Duration::from_millis(500);
 /// How often a waiting exchange looks whether there was a reconnect.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// First and longest pause between tries of [`Publisher::insist`].
-const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+const PAUSES: Pauses = Pauses::new(Duration::from_millis(20), Duration::from_secs(1));
 /// When to try again after an answer that did not come.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -212,19 +212,18 @@ impl Publisher {
     /// # Errors
     /// Only what no repeat can mend.
     pub async fn insist(&self, messages: &[Outgoing]) -> Result<(), PublishError> {
-        let [mut pause, longest] = PAUSES;
+        let mut pauses = PAUSES;
         while let Err(error) = self.publish(messages).await {
             if !error.class().is_transient() {
                 return Err(error);
             }
             let subject = messages.first().map(|message| message.subject.as_str());
-            if pause >= longest {
+            if pauses.at_longest() {
                 tracing::warn!(subject, error = &error as &dyn Error, "waiting for the broker");
             } else {
                 tracing::debug!(subject, error = &error as &dyn Error, "waiting for the broker");
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(longest);
+            tokio::time::sleep(pauses.pause()).await;
         }
         Ok(())
     }

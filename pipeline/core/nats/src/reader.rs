@@ -1,6 +1,6 @@
 //! Reading a durable consumer: open, extend, acknowledge, bury.
 //!
-//! Guarantee: a message is acknowledged only by [`acknowledge`] or after [`bury`] has stored it as a dead letter.
+//! Guarantee: a message is acknowledged only by [`ack_all`] or after [`store_dead_letters`] has stored it as a dead letter.
 //! After a crash whatever was not acknowledged comes again.
 
 use std::time::Duration;
@@ -18,15 +18,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Outgoing, Publisher, find_consumer, keep_releasing};
+use crate::{Outgoing, Pauses, Publisher, dead_letter, find_consumer, keep_releasing};
 
 /// Messages that the client reads ahead, and how many bytes of them.
 const READ_AHEAD_MESSAGES: usize = 500;
 const READ_AHEAD_BYTES: usize = 8 * 1024 * 1024;
 /// The server says this often that a request is still known; after twice that without a word it is made again.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The stream or its consumer is not there, or JetStream cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +116,7 @@ pub async fn backlog(context: &Context, stream: &'static str, name: &'static str
 }
 
 /// Does `work` while it keeps the messages of `held` from being handed out to somebody else.
-pub async fn hold<T>(held: &[Acker], every: Duration, work: impl Future<Output = T>) -> T {
+pub async fn extend_while<T>(held: &[Acker], every: Duration, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     let mut ticks = interval_at(Instant::now() + every, every);
     loop {
@@ -139,7 +137,7 @@ pub async fn hold<T>(held: &[Acker], every: Duration, work: impl Future<Output =
 
 /// Ends our part with messages whose effect is stored. An acknowledgement that gets lost is a message that comes
 /// again, which is harmless.
-pub async fn acknowledge(held: &[Acker]) {
+pub async fn ack_all(held: &[Acker]) {
     for acker in held {
         if let Err(error) = acker.ack().await {
             tracing::debug!(error = &*error, "acknowledgement not sent");
@@ -148,7 +146,7 @@ pub async fn acknowledge(held: &[Acker]) {
 }
 
 /// Gives messages back, so that nobody has to wait for their deadlines.
-pub async fn give_back(held: &[Acker]) {
+pub async fn put_back_all(held: &[Acker]) {
     for acker in held {
         acker.ack_with(AckKind::Nak(None)).await.ok();
     }
@@ -162,9 +160,9 @@ pub struct Broken {
 
 /// Stores what cannot be used as dead letters on `subject`, then acknowledges it. Tries again while the broker is
 /// away; once `stop` asks for it, what is left is given back.
-pub async fn bury(publisher: &Publisher, subject: &str, broken: Vec<Broken>, stop: &CancellationToken) {
+pub async fn store_dead_letters(publisher: &Publisher, subject: &str, broken: Vec<Broken>, stop: &CancellationToken) {
     for Broken { message, why } in broken {
-        let letter = dead_letter(subject, &message, &why);
+        let letter = letter(subject, &message, &why);
         let mut pauses = Pauses::default();
         let kind = loop {
             match publisher.publish(std::slice::from_ref(&letter)).await {
@@ -193,38 +191,18 @@ pub async fn bury(publisher: &Publisher, subject: &str, broken: Vec<Broken>, sto
     }
 }
 
-fn dead_letter(subject: &str, message: &jetstream::Message, why: &str) -> Outgoing {
+fn letter(subject: &str, message: &jetstream::Message, why: &str) -> Outgoing {
     let (sequence, delivered, stored) = message
         .info()
         .map_or((0, 0, 0), |info| (info.stream_sequence, info.delivered, info.published.unix_timestamp_nanos()));
+    // `notify.dead.trace` and `notify.dead.receipt` are not stages; their last token says what could not be read.
+    let stage = subject.rsplit('.').next().unwrap_or_default();
+    let mut headers = dead_letter(Reason::Undecodable, why, stage, &message.subject);
+    headers.push((header::DELIVERED, delivered.to_string()));
     Outgoing {
         subject: subject.to_owned(),
         message_id: Some(format!("{subject}.{stored}.{sequence}")),
-        headers: vec![
-            (header::REASON, Reason::Undecodable.as_str().to_owned()),
-            (header::DETAIL, why.chars().take(500).collect()),
-            (header::STAGE, subject.rsplit('.').next().unwrap_or_default().to_owned()),
-            (header::SUBJECT, message.subject.to_string()),
-            (header::DELIVERED, delivered.to_string()),
-        ],
+        headers,
         payload: message.payload.clone(),
-    }
-}
-
-/// Pauses between tries: each twice as long as the one before, up to a bound.
-pub struct Pauses(Duration);
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Pauses(Duration::from_millis(100))
-    }
-}
-
-impl Pauses {
-    /// How long to wait before the next try.
-    pub fn pause(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST_PAUSE);
-        pause
     }
 }

@@ -16,7 +16,7 @@ use chasqui_schemas::{Channel, Lane, Receipt, Stage, envelope, id, stream, subje
 use chasqui_trace::TraceSink;
 use futures::future::join_all;
 
-use crate::perform::{Decided, Forward, Part, unencodable};
+use crate::plan::{Forward, Part, PendingCommit, unencodable};
 
 /// Most messages in a bundle: more would save little, and hold up the first for the last.
 pub const BUNDLE_MESSAGES: usize = 128;
@@ -30,19 +30,19 @@ const FLUSH_BYTES: usize = 4 * 1024 * 1024;
 /// Publishes everything that `batch` asks for, however long the broker refuses or is away.
 ///
 /// A decision that the broker can never store (a message too large for it) becomes a dead letter itself.
-pub(crate) async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [Decided]) {
-    let events = batch.iter_mut().flat_map(|decided| std::mem::take(&mut decided.events)).collect();
+pub(crate) async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [PendingCommit]) {
+    let events = batch.iter_mut().flat_map(|pending| std::mem::take(&mut pending.events)).collect();
     // Neither waits for the other; the input is acknowledged after both.
     if tokio::join!(publish(publisher, stage, batch), traces.record(events)).0.is_ok() {
         return;
     }
     // One of them is impossible. Alone, it can be told from the others.
-    for decided in batch {
-        let Err(error) = publish(publisher, stage, std::slice::from_ref(decided)).await else { continue };
-        decided.bury(stage, &error);
-        let events = std::mem::take(&mut decided.events);
+    for pending in batch {
+        let Err(error) = publish(publisher, stage, std::slice::from_ref(pending)).await else { continue };
+        pending.become_dead_letter(stage, &error);
+        let events = std::mem::take(&mut pending.events);
         if let (Err(error), ()) =
-            tokio::join!(publish(publisher, stage, std::slice::from_ref(decided)), traces.record(events))
+            tokio::join!(publish(publisher, stage, std::slice::from_ref(pending)), traces.record(events))
         {
             // Nothing of it fits: the trace at least says so, and it has no content of the message.
             tracing::error!(%stage, error = &error as &dyn std::error::Error, "dead letter cannot be stored");
@@ -50,8 +50,8 @@ pub(crate) async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Sta
     }
 }
 
-async fn publish(publisher: &Publisher, stage: Stage, batch: &[Decided]) -> Result<(), PublishError> {
-    let mut out = Batch {
+async fn publish(publisher: &Publisher, stage: Stage, batch: &[PendingCommit]) -> Result<(), PublishError> {
+    let mut out = Outbox {
         publisher,
         next: stage.next(),
         bundles: BTreeMap::new(),
@@ -60,14 +60,14 @@ async fn publish(publisher: &Publisher, stage: Stage, batch: &[Decided]) -> Resu
         messages: 0,
         bytes: 0,
     };
-    for part in batch.iter().flat_map(|decided| &decided.parts) {
+    for part in batch.iter().flat_map(|pending| &pending.parts) {
         out.add(part).await?;
     }
     out.flush().await
 }
 
 /// Messages by stream, sent off before they grow too large.
-struct Batch<'a> {
+struct Outbox<'a> {
     publisher: &'a Publisher,
     next: Option<Stage>,
     bundles: BTreeMap<(Lane, Option<Channel>), Bundle<'a>>,
@@ -85,15 +85,15 @@ struct Bundle<'a> {
     bytes: usize,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> Outbox<'a> {
     async fn add(&mut self, part: &'a Part) -> Result<(), PublishError> {
         let bytes = match part {
             Part::Forward(Forward { lane, channel, id, envelope }) => {
-                self.forward((*lane, *channel), Cow::Borrowed(id), Cow::Borrowed(envelope))?
+                self.add_to_bundle((*lane, *channel), Cow::Borrowed(id), Cow::Borrowed(envelope))?
             }
             Part::Unencoded(output) => {
                 let Forward { lane, channel, id, envelope } = Forward::new(output)?;
-                self.forward((lane, channel), Cow::Owned(id), Cow::Owned(envelope))?
+                self.add_to_bundle((lane, channel), Cow::Owned(id), Cow::Owned(envelope))?
             }
             Part::Receipt { subject, id, receipt } => {
                 self.receipts.entry(subject).or_default().push((id, receipt));
@@ -109,7 +109,7 @@ impl<'a> Batch<'a> {
         if self.messages >= FLUSH_MESSAGES || self.bytes >= FLUSH_BYTES { self.flush().await } else { Ok(()) }
     }
 
-    fn forward(
+    fn add_to_bundle(
         &mut self,
         queue: (Lane, Option<Channel>),
         id: Cow<'a, str>,
@@ -119,7 +119,7 @@ impl<'a> Batch<'a> {
         let bundle = self.bundles.entry(queue).or_default();
         if bundle.ids.len() == BUNDLE_MESSAGES || bundle.bytes + bytes > BUNDLE_BYTES {
             let full = std::mem::take(bundle);
-            self.close(queue, full)?;
+            self.close_bundle(queue, full)?;
         }
         let bundle = self.bundles.entry(queue).or_default();
         bundle.ids.push(id);
@@ -128,7 +128,11 @@ impl<'a> Batch<'a> {
         Ok(bytes)
     }
 
-    fn close(&mut self, (lane, channel): (Lane, Option<Channel>), bundle: Bundle<'a>) -> Result<(), PublishError> {
+    fn close_bundle(
+        &mut self,
+        (lane, channel): (Lane, Option<Channel>),
+        bundle: Bundle<'a>,
+    ) -> Result<(), PublishError> {
         // After the last stage nothing is forwarded.
         if let Some(next) = self.next
             && !bundle.ids.is_empty()
@@ -149,7 +153,7 @@ impl<'a> Batch<'a> {
     async fn flush(&mut self) -> Result<(), PublishError> {
         (self.messages, self.bytes) = (0, 0);
         for (queue, bundle) in std::mem::take(&mut self.bundles) {
-            self.close(queue, bundle)?;
+            self.close_bundle(queue, bundle)?;
         }
         for (subject, receipts) in std::mem::take(&mut self.receipts) {
             for some in receipts.chunks(BUNDLE_MESSAGES) {

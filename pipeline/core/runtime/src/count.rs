@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use chasqui_schemas::{Channel, Lane, Stage};
 use tracing::Level;
 
-use crate::perform::Decided;
+use crate::plan::PendingCommit;
 
 /// Says that the loop around a stage moves. `lane` is the first of those that it works on.
 pub(crate) fn beat(stage: Stage, lane: Lane, channel: Option<Channel>) {
@@ -17,16 +17,16 @@ pub(crate) fn beat(stage: Stage, lane: Lane, channel: Option<Channel>) {
 }
 
 /// Counts a batch that is committed: `chasqui_messages` by decision, `chasqui_redeliveries`, `chasqui_batch_size`.
-pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[Decided]) {
+pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[PendingCommit]) {
     let (stage, lane) = (stage.as_str(), lane.as_str());
     let mut decisions: BTreeMap<&str, u64> = BTreeMap::new();
-    for decided in batch {
-        *decisions.entry(decided.word).or_default() += 1;
+    for pending in batch {
+        *decisions.entry(pending.word).or_default() += 1;
     }
     for (decision, messages) in decisions {
         tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_messages = messages, stage, lane, decision);
     }
-    let again = batch.iter().filter(|decided| decided.delivered > 1).count() as u64;
+    let again = batch.iter().filter(|pending| pending.delivered > 1).count() as u64;
     if again > 0 {
         tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_redeliveries = again, stage, lane);
     }

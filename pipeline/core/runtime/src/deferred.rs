@@ -61,7 +61,7 @@ async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: Cancel
                     } else {
                         // Nobody can ever return it. It stays in the stream, visible as pending.
                         tracing::error!(subject = %message.subject, "deferred message without a queue");
-                        settle(&message, AckKind::Nak(Some(Duration::from_secs(3600)))).await;
+                        send_ack(&message, AckKind::Nak(Some(Duration::from_secs(3600)))).await;
                     }
                 }
                 Err(error) => tracing::debug!(%lane, error = &error as &dyn std::error::Error, "pulling due messages"),
@@ -69,7 +69,7 @@ async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: Cancel
         }
         for (queue, messages) in by_queue {
             let (outgoing, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
-            let how = match publisher.publish(&outgoing).await {
+            let kind = match publisher.publish(&outgoing).await {
                 Ok(_) => AckKind::Ack,
                 Err(error) => {
                     tracing::warn!(queue, error = &error as &dyn std::error::Error, "due messages wait");
@@ -77,7 +77,7 @@ async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: Cancel
                 }
             };
             for message in &messages {
-                settle(message, how).await;
+                send_ack(message, kind).await;
             }
         }
     }
@@ -94,8 +94,8 @@ fn returned(message: &jetstream::Message) -> Option<Outgoing> {
     })
 }
 
-async fn settle(message: &jetstream::Message, how: AckKind) {
-    if let Err(error) = message.ack_with(how).await {
+async fn send_ack(message: &jetstream::Message, kind: AckKind) {
+    if let Err(error) = message.ack_with(kind).await {
         tracing::debug!(error = &*error, "acknowledgement not sent");
     }
 }

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 const EXPIRES: Duration = Duration::from_secs(30);
 /// The server says that a request is still known.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A request without news for this long is forgotten.
+/// A request without event for this long is forgotten.
 const SILENCE: Duration = Duration::from_millis(2_500);
 /// After a request that ended without bringing anything, wait this long before asking again.
 const REFUSED: Duration = Duration::from_millis(500);
@@ -51,7 +51,7 @@ pub struct Pulled {
 
 /// What a [`Puller`] has to say.
 #[derive(Debug)]
-pub enum News {
+pub enum PullEvent {
     /// A message has come.
     Message(Pulled),
     /// A request has ended: there may be room for another, and until it is made nothing comes.
@@ -111,7 +111,7 @@ impl Puller {
     }
 
     /// Asks for more, so that at most `window` messages are here or on their way.
-    pub async fn demand(&mut self, window: usize) {
+    pub async fn request_more(&mut self, window: usize) {
         let now = Instant::now();
         if self.outstanding > 0 && now.duration_since(self.heard_at) > SILENCE {
             self.outstanding = 0;
@@ -143,22 +143,22 @@ impl Puller {
     }
 
     /// The next message, as soon as one is here, or what else there is to know.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<News> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<PullEvent> {
         loop {
             let Some(message) = std::task::ready!(self.subscription.poll_next_unpin(cx)) else {
-                return Poll::Ready(News::Closed);
+                return Poll::Ready(PullEvent::Closed);
             };
             self.heard_at = Instant::now();
             match message.status {
                 None | Some(StatusCode::OK) => {
-                    if let Some(pulled) = self.take(message) {
-                        return Poll::Ready(News::Message(pulled));
+                    if let Some(pulled) = self.receive(message) {
+                        return Poll::Ready(PullEvent::Message(pulled));
                     }
                 }
                 Some(StatusCode::IDLE_HEARTBEAT) => {}
                 Some(status) => {
-                    self.ended(status, &message);
-                    return Poll::Ready(News::Ended);
+                    self.request_ended(status, &message);
+                    return Poll::Ready(PullEvent::Ended);
                 }
             }
         }
@@ -168,7 +168,7 @@ impl Puller {
     ///
     /// With `max_bytes` the server ends every request by a status, also one that it served in full ("Batch
     /// Completed"); a refusal is told from that by having brought nothing.
-    fn ended(&mut self, status: StatusCode, message: &async_nats::Message) {
+    fn request_ended(&mut self, status: StatusCode, message: &async_nats::Message) {
         let missing = message
             .headers
             .as_ref()
@@ -182,14 +182,14 @@ impl Puller {
         }
     }
 
-    fn take(&mut self, message: async_nats::Message) -> Option<Pulled> {
+    fn receive(&mut self, message: async_nats::Message) -> Option<Pulled> {
         self.brought = true;
         self.outstanding = self.outstanding.saturating_sub(1);
         let Some(reply) = message.reply else {
             tracing::warn!(subject = %message.subject, "not a JetStream message: ignored");
             return None;
         };
-        let Some(Delivery { delivered, sequence, stored_at }) = delivery(&reply) else {
+        let Some(JetStreamMeta { delivered, sequence, stored_at }) = parse_ack_subject(&reply) else {
             tracing::warn!(subject = %message.subject, %reply, "not a JetStream message: ignored");
             return None;
         };
@@ -221,34 +221,47 @@ impl Puller {
         let now = Instant::now();
         for held in self.held.values_mut().filter(|held| now.duration_since(held.extended_at) >= age) {
             held.extended_at = now;
-            tell(&self.client, held.reply.clone(), AckKind::Progress).await;
+            send_ack(&self.client, held.reply.clone(), AckKind::Progress).await;
         }
     }
 
-    /// Ends our part with a message. Sent and forgotten: where it is lost, the message comes again, and doing
-    /// its work again has no visible effect.
-    pub async fn settle(&mut self, sequence: u64, how: AckKind) {
+    /// Acknowledges a message that is here. The acknowledgement is sent and not waited for: where it is lost, the message
+    /// comes again, and doing its work again has no visible effect.
+    pub async fn ack(&mut self, sequence: u64) {
+        self.let_go(sequence, AckKind::Ack).await;
+    }
+
+    /// Puts a message back, to be handed out again `after` a time, or at once.
+    pub async fn put_back(&mut self, sequence: u64, after: Option<Duration>) {
+        self.let_go(sequence, AckKind::Nak(after)).await;
+    }
+
+    async fn let_go(&mut self, sequence: u64, kind: AckKind) {
         if let Some(held) = self.held.remove(&sequence) {
             self.held_bytes -= held.bytes;
-            tell(&self.client, held.reply, how).await;
+            send_ack(&self.client, held.reply, kind).await;
         }
     }
 
-    /// Stops asking and gives back what has come unasked for since, so that nobody has to wait for its deadline.
+    /// Ends the subscription and puts back what came in it since the last poll, so that nobody has to wait for the
+    /// deadlines of these messages.
     ///
-    /// To be called before anything is given back: while we are subscribed, the server would hand it to us again.
+    /// It must be called before any message is put back: while the subscription is there, the server would hand that
+    /// message out to us again.
     pub async fn close(&mut self) {
         if let Err(error) = self.subscription.unsubscribe().await {
             tracing::debug!(error = &error as &dyn std::error::Error, "unsubscribe not sent");
         }
         loop {
-            let news = std::future::poll_fn(|cx| Poll::Ready(self.poll_next(cx))).await;
-            match news {
-                Poll::Ready(News::Message(pulled)) => {
-                    self.settle(pulled.incoming.sequence, AckKind::Nak(None)).await;
-                }
-                Poll::Ready(News::Ended) => {}
-                Poll::Ready(News::Closed) | Poll::Pending => return,
+            // One poll, which does not wait: only what is here already is of interest, and Pending means that it was all.
+            // Nobody polls the subscription after this, so a lost wake-up is no loss. What is still on its way comes
+            // again after its deadline.
+            let event = std::future::poll_fn(|cx| Poll::Ready(self.poll_next(cx))).await;
+            match event {
+                Poll::Ready(PullEvent::Message(pulled)) => self.put_back(pulled.incoming.sequence, None).await,
+                // No more is asked for.
+                Poll::Ready(PullEvent::Ended) => {}
+                Poll::Ready(PullEvent::Closed) | Poll::Pending => return,
             }
         }
     }
@@ -256,7 +269,7 @@ impl Puller {
 
 /// What JetStream says of a message in the subject to acknowledge it on.
 #[derive(Debug, PartialEq)]
-struct Delivery {
+struct JetStreamMeta {
     delivered: u32,
     sequence: u64,
     stored_at: Timestamp,
@@ -266,22 +279,22 @@ struct Delivery {
 /// with more tokens behind it from later servers (ADR-15).
 ///
 /// The client library reads it too, but only for a message with a context of its own, and each of those starts a task.
-fn delivery(reply: &str) -> Option<Delivery> {
+fn parse_ack_subject(reply: &str) -> Option<JetStreamMeta> {
     const SHORT: usize = 7;
     let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
     let rest = if tokens.len() > SHORT { tokens.get(2..)? } else { &tokens[..] };
     let [_stream, _consumer, delivered, sequence, _consumer_sequence, stored_at, _pending, ..] = rest else {
         return None;
     };
-    Some(Delivery {
+    Some(JetStreamMeta {
         delivered: delivered.parse().ok()?,
         sequence: sequence.parse().ok()?,
         stored_at: Timestamp::from_nanosecond(stored_at.parse().ok()?).ok()?,
     })
 }
 
-async fn tell(client: &Client, reply: Subject, how: AckKind) {
-    if let Err(error) = client.publish(reply, how.into()).await {
+async fn send_ack(client: &Client, reply: Subject, kind: AckKind) {
+    if let Err(error) = client.publish(reply, kind.into()).await {
         tracing::debug!(error = &error as &dyn std::error::Error, "acknowledgement not sent");
     }
 }
@@ -304,15 +317,15 @@ mod servers {
         // As short as the heartbeats allow.
         puller.expires = 2 * HEARTBEAT;
         let began = Instant::now();
-        puller.demand(10).await;
-        let news = tokio::time::timeout(SILENCE, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
-        assert!(matches!(news, News::Ended), "{news:?}");
+        puller.request_more(10).await;
+        let event = tokio::time::timeout(SILENCE, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
+        assert!(matches!(event, PullEvent::Ended), "{event:?}");
         assert!(began.elapsed() >= puller.expires);
 
         client.publish("s", "later".into()).await.unwrap();
-        puller.demand(10).await;
-        let news = tokio::time::timeout(HEARTBEAT, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
-        assert!(matches!(news, News::Message(_)), "{news:?}");
+        puller.request_more(10).await;
+        let event = tokio::time::timeout(HEARTBEAT, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
+        assert!(matches!(event, PullEvent::Message(_)), "{event:?}");
     }
 }
 
@@ -322,12 +335,16 @@ mod tests {
 
     #[test]
     fn the_reply_tells_of_the_delivery_in_both_forms() {
-        let expected = Some(Delivery { delivered: 2, sequence: 41, stored_at: Timestamp::from_second(7).unwrap() });
-        assert_eq!(delivery("$JS.ACK.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3"), expected);
-        assert_eq!(delivery("$JS.ACK._.ACCOUNT.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3"), expected);
-        assert_eq!(delivery("$JS.ACK.hub.ACCOUNT.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3.token"), expected);
+        let expected =
+            Some(JetStreamMeta { delivered: 2, sequence: 41, stored_at: Timestamp::from_second(7).unwrap() });
+        assert_eq!(parse_ack_subject("$JS.ACK.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3"), expected);
+        assert_eq!(parse_ack_subject("$JS.ACK._.ACCOUNT.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3"), expected);
+        assert_eq!(
+            parse_ack_subject("$JS.ACK.hub.ACCOUNT.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3.token"),
+            expected
+        );
         for wrong in ["_INBOX.x", "$JS.ACK.a.b.c", "$JS.ACK.s.c.x.41.9.7.3", ""] {
-            assert_eq!(delivery(wrong), None, "{wrong}");
+            assert_eq!(parse_ack_subject(wrong), None, "{wrong}");
         }
     }
 }

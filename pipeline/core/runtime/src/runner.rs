@@ -34,10 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{
-    Client,
-    jetstream::{self, AckKind},
-};
+use async_nats::{Client, jetstream};
 use chasqui_contract::{
     Class, Clock, Context, Decide, Decision, IncomingMessage, StageInput, Verdict, decision::parse_message_id,
     with_sources,
@@ -54,8 +51,8 @@ use crate::{
     commit::{BUNDLE_MESSAGES, commit},
     count,
     lanes::Lanes,
-    perform::Decided,
-    pull::{News, Pulled, Puller},
+    plan::PendingCommit,
+    pull::{PullEvent, Pulled, Puller},
     settings::RunnerLimits,
     topology::consumer_name,
 };
@@ -115,7 +112,7 @@ pub async fn run_stage<S: Decide>(
     channel: Option<Channel>,
     on: &[Lane],
     broker: Broker,
-    settings: RunnerLimits,
+    limits: RunnerLimits,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let mut lanes = Vec::with_capacity(on.len());
@@ -131,22 +128,22 @@ pub async fn run_stage<S: Decide>(
             open: HashMap::new(),
             ready: VecDeque::new(),
             deciding: 0,
-            decided: Vec::new(),
+            to_commit: Vec::new(),
             committing: 0,
         });
     }
-    let picker = Lanes::new(settings.weights, settings.slots);
+    let picker = Lanes::new(limits.weights, limits.slots);
     let deciding = FuturesUnordered::new();
     let committing = FuturesUnordered::new();
     // Its own bound on batches in flight: a stream that does not answer then holds up no other queue.
     let broker = Broker { publisher: broker.publisher.apart(), ..broker };
-    let mut runner = Runner { stage, channel, broker, settings, lanes, picker, deciding, committing };
+    let mut runner = Runner { stage, channel, broker, limits, lanes, picker, deciding, committing };
     runner.run(&stop).await?;
     runner.drain().await;
     Ok(())
 }
 
-type Deciding = BoxFuture<'static, (usize, Outcome)>;
+type Deciding = BoxFuture<'static, (usize, DecisionResult)>;
 
 struct LaneState {
     lane: Lane,
@@ -155,7 +152,7 @@ struct LaneState {
     open: HashMap<u64, Open>,
     ready: VecDeque<Item>,
     deciding: usize,
-    decided: Vec<Decided>,
+    to_commit: Vec<PendingCommit>,
     /// Commits on their way.
     committing: usize,
 }
@@ -166,8 +163,8 @@ struct Open {
     left: usize,
     /// Whether work on one of them has begun.
     begun: bool,
-    /// What to tell the broker when none is left.
-    how: AckKind,
+    /// Whether the whole is put back when none is left, and after which time it comes again; else it is acknowledged.
+    put_back_after: Option<Duration>,
 }
 
 /// One message of those pulled.
@@ -179,27 +176,29 @@ struct Item {
 }
 
 impl LaneState {
-    fn pulled<M: StageInput>(&mut self, Pulled { incoming, delivered }: Pulled) {
+    fn enqueue<M: StageInput>(&mut self, Pulled { incoming, delivered }: Pulled) {
         let payloads = M::split(&incoming.payload);
         let (left, bundled) = (payloads.len(), payloads.len() > 1);
-        self.open.insert(incoming.sequence, Open { left, begun: false, how: AckKind::Ack });
+        self.open.insert(incoming.sequence, Open { left, begun: false, put_back_after: None });
         self.ready.extend(payloads.into_iter().enumerate().map(|(index, payload)| {
             let incoming = IncomingMessage { payload, index, ..incoming.clone() };
             Item { incoming, delivered, bundled }
         }));
     }
 
-    /// One message fewer of what was pulled as `sequence`; `how` is kept where it is no acknowledgement.
-    async fn done(&mut self, sequence: u64, how: AckKind) {
+    /// One message fewer of what was pulled as `sequence`. After the last one the whole is acknowledged, or put back if
+    /// that was asked for one of its messages.
+    async fn finish_one(&mut self, sequence: u64, put_back_after: Option<Duration>) {
         let Some(open) = self.open.get_mut(&sequence) else { return };
         open.left -= 1;
-        if !matches!(how, AckKind::Ack) {
-            open.how = how;
-        }
+        open.put_back_after = put_back_after.or(open.put_back_after);
         if open.left == 0
             && let Some(open) = self.open.remove(&sequence)
         {
-            self.puller.settle(sequence, open.how).await;
+            match open.put_back_after {
+                None => self.puller.ack(sequence).await,
+                after => self.puller.put_back(sequence, after).await,
+            }
         }
     }
 }
@@ -214,8 +213,8 @@ enum Ending {
 }
 
 /// What is left to do about a message after [`decide`].
-enum Outcome {
-    Commit(Box<Decided>),
+enum DecisionResult {
+    Commit(Box<PendingCommit>),
     PutBack { sequence: u64, after: Duration },
 }
 
@@ -223,7 +222,7 @@ enum Outcome {
 enum Event {
     Pulled(usize, Pulled),
     RequestEnded,
-    Outcome(usize, Outcome),
+    Decided(usize, DecisionResult),
     /// The messages of these sequences are committed.
     Committed(usize, Vec<u64>),
     Tick,
@@ -233,7 +232,7 @@ struct Runner<S> {
     stage: Arc<S>,
     channel: Option<Channel>,
     broker: Broker,
-    settings: RunnerLimits,
+    limits: RunnerLimits,
     lanes: Vec<LaneState>,
     picker: Lanes,
     deciding: FuturesUnordered<Deciding>,
@@ -246,7 +245,7 @@ impl<S: Decide> Runner<S> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             for lane in &mut self.lanes {
-                lane.puller.demand(self.settings.window).await;
+                lane.puller.request_more(self.limits.window).await;
             }
             let more = self.start_decisions().await;
             self.start_commits();
@@ -261,11 +260,11 @@ impl<S: Decide> Runner<S> {
                     _ = tick.tick() => Event::Tick,
                     event = std::future::poll_fn(|cx| self.poll_event(cx)) => event?,
                 };
-                self.take(event).await;
+                self.handle(event).await;
             }
             // Whatever else is here goes into the same round.
             while let Some(event) = self.event_now()? {
-                self.take(event).await;
+                self.handle(event).await;
             }
         }
     }
@@ -277,9 +276,9 @@ impl<S: Decide> Runner<S> {
         }
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             match lane.puller.poll_next(cx) {
-                Poll::Ready(News::Message(pulled)) => return Poll::Ready(Ok(Event::Pulled(index, pulled))),
-                Poll::Ready(News::Ended) => return Poll::Ready(Ok(Event::RequestEnded)),
-                Poll::Ready(News::Closed) => return Poll::Ready(Err(RunError::Closed)),
+                Poll::Ready(PullEvent::Message(pulled)) => return Poll::Ready(Ok(Event::Pulled(index, pulled))),
+                Poll::Ready(PullEvent::Ended) => return Poll::Ready(Ok(Event::RequestEnded)),
+                Poll::Ready(PullEvent::Closed) => return Poll::Ready(Err(RunError::Closed)),
                 Poll::Pending => {}
             }
         }
@@ -292,7 +291,7 @@ impl<S: Decide> Runner<S> {
             return Poll::Ready(Event::Committed(lane, sequences));
         }
         match self.deciding.poll_next_unpin(cx) {
-            Poll::Ready(Some((lane, outcome))) => Poll::Ready(Event::Outcome(lane, outcome)),
+            Poll::Ready(Some((lane, result))) => Poll::Ready(Event::Decided(lane, result)),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
@@ -311,22 +310,22 @@ impl<S: Decide> Runner<S> {
         }
     }
 
-    async fn take(&mut self, event: Event) {
+    async fn handle(&mut self, event: Event) {
         match event {
-            Event::Pulled(lane, pulled) => self.lanes[lane].pulled::<S::Input>(pulled),
-            Event::Outcome(lane, outcome) => {
+            Event::Pulled(lane, pulled) => self.lanes[lane].enqueue::<S::Input>(pulled),
+            Event::Decided(lane, result) => {
                 let lane = &mut self.lanes[lane];
                 lane.deciding -= 1;
-                match outcome {
-                    Outcome::Commit(decided) => lane.decided.push(*decided),
-                    Outcome::PutBack { sequence, after } => lane.done(sequence, AckKind::Nak(Some(after))).await,
+                match result {
+                    DecisionResult::Commit(pending) => lane.to_commit.push(*pending),
+                    DecisionResult::PutBack { sequence, after } => lane.finish_one(sequence, Some(after)).await,
                 }
             }
             Event::Committed(lane, sequences) => {
                 let lane = &mut self.lanes[lane];
                 lane.committing -= 1;
                 for sequence in sequences {
-                    lane.done(sequence, AckKind::Ack).await;
+                    lane.finish_one(sequence, None).await;
                 }
             }
             Event::Tick => {
@@ -334,7 +333,7 @@ impl<S: Decide> Runner<S> {
                     count::beat(S::STAGE, first.lane, self.channel);
                 }
                 for lane in &mut self.lanes {
-                    lane.puller.extend(self.settings.ack_wait / 3).await;
+                    lane.puller.extend(self.limits.ack_wait / 3).await;
                 }
             }
             // Nothing is left to do here: each turn of the loop in `run` begins by asking for more.
@@ -346,7 +345,7 @@ impl<S: Decide> Runner<S> {
     async fn start_decisions(&mut self) -> bool {
         // The allocation of a future that was ready at once serves the next one. The future is large and oddly aligned, so
         // that allocating it anew for each decision costs: measured, 154 instead of 147 µs of the worker a notification.
-        let mut place = None;
+        let mut reusable = None;
         for _ in 0..MAX_ROUND {
             let mut ready = [false; Lane::ALL.len()];
             for state in &self.lanes {
@@ -362,9 +361,9 @@ impl<S: Decide> Runner<S> {
             }
             state.deciding += 1;
             let (stage, clock) = (Arc::clone(&self.stage), Arc::clone(&self.broker.clock));
-            let max_deliveries = self.settings.max_deliveries;
+            let max_deliveries = self.limits.max_deliveries;
             let decision = async move { (index, decide(&*stage, &*clock, item, lane, max_deliveries).await) };
-            let mut deciding = if let Some(mut free) = place.take() {
+            let mut deciding = if let Some(mut free) = reusable.take() {
                 Pin::set(&mut free, decision);
                 free
             } else {
@@ -375,9 +374,9 @@ impl<S: Decide> Runner<S> {
             // polls it again, with a waker of its own, before this task sleeps.
             let made = deciding.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
             match made {
-                Poll::Ready((lane, outcome)) => {
-                    place = Some(deciding);
-                    self.take(Event::Outcome(lane, outcome)).await;
+                Poll::Ready((lane, result)) => {
+                    reusable = Some(deciding);
+                    self.handle(Event::Decided(lane, result)).await;
                 }
                 Poll::Pending => self.deciding.push(deciding),
             }
@@ -388,12 +387,12 @@ impl<S: Decide> Runner<S> {
     fn start_commits(&mut self) {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             let enough = if lane.committing == 0 { 1 } else { BUNDLE_MESSAGES };
-            if lane.decided.len() < enough || lane.committing == MAX_COMMITS {
+            if lane.to_commit.len() < enough || lane.committing == MAX_COMMITS {
                 continue;
             }
             lane.committing += 1;
-            let rest = lane.decided.split_off(lane.decided.len().min(MAX_COMMIT));
-            let mut batch = std::mem::replace(&mut lane.decided, rest);
+            let rest = lane.to_commit.split_off(lane.to_commit.len().min(MAX_COMMIT));
+            let mut batch = std::mem::replace(&mut lane.to_commit, rest);
             let (publisher, traces) = (self.broker.publisher.clone(), self.broker.traces.clone());
             let span = tracing::info_span!(
                 target: "chasqui::batch",
@@ -409,7 +408,7 @@ impl<S: Decide> Runner<S> {
             let committing = async move {
                 commit(&publisher, &traces, S::STAGE, &mut batch).await;
                 count::batch(S::STAGE, name, &batch);
-                (index, batch.iter().map(|decided| decided.incoming.sequence).collect())
+                (index, batch.iter().map(|pending| pending.incoming.sequence).collect())
             };
             self.committing.push(Box::pin(committing.instrument(span)));
         }
@@ -417,12 +416,12 @@ impl<S: Decide> Runner<S> {
 
     /// Gives back what has not begun and finishes what has, within the bound.
     async fn drain(&mut self) {
-        let deadline = Instant::now() + self.settings.drain;
+        let deadline = Instant::now() + self.limits.drain;
         for lane in &mut self.lanes {
             lane.puller.close().await;
             lane.ready.retain(|item| lane.open.get(&item.incoming.sequence).is_some_and(|open| open.begun));
             for sequence in lane.open.extract_if(|_, open| !open.begun).map(|(sequence, _)| sequence) {
-                lane.puller.settle(sequence, AckKind::Nak(None)).await;
+                lane.puller.put_back(sequence, None).await;
             }
         }
         loop {
@@ -434,7 +433,7 @@ impl<S: Decide> Runner<S> {
             let left = deadline.saturating_duration_since(Instant::now());
             let next = std::future::poll_fn(|cx| self.poll_work(cx));
             match tokio::time::timeout(left, next).await {
-                Ok(event) => self.take(event).await,
+                Ok(event) => self.handle(event).await,
                 Err(_) => {
                     let unfinished = self.deciding.len();
                     tracing::warn!(stage = %S::STAGE, unfinished, "drain took too long: the rest comes again");
@@ -450,7 +449,13 @@ impl<S: Decide> Runner<S> {
 }
 
 /// Has the stage decide about one message; repeats that while a store which it needs is unavailable.
-async fn decide<S: Decide>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane, max_deliveries: u32) -> Outcome {
+async fn decide<S: Decide>(
+    stage: &S,
+    clock: &dyn Clock,
+    item: Item,
+    lane: Lane,
+    max_deliveries: u32,
+) -> DecisionResult {
     let Item { incoming, delivered, bundled } = item;
     let started_at = clock.now();
     let began = Instant::now();
@@ -485,10 +490,10 @@ async fn decide<S: Decide>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane,
     let decision = match ending {
         Ending::Decided(decision) => decision,
         Ending::Split => {
-            let split = Decided::split((S::STAGE, lane), incoming, delivered, context, timing);
-            return Outcome::Commit(Box::new(split));
+            let split = PendingCommit::split((S::STAGE, lane), incoming, delivered, context, timing);
+            return DecisionResult::Commit(Box::new(split));
         }
-        Ending::PutBack(after) => return Outcome::PutBack { sequence: incoming.sequence, after },
+        Ending::PutBack(after) => return DecisionResult::PutBack { sequence: incoming.sequence, after },
     };
     if let Some(called) = decision.provider.as_deref() {
         context.provider = called.into();
@@ -496,7 +501,7 @@ async fn decide<S: Decide>(stage: &S, clock: &dyn Clock, item: Item, lane: Lane,
     if let Verdict::Dead { reason, detail } = &decision.verdict {
         tracing::warn!(stage = %S::STAGE, trace_id = %context.trace_id, %reason, detail, "dead letter");
     }
-    Outcome::Commit(Box::new(Decided::new(S::STAGE, incoming, delivered, context, timing, decision)))
+    DecisionResult::Commit(Box::new(PendingCommit::new(S::STAGE, incoming, delivered, context, timing, decision)))
 }
 
 fn dead(reason: Reason, error: &dyn std::error::Error) -> Ending {

@@ -1,7 +1,7 @@
 //! The way into the durable trace stream: all of a process's stages share one.
 //!
 //! Guarantee: when [`TraceSink::record`] returns, the events are stored. Events that come at the same time are stored
-//! together ([`chasqui_nats::gather`]), with one fsync: at rest seven stages would otherwise ask the disk seven times
+//! together ([`chasqui_nats::coalesce`]), with one fsync: at rest seven stages would otherwise ask the disk seven times
 //! for every notification.
 //!
 //! After a crash the inputs of what was not recorded come again, and their events replace themselves.
@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chasqui_nats::{
     Outgoing, Publisher,
-    gather::{Gather, Pace, fitting},
+    coalesce::{Coalescer, Pace, fitting},
 };
 use chasqui_schemas::{
     subject,
@@ -47,7 +47,7 @@ impl TraceSink {
     /// Must be called in a tokio runtime; ends when the last clone is dropped.
     pub fn start(publisher: &Publisher) -> Self {
         let (calls, waiting) = mpsc::channel(QUEUED_CALLS);
-        tokio::spawn(record(publisher.apart(), Gather::new(waiting, PACE)));
+        tokio::spawn(record(publisher.apart(), Coalescer::new(waiting, PACE)));
         TraceSink { calls }
     }
 
@@ -70,7 +70,7 @@ pub fn encoded(events: &[TraceEvent]) -> Vec<Encoded> {
 }
 
 /// Stores batch after batch, one at a time.
-async fn record(publisher: Publisher, mut waiting: Gather<Call>) {
+async fn record(publisher: Publisher, mut waiting: Coalescer<Call>) {
     loop {
         let calls = waiting.next(|call| call.events.len()).await;
         if calls.is_empty() {

@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
 use chasqui_nats::{
-    Publisher,
-    reader::{self, Broken, Pauses, StreamReader},
+    Pauses, Publisher,
+    reader::{self, Broken, StreamReader},
 };
 use chasqui_schemas::{id, stream, subject};
 use clickhouse::Client;
@@ -173,7 +173,7 @@ impl Writer {
     }
 
     async fn hold<T>(&self, held: &Held, work: impl Future<Output = T>) -> T {
-        reader::hold(&held.messages, self.intake.extend_every, work).await
+        reader::extend_while(&held.messages, self.intake.extend_every, work).await
     }
 
     /// Inserts the batch, however often it takes. False: we are asked to stop, and the time for that is over.
@@ -211,12 +211,12 @@ impl Writer {
             tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_trace_rows = rows);
             tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_trace_backlog = pending);
             tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_trace_lag_ms = lag_ms);
-            reader::acknowledge(&messages).await;
+            reader::ack_all(&messages).await;
         } else {
             tracing::warn!(rows, "stopping with traces unwritten: the stream keeps them");
-            reader::give_back(&messages).await;
+            reader::put_back_all(&messages).await;
         }
-        reader::bury(&self.publisher, subject::DEAD_TRACE, broken, &self.stop).await;
+        reader::store_dead_letters(&self.publisher, subject::DEAD_TRACE, broken, &self.stop).await;
     }
 }
 

@@ -35,17 +35,17 @@ pub struct Pace {
 
 /// Batches of what comes through a channel.
 #[derive(Debug)]
-pub struct Gather<T> {
+pub struct Coalescer<T> {
     requests: Receiver<T>,
     pace: Pace,
     /// When the next batch were due, if all had been apart.
     due: Instant,
 }
 
-impl<T> Gather<T> {
+impl<T> Coalescer<T> {
     /// Of `requests`.
     pub fn new(requests: Receiver<T>, pace: Pace) -> Self {
-        Gather { requests, pace, due: Instant::now() }
+        Coalescer { requests, pace, due: Instant::now() }
     }
 
     /// The next batch, where each request weighs what `weight` says; never more than `many` requests. Empty when there
@@ -105,47 +105,47 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn at_rest_nobody_waits() {
         let (requests, waiting) = mpsc::channel(100);
-        let mut gather = Gather::new(waiting, PACE);
+        let mut coalescer = Coalescer::new(waiting, PACE);
         let began = Instant::now();
         for request in 0..5 {
             requests.send(request).await.unwrap();
-            assert_eq!(gather.next(|_| 1).await, [request]);
+            assert_eq!(coalescer.next(|_| 1).await, [request]);
         }
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     /// Sends `count` requests; answers how many come at once, and after how long.
-    async fn served(requests: &mpsc::Sender<u32>, gather: &mut Gather<u32>, count: u32) -> (usize, Duration) {
+    async fn served(requests: &mpsc::Sender<u32>, coalescer: &mut Coalescer<u32>, count: u32) -> (usize, Duration) {
         for request in 0..count {
             requests.send(request).await.unwrap();
         }
         let began = Instant::now();
-        (gather.next(|_| 1).await.len(), began.elapsed())
+        (coalescer.next(|_| 1).await.len(), began.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
     async fn under_load_batches_are_apart_unless_they_are_full() {
         let (requests, waiting) = mpsc::channel(100);
-        let mut gather = Gather::new(waiting, PACE);
+        let mut coalescer = Coalescer::new(waiting, PACE);
         for _batch in 0..AT_ONCE {
-            assert_eq!(served(&requests, &mut gather, 7).await, (7, Duration::ZERO));
+            assert_eq!(served(&requests, &mut coalescer, 7).await, (7, Duration::ZERO));
         }
         for _batch in 0..3 {
-            assert_eq!(served(&requests, &mut gather, 7).await, (7, PACE.every));
+            assert_eq!(served(&requests, &mut coalescer, 7).await, (7, PACE.every));
         }
         for _full in 0..5 {
-            assert_eq!(served(&requests, &mut gather, 10).await, (10, Duration::ZERO));
+            assert_eq!(served(&requests, &mut coalescer, 10).await, (10, Duration::ZERO));
         }
-        assert_eq!(served(&requests, &mut gather, 7).await, (7, PACE.every), "not for each of the full ones");
+        assert_eq!(served(&requests, &mut coalescer, 7).await, (7, PACE.every), "not for each of the full ones");
     }
 
     #[tokio::test(start_paused = true)]
     async fn after_a_rest_some_go_at_once_again() {
         let (requests, waiting) = mpsc::channel(100);
-        let mut gather = Gather::new(waiting, PACE);
+        let mut coalescer = Coalescer::new(waiting, PACE);
         for _round in 0..2 {
             for _batch in 0..AT_ONCE {
-                assert_eq!(served(&requests, &mut gather, 7).await, (7, Duration::ZERO));
+                assert_eq!(served(&requests, &mut coalescer, 7).await, (7, Duration::ZERO));
             }
             tokio::time::sleep(AT_ONCE * PACE.every).await;
         }
@@ -154,10 +154,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn heavy_requests_fill_a_batch_sooner_and_the_end_is_an_empty_one() {
         let (requests, waiting) = mpsc::channel(100);
-        let mut gather = Gather::new(waiting, PACE);
+        let mut coalescer = Coalescer::new(waiting, PACE);
         requests.send(10).await.unwrap();
         drop(requests);
-        assert_eq!(gather.next(|weight| *weight).await, [10]);
-        assert!(gather.next(|weight| *weight).await.is_empty());
+        assert_eq!(coalescer.next(|weight| *weight).await, [10]);
+        assert!(coalescer.next(|weight| *weight).await.is_empty());
     }
 }

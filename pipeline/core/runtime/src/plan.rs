@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
-use chasqui_nats::publisher::{Outgoing, PublishError};
+use chasqui_nats::{Outgoing, PublishError, dead_letter};
 use chasqui_schemas::{Channel, Lane, Reason, Receipt, Stage, header, stream, subject, trace::Encoded};
 use chasqui_trace::{
     encoded,
@@ -17,15 +17,13 @@ use jiff::Timestamp;
 const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 /// Of what one decision forwards so many bytes are encoded at once. One submission may have a thousand recipients: as
 /// outputs they share it, encoded each has a copy.
-const ENCODED_AT_ONCE: usize = 64 * 1024;
+const MAX_ENCODED_BYTES: usize = 64 * 1024;
 /// The name in metrics of what becomes of a message that is put back without the others of its bundle.
 const SPLIT: &str = "split";
-/// Longest `Chasqui-Detail`, in bytes.
-const MAX_DETAIL: usize = 4 * 1024;
 
 /// A message, and what was decided about it.
 #[derive(Debug)]
-pub(crate) struct Decided {
+pub(crate) struct PendingCommit {
     /// The message.
     pub(crate) incoming: IncomingMessage,
     /// How often the broker had handed it out.
@@ -69,7 +67,7 @@ impl Forward {
     }
 }
 
-impl Decided {
+impl PendingCommit {
     /// What `stage` decided about a message.
     pub(crate) fn new(
         stage: Stage,
@@ -80,13 +78,14 @@ impl Decided {
         decision: Decision,
     ) -> Self {
         let word = decision.verdict.as_str();
-        let mut decided = Decided { incoming, delivered, parts: Vec::new(), events: Vec::new(), word, context, timing };
-        decided.events = decided.trace(stage, &decision);
-        match decided.perform(stage, decision) {
-            Ok(parts) => decided.parts = parts,
-            Err(error) => decided.bury(stage, &error),
+        let mut pending =
+            PendingCommit { incoming, delivered, parts: Vec::new(), events: Vec::new(), word, context, timing };
+        pending.events = pending.trace_events(stage, &decision);
+        match pending.plan(stage, decision) {
+            Ok(parts) => pending.parts = parts,
+            Err(error) => pending.become_dead_letter(stage, &error),
         }
-        decided
+        pending
     }
 
     /// A message that came in a bundle so often that another message of the bundle may be what kills the workers: it
@@ -98,32 +97,32 @@ impl Decided {
         context: Context,
         timing: Timing,
     ) -> Self {
-        let parts = vec![Part::Message(stream::of_stage(stage, lane), alone(&incoming))];
-        Decided { incoming, delivered, parts, events: Vec::new(), word: SPLIT, context, timing }
+        let parts = vec![Part::Message(stream::of_stage(stage, lane), put_back_alone(&incoming))];
+        PendingCommit { incoming, delivered, parts, events: Vec::new(), word: SPLIT, context, timing }
     }
 
     /// Makes it a dead letter, because what was decided cannot be stored.
-    pub(crate) fn bury(&mut self, stage: Stage, error: &PublishError) {
+    pub(crate) fn become_dead_letter(&mut self, stage: Stage, error: &PublishError) {
         tracing::error!(%stage, error = error as &dyn std::error::Error, "decision cannot be stored: dead letter");
         let (reason, detail) = (Reason::TooLarge, error.to_string());
         self.parts = vec![Part::Message(stream::DEAD, self.dead_letter(stage, reason, &detail))];
         let decision = Decision::dead(reason, detail);
         self.word = decision.verdict.as_str();
-        self.events = self.trace(stage, &decision);
+        self.events = self.trace_events(stage, &decision);
     }
 
-    fn trace(&self, stage: Stage, decision: &Decision) -> Vec<Encoded> {
+    fn trace_events(&self, stage: Stage, decision: &Decision) -> Vec<Encoded> {
         encoded(&span::of_decision(stage, &self.context, &self.timing, decision))
     }
 
     /// What the decision publishes, traces apart.
-    fn perform(&self, stage: Stage, decision: Decision) -> Result<Vec<Part>, PublishError> {
+    fn plan(&self, stage: Stage, decision: Decision) -> Result<Vec<Part>, PublishError> {
         let mut parts = Vec::new();
         match decision.verdict {
             Verdict::Forward(outputs) => {
                 let mut bytes = 0;
                 for output in outputs {
-                    parts.push(if bytes < ENCODED_AT_ONCE {
+                    parts.push(if bytes < MAX_ENCODED_BYTES {
                         let forward = Forward::new(&output)?;
                         bytes += forward.envelope.len();
                         Part::Forward(forward)
@@ -135,13 +134,13 @@ impl Decided {
             Verdict::Defer { until, message, .. } => {
                 // Where the broker's clock is ahead of ours, the message would come back before its time, again and again.
                 let soonest = self.timing.started_at.saturating_add(MIN_DEFERRAL).unwrap_or(Timestamp::MAX);
-                parts.push(Part::Message(stream::DEFERRED, deferred(*message, stage, soonest.max(until))?));
+                parts.push(Part::Message(stream::DEFERRED, schedule(*message, stage, soonest.max(until))?));
             }
             Verdict::Retry { after, message, .. } => {
                 // From when it was decided, so that a repeat of this commit asks for the same moment.
                 let after = jiff::SignedDuration::try_from(after).unwrap_or(jiff::SignedDuration::MAX);
                 let until = self.timing.started_at.saturating_add(after).unwrap_or(Timestamp::MAX);
-                parts.push(Part::Message(stream::DEFERRED, deferred(*message, stage, until)?));
+                parts.push(Part::Message(stream::DEFERRED, schedule(*message, stage, until)?));
             }
             Verdict::Dead { reason, detail } => {
                 parts.push(Part::Message(stream::DEAD, self.dead_letter(stage, reason, &detail)));
@@ -166,17 +165,14 @@ impl Decided {
 
     /// The input as it was, with what is known of its end in the headers.
     fn dead_letter(&self, stage: Stage, reason: Reason, detail: &str) -> Outgoing {
-        let Decided { incoming, context, .. } = self;
-        let mut headers = vec![
-            (header::REASON, reason.as_str().to_owned()),
-            (header::DETAIL, one_line(detail)),
-            (header::STAGE, stage.as_str().to_owned()),
-            (header::SUBJECT, incoming.subject.to_string()),
+        let PendingCommit { incoming, context, .. } = self;
+        let mut headers = dead_letter(reason, detail, stage.as_str(), &incoming.subject);
+        headers.extend([
             (header::DELIVERED, self.delivered.to_string()),
             (header::ATTEMPTS, context.attempt.to_string()),
             (header::NOTIFICATION, context.trace_id.to_string()),
             (header::PROVIDER, context.provider.to_string()),
-        ];
+        ]);
         headers.extend(context.delivery_id.map(|id| (header::DELIVERY, id.to_string())));
         headers.extend(incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned())));
         Outgoing {
@@ -189,17 +185,11 @@ impl Decided {
 
     /// The submission as it was, where its producer can listen.
     fn rejection(&self, reason: Reason, violations: &[String], request: uuid::Uuid) -> Outgoing {
-        let Decided { incoming, context, .. } = self;
+        let PendingCommit { incoming, context, .. } = self;
         // A list of strings always serialises.
         let detail = serde_json::to_string(violations).unwrap_or_default();
-        let mut headers = vec![
-            (header::REASON, reason.as_str().to_owned()),
-            (header::DETAIL, one_line(&detail)),
-            (header::STAGE, Stage::Validate.as_str().to_owned()),
-            (header::SUBJECT, incoming.subject.to_string()),
-            (header::REQUEST, request.to_string()),
-            (header::NOTIFICATION, context.trace_id.to_string()),
-        ];
+        let mut headers = dead_letter(reason, &detail, Stage::Validate.as_str(), &incoming.subject);
+        headers.extend([(header::REQUEST, request.to_string()), (header::NOTIFICATION, context.trace_id.to_string())]);
         headers.extend(incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned())));
         Outgoing {
             subject: subject::rejected(&context.app),
@@ -211,7 +201,7 @@ impl Decided {
 }
 
 /// A message of a bundle, back to its queue without the others.
-fn alone(incoming: &IncomingMessage) -> Outgoing {
+fn put_back_alone(incoming: &IncomingMessage) -> Outgoing {
     Outgoing {
         subject: incoming.subject.to_string(),
         message_id: Some(format!("alone.{}.{}", incoming.sequence, incoming.index)),
@@ -226,7 +216,7 @@ pub(crate) fn unencodable(error: impl std::error::Error + Send + Sync + 'static)
 
 /// A JetStream message schedule (ADR-51): at `until` the broker publishes it to [`subject::due`], from where
 /// [`crate::deferred`] returns it to the queue of `stage`. One schedule per subject, so a repeat replaces it.
-fn deferred(message: Output, stage: Stage, until: Timestamp) -> Result<Outgoing, PublishError> {
+fn schedule(message: Output, stage: Stage, until: Timestamp) -> Result<Outgoing, PublishError> {
     let again = message.again();
     let message_id = again.message_id();
     Ok(Outgoing {
@@ -240,14 +230,4 @@ fn deferred(message: Output, stage: Stage, until: Timestamp) -> Result<Outgoing,
         message_id: None,
         payload: again.encode().map_err(unencodable)?.into(),
     })
-}
-
-/// A header is one line, and not a long one.
-fn one_line(text: &str) -> String {
-    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.len() > MAX_DETAIL {
-        line.truncate(line.floor_char_boundary(MAX_DETAIL - '…'.len_utf8()));
-        line.push('…');
-    }
-    line
 }

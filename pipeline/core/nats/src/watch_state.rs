@@ -1,6 +1,6 @@
 //! Whether what a watch told of a bucket can be trusted right now.
 //!
-//! Guarantee: [`Sight::is_current`] only while the watch is caught up, and on the same connection as when it was. A
+//! Guarantee: [`WatchState::is_current`] only while the watch is caught up, and on the same connection as when it was. A
 //! connection that hangs without being closed is noticed after some 15 seconds; until then nothing that this process
 //! decides from an old record can be published either, because publishing needs the same connection.
 
@@ -18,7 +18,7 @@ use futures::StreamExt;
 const WATCH_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How often a watch looks whether the connection is still the one it began on.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// [`Sight::current_on`] while not caught up: no connection has this number.
+/// [`WatchState::current_on`] while not caught up: no connection has this number.
 const NOT_CURRENT: u64 = 0;
 
 /// How a watch failed.
@@ -26,15 +26,15 @@ pub(crate) type WatchError = Box<dyn Error + Send + Sync>;
 
 /// What is known of a watch.
 #[derive(Debug)]
-pub(crate) struct Sight {
+pub(crate) struct WatchState {
     client: Client,
     /// Number of the connection on which the watch is caught up; the client counts its connections from 1.
     current_on: AtomicU64,
 }
 
-impl Sight {
+impl WatchState {
     pub(crate) fn new(client: Client) -> Self {
-        Sight { client, current_on: AtomicU64::new(NOT_CURRENT) }
+        WatchState { client, current_on: AtomicU64::new(NOT_CURRENT) }
     }
 
     /// The connection's number.
@@ -55,7 +55,11 @@ impl Sight {
     }
 
     /// Watches again and again; `watch` is one watch, until it ends.
-    pub(crate) async fn keep<W: Future<Output = Result<(), WatchError>>>(&self, bucket: &str, watch: impl Fn() -> W) {
+    pub(crate) async fn watch_again_and_again<W: Future<Output = Result<(), WatchError>>>(
+        &self,
+        bucket: &str,
+        watch: impl Fn() -> W,
+    ) {
         loop {
             let ended = watch().await;
             self.current_on.store(NOT_CURRENT, Ordering::Release);
@@ -67,7 +71,7 @@ impl Sight {
     }
 
     /// Hands every change to `apply`, until the watch fails or the connection is another than `connection`.
-    pub(crate) async fn follow(
+    pub(crate) async fn apply_changes(
         &self,
         connection: u64,
         mut changes: kv::Watch,
