@@ -50,8 +50,12 @@ pub async fn keep_releasing(context: Context, stream: &'static str, consumer: St
     }
 }
 
-/// Removes what was acknowledged since `released`; answers up to which sequence that was.
-async fn release(
+/// One round of [`keep_releasing`]: removes what was acknowledged after the sequence `released`; answers up to which
+/// sequence all is removed now.
+///
+/// # Errors
+/// The broker does not answer, or the consumer is not there. What could not be removed is removed in a later round.
+pub async fn release(
     context: &Context,
     stream: &str,
     consumer: &str,

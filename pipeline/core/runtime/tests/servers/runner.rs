@@ -385,9 +385,13 @@ async fn a_full_queue_pushes_back_and_loses_nothing() {
     let (stop, runner) = bench.run(pure(Decision::forward));
     bench.until_forwarded(100).await;
     bench.until("all moved", "STAGE_ENRICH_NORMAL", 0).await;
-    // Filter's queue is full now: these wait in enrich's.
+    // Filter's queue is full now: these wait in enrich's, while each try to forward them is refused. A plain subscription
+    // sees every try, also one that no stream takes.
+    let mut tries = bench.client.subscribe("notify.filter.normal").await.unwrap();
     publish(bench.outgoing((100..150).map(|n| n.to_string()))).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    for _try in 0..3 {
+        tokio::time::timeout(PATIENCE, tries.next()).await.unwrap().unwrap();
+    }
     assert_eq!((bench.stored("STAGE_ENRICH_NORMAL").await, bench.stored("STAGE_FILTER_NORMAL").await), (1, 1));
     let filter = jetstream::new(bench.client.clone()).get_stream("STAGE_FILTER_NORMAL").await.unwrap();
     filter.purge().await.unwrap();
@@ -467,14 +471,23 @@ async fn a_message_that_is_handed_out_too_often_is_a_dead_letter() {
 async fn a_server_that_restarts_costs_no_message() {
     let bench = bench("[runner]\nack_wait_ms = 2000").await;
     let (stop, runner) = bench.run(pure(Decision::forward));
-    for round in 0..3 {
+    const CRASHES: usize = 3;
+    for round in 0..CRASHES {
         bench.publish((0..200).map(|i| format!("{round}-{i}"))).await;
         bench.server.crash().await;
     }
     bench.until_forwarded(600).await;
     bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
-    // Some may be there twice, bundled otherwise: whoever was about to hear of their storing asked again.
-    assert!(bench.forwarded().await.values().sum::<usize>() < 2 * 600);
+    // The server remembers acknowledgements a moment late, so a crash may hand out again what was forwarded before it.
+    // Bundled otherwise it has other message ids, and is stored once more: at most once for each crash that the message
+    // lived through. How many these are depends on the moment of the crash; that a crash repeats only what was at work
+    // in that moment, and not all that there is, is what the sum says.
+    let forwarded = bench.forwarded().await;
+    for (user, times) in &forwarded {
+        let round: usize = user.split('-').next().unwrap().parse().unwrap();
+        assert!(*times <= 1 + CRASHES - round, "{user} is there {times} times");
+    }
+    assert!(forwarded.values().sum::<usize>() < 2 * 600);
     stop.cancel();
     runner.await.unwrap();
 }
