@@ -1,8 +1,8 @@
-//! The contract between what a notification means and how it moves.
+//! The contract between what a notification means (the stages) and how it moves (the runtime).
 //!
-//! Stages ([`Decide`]) are pure: a message in, a [`Decision`] out. What they need to know of the world comes
-//! through ports: [`Directory`], [`AddressBook`], [`Ledger`], [`Inbox`], [`Provider`], [`Clock`]. The runtime performs what they
-//! decide: publishes, traces, acknowledges. Nothing here does I/O.
+//! A stage ([`Decide`]) is pure: a message in, a [`Decision`] out. It asks the world only through ports: [`Directory`],
+//! [`AddressBook`], [`Ledger`], [`Inbox`], [`Provider`], [`Clock`]. The runtime does what stages decide: it publishes,
+//! traces and acknowledges. Nothing here does I/O.
 //!
 //! ```text
 //! stages ──► contract ◄── runtime, stores, trace

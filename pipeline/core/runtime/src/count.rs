@@ -1,6 +1,6 @@
-//! What a runner tells of itself: that it moves, and what became of its messages.
+//! Counts what runners do: that their loops move, and what became of their messages.
 //!
-//! As events of the target `chasqui::metrics`, which the process turns into OTLP metrics and `/metrics`.
+//! The counts are events of the target `chasqui::metrics`, which the process turns into OTLP metrics and `/metrics`.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,15 @@ use tracing::Level;
 
 use crate::plan::PendingCommit;
 
-/// Says that the loop around a stage moves. `lane` is the first of those that it works on.
+/// Counts a beat of the loop around a stage: where beats stay away, it hangs. `lane` is the first of its lanes.
 pub(crate) fn beat(stage: Stage, lane: Lane, channel: Option<Channel>) {
     let channel = channel.map_or("", Channel::as_str);
     let (stage, lane) = (stage.as_str(), lane.as_str());
     tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_beats = 1u64, stage, lane, channel);
 }
 
-/// Counts a batch that is committed: `chasqui_messages` by decision, `chasqui_redeliveries`, `chasqui_batch_size`.
+/// Counts the messages of a batch that is committed: `chasqui_messages` by decision, `chasqui_redeliveries`,
+/// `chasqui_batch_size`.
 pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[PendingCommit]) {
     let (stage, lane) = (stage.as_str(), lane.as_str());
     let mut decisions: BTreeMap<&str, u64> = BTreeMap::new();
@@ -34,7 +35,7 @@ pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[PendingCommit]) {
     tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_batch_size = size, stage, lane);
 }
 
-/// Counts a decision that waits because a store does not answer.
+/// Counts a decision that waits because a store is unavailable.
 pub(crate) fn store_error(stage: Stage, lane: Lane) {
     let (stage, lane) = (stage.as_str(), lane.as_str());
     tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_store_errors = 1u64, stage, lane);

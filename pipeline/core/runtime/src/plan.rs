@@ -1,7 +1,10 @@
-//! What a decision comes to, in bytes.
+//! Plans what a decision publishes and traces, in bytes. Pure.
 //!
-//! Made as soon as there is a decision: what a stage built is then freed while it is still in the processor's cache, and
-//! what waits for the broker is small and in few pieces. Pure.
+//! This is done as soon as there is a decision: what the stage built is then freed while it is still in the processor's
+//! cache, and what waits for the broker is small and in few pieces.
+//!
+//! Guarantee: the same message and decision make the same message ids, so that what is published again after a crash is
+//! taken for a repeat.
 
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
@@ -13,24 +16,26 @@ use chasqui_trace::{
 };
 use jiff::Timestamp;
 
-/// Shortest deferral: what is due sooner comes a little late.
+/// Minimum time for which a message is deferred; one that is due sooner comes that much late. A second is more than the
+/// clocks of worker and broker should differ.
 const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
-/// Of what one decision forwards so many bytes are encoded at once. One submission may have a thousand recipients: as
-/// outputs they share it, encoded each has a copy.
+/// Maximum bytes that are encoded at once of what one decision forwards; the rest is encoded when it is published. One
+/// submission may have a thousand recipients: their outputs share its content, and each encoded one has a copy. Nearly
+/// all decisions stay below this.
 const MAX_ENCODED_BYTES: usize = 64 * 1024;
 /// The name in metrics of what becomes of a message that is put back without the others of its bundle.
 const SPLIT: &str = "split";
 
-/// A message, and what was decided about it.
+/// A message whose decision is made and not published yet.
 #[derive(Debug)]
 pub(crate) struct PendingCommit {
     /// The message.
     pub(crate) incoming: IncomingMessage,
     /// How often the broker had handed it out.
     pub(crate) delivered: u32,
-    /// What is published.
+    /// What the decision publishes.
     pub(crate) parts: Vec<Part>,
-    /// What the trace says.
+    /// What it records in the trace.
     pub(crate) events: Vec<Encoded>,
     /// The decision's name in metrics.
     pub(crate) word: &'static str,
@@ -43,11 +48,11 @@ pub(crate) struct PendingCommit {
 pub(crate) enum Part {
     /// To the next stage, in a bundle with others of the same queue.
     Forward(Forward),
-    /// The same, to be encoded when its turn comes.
+    /// The same, encoded only when its turn comes.
     Unencoded(Box<Output>),
-    /// Together with others of the same subject.
+    /// A receipt, together with others of the same subject.
     Receipt { subject: String, id: String, receipt: Receipt },
-    /// As it is, to a stream.
+    /// A message to a stream of its own.
     Message(&'static str, Outgoing),
 }
 
@@ -89,7 +94,8 @@ impl PendingCommit {
     }
 
     /// A message that came in a bundle so often that another message of the bundle may be what kills the workers: it
-    /// goes back to its queue, that of `stage` for `lane`, without the others. Nothing was decided, so nothing is traced.
+    /// goes back to its queue, that of `stage` for `lane`, without the others. Nothing was decided, so nothing is
+    /// traced.
     pub(crate) fn split(
         (stage, lane): (Stage, Lane),
         incoming: IncomingMessage,
@@ -115,7 +121,7 @@ impl PendingCommit {
         encoded(&span::of_decision(stage, &self.context, &self.timing, decision))
     }
 
-    /// What the decision publishes, traces apart.
+    /// What the decision publishes, without its trace events.
     fn plan(&self, stage: Stage, decision: Decision) -> Result<Vec<Part>, PublishError> {
         let mut parts = Vec::new();
         match decision.verdict {
@@ -132,7 +138,8 @@ impl PendingCommit {
                 }
             }
             Verdict::Defer { until, message, .. } => {
-                // Where the broker's clock is ahead of ours, the message would come back before its time, again and again.
+                // Where the broker's clock is ahead of ours, the message would come back before its time, again and
+                // again.
                 let soonest = self.timing.started_at.saturating_add(MIN_DEFERRAL).unwrap_or(Timestamp::MAX);
                 parts.push(Part::Message(stream::DEFERRED, schedule(*message, stage, soonest.max(until))?));
             }
@@ -163,7 +170,7 @@ impl PendingCommit {
         Ok(parts)
     }
 
-    /// The input as it was, with what is known of its end in the headers.
+    /// The input as it was; headers say how it ended.
     fn dead_letter(&self, stage: Stage, reason: Reason, detail: &str) -> Outgoing {
         let PendingCommit { incoming, context, .. } = self;
         let mut headers = dead_letter(reason, detail, stage.as_str(), &incoming.subject);
@@ -183,7 +190,7 @@ impl PendingCommit {
         }
     }
 
-    /// The submission as it was, where its producer can listen.
+    /// The submission as it was, on the subject where its producer can listen.
     fn rejection(&self, reason: Reason, violations: &[String], request: uuid::Uuid) -> Outgoing {
         let PendingCommit { incoming, context, .. } = self;
         // A list of strings always serialises.
@@ -200,7 +207,7 @@ impl PendingCommit {
     }
 }
 
-/// A message of a bundle, back to its queue without the others.
+/// Publishes a message of a bundle to its queue again, without the others.
 fn put_back_alone(incoming: &IncomingMessage) -> Outgoing {
     Outgoing {
         subject: incoming.subject.to_string(),

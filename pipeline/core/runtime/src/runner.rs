@@ -1,7 +1,8 @@
 //! The loop around a stage: pull, decide, commit, acknowledge.
 //!
-//! One task per queue, which owns all of its state, so that there are no locks and the order of things can be
-//! read from top to bottom:
+//! One task per queue owns all of its state, so that there are no locks and the order of things can be read from top to
+//! bottom. Each stage has two such tasks in a process, one for the critical lane and one for the others:
+//! [`crate::lanes`] says why.
 //!
 //! ```text
 //!            window per lane          slots, by weight            a few per lane
@@ -10,20 +11,20 @@
 //!
 //! Guarantees:
 //! - **Nothing is lost**: a message is acknowledged only after what was decided about it is stored.
-//! - **Take what is there**: a commit takes all that is decided when it begins, and never waits for more; under load
-//!   batches grow by themselves, because beside one that is on its way another begins only with a bundle's worth.
-//! - **Bounded**: at most `window` messages per lane are here, in whatever state. A full queue behind the
-//!   stage therefore fills the one before it. A lane whose commit waits does not hold up the others.
-//! - **Poison ends**: a message that does not decode, or that makes the stage panic, is a dead letter; so is
-//!   one that was handed out `max_deliveries` times, since it may be what kills the workers. Of a bundle handed out so
-//!   often, each message first goes back to the queue alone, so that one is dead and not all.
-//! - **A bundle is its messages**: each is decided and committed on its own; the bundle is acknowledged after the last.
+//! - **No waiting for a full batch**: a commit takes all that is decided when it begins. Under load batches grow by
+//!   themselves, because beside a commit that is on its way another begins only with a bundle's worth.
+//! - **Bounded**: at most `window` JetStream messages per lane are here, in whatever state. So a full queue behind the
+//!   stage fills the one before it. A lane whose commit waits does not hold up the others.
+//! - **Poison ends**: a message that does not decode, or that makes the stage panic, becomes a dead letter; so does one
+//!   that was handed out more than `max_deliveries` times, since it may be what kills the workers. The messages of a
+//!   bundle that was handed out so often first go back to the queue one by one, so that one is dead and not all.
+//! - **A bundle is its messages**: each is decided on its own; the bundle is acknowledged after the last is committed.
 //! - **Space comes back**: what is acknowledged is removed from its queue within seconds, many at a time
 //!   ([`chasqui_nats::release`]).
-//! - **Deadlines move**: every message that is here has its acknowledgement deadline extended while work goes
-//!   on, so a slow call is not done twice.
-//! - **Drain**: when stopped, what has not begun is given back at once, what has begun is finished, within
-//!   `drain`; what is not finished by then comes again elsewhere.
+//! - **Deadlines move**: the acknowledgement deadline of every message that is here is extended while work goes on, so
+//!   that a slow call is not made twice.
+//! - **Drain**: when stopped, the runner puts back at once what it has not begun, and finishes what it has, within
+//!   `drain`. What is not finished by then comes again elsewhere, as everything unacknowledged does after a crash.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -57,36 +58,37 @@ use crate::{
     topology::consumer_name,
 };
 
-/// Most messages in one commit; what it publishes is split further by size.
+/// Maximum messages in one commit: as many as fit into one atomic batch. What they publish is split further by size.
 const MAX_COMMIT: usize = 1_000;
-/// Commits of one lane on their way at a time.
+/// Maximum commits of one lane on their way. Several, since a commit mostly waits for the disk; few, so that each is
+/// large.
 const MAX_COMMITS: usize = 4;
-/// Decisions begun in one go: some milliseconds' work, in which nothing new is looked at.
+/// Maximum decisions begun before the loop looks at events and lets other tasks run: some milliseconds' work.
 const MAX_ROUND: usize = 128;
-/// Housekeeping: forgotten requests, deadlines.
+/// How often deadlines are looked at and the loop wakes although nothing happens, which also renews forgotten requests.
 const TICK: Duration = Duration::from_millis(500);
 /// How long a message of a newer version is left to processes that can read it.
 const NEWER_VERSION_PAUSE: Duration = Duration::from_secs(30);
-/// Longest pause between tries while a port of the stage is unavailable.
+/// Maximum pause between tries while a store that the stage needs is unavailable.
 const MAX_PORT_PAUSE: Duration = Duration::from_secs(2);
 
-/// Where messages come from and go to.
+/// What a runner needs of the world.
 #[derive(Clone)]
 pub struct Broker {
-    /// The connection.
+    /// The connection that messages are pulled from.
     pub client: Client,
     /// Durable publishing on it.
     pub publisher: Publisher,
-    /// Where trace events go.
+    /// Records trace events.
     pub traces: TraceSink,
-    /// The time.
+    /// Says when a decision began.
     pub clock: Arc<dyn Clock>,
 }
 
 /// A queue could not be worked on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Its consumer is not there, or the broker cannot be reached.
+    /// Its consumer does not exist, or the broker cannot be reached.
     #[error("cannot open consumer `{consumer}` of stream {stream}: run `chasqui migrate` and check `nats.url`")]
     Open {
         /// The stream.
@@ -102,8 +104,8 @@ pub enum RunError {
     Closed,
 }
 
-/// Works on one queue until `stop`: `lanes` of a stage ([`crate::lanes::URGENT`] or [`crate::lanes::OTHERS`]), of one
-/// channel where the stage has a queue per channel.
+/// Works on one queue of `stage` until `stop`: on the lanes `on` ([`crate::lanes::URGENT`] or [`crate::lanes::OTHERS`])
+/// and, where the stage has a queue per channel, on one channel.
 ///
 /// # Errors
 /// See [`RunError`]. A broker that goes away and comes back is no error.
@@ -135,7 +137,7 @@ pub async fn run_stage<S: Decide>(
     let picker = Lanes::new(limits.weights, limits.slots);
     let deciding = FuturesUnordered::new();
     let committing = FuturesUnordered::new();
-    // Its own bound on batches in flight: a stream that does not answer then holds up no other queue.
+    // With a bound of its own on batches in flight, so that a stream which does not answer holds up no other queue.
     let broker = Broker { publisher: broker.publisher.apart(), ..broker };
     let mut runner = Runner { stage, channel, broker, limits, lanes, picker, deciding, committing };
     runner.run(&stop).await?;
@@ -148,12 +150,12 @@ type Deciding = BoxFuture<'static, (usize, DecisionResult)>;
 struct LaneState {
     lane: Lane,
     puller: Puller,
-    /// What was pulled and not settled, by sequence.
+    /// What was pulled and is neither acknowledged nor put back, by sequence.
     open: HashMap<u64, Open>,
     ready: VecDeque<Item>,
     deciding: usize,
     to_commit: Vec<PendingCommit>,
-    /// Commits on their way.
+    /// How many commits are on their way.
     committing: usize,
 }
 
@@ -250,7 +252,8 @@ impl<S: Decide> Runner<S> {
             let more = self.start_decisions().await;
             self.start_commits();
             if more && !stop.is_cancelled() {
-                // Others get their turn, and what has come meanwhile is looked at before going on.
+                // Other tasks get their turn, and events that have come meanwhile are handled before the next
+                // decisions.
                 tokio::task::yield_now().await;
             } else {
                 // The order is safe: a stop comes once, a tick every 500 ms, so neither starves the events.
@@ -262,7 +265,7 @@ impl<S: Decide> Runner<S> {
                 };
                 self.handle(event).await;
             }
-            // Whatever else is here goes into the same round.
+            // What else is here already goes into the same turn of the loop.
             while let Some(event) = self.event_now()? {
                 self.handle(event).await;
             }
@@ -341,10 +344,11 @@ impl<S: Decide> Runner<S> {
         }
     }
 
-    /// Begins what there are slots for; true where that is more than one round's share.
+    /// Begins decisions while there are messages and slots for them; true where it stopped at [`MAX_ROUND`] instead.
     async fn start_decisions(&mut self) -> bool {
-        // The allocation of a future that was ready at once serves the next one. The future is large and oddly aligned, so
-        // that allocating it anew for each decision costs: measured, 154 instead of 147 µs of the worker a notification.
+        // The allocation of a future that was ready at once serves the next one. The future is large and oddly aligned,
+        // so that allocating it anew for each decision costs: measured, 154 instead of 147 µs of the worker a
+        // notification.
         let mut reusable = None;
         for _ in 0..MAX_ROUND {
             let mut ready = [false; Lane::ALL.len()];
@@ -414,7 +418,7 @@ impl<S: Decide> Runner<S> {
         }
     }
 
-    /// Gives back what has not begun and finishes what has, within the bound.
+    /// Puts back what has not begun and finishes what has, within `drain`.
     async fn drain(&mut self) {
         let deadline = Instant::now() + self.limits.drain;
         for lane in &mut self.lanes {
@@ -436,12 +440,12 @@ impl<S: Decide> Runner<S> {
                 Ok(event) => self.handle(event).await,
                 Err(_) => {
                     let unfinished = self.deciding.len();
-                    tracing::warn!(stage = %S::STAGE, unfinished, "drain took too long: the rest comes again");
+                    tracing::warn!(stage = %S::STAGE, unfinished, "runner.drain_ms is over: what is unfinished comes again elsewhere");
                     break;
                 }
             }
         }
-        // Acknowledgements are only queued until now.
+        // The last acknowledgements may still wait in the client; the process may end when this returns.
         if let Err(error) = self.broker.client.flush().await {
             tracing::debug!(error = &error as &dyn std::error::Error, "flush failed");
         }
@@ -476,7 +480,8 @@ async fn decide<S: Decide>(
             match AssertUnwindSafe(stage.decide(input)).catch_unwind().await {
                 Ok(Ok(decision)) => break Ending::Decided(decision),
                 Ok(Err(error)) => match error.class() {
-                    // Boxed, as every timer that is seldom needed: a timer in it makes a future large and oddly aligned.
+                    // Boxed, because a timer makes the future that holds it large and oddly aligned, and this one is
+                    // seldom needed.
                     Class::RetryAfter(pause) => Box::pin(wait(S::STAGE, lane, &error, pause)).await,
                     Class::Overloaded => Box::pin(wait(S::STAGE, lane, &error, MAX_PORT_PAUSE)).await,
                     Class::Permanent | Class::Bug => break dead(Reason::BadRecord, &error),
@@ -510,11 +515,11 @@ fn dead(reason: Reason, error: &dyn std::error::Error) -> Ending {
 
 async fn wait(stage: chasqui_schemas::Stage, lane: Lane, error: &chasqui_contract::StoreError, pause: Duration) {
     count::store_error(stage, lane);
-    tracing::debug!(error = error as &dyn std::error::Error, "the stage waits for a store");
+    tracing::debug!(error = error as &dyn std::error::Error, "a store is unavailable: the decision waits");
     tokio::time::sleep(pause.min(MAX_PORT_PAUSE)).await;
 }
 
-/// What is known of a message that cannot be read: its message id names notification and delivery.
+/// The trace fields of a message that cannot be decoded, from its message id, which names notification and delivery.
 fn unread_context(incoming: &IncomingMessage, lane: Lane) -> Context {
     let named = incoming.message_id.as_deref().and_then(parse_message_id);
     let (trace_id, delivery_id) =

@@ -385,8 +385,8 @@ async fn a_full_queue_pushes_back_and_loses_nothing() {
     let (stop, runner) = bench.run(pure(Decision::forward));
     bench.until_forwarded(100).await;
     bench.until("all moved", "STAGE_ENRICH_NORMAL", 0).await;
-    // Filter's queue is full now: these wait in enrich's, while each try to forward them is refused. A plain subscription
-    // sees every try, also one that no stream takes.
+    // Filter's queue is full now: these wait in enrich's, while each try to forward them is refused. A plain
+    // subscription sees every try, also one that no stream takes.
     let mut tries = bench.client.subscribe("notify.filter.normal").await.unwrap();
     publish(bench.outgoing((100..150).map(|n| n.to_string()))).await;
     for _try in 0..3 {
