@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`settings`] | reads `[streams]` and `[runner]` |
 //! | [`topology`] | creates and migrates streams, consumers and buckets |
-//! | [`runner`] | pulls, asks the stage, commits, extends deadlines, drains |
+//! | [`runner`] | the loop: pulls, starts decisions and commits, extends deadlines, drains |
+//! | `decide` | has the stage decide about one message |
 //! | [`lanes`] | says which lane is next, by weight, and which lanes have runners of their own |
 //! | [`pull`] | reads one consumer, never more than was asked for |
 //! | `plan` | turns a decision into what is published and traced |
@@ -30,6 +31,7 @@
 
 pub mod commit;
 mod count;
+mod decide;
 pub mod deferred;
 pub mod lanes;
 mod plan;
