@@ -43,11 +43,12 @@ pub fn parse_submit(subject: &str) -> Option<(Lane, &str)> {
     Some((lane.parse().ok()?, app))
 }
 
-/// Where a stage's input is published. Only [`Stage::Send`] has a queue per channel; the first stage's queue
-/// is the producers' [`submit`].
-pub fn queue(stage: Stage, lane: Lane, channel: Channel) -> String {
-    match stage {
-        Stage::Send => format!("notify.send.{lane}.{channel}"),
+/// Where a stage's input is published. Only [`Stage::Send`] has a queue per channel, and none for what has no channel:
+/// the subject is then one that no stream holds, so that publishing to it fails. The first stage's queue is the
+/// producers' [`submit`].
+pub fn queue(stage: Stage, lane: Lane, channel: Option<Channel>) -> String {
+    match (stage, channel) {
+        (Stage::Send, Some(channel)) => format!("notify.send.{lane}.{channel}"),
         _ => format!("notify.{stage}.{lane}"),
     }
 }

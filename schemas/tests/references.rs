@@ -113,11 +113,15 @@ fn subjects() {
     let rows = [
         row(shape(subject::submit(lane, "<app>")), "STAGE_VALIDATE_<LANE>", "Producers publish submissions here."),
         row(
-            shape(subject::queue(Stage::Render, lane, channel)),
+            shape(subject::queue(Stage::Render, lane, None)),
             "STAGE_<STAGE>_<LANE>",
             "The input of a stage from enrich to prioritize.",
         ),
-        row(shape(subject::queue(Stage::Send, lane, channel)), "STAGE_SEND_<LANE>", "The input of send, by channel."),
+        row(
+            shape(subject::queue(Stage::Send, lane, Some(channel))),
+            "STAGE_SEND_<LANE>",
+            "The input of send, by channel.",
+        ),
         row(
             shape(subject::receipt(kind, channel)),
             stream::RECEIPTS,

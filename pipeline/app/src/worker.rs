@@ -40,10 +40,20 @@ use crate::{
     settings::Settings,
 };
 
-/// What a process can do: a stage, or one of the services beside them.
+/// What a process can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
+    /// Runs a stage.
     Stage(Stage),
+    /// Runs one of the services beside the stages.
+    Service(Service),
+    /// Answers recipients, apps and providers over HTTP; where `gateway.bind` says so.
+    Gateway,
+}
+
+/// What runs beside the stages, on the same connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
     /// Returns deferred messages when due.
     Deferred,
     /// Turns receipts into trace events.
@@ -54,15 +64,35 @@ pub enum Role {
     Exporter,
     /// Watches the queues.
     Monitor,
-    /// Answers recipients, apps and providers over HTTP; where `gateway.bind` says so.
-    Gateway,
+}
+
+impl Service {
+    const ALL: [Service; 5] =
+        [Service::Deferred, Service::Receipts, Service::Writer, Service::Exporter, Service::Monitor];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Service::Deferred => "deferred",
+            Service::Receipts => "receipts",
+            Service::Writer => "writer",
+            Service::Exporter => "exporter",
+            Service::Monitor => "monitor",
+        }
+    }
 }
 
 impl Role {
     pub fn all() -> Vec<Role> {
         let stages = Stage::ALL.into_iter().map(Role::Stage);
-        let services = [Role::Deferred, Role::Receipts, Role::Writer, Role::Exporter, Role::Monitor, Role::Gateway];
-        stages.chain(services).collect()
+        stages.chain(Service::ALL.map(Role::Service)).chain([Role::Gateway]).collect()
+    }
+
+    fn stage(self) -> Option<Stage> {
+        if let Role::Stage(stage) = self { Some(stage) } else { None }
+    }
+
+    fn service(self) -> Option<Service> {
+        if let Role::Service(service) = self { Some(service) } else { None }
     }
 }
 
@@ -70,11 +100,7 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Role::Stage(stage) => stage.fmt(f),
-            Role::Deferred => f.write_str("deferred"),
-            Role::Receipts => f.write_str("receipts"),
-            Role::Writer => f.write_str("writer"),
-            Role::Exporter => f.write_str("exporter"),
-            Role::Monitor => f.write_str("monitor"),
+            Role::Service(service) => f.write_str(service.as_str()),
             Role::Gateway => f.write_str("gateway"),
         }
     }
@@ -147,29 +173,28 @@ impl Worker {
         topology::check_server(&client, &addresses.nats)?;
         require_topology(&client).await?;
         self.nats = Some(client.clone());
-        if roles.contains(&Role::Writer) {
+        if roles.contains(&Role::Service(Service::Writer)) {
             self.clickhouse = Some(addresses.clickhouse(config)?);
         }
         let parts = Parts::open(config, client, OTHERS).await?;
-        if roles.iter().any(|role| matches!(role, Role::Stage(_))) {
+        let stages: Vec<Stage> = roles.iter().filter_map(|role| role.stage()).collect();
+        if !stages.is_empty() {
             let on = self.thread("critical")?;
             let urgent = {
                 let (config, addresses) = (config.clone(), addresses.clone());
                 let open = async move { Parts::open(&config, addresses.nats(&config).await?, URGENT).await };
                 on.spawn(open).await??
             };
-            for role in roles {
-                if let Role::Stage(stage) = role {
-                    self.stage(*stage, config, &parts, &Handle::current())?;
-                    self.stage(*stage, config, &urgent, &on)?;
-                }
+            for stage in stages {
+                self.stage(stage, config, &parts, &Handle::current())?;
+                self.stage(stage, config, &urgent, &on)?;
             }
         }
-        for role in roles {
-            match role {
-                Role::Gateway => self.open_gateway(config, addresses, parts.broker.client.clone()).await?,
-                service => self.service(*service, config, addresses, &parts).await?,
-            }
+        for service in roles.iter().filter_map(|role| role.service()) {
+            self.service(service, config, addresses, &parts)?;
+        }
+        if roles.contains(&Role::Gateway) {
+            self.open_gateway(config, addresses, parts.broker.client.clone()).await?;
         }
         Ok(())
     }
@@ -215,7 +240,7 @@ impl Worker {
     }
 
     /// One runner per queue of the stage.
-    fn run<S: chasqui_contract::Stage>(&mut self, stage: S, config: &Settings, parts: &Parts, on: &Handle) {
+    fn run<S: chasqui_contract::Decide>(&mut self, stage: S, config: &Settings, parts: &Parts, on: &Handle) {
         let stage = Arc::new(stage);
         for channel in consumer::queues(S::STAGE) {
             let (broker, settings) = (parts.broker.clone(), config.runner.limits());
@@ -224,26 +249,25 @@ impl Worker {
         }
     }
 
-    async fn service(
+    fn service(
         &mut self,
-        role: Role,
+        service: Service,
         config: &Settings,
         addresses: &Addresses,
         parts: &Parts,
     ) -> anyhow::Result<()> {
-        match role {
-            Role::Stage(_) | Role::Gateway => {}
-            Role::Deferred => {
+        match service {
+            Service::Deferred => {
                 let Broker { client, publisher, .. } = parts.broker.clone();
                 let deferred = run_deferred(client, publisher, self.stop.clone());
                 self.tasks.spawn(async move { deferred.await.context("deferred") });
             }
-            Role::Receipts => {
+            Service::Receipts => {
                 let context = jetstream::new(parts.broker.client.clone());
                 let receipts = run_receipts(context, parts.broker.traces.clone(), self.stop.clone());
                 self.tasks.spawn(async move { receipts.await.context("receipts") });
             }
-            Role::Writer => {
+            Service::Writer => {
                 let settings = WriterSettings {
                     max_rows: config.clickhouse.batch_rows,
                     max_wait: Duration::from_millis(config.clickhouse.batch_ms),
@@ -257,14 +281,17 @@ impl Worker {
                 };
                 self.tasks.spawn_on(writer, &on);
             }
-            Role::Exporter if !config.export.is_on() => {}
-            Role::Exporter => {
+            Service::Exporter => {
+                // Where nothing is exported, `chasqui migrate` has removed the consumer that the exporter reads.
+                if !config.export.is_on() {
+                    return Ok(());
+                }
                 let context = jetstream::new(parts.broker.client.clone());
                 let clickhouse = addresses.clickhouse(config)?;
                 let exporter = run_exporter(context, clickhouse, config.export.clone(), self.stop.clone());
                 self.tasks.spawn(async move { exporter.await.context("exporter") });
             }
-            Role::Monitor => {
+            Service::Monitor => {
                 let every = Duration::from_millis(config.monitor.sample_ms);
                 let clickhouse = addresses.clickhouse(config)?;
                 let monitor = run_monitor(parts.broker.client.clone(), clickhouse, every, self.stop.clone());

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chasqui_contract::{Book, Claim, Decision, Ledger, Stage, StoreError};
+use chasqui_contract::{Book, Claim, Decide, Decision, Ledger, StoreError};
 use chasqui_schemas::{Notification, Reason, id, stream};
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ pub struct Dedupe {
     pub ledger: Arc<dyn Ledger>,
 }
 
-impl Stage for Dedupe {
+impl Decide for Dedupe {
     const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Dedupe;
     type Input = Notification;
 

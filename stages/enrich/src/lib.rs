@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use chasqui_contract::{Clock, Decision, Directory, Output, Stage, StoreError, Verdict};
+use chasqui_contract::{Clock, Decide, Decision, Directory, Output, StoreError, Verdict};
 use chasqui_schemas::{
     Notification, Reason,
     notification::Recipient,
@@ -29,7 +29,7 @@ pub struct Enrich {
     pub clock: Arc<dyn Clock>,
 }
 
-impl Stage for Enrich {
+impl Decide for Enrich {
     const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Enrich;
     type Input = Notification;
 

@@ -24,7 +24,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use chasqui_contract::{Clock, Decision, Directory, Output, Stage, StoreError, Verdict};
+use chasqui_contract::{Clock, Decide, Decision, Directory, Output, StoreError, Verdict};
 use chasqui_rules::consent;
 use chasqui_schemas::{
     Channel, Lane, Notification, Pepper, Reason,
@@ -52,7 +52,7 @@ pub struct Filter {
 /// Which endpoints were refused and why, by `<channel>` or `push.<device id>`.
 type Skipped = Vec<(String, Reason)>;
 
-impl Stage for Filter {
+impl Decide for Filter {
     const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Filter;
     type Input = Notification;
 

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use chasqui_contract::{Clock, Decision, Output, Stage, StoreError, Verdict};
+use chasqui_contract::{Clock, Decide, Decision, Output, StoreError, Verdict};
 use chasqui_rules::Routes;
 use chasqui_schemas::{Delivery, Reason};
 
@@ -26,7 +26,7 @@ pub struct Prioritize {
     pub routes: Routes,
 }
 
-impl Stage for Prioritize {
+impl Decide for Prioritize {
     const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Prioritize;
     type Input = Delivery;
 

@@ -24,7 +24,7 @@ mod track;
 
 use std::sync::Arc;
 
-use chasqui_contract::{Decision, Directory, Output, Stage, StoreError, Verdict};
+use chasqui_contract::{Decide, Decision, Directory, Output, StoreError, Verdict};
 use chasqui_links::{Links, Origin};
 use chasqui_schemas::{
     Channel, Delivery, Notification, Reason,
@@ -56,7 +56,7 @@ impl Render {
     }
 }
 
-impl Stage for Render {
+impl Decide for Render {
     const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Render;
     type Input = Notification;
 

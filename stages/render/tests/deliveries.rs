@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use chasqui_contract::{Stage, StoreError, Verdict};
+use chasqui_contract::{Decide, StoreError, Verdict};
 use chasqui_render::Render;
 use chasqui_schemas::{
     Channel, Lane, Notification, Reason,

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use chasqui_contract::{Stage, StoreError};
+use chasqui_contract::{Decide, StoreError};
 use chasqui_links::{Link, Links, Origin};
 use chasqui_render::Render;
 use chasqui_schemas::{

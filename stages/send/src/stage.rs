@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chasqui_contract::{
-    AddressBook, Answer, Clock, Decision, Directory, Inbox, Ledger, Output, Provider, Stage, StoreError, Verdict,
+    AddressBook, Answer, Clock, Decide, Decision, Directory, Inbox, Ledger, Output, Provider, StoreError, Verdict,
 };
 use chasqui_rules::Routes;
 use chasqui_schemas::{Channel, Delivery, Reason, trace::Attributes};
@@ -176,7 +176,7 @@ fn stopped(delivery: &Delivery, reason: Reason) -> Decision {
     }
 }
 
-impl Stage for SendStage {
+impl Decide for SendStage {
     const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Send;
     type Input = Delivery;
 

@@ -26,7 +26,7 @@ use std::{
     sync::Arc,
 };
 
-use chasqui_contract::{Decision, Output, Stage, StoreError, Submitted, Verdict};
+use chasqui_contract::{Decide, Decision, Output, StoreError, Submitted, Verdict};
 use chasqui_schemas::{
     Channel, Lane, Notification, Pepper, Reason, header, id,
     notification::{Json, Message, Recipient, Request},
@@ -94,7 +94,7 @@ impl Validate {
     }
 }
 
-impl Stage for Validate {
+impl Decide for Validate {
     const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Validate;
     type Input = Submitted;
 

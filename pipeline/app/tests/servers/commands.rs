@@ -12,7 +12,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_nats::{Outgoing, Publisher};
 use chasqui_schemas::{
-    Channel, Lane, Notification, Stage, envelope, header,
+    Lane, Notification, Stage, envelope, header,
     notification::{Message, Recipient, Request},
     stream, subject,
 };
@@ -82,7 +82,7 @@ impl House {
     }
 
     async fn bury_in_render(&self, reason: &str, payload: &[u8]) -> u64 {
-        let ended = subject::queue(Stage::Render, Lane::Bulk, Channel::Push);
+        let ended = subject::queue(Stage::Render, Lane::Bulk, None);
         let headers = [
             (header::STAGE, Stage::Render.as_str()),
             (header::REASON, reason),

@@ -1,4 +1,4 @@
-//! The address book: takes addresses out of use that providers call dead, or whose owners want no more.
+//! The address book: takes addresses out of use, because a provider calls them dead or their owner wants no more.
 
 use async_trait::async_trait;
 use chasqui_schemas::record::Suppression;
@@ -6,13 +6,15 @@ use jiff::Timestamp;
 
 use crate::StoreError;
 
-/// Writes to contacts and to the suppression list. Every call may be repeated: it says what is, not what it did.
+/// Writes to contacts and to the suppression list. Every call may be repeated: its answer says how things are, not what
+/// this call changed.
 #[async_trait]
 pub trait AddressBook: Send + Sync {
-    /// Removes a device from the contacts of `user` as [`chasqui_schemas::record::Contacts::remove_device`] says; a
-    /// change that somebody else makes to the record meanwhile is kept.
+    /// Removes a device from the contacts of `user` as [`chasqui_schemas::record::Contacts::remove_device`] says.
+    /// A change that somebody else makes to the record meanwhile is kept.
     ///
-    /// True if no device of that id has that token now; false if it stays, because it was registered again since.
+    /// True if no device of that id has that token now; false if the device stays, because it was registered again
+    /// since.
     async fn remove_device(
         &self,
         user: &str,

@@ -1,12 +1,12 @@
-//! Time as a port, so that decisions replay and tests need no sleeps.
+//! Time as a port, so that decisions can be replayed and tests need no sleeps.
 
 use std::sync::Mutex;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Tells the time.
+/// Says what time it is.
 pub trait Clock: Send + Sync {
-    /// Now.
+    /// The current time.
     fn now(&self) -> Timestamp;
 }
 
@@ -32,7 +32,7 @@ impl ManualClock {
 
     /// Moves it forward, or back where `by` is negative.
     pub fn advance(&self, by: SignedDuration) {
-        // A poisoned clock still tells the time: nothing is left half done under this lock.
+        // A panic elsewhere leaves nothing half done under this lock, so a poisoned clock is still right.
         let mut now = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *now += by;
     }

@@ -1,4 +1,4 @@
-//! What a stage wants to happen. The runtime performs it, durably, before it acknowledges the input.
+//! What a stage wants to happen. The runtime does it, durably, before it acknowledges the input.
 
 use std::time::Duration;
 
@@ -16,51 +16,51 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What explains it in the trace: keys as in `trace_events.attributes`. No bodies, no addresses.
     pub attributes: Attributes,
-    /// Receipts that the stage learned of, to publish beside.
+    /// Receipts that the stage learned of; they are published beside.
     pub receipts: Vec<(ReceiptKind, Receipt)>,
-    /// The provider that was called, which may be another than the message names.
+    /// The provider that was called, where that is another than the message names.
     pub provider: Option<String>,
 }
 
 /// What happens to a message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// On to the next stage: one or many.
+    /// One message or many go on to the next stage.
     Forward(Vec<Output>),
-    /// The provider accepted it: the end of the way, as far as we see.
+    /// The provider accepted it: the end of the way, as far as Chasqui sees.
     Sent,
-    /// Deliberately not sent. Terminal.
+    /// It is deliberately not sent. Terminal.
     Suppress(Reason),
-    /// Taken again at a time.
+    /// The stage decides again at a time.
     Defer {
-        /// When.
+        /// When that is.
         until: Timestamp,
-        /// Why.
+        /// Why it waits.
         reason: Reason,
-        /// What to take again, by this stage.
+        /// What the stage decides about then.
         message: Box<Output>,
     },
-    /// Taken again after a delay, because of a failure.
+    /// The stage decides again after a delay, because something failed.
     Retry {
         /// How long to wait.
         after: Duration,
-        /// Why.
+        /// Why it waits.
         reason: Reason,
-        /// What to take again, by this stage.
+        /// What the stage decides about then.
         message: Box<Output>,
     },
     /// The address is dead. Terminal; nothing to replay.
     Bounce(Reason),
-    /// Given up: a dead letter keeps the message. Terminal until replayed.
+    /// It is given up: a dead letter keeps the message. Terminal until an operator replays it.
     Dead {
-        /// Why.
+        /// Why it is given up.
         reason: Reason,
         /// What happened, in words.
         detail: String,
     },
-    /// The submission breaks the contract: a rejection keeps the bytes and tells the producer. Terminal.
+    /// The submission breaks the contract: a rejection keeps its bytes where the producer can listen. Terminal.
     Reject {
-        /// Why.
+        /// Why it is rejected.
         reason: Reason,
         /// Every violation: `field: what is wrong`.
         violations: Vec<String>,
@@ -70,7 +70,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// As metrics spell it.
+    /// Its name in metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Verdict::Forward(_) => "forward",
@@ -91,22 +91,22 @@ impl Decision {
         Decision { verdict, attributes: Vec::new(), receipts: Vec::new(), provider: None }
     }
 
-    /// Forwards one notification.
+    /// Forwards one notification to the next stage.
     pub fn forward(notification: Notification) -> Self {
         Self::new(Verdict::Forward(vec![Output::Notification(notification)]))
     }
 
-    /// Suppresses.
+    /// Ends the message unsent, deliberately.
     pub fn suppress(reason: Reason) -> Self {
         Self::new(Verdict::Suppress(reason))
     }
 
-    /// Gives up.
+    /// Gives the message up; `detail` says in words what happened.
     pub fn dead(reason: Reason, detail: impl Into<String>) -> Self {
         Self::new(Verdict::Dead { reason, detail: detail.into() })
     }
 
-    /// Adds what explains it.
+    /// Adds an attribute that explains the decision in the trace.
     #[must_use]
     pub fn with(mut self, key: impl Into<CompactString>, value: impl Into<CompactString>) -> Self {
         self.attributes.push((key.into(), value.into()));
@@ -117,14 +117,14 @@ impl Decision {
 /// A message between stages.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
-    /// Up to render's input.
+    /// What stages up to render take in.
     Notification(Notification),
-    /// From render's output on.
+    /// What render makes, and the stages after it take in.
     Delivery(Delivery),
 }
 
 impl Output {
-    /// The lane it is on.
+    /// The lane that carries it.
     pub fn lane(&self) -> Lane {
         match self {
             Output::Notification(n) => n.lane,
@@ -132,21 +132,20 @@ impl Output {
         }
     }
 
-    /// The channel of its queue, where that makes a difference.
-    pub fn channel(&self) -> Channel {
+    /// The channel that carries it; none before render has made deliveries.
+    pub fn channel(&self) -> Option<Channel> {
         match self {
-            // Only send has a queue per channel, and only deliveries get there.
-            Output::Notification(_) => Channel::Push,
-            Output::Delivery(d) => d.channel(),
+            Output::Notification(_) => None,
+            Output::Delivery(d) => Some(d.channel()),
         }
     }
 
-    /// Where it is published for `stage` to take it.
+    /// The subject of the queue where `stage` reads it.
     pub fn subject(&self, stage: Stage) -> String {
         subject::queue(stage, self.lane(), self.channel())
     }
 
-    /// Its JetStream message id: the same whenever the same step makes it again. It names notification and
+    /// Its JetStream message id: the same whenever the same step makes the message again. It names notification and
     /// delivery, so that even a message that does not decode can be traced; see [`parse_message_id`].
     pub fn message_id(&self) -> String {
         match self {
@@ -155,17 +154,19 @@ impl Output {
         }
     }
 
-    /// The same message, marked as put back once more.
+    /// The same message, counted as put back once more.
     #[must_use]
     pub fn again(mut self) -> Self {
         match &mut self {
+            // Four thousand million passes would be one a second for a century: saturating only keeps this from
+            // panicking.
             Output::Notification(n) => n.pass = n.pass.saturating_add(1),
             Output::Delivery(d) => d.pass = d.pass.saturating_add(1),
         }
         self
     }
 
-    /// Its bytes, in the [`envelope`].
+    /// The message in its [`envelope`].
     ///
     /// # Errors
     /// See [`envelope::encode`].

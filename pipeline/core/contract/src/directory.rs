@@ -9,8 +9,8 @@ use crate::StoreError;
 
 /// Reads the state buckets. `None`: no such record.
 ///
-/// Guarantee: a record written a second ago is seen. Opt-outs are law, so an implementation that caches must
-/// be told of changes.
+/// Guarantee: a record written a second ago is seen. The law demands that of opt-outs, so an implementation that caches
+/// must watch for changes.
 #[async_trait]
 pub trait Directory: Send + Sync {
     /// How to reach a user.

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub enum Class {
     /// Try the same again, not before this delay.
     RetryAfter(Duration),
-    /// The other side is full: slow down, then try again.
+    /// The other side is full: wait longer, then try again.
     Overloaded,
     /// It will never work with this input.
     Permanent,
@@ -39,8 +39,8 @@ pub enum StoreError {
         /// Which store.
         store: &'static str,
     },
-    /// The store will not take what it was given, whenever it comes: it is too large, say.
-    #[error("{store} refused it")]
+    /// The store will never take what it was given, because it is too large, say.
+    #[error("{store} refused what was written to it")]
     Refused {
         /// Which store.
         store: &'static str,
@@ -48,7 +48,7 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A record is there but cannot be used.
+    /// A record is there, and cannot be used until it is corrected.
     #[error("the record `{key}` in `{store}` cannot be used: correct it with `chasqui {store} put`")]
     BadRecord {
         /// Which store.
@@ -62,7 +62,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What to do about it.
+    /// What the caller should do about it.
     pub fn class(&self) -> Class {
         match self {
             StoreError::Unavailable { .. } => Class::RetryAfter(Duration::from_millis(100)),
@@ -72,7 +72,7 @@ impl StoreError {
     }
 }
 
-/// An error with its sources, in words.
+/// The text of an error and of all its sources.
 pub fn with_sources(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();

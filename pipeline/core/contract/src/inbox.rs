@@ -1,4 +1,4 @@
-//! The in-app inbox: a stream of messages per user that the producer's app reads.
+//! The in-app inbox: a stream of messages for each user, which the producer's app reads.
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -1,33 +1,33 @@
-//! The ledger: first come, first served, for ever within a window.
+//! The ledger: within a window, the first claim to an id holds and all later ones see it.
 //!
-//! One question carries both promises "sent once": *am I the first to say this?* The dedupe stage claims a
-//! notification's idempotency key; the send stage claims that an attempt has begun. How an attempt ended is said by who
-//! began it, or by who found it begun and took it over: whichever comes first holds for all.
+//! Both promises "sent once" rest on one question: *am I the first to claim this?* The dedupe stage claims a
+//! notification's idempotency key; the send stage claims that an attempt has begun. The end of an attempt is recorded
+//! by the process that began it, or by one that found it begun and took it over: the first of the two records holds.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::StoreError;
 
-/// Which claims; each book has a window of its own.
+/// A kind of claims; each book has a window of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Book {
-    /// Idempotency keys. Window: the promised one, 24 hours by default.
+    /// Idempotency keys. Its window is the promised one, 24 hours by default.
     Dedupe,
-    /// Provider attempts. Window: longer than any redelivery may take.
+    /// Attempts. Its window is longer than any redelivery may take.
     Attempts,
 }
 
 /// The answer to a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// Nobody had claimed it; it is ours, durably.
+    /// It had not been claimed; the claim is ours, and durable.
     First,
-    /// It was claimed before: by another, or by ourselves before a crash.
+    /// It was claimed before: by another process, or by ours before a crash.
     Taken {
-        /// With this value.
+        /// The value of that claim.
         value: Bytes,
-        /// Its place in the book: what is recorded later has a greater one.
+        /// Where the claim stands in the book: later records have greater numbers.
         place: u64,
     },
 }
@@ -42,14 +42,14 @@ pub trait Ledger: Send + Sync {
     /// A repeat after an error is safe: it answers `Taken` with our own value.
     async fn claim(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError>;
 
-    /// Records how an attempt ended that we began: only who was answered [`Claim::First`] may call this. Answers the end
-    /// that is on record where it is not this one, because another has taken the attempt over.
+    /// Records the end of an attempt that this process began: only after the answer [`Claim::First`] may it be called.
+    /// Answers the end that is on record where that is another, because another process has taken the attempt over.
     ///
     /// A repeat after an error, with the same value, is safe.
     async fn end(&self, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError>;
 
-    /// Records how an attempt ended that another began, or we before a crash, at the place `begun`. Answers the end that
-    /// is on record where it is not this one.
+    /// Takes over an attempt that another process began, or this one before a crash, and records `value` as its end.
+    /// `begun` is the place of its claim. Answers the end that is on record where that is another.
     ///
     /// A repeat after an error is safe: it may answer our own value.
     async fn take_over(&self, id: &str, begun: u64, value: Bytes) -> Result<Option<Bytes>, StoreError>;

@@ -1,8 +1,8 @@
-//! The contract between what a notification means and how it moves.
+//! The contract between what a notification means (the stages) and how it moves (the runtime).
 //!
-//! Stages ([`Stage`]) are pure: a message in, a [`Decision`] out. What they need to know of the world comes
-//! through ports: [`Directory`], [`AddressBook`], [`Ledger`], [`Inbox`], [`Provider`], [`Clock`]. The runtime performs what they
-//! decide: publishes, traces, acknowledges. Nothing here does I/O.
+//! A stage ([`Decide`]) is pure: a message in, a [`Decision`] out. It asks the world only through ports: [`Directory`],
+//! [`AddressBook`], [`Ledger`], [`Inbox`], [`Provider`], [`Clock`]. The runtime does what stages decide: it publishes,
+//! traces and acknowledges. Nothing here does I/O.
 //!
 //! ```text
 //! stages ──► contract ◄── runtime, stores, trace
@@ -13,6 +13,7 @@
 
 pub mod address_book;
 pub mod clock;
+pub mod decide;
 pub mod decision;
 pub mod directory;
 pub mod error;
@@ -20,15 +21,14 @@ pub mod inbox;
 pub mod ledger;
 pub mod message;
 pub mod provider;
-pub mod stage;
 
 pub use address_book::AddressBook;
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use decide::Decide;
 pub use decision::{Decision, Output, Verdict};
 pub use directory::Directory;
 pub use error::{Class, StoreError, with_sources};
 pub use inbox::Inbox;
 pub use ledger::{Book, Claim, Ledger};
-pub use message::{Context, IncomingMessage, Message, Submitted};
+pub use message::{Context, IncomingMessage, StageInput, Submitted};
 pub use provider::{Answer, Outcome, Provider};
-pub use stage::Stage;

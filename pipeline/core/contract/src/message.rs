@@ -1,10 +1,10 @@
-//! What the runtime hands to a stage, and what it must know of it to trace it.
+//! What the runtime hands to a stage, and what of it goes into the trace.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use chasqui_schemas::{
-    Delivery, Lane, Notification,
+    Channel, Delivery, Lane, Notification,
     envelope::{self, DecodeError},
     header, id,
 };
@@ -12,12 +12,12 @@ use compact_str::CompactString;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// A message as the broker handed it out, whatever it holds. Those of a bundle share what is not their own.
+/// A message as the broker handed it out, not yet decoded. The messages of one bundle share subject and headers.
 #[derive(Debug, Clone)]
 pub struct IncomingMessage {
-    /// Where it was published.
+    /// The subject that it was published on.
     pub subject: Arc<str>,
-    /// Its bytes.
+    /// What it holds.
     pub payload: Bytes,
     /// The `Content-Type` header.
     pub content_type: Option<Arc<str>>,
@@ -34,26 +34,26 @@ pub struct IncomingMessage {
 }
 
 impl IncomingMessage {
-    /// Tells where it is stored; the request id of a submission that names none itself.
+    /// An id made of where the message is stored: the request id of a submission that names none itself.
     pub fn request_id(&self) -> Uuid {
         id::request(&self.subject, self.stored_at, self.sequence)
     }
 }
 
-/// What a stage takes in: read from an [`IncomingMessage`], traceable.
-pub trait Message: Sized + Send + 'static {
-    /// The messages that one payload carries: one, unless stages bundle them.
+/// What a stage takes in.
+pub trait StageInput: Sized + Send + 'static {
+    /// The messages that one payload carries: several where it is a bundle.
     fn split(payload: &Bytes) -> Vec<Bytes> {
         envelope::unbundle(payload)
     }
 
-    /// Reads it.
+    /// Decodes a message.
     ///
     /// # Errors
-    /// See [`DecodeError`]; the runtime makes a dead letter of what cannot be read.
+    /// See [`DecodeError`]; the runtime makes a dead letter of what cannot be decoded.
     fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError>;
 
-    /// What its trace events have in common.
+    /// The fields that its trace events have in common.
     fn context(&self) -> Context;
 }
 
@@ -72,26 +72,26 @@ pub struct Context {
     pub variant: CompactString,
     pub locale: CompactString,
     pub lane: Option<Lane>,
-    pub channel: &'static str,
+    pub channel: Option<Channel>,
     pub provider: CompactString,
     pub attempt: u32,
     pub pass: u32,
     pub traceparent: CompactString,
 }
 
-/// A submission as the producer published it: validate does its own reading, because every violation is told.
+/// A submission as the producer published it. The validate stage decodes it itself, because it reports every violation.
 #[derive(Debug, Clone)]
 pub struct Submitted {
     /// The whole message.
     pub incoming: IncomingMessage,
-    /// From the subject.
+    /// The lane that the subject names.
     pub lane: Lane,
-    /// From the subject.
+    /// The app that the subject names.
     pub app: String,
 }
 
-impl Message for Submitted {
-    /// A producer's bytes are its own.
+impl StageInput for Submitted {
+    /// A producer's message is one submission, whatever its bytes look like.
     fn split(payload: &Bytes) -> Vec<Bytes> {
         vec![payload.clone()]
     }
@@ -102,7 +102,7 @@ impl Message for Submitted {
         Ok(Submitted { lane, app: app.to_owned(), incoming: incoming.clone() })
     }
 
-    /// The request's own trace, under the id that the submission has when it names none itself.
+    /// The trace of the request itself, under the id that the submission has when it names none.
     fn context(&self) -> Context {
         let request_id = self.incoming.request_id();
         Context {
@@ -116,7 +116,7 @@ impl Message for Submitted {
     }
 }
 
-impl Message for Notification {
+impl StageInput for Notification {
     fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError> {
         envelope::decode(&incoming.payload)
     }
@@ -137,7 +137,7 @@ impl Message for Notification {
     }
 }
 
-impl Message for Delivery {
+impl StageInput for Delivery {
     fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError> {
         envelope::decode(&incoming.payload)
     }
@@ -154,7 +154,7 @@ impl Message for Delivery {
             variant: self.variant.as_str().into(),
             locale: self.locale.as_str().into(),
             lane: Some(self.lane),
-            channel: self.channel().as_str(),
+            channel: Some(self.channel()),
             provider: self.provider.as_str().into(),
             attempt: self.attempt,
             pass: self.pass,

@@ -1,10 +1,10 @@
-//! Changes a record of a bucket as it was read.
+//! Changes a record of a bucket without losing another's change.
 //!
-//! Guarantee: `Ok` means stored. A record is written back with what else it says, and only if nobody has written it in
-//! between (compare and set on its revision), so two changes at once lose nothing: who comes second reads again, a
-//! bounded number of times. A change that changes nothing writes nothing.
+//! Guarantee: `Ok` means stored. The record is written only if its revision is still the one that was read (compare and
+//! set), so two changes at once lose nothing: the second reads the record again, a bounded number of times. A change
+//! that changes nothing writes nothing.
 //!
-//! After a crash: do it again.
+//! After a crash the change is made again.
 
 use std::time::Duration;
 
@@ -15,13 +15,16 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{bucket::bad_record, unavailable};
 
-/// How often a record may be written by others while we look at it, before whoever asks comes back later.
+/// Maximum tries: a record that others write this often while we change it is an error, and the caller repeats later.
 const TRIES: u32 = 10;
-/// Pause before the second try; the others are longer.
+/// Pause before the second try; each later one is longer by as much.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Writes what `change` makes of the record under `key`, unless it makes nothing; returns what `change` says beside.
-/// `name` is the key as errors tell it.
+/// Writes what `change` makes of the record under `key`, unless that is nothing; returns what `change` answers beside.
+/// `name` is the key as errors show it.
+///
+/// # Errors
+/// The record cannot be used, the broker cannot be reached, or others change the record again and again.
 pub async fn amend<T: Serialize + DeserializeOwned, R>(
     store: &Store,
     bucket: Bucket,
@@ -37,11 +40,11 @@ pub async fn amend<T: Serialize + DeserializeOwned, R>(
         let revision = entry.as_ref().map_or(0, |entry| entry.revision);
         let value = entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.value);
         let record = value.map(|json| serde_json::from_slice(&json)).transpose().map_err(bad)?;
-        let (changed, told) = change(record);
-        let Some(changed) = changed else { return Ok(told) };
+        let (changed, answer) = change(record);
+        let Some(changed) = changed else { return Ok(answer) };
         let json = serde_json::to_vec(&changed).map_err(bad)?;
         match store.update(key, json.into(), revision).await {
-            Ok(_) => return Ok(told),
+            Ok(_) => return Ok(answer),
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
             Err(error) => return Err(unavailable(bucket.as_str(), error)),
         }

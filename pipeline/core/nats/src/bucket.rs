@@ -9,12 +9,12 @@ use crate::unavailable;
 /// Opens a bucket.
 ///
 /// # Errors
-/// Where it cannot be reached, or is not there: `chasqui migrate` makes it.
+/// The bucket does not exist (`chasqui migrate` creates it) or the broker cannot be reached.
 pub async fn open(context: &jetstream::Context, bucket: Bucket) -> Result<Store, StoreError> {
     context.get_key_value(bucket.as_str()).await.map_err(|error| unavailable(bucket.as_str(), error))
 }
 
-/// A record that does not parse.
+/// The error of a record that does not parse.
 pub fn bad_record(bucket: Bucket, name: &str, source: serde_json::Error) -> StoreError {
     StoreError::BadRecord { store: bucket.as_str(), key: name.to_owned(), source: Box::new(source) }
 }

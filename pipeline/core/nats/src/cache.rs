@@ -1,9 +1,9 @@
-//! The records of a large bucket that were asked for lately, kept current by a watch.
+//! The records of a large bucket that were read lately, kept current by a watch.
 //!
-//! Guarantee: a cached record is answered only while the watch is current ([`Sight`]), and a change that the watch
-//! told of is never answered in its old form: a record read before it was told is not kept. So a change is seen as
-//! soon as the server has told of it, within milliseconds, and on a machine where the watch is lost each record is
-//! read from the server.
+//! Guarantee: a cached record is answered only while the watch is current ([`WatchState`]), and never in a form older
+//! than the last change that the watch reported: a record that was read before that report is not kept. So a change is
+//! seen as soon as the server has reported it, within milliseconds, and where the watch is lost each record is read
+//! from the server.
 //!
 //! After a crash, and after every reconnect, it begins empty. Its size is bounded by [`RECORDS`].
 
@@ -19,10 +19,10 @@ use tokio::task::JoinHandle;
 
 use crate::{
     mirror::Parsed,
-    sight::{Sight, WatchError},
+    watch_state::{WatchError, WatchState},
 };
 
-/// Most records kept, "no such record" included: some tens of megabytes of contacts.
+/// Maximum records kept, "no such record" included: some tens of megabytes of contacts.
 const RECORDS: u64 = 20_000;
 
 /// A bounded part of a bucket in memory. Dropping it ends the watch.
@@ -34,20 +34,24 @@ pub struct Cache<T: Send + Sync + 'static> {
 
 #[derive(Debug)]
 struct Shared<T: Send + Sync + 'static> {
-    sight: Sight,
+    watch_state: WatchState,
     recent: Recent<String, Option<Parsed<T>>>,
-    /// Changes told of: whoever read before one finds another number after it, and keeps nothing.
+    /// How many changes the watch has reported. A reader that finds another number after its read than before keeps
+    /// nothing.
     changes: Mutex<u64>,
 }
 
 impl<T: Send + Sync + 'static> Cache<T> {
     /// Begins to watch `bucket`; must be called in a tokio runtime.
     pub fn start(client: async_nats::Client, bucket: Store) -> Self {
-        let shared =
-            Arc::new(Shared { sight: Sight::new(client), recent: Recent::new(RECORDS), changes: Mutex::new(0) });
+        let shared = Arc::new(Shared {
+            watch_state: WatchState::new(client),
+            recent: Recent::new(RECORDS),
+            changes: Mutex::new(0),
+        });
         let watching = Arc::clone(&shared);
         let watch = tokio::spawn(async move {
-            watching.sight.keep(&bucket.name, || watching.watch(&bucket)).await;
+            watching.watch_state.watch_again_and_again(&bucket.name, || watching.watch(&bucket)).await;
         });
         Cache { shared, watch }
     }
@@ -58,7 +62,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
         key: &str,
         read: impl FnOnce() -> R,
     ) -> Result<Option<Parsed<T>>, StoreError> {
-        if !self.shared.sight.is_current() {
+        if !self.shared.watch_state.is_current() {
             return Box::pin(read()).await;
         }
         if let Some(known) = self.shared.recent.get(key) {
@@ -67,13 +71,13 @@ impl<T: Send + Sync + 'static> Cache<T> {
         let before = *self.shared.changes();
         let record = Box::pin(read()).await?;
         let changes = self.shared.changes();
-        if *changes == before && self.shared.sight.is_current() {
+        if *changes == before && self.shared.watch_state.is_current() {
             self.shared.recent.insert(key.to_owned(), record.clone());
         }
         Ok(record)
     }
 
-    /// Forgets the record under `key`, which was written here: who writes sees it at once, before the watch tells.
+    /// Forgets the record under `key`, which this process has written: it sees the new one before the watch reports it.
     pub fn forget(&self, key: &str) {
         self.shared.forget(|recent| recent.invalidate(key));
     }
@@ -87,17 +91,19 @@ impl<T: Send + Sync + 'static> Drop for Cache<T> {
 
 impl<T: Send + Sync + 'static> Shared<T> {
     fn changes(&self) -> MutexGuard<'_, u64> {
-        // A poisoned counter still counts.
+        // A panic elsewhere leaves nothing half done under this lock, so a poisoned counter is still right.
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn watch(&self, bucket: &Store) -> Result<(), WatchError> {
-        let connection = self.sight.connection();
+        let connection = self.watch_state.connection();
         let changes = bucket.watch_all().await?;
-        // What changed between two watches was told by none.
+        // What changed between two watches was reported by neither.
         self.forget(|recent| recent.invalidate_all());
-        self.sight.caught_up(connection);
-        self.sight.follow(connection, changes, |entry| self.forget(|recent| recent.invalidate(&entry.key))).await
+        self.watch_state.caught_up(connection);
+        self.watch_state
+            .apply_changes(connection, changes, |entry| self.forget(|recent| recent.invalidate(&entry.key)))
+            .await
     }
 
     fn forget(&self, what: impl FnOnce(&Recent<String, Option<Parsed<T>>>)) {

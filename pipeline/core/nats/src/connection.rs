@@ -1,35 +1,39 @@
 //! The connection to NATS.
 //!
-//! Guarantee: an established connection is re-established for ever, with a jittered delay of at most two seconds, so
-//! that a restarted server is not met by all processes at once; the first connection is tried once, because a wrong
-//! address is better told than waited for ([`connect_some_time`] is for what can do without). What is queued for the server, and what the server pushes, is bounded.
+//! Guarantee: a lost connection is re-established, however long that takes, with jittered delays of at most two
+//! seconds, so that not all processes meet a restarted server at once. The first connection is tried only once, because
+//! an operator should see a wrong address at once; [`connect_some_time`] is for a process that has work without a
+//! server. What waits for the server, and what the server pushes, is bounded.
 //!
-//! After a crash nothing is left to clean up: consumers and acknowledgements are the server's.
+//! After a crash nothing is to be cleaned up: the server keeps consumers and acknowledgements.
 
 use std::{path::PathBuf, time::Duration};
 
 use async_nats::{Client, ConnectErrorKind, ServerAddr};
 use chasqui_settings::Secret;
 
-/// Commands that wait for the connection; more make their callers wait.
+/// Maximum commands that wait in the client; further callers wait for room. Enough for two atomic batches.
 const QUEUED_COMMANDS: usize = 2_048;
-/// Messages that wait in one subscription. What comes when it is full is lost to this client, and redelivered.
+/// Maximum messages that wait in one subscription. The client drops what comes when it is full, and the server hands it
+/// out again; `runner.window` asks for far fewer.
 const QUEUED_MESSAGES: usize = 16_384;
-/// How long one attempt to connect may take.
+/// Maximum time of one try to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one request may take, unless its caller says otherwise.
+/// Maximum time of one request, unless its caller sets another.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the server is asked for a sign of life; after two unanswered asks the connection counts as lost.
+/// How often the client pings the server; after two pings without an answer the connection counts as lost.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// First and longest delay before a lost connection is tried again.
 const FIRST_RECONNECT_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
-/// Who we are to the server. One of the three ways, or none; a user may also stand in the address.
+/// How we log in: with user and password, with a token, with credentials, or not at all. The address may name a user
+/// too.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectOptions {
-    /// With `password`.
+    /// The user, if there is a password.
     pub user: Option<String>,
-    /// With `user`.
+    /// The user's password.
     pub password: Option<Secret>,
     /// A token.
     pub token: Option<Secret>,
@@ -39,16 +43,16 @@ pub struct ConnectOptions {
     pub root_certificates: Option<PathBuf>,
 }
 
-/// Why there is no connection, and what to do. Addresses are told without users and passwords.
+/// Why there is no connection, and what to do. Errors show addresses without users and passwords.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Not an address.
+    /// An address cannot be parsed.
     #[error("a NATS address is wrong: write it as `nats://host:4222`, several separated by commas")]
     Address(#[source] std::io::Error),
     /// The credentials cannot be used.
     #[error("nats.credentials cannot be used: check that they were written by `nsc`")]
     Credentials(#[source] std::io::Error),
-    /// The server does not know us.
+    /// The server refused our login.
     #[error("NATS at {servers} refused our credentials: check user and password, token or credentials")]
     Refused {
         /// Hosts and ports.
@@ -57,7 +61,7 @@ pub enum ConnectError {
         #[source]
         source: async_nats::ConnectError,
     },
-    /// No TLS.
+    /// TLS could not be set up.
     #[error("no TLS connection with NATS at {servers}: check its certificate and `root_certificates`")]
     Tls {
         /// Hosts and ports.
@@ -66,7 +70,7 @@ pub enum ConnectError {
         #[source]
         source: async_nats::ConnectError,
     },
-    /// Nobody there.
+    /// No server answers.
     #[error("no NATS server answers at {servers}: start one (`chasqui up` brings its own) or correct the address")]
     NoAnswer {
         /// Hosts and ports.
@@ -85,7 +89,7 @@ pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Client, Conn
     establish(url, options, false).await
 }
 
-/// The same for whoever has something to do without a server: one that does not answer now is tried again for ever, and
+/// The same for a process that has work without a server: one that does not answer now is tried again for ever, and
 /// until it answers the connection's state is not `Connected`.
 ///
 /// # Errors
@@ -93,7 +97,10 @@ pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Client, Conn
 pub async fn connect_some_time(url: &str, options: &ConnectOptions) -> Result<Client, ConnectError> {
     match connect(url, options).await {
         Err(error @ ConnectError::NoAnswer { .. }) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "going on without NATS until it answers");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "starting without NATS: trying again until it answers"
+            );
             establish(url, options, true).await
         }
         done => done,
@@ -147,14 +154,14 @@ async fn establish(url: &str, options: &ConnectOptions, later: bool) -> Result<C
     })
 }
 
-/// Doubles up to the longest, less up to a half; `fraction` is in `[0, 1)`.
+/// The delay doubles up to the longest; of that, up to a half is taken off, as `fraction` in `[0, 1)` says.
 fn reconnect_delay(attempts: usize, fraction: f64) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     let delay = FIRST_RECONNECT_DELAY.saturating_mul(1 << doublings).min(LONGEST_RECONNECT_DELAY);
     delay.mul_f64(1.0 - fraction / 2.0)
 }
 
-/// Random, in `[0, 1)`.
+/// A random number in `[0, 1)`.
 fn random_fraction() -> f64 {
     let [byte, ..] = uuid::Uuid::new_v4().into_bytes();
     f64::from(byte) / 256.0

@@ -9,11 +9,12 @@ use async_nats::jetstream::{
 };
 use tokio::time::{Instant, sleep};
 
-/// A broker that has just been restarted does not answer for a moment.
+/// Maximum time for which a broker that does not answer is asked again: a restart takes seconds, an election more.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Finds the consumer `name` of `stream`. Where the broker does not answer, asks again for a minute.
+/// Finds the consumer `name` of `stream`. While the broker does not answer, it is asked again for up to a minute.
 ///
 /// # Errors
 /// The consumer does not exist, or the broker stays away.
@@ -27,7 +28,7 @@ pub async fn find_consumer(context: &Context, stream: &str, name: &str) -> Resul
     }
 }
 
-/// Whether nobody answered, which is no answer about the consumer.
+/// Whether the error says only that the broker did not answer, and nothing about the consumer.
 fn is_silence(error: &ConsumerError) -> bool {
     const SERVICE_UNAVAILABLE: usize = 503;
     match error.kind() {

@@ -1,42 +1,49 @@
-//! What Chasqui needs of NATS beyond its client: a toolbox. It knows no port and no stage.
+//! What Chasqui needs of NATS beyond its client library. It knows no stage.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`settings`] | `[nats]` |
-//! | [`connection`] | the connection: who we are, how often we try again |
+//! | [`settings`] | the settings in `[nats]` |
+//! | [`connection`] | the connection: how we log in, how often we try again |
 //! | [`publisher`] | durable publishing in atomic batches |
-//! | [`gather`] | requests that come at the same time, served together |
+//! | [`coalesce`] | a task that serves requests of several callers together |
 //! | [`consumer`] | finding a durable consumer |
-//! | [`reader`] | reading one: open, extend, acknowledge, bury |
-//! | [`release`] | frees what a consumer has acknowledged |
+//! | [`reader`] | reading one: extend deadlines, acknowledge, store dead letters |
+//! | `dead_letter` | the headers that all dead letters have |
+//! | `pauses` | pauses between tries |
+//! | [`release`] | removes from a stream what a consumer has acknowledged |
 //! | [`bucket`] | opening a bucket of records, and one record of it |
-//! | [`amend`] | changing a record as it was read |
-//! | [`mirror`], [`cache`] | a bucket in memory, whole or what was asked for lately; `sight` says whether it is current |
+//! | [`amend`] | changing a record without losing another's change |
+//! | [`mirror`], [`cache`] | a bucket in memory: the whole of it, or the records that were read lately |
+//! | `watch_state` | whether these two are current |
 //!
-//! Streams and buckets are made by the runtime's topology; whoever does not find its own says so.
+//! `chasqui migrate` creates streams and buckets; here a missing one is an error that names it.
 
 pub mod amend;
 pub mod bucket;
 pub mod cache;
+pub mod coalesce;
 pub mod connection;
 pub mod consumer;
-pub mod gather;
+mod dead_letter;
 pub mod mirror;
+mod pauses;
 pub mod publisher;
 pub mod reader;
 pub mod release;
 pub mod settings;
-mod sight;
+mod watch_state;
 
 pub use connection::{ConnectError, ConnectOptions, connect};
 pub use consumer::find_consumer;
+pub use dead_letter::dead_letter;
+pub use pauses::Pauses;
 pub use publisher::{Outgoing, PublishError, Publisher, Stored};
 pub use release::keep_releasing;
 pub use settings::Settings;
 
 use chasqui_contract::StoreError;
 
-/// The store did not answer as it should.
+/// The error of a store that cannot be reached or answered with an error of its own.
 pub fn unavailable(store: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
     StoreError::Unavailable { store, source: Some(source.into()) }
 }

@@ -1,7 +1,7 @@
 //! A whole bucket in memory, parsed, kept current by a watch.
 //!
-//! Guarantee: [`Mirror::get`] answers only while it is current ([`Sight`]). Otherwise it answers nothing and the caller
-//! asks the server.
+//! Guarantee: [`Mirror::get`] answers only while the watch is current ([`WatchState`]). Otherwise it says that it does
+//! not know, and the caller asks the server.
 //!
 //! After a crash, and after every reconnect, the whole bucket is read again. Its size is bounded by the bucket's own
 //! limit.
@@ -17,9 +17,9 @@ use dashmap::DashMap;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
-use crate::sight::{Sight, WatchError};
+use crate::watch_state::{WatchError, WatchState};
 
-/// A record as parsed once: usable, or why not.
+/// A record as parsed once, or why it cannot be used.
 pub type Parsed<T> = Result<Arc<T>, Arc<serde_json::Error>>;
 
 /// Parses a record.
@@ -36,24 +36,25 @@ pub struct Mirror<T> {
 
 #[derive(Debug)]
 struct Shared<T> {
-    sight: Sight,
+    watch_state: WatchState,
     records: DashMap<String, Parsed<T>>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Mirror<T> {
     /// Begins to mirror `bucket`; must be called in a tokio runtime.
     pub fn start(client: Client, bucket: Store) -> Self {
-        let shared = Arc::new(Shared { sight: Sight::new(client), records: DashMap::new() });
+        let shared = Arc::new(Shared { watch_state: WatchState::new(client), records: DashMap::new() });
         let watching = Arc::clone(&shared);
         let watch = tokio::spawn(async move {
-            watching.sight.keep(&bucket.name, || watching.watch(&bucket)).await;
+            watching.watch_state.watch_again_and_again(&bucket.name, || watching.watch(&bucket)).await;
         });
         Mirror { shared, watch }
     }
 
-    /// The record under `key`, `Some(None)` if there is none; `None` if only the server knows.
+    /// The record under `key`; `Some(None)` if there is none, `None` if the watch is not current and only the server
+    /// knows.
     pub fn get(&self, key: &str) -> Option<Option<Parsed<T>>> {
-        self.shared.sight.is_current().then(|| self.shared.records.get(key).map(|record| record.clone()))
+        self.shared.watch_state.is_current().then(|| self.shared.records.get(key).map(|record| record.clone()))
     }
 }
 
@@ -66,38 +67,39 @@ impl<T> Drop for Mirror<T> {
 impl<T: DeserializeOwned> Shared<T> {
     /// Reads the whole bucket, then its changes, until the watch fails or the connection changes.
     async fn watch(&self, bucket: &Store) -> Result<(), WatchError> {
-        let connection = self.sight.connection();
-        // Asked before the watch begins: if the bucket was empty then, all that is in it later is told as a change.
+        let connection = self.watch_state.connection();
+        // Asked before the watch begins: if the bucket was empty then, the watch reports all that comes into it later.
         let was_empty = bucket.stream.get_info().await?.state.messages == 0;
         let changes = bucket.watch_with_history(">").await?;
-        // The keys told of until caught up. The records of the watch before stay until then, so that a reader between
-        // two watches never takes a record that is not read yet for one that does not exist.
-        let mut told = Some(HashSet::new());
+        // The keys that were reported until the watch is caught up. The records of the watch before stay until then, so
+        // that a reader between two watches never takes a record that is not read yet for one that does not exist.
+        let mut reported = Some(HashSet::new());
         if was_empty {
-            self.caught_up(connection, &mut told);
+            self.caught_up(connection, &mut reported);
         }
-        self.sight
-            .follow(connection, changes, |entry| {
-                if let Some(told) = &mut told {
-                    told.insert(entry.key.clone());
+        self.watch_state
+            .apply_changes(connection, changes, |entry| {
+                if let Some(reported) = &mut reported {
+                    reported.insert(entry.key.clone());
                 }
                 self.apply(entry.key, entry.operation, &entry.value);
                 if entry.delta == 0 {
-                    self.caught_up(connection, &mut told);
+                    self.caught_up(connection, &mut reported);
                 }
             })
             .await
     }
 
-    /// Forgets what was deleted between two watches; that, no watch tells.
-    fn caught_up(&self, connection: u64, told: &mut Option<HashSet<String>>) {
-        if let Some(told) = told.take() {
-            self.records.retain(|key, _| told.contains(key));
-            self.sight.caught_up(connection);
+    /// Forgets what was deleted between two watches, which no watch reports.
+    fn caught_up(&self, connection: u64, reported: &mut Option<HashSet<String>>) {
+        if let Some(reported) = reported.take() {
+            self.records.retain(|key, _| reported.contains(key));
+            self.watch_state.caught_up(connection);
         }
     }
 
     fn apply(&self, key: String, operation: Operation, value: &Bytes) {
+        // What was there before under the key is of no use.
         match operation {
             Operation::Put => _ = self.records.insert(key, parse(value)),
             Operation::Delete | Operation::Purge => _ = self.records.remove(&key),

@@ -1,14 +1,14 @@
-//! Durable publishing: messages go out in atomic batches, and what is answered is stored.
+//! Durable publishing: messages go out in atomic batches, and what JetStream has acknowledged is stored.
 //!
 //! Guarantee: `Ok` means that JetStream acknowledged every message; with `sync_interval: always` they then outlive
-//! power loss. An error means that some, all or none may be stored: publish the whole again with the same message
-//! ids, and what was stored already answers [`Stored::duplicate`].
+//! power loss. An error means that some, all or none may be stored: the caller publishes the whole again with the same
+//! message ids, and what was stored already answers [`Stored::duplicate`].
 //!
 //! After a crash in the middle of a batch the server has all of it or nothing; a batch that was never committed is
-//! forgotten after 10 seconds. Whoever published repeats, as after an error.
+//! forgotten after 10 seconds. The caller repeats, as after an error.
 //!
 //! An atomic batch (ADR-50, nats-server 2.12 and later) costs one fsync however many messages it holds, which is what
-//! makes `sync_interval: always` affordable. Facts it rests on, measured on nats-server 2.15.1:
+//! makes `sync_interval: always` affordable. It rests on these facts, measured on nats-server 2.15.1:
 //! - Only the last message needs a reply subject. The answer to it carries the last sequence; those of the batch are
 //!   contiguous.
 //! - A batch that holds a message id which is stored already, or the same id twice, is refused whole (10201).
@@ -19,8 +19,9 @@
 //!
 //! So in all three cases the batch is published again message by message: each then has its own answer.
 //!
-//! On servers that sync now and then ([`Publisher::one_by_one`]) an acknowledgement costs no fsync, and an atomic batch,
-//! for which the server makes and removes seven files, costs more than it saves: there every message goes out alone.
+//! On servers that sync at intervals ([`Publisher::one_by_one`]) an acknowledgement costs no fsync, and an atomic
+//! batch, for which the server makes and removes seven files, costs more than it saves: there every message goes out
+//! alone.
 
 use std::{
     borrow::Cow,
@@ -43,36 +44,37 @@ use chasqui_contract::{Class, StoreError};
 use chasqui_schemas::header;
 use tokio::sync::Semaphore;
 
-use crate::gather::fitting;
+use crate::{Pauses, coalesce::fitting};
 
-/// Messages in one atomic batch; the server takes no more (ADR-50).
+/// Maximum messages in one atomic batch: the server's own limit (ADR-50).
 const MAX_BATCH_MESSAGES: usize = 1_000;
-/// Batches up to this many messages are published one by one, in flight together. For an atomic batch the server makes
-/// a store of its own, directory and files, and deletes it again: measured at `sync_interval: always`, that costs more
-/// than this many fsyncs, and at rest it was nearly all of the latency.
+/// Maximum messages that are published one by one, in flight together, instead of as an atomic batch. For such a batch
+/// the server makes a store of its own, directory and files, and deletes it again: measured at `sync_interval: always`,
+/// that costs more than this many fsyncs, and at rest it was nearly all of the latency.
 pub const MAX_SINGLES: usize = 16;
-/// Bytes in one atomic batch, so that one large batch does not hold up small ones on the same connection.
+/// Maximum bytes in one atomic batch, so that a large batch does not hold up small ones on the same connection for
+/// long.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Batches that one publisher has in flight. A stream takes 50 (ADR-50), and buffers 10,000 messages or 128 MB
-/// (`max_buffered_msgs`, `max_buffered_size` of nats-server), from all processes together; what is too much it drops.
+/// Maximum batches that one publisher has in flight. A stream takes 50 (ADR-50), and buffers 10,000 messages or 128 MB
+/// (`max_buffered_msgs`, `max_buffered_size` of nats-server), from all processes together; it drops what is more.
 const MAX_BATCHES_IN_FLIGHT: usize = 8;
-/// Longest exchange with the server for one batch, waiting for a turn included. Longer than a reconnect and an fsync
-/// of a busy disk take.
+/// Maximum time of one exchange with the server for one batch, waiting for a turn included. It is longer than a
+/// reconnect and an fsync of a busy disk take.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long after a reconnect an answer may still come: time enough for what had waited in the client to be sent.
-/// Answers to what was sent before are lost with the old connection, and would be waited for in vain.
+/// How long after a reconnect an answer is still waited for: time enough for what had waited in the client to be sent
+/// and answered. Answers to what was sent before were lost with the old connection.
 const GRACE_AFTER_RECONNECT: Duration = Duration::from_millis(500);
-/// How often a waiting exchange looks whether there was a reconnect.
+/// How often a waiting exchange looks whether there was a reconnect: often enough to add little to the grace above.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// First and longest pause between tries of [`Publisher::insist`].
-const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
-/// When to try again after an answer that did not come.
+/// Pauses between tries of [`Publisher::insist`]. The first is short, because a full queue soon has room again.
+const PAUSES: Pauses = Pauses::new(Duration::from_millis(20), Duration::from_secs(1));
+/// How long to wait before the next try after an answer that did not come.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// A message to publish.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// Where to.
+    /// The subject to publish on.
     pub subject: String,
     /// Publishing again with the same id, within the stream's duplicate window, has no effect. Without one a repeat
     /// stores the message twice.
@@ -80,7 +82,7 @@ pub struct Outgoing {
     /// More headers; names are from [`chasqui_schemas::header`]. Line breaks in a value become blanks, because a NATS
     /// header cannot hold them.
     pub headers: Vec<(&'static str, String)>,
-    /// What it says.
+    /// The message itself.
     pub payload: Bytes,
 }
 
@@ -93,7 +95,7 @@ pub struct Stored {
     pub duplicate: bool,
 }
 
-/// Why messages are not known to be stored. Told apart by JetStream's error codes, never by text.
+/// Why messages are not known to be stored. JetStream's error codes decide which, never a text.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The stream, one of its subjects, or the server is at a limit.
@@ -101,7 +103,7 @@ pub enum PublishError {
     Full {
         /// JetStream's error code: 10077, 10023, 10047, 10028, 10002, 10122, 10210 or 10167.
         code: u64,
-        /// In words.
+        /// JetStream's own words.
         description: String,
     },
     /// No answer: not connected, timed out, no such stream (yet), or no leader (yet).
@@ -110,23 +112,23 @@ pub enum PublishError {
     /// A message is larger than the server or the stream allows.
     #[error("a message to `{subject}` is larger than the server or its stream allows: {bytes} bytes")]
     TooLarge {
-        /// Where it was to go.
+        /// The subject that it was to be published on.
         subject: String,
         /// Its size in bytes, headers included.
         bytes: usize,
     },
-    /// JetStream will not have it, whenever it comes: the stream's settings or the message are wrong.
+    /// JetStream will never store it: the stream's settings or the message are wrong.
     #[error("JetStream refused the messages (error {code}: {description})")]
     Refused {
         /// JetStream's error code; zero where the client or an answer without a code refused it.
         code: u64,
-        /// In words.
+        /// JetStream's own words.
         description: String,
     },
 }
 
 impl PublishError {
-    /// What to do about it.
+    /// What the caller should do about it.
     pub fn class(&self) -> Class {
         match self {
             PublishError::Full { .. } => Class::Overloaded,
@@ -176,8 +178,8 @@ impl Publisher {
         self.batches
     }
 
-    /// Another publisher on the same connection, with a bound of its own on batches in flight. Have one for each
-    /// stream, so that a stream which does not answer keeps no other waiting.
+    /// Another publisher on the same connection, with a bound of its own on batches in flight. Each stream should have
+    /// one, so that a stream which does not answer does not hold up the others.
     #[must_use]
     pub fn apart(&self) -> Self {
         Publisher { turns: Arc::new(Semaphore::new(MAX_BATCHES_IN_FLIGHT)), ..self.clone() }
@@ -186,13 +188,14 @@ impl Publisher {
     /// Publishes `messages` and returns once all of them are stored; the answers are in their order.
     ///
     /// All must go to **one stream**, which must have `allow_atomic_publish`: a batch is one stream's. Up to 1,000
-    /// messages or 4 MiB are one atomic batch; more are several, one after the other; a few are published one by one. A batch that holds repeats, or
-    /// that does not fit as a whole, is published message by message, so that what can be stored is.
+    /// messages or 4 MiB are one atomic batch; more are several, one after the other; a few are published one by one. A
+    /// batch that holds repeats, or that does not fit as a whole, is published message by message, so that JetStream
+    /// stores what it can.
     ///
     /// # Errors
     /// See [`PublishError`]. After an error some of the messages may be stored; repeat the whole, with the same ids.
     pub async fn publish(&self, messages: &[Outgoing]) -> Result<Vec<Stored>, PublishError> {
-        // Looked at beforehand: an error in the middle would leave an open batch on the server.
+        // This is checked beforehand, because an error in the middle would leave an open batch on the server.
         let max_payload = self.context.client().max_payload();
         if let Some(large) = messages.iter().find(|message| message.size() > max_payload) {
             return Err(large.too_large());
@@ -207,24 +210,31 @@ impl Publisher {
         Ok(stored)
     }
 
-    /// The same, repeated for as long as the stream is full or the broker is away.
+    /// Publishes `messages`, again and again for as long as the stream is full or the broker is away.
     ///
     /// # Errors
-    /// Only what no repeat can mend.
+    /// Only [`Class::Permanent`] ones: no repeat can help.
     pub async fn insist(&self, messages: &[Outgoing]) -> Result<(), PublishError> {
-        let [mut pause, longest] = PAUSES;
+        let mut pauses = PAUSES;
         while let Err(error) = self.publish(messages).await {
             if !error.class().is_transient() {
                 return Err(error);
             }
             let subject = messages.first().map(|message| message.subject.as_str());
-            if pause >= longest {
-                tracing::warn!(subject, error = &error as &dyn Error, "waiting for the broker");
+            if pauses.at_longest() {
+                tracing::warn!(
+                    subject,
+                    error = &error as &dyn Error,
+                    "messages are not stored yet: publishing them again"
+                );
             } else {
-                tracing::debug!(subject, error = &error as &dyn Error, "waiting for the broker");
+                tracing::debug!(
+                    subject,
+                    error = &error as &dyn Error,
+                    "messages are not stored yet: publishing them again"
+                );
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(longest);
+            tokio::time::sleep(pauses.pause()).await;
         }
         Ok(())
     }
@@ -243,6 +253,7 @@ impl Publisher {
 
     /// Returns when there has been a reconnect, and answers cannot be expected any more.
     async fn reconnected(&self) {
+        // Relaxed is enough: only the number matters, no other memory is read because of it.
         let statistics = self.context.client().statistics();
         let before = statistics.connects.load(Ordering::Relaxed);
         while statistics.connects.load(Ordering::Relaxed) == before {
@@ -252,7 +263,8 @@ impl Publisher {
     }
 
     async fn publish_batch(&self, batch: &[Outgoing]) -> Result<Vec<Stored>, PublishError> {
-        // The semaphore is never closed; were it, going on unbounded would be no worse.
+        // The error is that the semaphore is closed, which never happens; then the bound would be missing and nothing
+        // else.
         let _turn = self.turns.acquire().await.ok();
         if !self.batches || batch.len() <= MAX_SINGLES {
             return self.publish_singly(batch).await;
@@ -266,7 +278,7 @@ impl Publisher {
         }
     }
 
-    /// All or nothing, with one acknowledgement.
+    /// Publishes all of `batch` or nothing, with one acknowledgement.
     async fn publish_atomically(&self, batch: &[Outgoing]) -> Result<Vec<Stored>, PublishError> {
         let Some((last, before)) = batch.split_last() else { return Ok(Vec::new()) };
         let client = self.context.client();
@@ -295,7 +307,7 @@ impl Publisher {
         Ok((first..=ack.sequence).map(|sequence| Stored { sequence, duplicate: false }).collect())
     }
 
-    /// Each on its own, all in flight together: every message has its own answer.
+    /// Publishes each message on its own, all in flight together: every message has its own answer.
     async fn publish_singly(&self, batch: &[Outgoing]) -> Result<Vec<Stored>, PublishError> {
         let mut acks = Vec::with_capacity(batch.len());
         for message in batch {
@@ -334,7 +346,7 @@ impl Outgoing {
         map
     }
 
-    /// What it takes of the server's `max_payload`, at most: payload, headers, and the headers of a batch.
+    /// At most this many bytes count towards the server's `max_payload`: payload, headers, and the headers of a batch.
     fn size(&self) -> usize {
         const LINE: usize = ": \r\n".len();
         const BATCH_HEADERS: usize = 160;

@@ -1,7 +1,7 @@
-//! Reading a durable consumer: open, extend, acknowledge, bury.
+//! Reads a durable consumer: extends deadlines, acknowledges, stores dead letters.
 //!
-//! Guarantee: a message is acknowledged only by [`acknowledge`] or after [`bury`] has stored it as a dead letter.
-//! After a crash whatever was not acknowledged comes again.
+//! Guarantee: a message is acknowledged only by [`ack_all`] or after [`store_dead_letters`] has stored it as a dead
+//! letter. After a crash what was not acknowledged comes again.
 
 use std::time::Duration;
 
@@ -18,15 +18,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Outgoing, Publisher, find_consumer, keep_releasing};
+use crate::{Outgoing, Pauses, Publisher, dead_letter, find_consumer, keep_releasing};
 
-/// Messages that the client reads ahead, and how many bytes of them.
+/// Maximum messages that the client reads ahead, and maximum bytes of them.
 const READ_AHEAD_MESSAGES: usize = 500;
 const READ_AHEAD_BYTES: usize = 8 * 1024 * 1024;
-/// The server says this often that a request is still known; after twice that without a word it is made again.
+/// How often the server says that it still knows our request; after two of these without a word the client repeats it.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The stream or its consumer is not there, or JetStream cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -46,11 +44,11 @@ pub struct StreamReader {
     context: Context,
     stream: &'static str,
     name: &'static str,
-    /// Tells this stream from one of the same name that was deleted before: its creation in Unix nanoseconds.
+    /// When the stream was created, in Unix nanoseconds: differs from that of an earlier stream of the same name.
     pub incarnation: i128,
-    /// How often the deadlines of held messages have to be moved.
+    /// How often the deadlines of held messages must be extended: a third of the consumer's deadline.
     pub extend_every: Duration,
-    /// Removes what is acknowledged from the stream, for as long as we read.
+    /// The task that removes what is acknowledged from the stream; it ends with this reader.
     releasing: JoinSet<()>,
 }
 
@@ -68,13 +66,14 @@ impl StreamReader {
         Ok(StreamReader { context, stream, name, incarnation, extend_every, releasing: JoinSet::new() })
     }
 
-    /// Removes from now on what it has acknowledged, and `follower` too if that exists ([`keep_releasing`]).
+    /// Removes from the stream, from now on, what this consumer has acknowledged and, if it exists, `follower` too
+    /// ([`keep_releasing`]).
     pub fn releasing(mut self, follower: Option<&'static str>) -> Self {
         self.releasing.spawn(keep_releasing(self.context.clone(), self.stream, self.name.to_owned(), follower));
         self
     }
 
-    /// Starts to read. While the broker is away it tries again; `None` once `stop` asks for it.
+    /// Starts to read, and tries again while the broker is away; `None` once `stop` is cancelled.
     pub async fn messages(&self, stop: &CancellationToken) -> Option<pull::Stream> {
         let mut pauses = Pauses::default();
         loop {
@@ -85,7 +84,12 @@ impl StreamReader {
             match started {
                 Ok(messages) => return Some(messages),
                 Err(error) => {
-                    tracing::warn!(error = &*error, stream = self.stream, consumer = self.name, "cannot read");
+                    tracing::warn!(
+                        error = &*error,
+                        stream = self.stream,
+                        consumer = self.name,
+                        "cannot read the stream: trying again"
+                    );
                     tokio::select! {
                         () = stop.cancelled() => return None,
                         () = sleep(pauses.pause()) => {}
@@ -108,7 +112,7 @@ impl StreamReader {
     }
 }
 
-/// Messages of a consumer that nobody has acknowledged yet, those at work included.
+/// The number of messages that the consumer has not acknowledged, including those that were handed out.
 pub async fn backlog(context: &Context, stream: &'static str, name: &'static str) -> Result<u64, ReadError> {
     let info = async {
         let mut consumer: PullConsumer = context.get_consumer_from_stream(name, stream).await?;
@@ -117,15 +121,17 @@ pub async fn backlog(context: &Context, stream: &'static str, name: &'static str
     info.await.map_err(|source: async_nats::Error| ReadError { stream, consumer: name, source })
 }
 
-/// Does `work` while it keeps the messages of `held` from being handed out to somebody else.
-pub async fn hold<T>(held: &[Acker], every: Duration, work: impl Future<Output = T>) -> T {
+/// Does `work` and meanwhile extends the deadlines of `held`, so that these messages are not handed out to another
+/// process.
+pub async fn extend_while<T>(held: &[Acker], every: Duration, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     let mut ticks = interval_at(Instant::now() + every, every);
     loop {
         tokio::select! {
             done = &mut work => return done,
             _ = ticks.tick() => {
-                // Without a connection this would wait; then the deadlines are nobody's concern.
+                // Without a connection this would wait, and hold up `work`. A deadline that passes because of that, or
+                // because an extension failed, costs a redelivery and nothing else: hence the two ignored results.
                 let extend = async {
                     for acker in held {
                         acker.ack_with(AckKind::Progress).await.ok();
@@ -137,9 +143,9 @@ pub async fn hold<T>(held: &[Acker], every: Duration, work: impl Future<Output =
     }
 }
 
-/// Ends our part with messages whose effect is stored. An acknowledgement that gets lost is a message that comes
-/// again, which is harmless.
-pub async fn acknowledge(held: &[Acker]) {
+/// Acknowledges messages whose effect is stored. Where an acknowledgement is lost the message comes again, which is
+/// harmless.
+pub async fn ack_all(held: &[Acker]) {
     for acker in held {
         if let Err(error) = acker.ack().await {
             tracing::debug!(error = &*error, "acknowledgement not sent");
@@ -147,24 +153,24 @@ pub async fn acknowledge(held: &[Acker]) {
     }
 }
 
-/// Gives messages back, so that nobody has to wait for their deadlines.
-pub async fn give_back(held: &[Acker]) {
+/// Puts messages back, to be handed out again at once. Where that is lost they come again after their deadlines.
+pub async fn put_back_all(held: &[Acker]) {
     for acker in held {
         acker.ack_with(AckKind::Nak(None)).await.ok();
     }
 }
 
-/// A message that cannot be used: nothing behind it may wait for it.
+/// A message that cannot be used. It becomes a dead letter, so that the messages behind it do not wait.
 pub struct Broken {
     pub message: jetstream::Message,
     pub why: String,
 }
 
-/// Stores what cannot be used as dead letters on `subject`, then acknowledges it. Tries again while the broker is
-/// away; once `stop` asks for it, what is left is given back.
-pub async fn bury(publisher: &Publisher, subject: &str, broken: Vec<Broken>, stop: &CancellationToken) {
+/// Stores what cannot be used as dead letters on `subject`, then acknowledges it. Tries again while the broker is away;
+/// once `stop` is cancelled, what is left is put back.
+pub async fn store_dead_letters(publisher: &Publisher, subject: &str, broken: Vec<Broken>, stop: &CancellationToken) {
     for Broken { message, why } in broken {
-        let letter = dead_letter(subject, &message, &why);
+        let letter = letter(subject, &message, &why);
         let mut pauses = Pauses::default();
         let kind = loop {
             match publisher.publish(std::slice::from_ref(&letter)).await {
@@ -176,12 +182,15 @@ pub async fn bury(publisher: &Publisher, subject: &str, broken: Vec<Broken>, sto
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         why,
-                        "a dead letter cannot be stored: dropped"
+                        "a dead letter can never be stored: its message is dropped"
                     );
                     break AckKind::Term;
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a dead letter is not stored yet");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a dead letter is not stored yet: trying again"
+                    );
                     tokio::select! {
                         () = stop.cancelled() => break AckKind::Nak(None),
                         () = sleep(pauses.pause()) => {}
@@ -189,42 +198,23 @@ pub async fn bury(publisher: &Publisher, subject: &str, broken: Vec<Broken>, sto
                 }
             }
         };
+        // Where this is lost the message comes again, and its dead letter has the same id.
         message.ack_with(kind).await.ok();
     }
 }
 
-fn dead_letter(subject: &str, message: &jetstream::Message, why: &str) -> Outgoing {
+fn letter(subject: &str, message: &jetstream::Message, why: &str) -> Outgoing {
     let (sequence, delivered, stored) = message
         .info()
         .map_or((0, 0, 0), |info| (info.stream_sequence, info.delivered, info.published.unix_timestamp_nanos()));
+    // `notify.dead.trace` and `notify.dead.receipt` are not stages; their last token says what could not be read.
+    let stage = subject.rsplit('.').next().unwrap_or_default();
+    let mut headers = dead_letter(Reason::Undecodable, why, stage, &message.subject);
+    headers.push((header::DELIVERED, delivered.to_string()));
     Outgoing {
         subject: subject.to_owned(),
         message_id: Some(format!("{subject}.{stored}.{sequence}")),
-        headers: vec![
-            (header::REASON, Reason::Undecodable.as_str().to_owned()),
-            (header::DETAIL, why.chars().take(500).collect()),
-            (header::STAGE, subject.rsplit('.').next().unwrap_or_default().to_owned()),
-            (header::SUBJECT, message.subject.to_string()),
-            (header::DELIVERED, delivered.to_string()),
-        ],
+        headers,
         payload: message.payload.clone(),
-    }
-}
-
-/// Pauses between tries: each twice as long as the one before, up to a bound.
-pub struct Pauses(Duration);
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Pauses(Duration::from_millis(100))
-    }
-}
-
-impl Pauses {
-    /// How long to wait before the next try.
-    pub fn pause(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST_PAUSE);
-        pause
     }
 }

@@ -1,17 +1,17 @@
-//! Frees what a consumer has acknowledged.
+//! Removes from a stream what its consumer has acknowledged.
 //!
-//! Our queues are streams with `limits` retention. A work queue would remove each message when it is acknowledged,
-//! and with `sync_interval: always` nats-server calls fsync for each removal: measured, that was most of what a
-//! notification cost the disk. Here acknowledging costs nothing, and what is acknowledged is removed now and then,
-//! thousands at a time.
+//! Our queues are streams with `limits` retention. A work queue would remove each message when it is acknowledged, and
+//! with `sync_interval: always` nats-server calls fsync for each removal: measured, that was most of what a
+//! notification cost the disk. Here acknowledging costs nothing, and what is acknowledged is removed every second or
+//! so, thousands at a time.
 //!
 //! Guarantee: only what the consumer has acknowledged is removed. After a crash of the server, which remembers
-//! acknowledgements a moment late, some come again; doing their work again has no visible effect.
+//! acknowledgements a moment late, some messages come again; doing their work again has no visible effect.
 //!
-//! A stream may have a follower: another consumer of the same messages, whose work matters less. What it has not
-//! acknowledged stays for it while the stream is at most half full. Beyond that the oldest go, counted
-//! (`chasqui_export_lost`) and with a warning, because a full stream would stop those who fill it. How much waits for it is
-//! in the metric `chasqui_export_backlog` (messages), whether or not anybody reads there.
+//! A stream may have a follower: another consumer of the same messages, whose work matters less. What the follower has
+//! not acknowledged stays for it while the stream is at most half full. Beyond that the oldest messages are removed,
+//! counted (`chasqui_export_lost`) and with a warning, because a full stream would stop those who fill it. How many
+//! messages wait for it is in the metric `chasqui_export_backlog`, whether or not the follower runs.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ use async_nats::jetstream::{
 };
 use chasqui_schemas::measure;
 
-/// What is acknowledged counts against the queue's bound for about this long.
+/// Pause between two rounds: what is acknowledged counts towards the queue's bound for about this long.
 const SOON: Duration = Duration::from_secs(1);
-/// The same after a time in which nothing was acknowledged.
+/// The same after a round in which nothing was acknowledged.
 const LATER: Duration = Duration::from_secs(5);
-/// Of the bytes that a stream may hold, a follower may make it keep so many eighths; of what is beyond, so much is
-/// removed that some are left, and warnings are few.
+/// Maximum share of a stream's bytes, in eighths, that is kept for a follower; and the share that is left when more is
+/// there: less than the maximum, so that removals and their warnings are few.
 const FOLLOWER_EIGHTHS: u64 = 4;
 const LEFT_EIGHTHS: u64 = 3;
 
@@ -37,21 +37,25 @@ pub async fn keep_releasing(context: Context, stream: &'static str, consumer: St
     let mut released = 0;
     let mut pause = SOON;
     loop {
-        // First the pause: a removal makes the server forget what it was about to hand out again, until its deadline
-        // (nats-server's consumer.purge), and a worker that starts may be there to take just that.
+        // The pause comes first: a removal makes the server forget what it was about to hand out again, until its
+        // deadline (nats-server's consumer.purge), and a worker that starts may be there to take just that.
         tokio::time::sleep(pause).await;
         let before = released;
         match release(&context, stream, &consumer, follower, released).await {
             Ok(floor) => released = floor,
-            // Nothing is lost: it is there the next time.
+            // Nothing is lost: the next round removes it.
             Err(error) => tracing::debug!(stream, consumer, error = &*error, "acknowledged messages not removed yet"),
         }
         pause = if released > before { SOON } else { LATER };
     }
 }
 
-/// Removes what was acknowledged since `released`; answers up to which sequence that was.
-async fn release(
+/// One round of [`keep_releasing`]: removes what was acknowledged after the sequence `released`; answers up to which
+/// sequence all is removed now.
+///
+/// # Errors
+/// The broker does not answer, or the consumer is not there. What could not be removed is removed in a later round.
+pub async fn release(
     context: &Context,
     stream: &str,
     consumer: &str,
@@ -111,7 +115,7 @@ fn overdue(state: &State, max_bytes: i64) -> u64 {
     if max_bytes == 0 || state.bytes <= max_bytes / 8 * FOLLOWER_EIGHTHS {
         return 0;
     }
-    // As if all were of one size; what is too little now is made good the next time.
+    // This counts as if all messages were of one size; if it removes too few, the next round removes more.
     let share = (state.bytes - max_bytes / 8 * LEFT_EIGHTHS) as f64 / state.bytes as f64;
     state.first_sequence + ((state.messages as f64 * share) as u64).max(1) - 1
 }

@@ -30,7 +30,7 @@ pub struct Settings {
 pub enum SyncInterval {
     /// Before every PubAck.
     Word(Always),
-    /// Every so many seconds.
+    /// Once in this many seconds.
     Seconds(u64),
 }
 
@@ -43,7 +43,7 @@ pub enum Always {
 }
 
 impl Settings {
-    /// What the client needs, with the secrets read.
+    /// What the client needs; reads the secrets.
     ///
     /// # Errors
     /// Where a secret cannot be read.

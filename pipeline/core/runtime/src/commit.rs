@@ -1,13 +1,12 @@
-//! Performs decisions. Outputs and trace events are stored (PubAck received) before the input is acknowledged.
+//! Publishes what was decided. Outputs and trace events are stored (PubAck received) before the input is acknowledged.
 //!
 //! What a batch of decisions forwards to one queue goes there as bundles of up to [`BUNDLE_MESSAGES`]: one JetStream
-//! message, one fsync, one delivery and one acknowledgement for all of them, which is most of what the server's work
-//! on a notification comes to. The same for its receipts, and for its trace events, which go together with those of
-//! other stages.
+//! message, one fsync, one delivery and one acknowledgement for all of them. These are most of the server's work on a
+//! notification. Receipts are bundled too, and trace events go together with those of other stages.
 //!
-//! After a crash in the middle, the inputs come again and their outputs are published again: under the same message
-//! ids, which JetStream takes for repeats, or bundled otherwise, which the stages' idempotence takes care of: the
-//! ledger lets each notification, and each attempt, through once.
+//! After a crash in the middle, the inputs come again and their outputs are published again. JetStream takes those with
+//! the same message ids for repeats. Others are bundled differently and stored twice; the ledger then lets each
+//! notification, and each attempt, through once.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -16,42 +15,43 @@ use chasqui_schemas::{Channel, Lane, Receipt, Stage, envelope, id, stream, subje
 use chasqui_trace::TraceSink;
 use futures::future::join_all;
 
-use crate::perform::{Decided, Forward, Part, unencodable};
+use crate::plan::{Forward, Part, PendingCommit, unencodable};
 
-/// Most messages in a bundle: more would save little, and hold up the first for the last.
+/// Maximum messages in a bundle: more would save little, and the first would wait for the last.
 pub const BUNDLE_MESSAGES: usize = 128;
-/// Most bytes in a bundle of several: bounds what one message of a queue can take.
+/// Maximum bytes of a bundle of several messages, so that a bundle stays far below the stream's limit for one message.
 const BUNDLE_BYTES: usize = 128 * 1024;
-/// Published at once at the latest when this many are ready: the broker's limit for a batch (ADR-50).
+/// Maximum messages that are collected before they are published: the broker's limit for an atomic batch (ADR-50).
 const FLUSH_MESSAGES: usize = 1_000;
-/// Published at once at the latest when this many bytes are ready.
+/// Maximum bytes that are collected before they are published: what the publisher puts into one atomic batch.
 const FLUSH_BYTES: usize = 4 * 1024 * 1024;
 
-/// Publishes everything that `batch` asks for, however long the broker refuses or is away.
+/// Publishes everything that was decided in `batch`, however long the broker is full or away.
 ///
-/// A decision that the broker can never store (a message too large for it) becomes a dead letter itself.
-pub(crate) async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [Decided]) {
-    let events = batch.iter_mut().flat_map(|decided| std::mem::take(&mut decided.events)).collect();
+/// A decision that the broker can never store (a message is too large for it) becomes a dead letter.
+pub(crate) async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [PendingCommit]) {
+    let events = batch.iter_mut().flat_map(|pending| std::mem::take(&mut pending.events)).collect();
     // Neither waits for the other; the input is acknowledged after both.
     if tokio::join!(publish(publisher, stage, batch), traces.record(events)).0.is_ok() {
         return;
     }
-    // One of them is impossible. Alone, it can be told from the others.
-    for decided in batch {
-        let Err(error) = publish(publisher, stage, std::slice::from_ref(decided)).await else { continue };
-        decided.bury(stage, &error);
-        let events = std::mem::take(&mut decided.events);
+    // One of the decisions can never be stored. Published one by one, they show which; what was stored before is stored
+    // once all the same, because it has the same ids.
+    for pending in batch {
+        let Err(error) = publish(publisher, stage, std::slice::from_ref(pending)).await else { continue };
+        pending.become_dead_letter(stage, &error);
+        let events = std::mem::take(&mut pending.events);
         if let (Err(error), ()) =
-            tokio::join!(publish(publisher, stage, std::slice::from_ref(decided)), traces.record(events))
+            tokio::join!(publish(publisher, stage, std::slice::from_ref(pending)), traces.record(events))
         {
-            // Nothing of it fits: the trace at least says so, and it has no content of the message.
+            // Not even the dead letter fits. The trace says so at least; it has no content of the message.
             tracing::error!(%stage, error = &error as &dyn std::error::Error, "dead letter cannot be stored");
         }
     }
 }
 
-async fn publish(publisher: &Publisher, stage: Stage, batch: &[Decided]) -> Result<(), PublishError> {
-    let mut out = Batch {
+async fn publish(publisher: &Publisher, stage: Stage, batch: &[PendingCommit]) -> Result<(), PublishError> {
+    let mut out = Outbox {
         publisher,
         next: stage.next(),
         bundles: BTreeMap::new(),
@@ -60,24 +60,24 @@ async fn publish(publisher: &Publisher, stage: Stage, batch: &[Decided]) -> Resu
         messages: 0,
         bytes: 0,
     };
-    for part in batch.iter().flat_map(|decided| &decided.parts) {
+    for part in batch.iter().flat_map(|pending| &pending.parts) {
         out.add(part).await?;
     }
     out.flush().await
 }
 
-/// Messages by stream, sent off before they grow too large.
-struct Batch<'a> {
+/// What is collected for each stream, and published before it grows too large.
+struct Outbox<'a> {
     publisher: &'a Publisher,
     next: Option<Stage>,
-    bundles: BTreeMap<(Lane, Channel), Bundle<'a>>,
+    bundles: BTreeMap<(Lane, Option<Channel>), Bundle<'a>>,
     receipts: BTreeMap<&'a str, Vec<(&'a str, &'a Receipt)>>,
     by_stream: BTreeMap<&'static str, Vec<Outgoing>>,
     messages: usize,
     bytes: usize,
 }
 
-/// What goes to one queue.
+/// What goes to one queue as one message.
 #[derive(Default)]
 struct Bundle<'a> {
     ids: Vec<Cow<'a, str>>,
@@ -85,15 +85,15 @@ struct Bundle<'a> {
     bytes: usize,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> Outbox<'a> {
     async fn add(&mut self, part: &'a Part) -> Result<(), PublishError> {
         let bytes = match part {
             Part::Forward(Forward { lane, channel, id, envelope }) => {
-                self.forward((*lane, *channel), Cow::Borrowed(id), Cow::Borrowed(envelope))?
+                self.add_to_bundle((*lane, *channel), Cow::Borrowed(id), Cow::Borrowed(envelope))?
             }
             Part::Unencoded(output) => {
                 let Forward { lane, channel, id, envelope } = Forward::new(output)?;
-                self.forward((lane, channel), Cow::Owned(id), Cow::Owned(envelope))?
+                self.add_to_bundle((lane, channel), Cow::Owned(id), Cow::Owned(envelope))?
             }
             Part::Receipt { subject, id, receipt } => {
                 self.receipts.entry(subject).or_default().push((id, receipt));
@@ -109,9 +109,9 @@ impl<'a> Batch<'a> {
         if self.messages >= FLUSH_MESSAGES || self.bytes >= FLUSH_BYTES { self.flush().await } else { Ok(()) }
     }
 
-    fn forward(
+    fn add_to_bundle(
         &mut self,
-        queue: (Lane, Channel),
+        queue: (Lane, Option<Channel>),
         id: Cow<'a, str>,
         envelope: Cow<'a, [u8]>,
     ) -> Result<usize, PublishError> {
@@ -119,7 +119,7 @@ impl<'a> Batch<'a> {
         let bundle = self.bundles.entry(queue).or_default();
         if bundle.ids.len() == BUNDLE_MESSAGES || bundle.bytes + bytes > BUNDLE_BYTES {
             let full = std::mem::take(bundle);
-            self.close(queue, full)?;
+            self.close_bundle(queue, full)?;
         }
         let bundle = self.bundles.entry(queue).or_default();
         bundle.ids.push(id);
@@ -128,7 +128,11 @@ impl<'a> Batch<'a> {
         Ok(bytes)
     }
 
-    fn close(&mut self, (lane, channel): (Lane, Channel), bundle: Bundle<'a>) -> Result<(), PublishError> {
+    fn close_bundle(
+        &mut self,
+        (lane, channel): (Lane, Option<Channel>),
+        bundle: Bundle<'a>,
+    ) -> Result<(), PublishError> {
         // After the last stage nothing is forwarded.
         if let Some(next) = self.next
             && !bundle.ids.is_empty()
@@ -145,11 +149,11 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Streams do not wait for each other.
+    /// Publishes what is collected. Streams do not wait for each other.
     async fn flush(&mut self) -> Result<(), PublishError> {
         (self.messages, self.bytes) = (0, 0);
         for (queue, bundle) in std::mem::take(&mut self.bundles) {
-            self.close(queue, bundle)?;
+            self.close_bundle(queue, bundle)?;
         }
         for (subject, receipts) in std::mem::take(&mut self.receipts) {
             for some in receipts.chunks(BUNDLE_MESSAGES) {

@@ -1,31 +1,32 @@
-//! What a runner tells of itself: that it moves, and what became of its messages.
+//! Counts what runners do: that their loops move, and what became of their messages.
 //!
-//! In the words of [`chasqui_schemas::metric`].
+//! The counts are in the words of [`chasqui_schemas::metric`].
 
 use std::collections::BTreeMap;
 
 use chasqui_schemas::{Channel, Lane, Stage, measure};
 
-use crate::perform::Decided;
+use crate::plan::PendingCommit;
 
-/// Says that the loop around a stage moves. `lane` is the first of those that it works on.
+/// Counts a beat of the loop around a stage: where beats stay away, it hangs. `lane` is the first of its lanes.
 pub(crate) fn beat(stage: Stage, lane: Lane, channel: Option<Channel>) {
     let channel = channel.map_or("", Channel::as_str);
     let (stage, lane) = (stage.as_str(), lane.as_str());
     measure!(Beats, 1u64, stage, lane, channel);
 }
 
-/// Counts a batch that is committed: `chasqui_messages` by decision, `chasqui_redeliveries`, `chasqui_batch_size`.
-pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[Decided]) {
+/// Counts the messages of a batch that is committed: `chasqui_messages` by decision, `chasqui_redeliveries`,
+/// `chasqui_batch_size`.
+pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[PendingCommit]) {
     let (stage, lane) = (stage.as_str(), lane.as_str());
     let mut decisions: BTreeMap<&str, u64> = BTreeMap::new();
-    for decided in batch {
-        *decisions.entry(decided.word).or_default() += 1;
+    for pending in batch {
+        *decisions.entry(pending.word).or_default() += 1;
     }
     for (decision, messages) in decisions {
         measure!(Messages, messages, stage, lane, decision);
     }
-    let again = batch.iter().filter(|decided| decided.delivered > 1).count() as u64;
+    let again = batch.iter().filter(|pending| pending.delivered > 1).count() as u64;
     if again > 0 {
         measure!(Redeliveries, again, stage, lane);
     }
@@ -33,7 +34,7 @@ pub(crate) fn batch(stage: Stage, lane: Lane, batch: &[Decided]) {
     measure!(BatchSize, size, stage, lane);
 }
 
-/// Counts a decision that waits because a store does not answer.
+/// Counts a decision that waits because a store is unavailable.
 pub(crate) fn store_error(stage: Stage, lane: Lane) {
     let (stage, lane) = (stage.as_str(), lane.as_str());
     measure!(StoreErrors, 1u64, stage, lane);

@@ -1,10 +1,13 @@
 //! Returns deferred messages to their queues when their time has come.
 //!
-//! JetStream publishes a schedule only within its own stream, and strips the message id. So due messages are
-//! read from there, one consumer per lane, and published to their queue under the id they were deferred with.
+//! JetStream publishes a scheduled message only within the schedule's own stream, and strips its message id. So due
+//! messages are read from there, by one consumer per lane, and published to their queue under the id that they were
+//! deferred with.
 //!
-//! Guarantee: acknowledged only when stored in the queue; a repeat has the same id. A message whose queue is
-//! full is put back for a second, so that it does not hold up those of other queues.
+//! Guarantee: a due message is acknowledged only when it is stored in its queue. A message whose queue is full is put
+//! back for a second, so that it does not hold up those of other queues.
+//!
+//! After a crash due messages come again, and are published under the same ids, which the queues take for repeats.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::runner::RunError;
 
-/// Most messages returned at once.
+/// Maximum messages returned at once: few enough for one atomic batch.
 const BATCH: usize = 200;
-/// How long a message waits when its queue is full.
+/// How long a due message waits when its queue is full: about as long as the queue needs to free some space.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
-/// How soon a lost connection is noticed.
+/// How often the server confirms that it knows our request. Two missing confirmations mean that it does not.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Returns due messages of all lanes until `stop`.
@@ -59,9 +62,9 @@ async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: Cancel
                     if let Some(returned) = returned(&message) {
                         by_queue.entry(returned.subject.clone()).or_default().push((returned, message));
                     } else {
-                        // Nobody can ever return it. It stays in the stream, visible as pending.
-                        tracing::error!(subject = %message.subject, "deferred message without a queue");
-                        settle(&message, AckKind::Nak(Some(Duration::from_secs(3600)))).await;
+                        // It names no queue, so it can never be returned. It stays in the stream, visible as pending.
+                        tracing::error!(subject = %message.subject, "a deferred message names no queue: it stays in the stream");
+                        send_ack(&message, AckKind::Nak(Some(Duration::from_secs(3600)))).await;
                     }
                 }
                 Err(error) => tracing::debug!(%lane, error = &error as &dyn std::error::Error, "pulling due messages"),
@@ -69,21 +72,25 @@ async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: Cancel
         }
         for (queue, messages) in by_queue {
             let (outgoing, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
-            let how = match publisher.publish(&outgoing).await {
+            let kind = match publisher.publish(&outgoing).await {
                 Ok(_) => AckKind::Ack,
                 Err(error) => {
-                    tracing::warn!(queue, error = &error as &dyn std::error::Error, "due messages wait");
+                    tracing::warn!(
+                        queue,
+                        error = &error as &dyn std::error::Error,
+                        "due messages could not be returned to their queue: trying again in a second"
+                    );
                     AckKind::Nak(Some(FULL_PAUSE))
                 }
             };
             for message in &messages {
-                settle(message, how).await;
+                send_ack(message, kind).await;
             }
         }
     }
 }
 
-/// The message as its queue knows it.
+/// The message as it goes to its queue; none where a header is missing that only we set.
 fn returned(message: &jetstream::Message) -> Option<Outgoing> {
     let headers = message.headers.as_ref()?;
     Some(Outgoing {
@@ -94,8 +101,8 @@ fn returned(message: &jetstream::Message) -> Option<Outgoing> {
     })
 }
 
-async fn settle(message: &jetstream::Message, how: AckKind) {
-    if let Err(error) = message.ack_with(how).await {
+async fn send_ack(message: &jetstream::Message, kind: AckKind) {
+    if let Err(error) = message.ack_with(kind).await {
         tracing::debug!(error = &*error, "acknowledgement not sent");
     }
 }

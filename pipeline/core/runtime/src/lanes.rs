@@ -1,22 +1,23 @@
-//! Who works on which lane, and who is next: smooth weighted round-robin. Pure.
+//! Which lane is next: smooth weighted round-robin. Pure.
 //!
-//! JetStream ranks clients, not messages, so the order between lanes is made here. [`URGENT`] has runners of its own,
-//! on a thread and a connection of their own: under load the others keep every core busy for tens of milliseconds at
-//! a time, and what shares their threads waits for that at each of seven stages. [`OTHERS`] share by weight.
+//! JetStream ranks clients, not messages, so the order between lanes is made here, and every stage runs twice in a
+//! process: once for [`URGENT`], on a thread and a connection of its own, and once for [`OTHERS`], which share by
+//! weight. Under load the other lanes keep every core busy for tens of milliseconds at a time; a critical message that
+//! shared their threads would wait that long at each of seven stages.
 //!
-//! Guarantee: every lane with work gets its share, so that none starves.
+//! Guarantee: every lane with work gets its share, so that none starves. After a crash there is nothing to restore.
 
 use chasqui_schemas::Lane;
 
-/// How many of each hundred free slots a lane gets when all lanes have work, relative to the others.
+/// The share of the free slots that each lane gets when all lanes have work, relative to the others.
 pub type Weights = [u32; Lane::ALL.len()];
 
-/// The lane that waits for no other.
+/// The lane that has runners of its own.
 pub const URGENT: &[Lane] = &[Lane::Critical];
-/// The lanes that share.
+/// The lanes that share their runners.
 pub const OTHERS: &[Lane] = &[Lane::High, Lane::Normal, Lane::Bulk];
 
-/// Picks lanes.
+/// Picks the lane of the next decision.
 #[derive(Debug, Clone)]
 pub struct Lanes {
     weights: Weights,
@@ -25,12 +26,12 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// `slots` decisions at once.
+    /// Shares `slots` decisions at once by `weights`.
     pub fn new(weights: Weights, slots: usize) -> Self {
         Lanes { weights, credit: [0; Lane::ALL.len()], slots }
     }
 
-    /// The lane whose message goes next, if there is a slot for one of those that are `ready`; `busy` slots are in use.
+    /// The lane of the next decision: one of those that are `ready`, if fewer than all slots are `busy`.
     pub fn next(&mut self, ready: [bool; Lane::ALL.len()], busy: usize) -> Option<Lane> {
         if busy >= self.slots {
             return None;

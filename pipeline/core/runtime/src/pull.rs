@@ -1,11 +1,13 @@
 //! Demand-driven reading of one pull consumer.
 //!
-//! The client library's message stream keeps a read-ahead of its own that we cannot see: when the queue
-//! behind a stage is full for minutes, the deadlines of those messages pass unextended, and they count as
-//! delivered again and again. Here every message is asked for, and known to the runner as soon as it is here.
+//! The client library's message stream reads ahead into a buffer that we cannot see: when the queue behind a stage is
+//! full for minutes, the deadlines of the messages in it pass unextended, and they count as delivered again and again.
+//! Here every message is asked for, and the runner knows it as soon as it is here.
 //!
-//! Guarantee: never more than was asked for is on its way, in messages and in bytes. A request that the server
-//! forgot (restart, lost connection) is noticed by its missing heartbeats and made again.
+//! Guarantee: never more than was asked for is on its way, in messages and in bytes. A request that the server forgot
+//! (restart, lost connection) is noticed by its missing heartbeats and made again.
+//!
+//! After a crash the server hands out again what was not acknowledged, when its deadline has passed.
 
 use std::{
     collections::HashMap,
@@ -26,18 +28,18 @@ use chasqui_schemas::header;
 use futures::StreamExt;
 use jiff::Timestamp;
 
-/// The server answers a request within this time, with messages or by letting it go.
+/// Maximum time of a request: the server ends it then, whether or not it brought messages.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// The server says that a request is still known.
+/// How often the server says that it still knows a request.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A request without news for this long is forgotten.
+/// A request of which nothing was heard for this long counts as forgotten: two heartbeats and a little.
 const SILENCE: Duration = Duration::from_millis(2_500);
-/// After a request that ended without bringing anything, wait this long before asking again.
+/// Pause after a request that the server refused, so that a refusal is not asked for in a tight loop.
 const REFUSED: Duration = Duration::from_millis(500);
-/// Most bytes asked for at once. It must be more than the largest message; with less than that left, the server would end
-/// the request without one.
+/// Maximum bytes asked for at once. It must be more than the largest message (2 MiB): with less than a message's size
+/// left, the server ends the request without handing the message out.
 const MAX_BYTES: usize = 2_500 * 1024;
-/// With so many bytes here, no more are asked for: enough to work on until more have come.
+/// With this many bytes here no more are asked for: they are enough to work on until more have come.
 const ENOUGH_BYTES: usize = MAX_BYTES / 4;
 
 /// A message taken from a consumer, not acknowledged yet.
@@ -49,12 +51,12 @@ pub struct Pulled {
     pub delivered: u32,
 }
 
-/// What a [`Puller`] has to say.
+/// What [`Puller::poll_next`] reports.
 #[derive(Debug)]
-pub enum News {
+pub enum PullEvent {
     /// A message has come.
     Message(Pulled),
-    /// A request has ended: there may be room for another, and until it is made nothing comes.
+    /// A request has ended: nothing comes until [`Puller::request_more`] makes another.
     Ended,
     /// The connection is closed for good.
     Closed,
@@ -67,9 +69,11 @@ pub struct Puller {
     inbox: Subject,
     subscription: Subscriber,
     expires: Duration,
-    /// Messages asked for and not here yet.
+    /// Messages that were asked for and are not here yet.
     outstanding: usize,
+    /// When the server last sent anything.
     heard_at: Instant,
+    /// No request is made before this time.
     not_before: Instant,
     /// Whether a message has come since a request last ended.
     brought: bool,
@@ -110,8 +114,8 @@ impl Puller {
         })
     }
 
-    /// Asks for more, so that at most `window` messages are here or on their way.
-    pub async fn demand(&mut self, window: usize) {
+    /// Asks the server for more messages, so that at most `window` are here or on their way.
+    pub async fn request_more(&mut self, window: usize) {
         let now = Instant::now();
         if self.outstanding > 0 && now.duration_since(self.heard_at) > SILENCE {
             self.outstanding = 0;
@@ -142,38 +146,40 @@ impl Puller {
         }
     }
 
-    /// The next message, as soon as one is here, or what else there is to know.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<News> {
+    /// The next message, as soon as one is here, or the end of a request or of the connection.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<PullEvent> {
         loop {
             let Some(message) = std::task::ready!(self.subscription.poll_next_unpin(cx)) else {
-                return Poll::Ready(News::Closed);
+                return Poll::Ready(PullEvent::Closed);
             };
             self.heard_at = Instant::now();
             match message.status {
                 None | Some(StatusCode::OK) => {
-                    if let Some(pulled) = self.take(message) {
-                        return Poll::Ready(News::Message(pulled));
+                    if let Some(pulled) = self.receive(message) {
+                        return Poll::Ready(PullEvent::Message(pulled));
                     }
                 }
                 Some(StatusCode::IDLE_HEARTBEAT) => {}
                 Some(status) => {
-                    self.ended(status, &message);
-                    return Poll::Ready(News::Ended);
+                    self.request_ended(status, &message);
+                    return Poll::Ready(PullEvent::Ended);
                 }
             }
         }
     }
 
-    /// A request ended, with messages missing or not: they can be asked for again.
+    /// Notes that a request ended: what it did not bring can be asked for again.
     ///
-    /// With `max_bytes` the server ends every request by a status, also one that it served in full ("Batch
-    /// Completed"); a refusal is told from that by having brought nothing.
-    fn ended(&mut self, status: StatusCode, message: &async_nats::Message) {
+    /// With `max_bytes` the server ends every request by a status, also one that it served in full ("Batch Completed").
+    /// So a request that brought nothing was refused, unless the status says that there was nothing to bring.
+    fn request_ended(&mut self, status: StatusCode, message: &async_nats::Message) {
         let missing = message
             .headers
             .as_ref()
             .and_then(|headers| headers.get("Nats-Pending-Messages"))
             .and_then(|value| value.as_str().parse().ok());
+        // Without a number, nothing is known to be on its way. Too low a count only makes the next request come
+        // earlier.
         self.outstanding = missing.map_or(0, |missing| self.outstanding.saturating_sub(missing));
         let brought = std::mem::take(&mut self.brought);
         if !brought && !matches!(status, StatusCode::TIMEOUT | StatusCode::NOT_FOUND) {
@@ -182,21 +188,22 @@ impl Puller {
         }
     }
 
-    fn take(&mut self, message: async_nats::Message) -> Option<Pulled> {
+    fn receive(&mut self, message: async_nats::Message) -> Option<Pulled> {
         self.brought = true;
         self.outstanding = self.outstanding.saturating_sub(1);
         let Some(reply) = message.reply else {
-            tracing::warn!(subject = %message.subject, "not a JetStream message: ignored");
+            tracing::warn!(subject = %message.subject, "ignored a message that is not JetStream's");
             return None;
         };
-        let Some(Delivery { delivered, sequence, stored_at }) = delivery(&reply) else {
-            tracing::warn!(subject = %message.subject, %reply, "not a JetStream message: ignored");
+        let Some(JetStreamMeta { delivered, sequence, stored_at }) = parse_ack_subject(&reply) else {
+            tracing::warn!(subject = %message.subject, %reply, "ignored a message that is not JetStream's");
             return None;
         };
         let bytes = message.payload.len();
         let held = Held { reply, extended_at: Instant::now(), bytes };
         if self.held.insert(sequence, held).is_some() {
-            // Handed out again although we are at work on it: its deadline passed. The work in hand will do.
+            // It was handed out again although we work on it, because its deadline passed. The work in hand is enough;
+            // its acknowledgement goes to the newer delivery.
             return None;
         }
         self.held_bytes += bytes;
@@ -216,72 +223,86 @@ impl Puller {
         Some(Pulled { incoming, delivered })
     }
 
-    /// Moves the deadlines of all messages that have been here for `age` since the last time.
+    /// Extends the deadline of each message whose deadline was last moved at least `age` ago.
     pub async fn extend(&mut self, age: Duration) {
         let now = Instant::now();
         for held in self.held.values_mut().filter(|held| now.duration_since(held.extended_at) >= age) {
             held.extended_at = now;
-            tell(&self.client, held.reply.clone(), AckKind::Progress).await;
+            send_ack(&self.client, held.reply.clone(), AckKind::Progress).await;
         }
     }
 
-    /// Ends our part with a message. Sent and forgotten: where it is lost, the message comes again, and doing
-    /// its work again has no visible effect.
-    pub async fn settle(&mut self, sequence: u64, how: AckKind) {
+    /// Acknowledges a message that is here. The acknowledgement is sent and not waited for: where it is lost, the
+    /// message comes again, and doing its work again has no visible effect.
+    pub async fn ack(&mut self, sequence: u64) {
+        self.let_go(sequence, AckKind::Ack).await;
+    }
+
+    /// Puts a message back, to be handed out again `after` a time, or at once.
+    pub async fn put_back(&mut self, sequence: u64, after: Option<Duration>) {
+        self.let_go(sequence, AckKind::Nak(after)).await;
+    }
+
+    async fn let_go(&mut self, sequence: u64, kind: AckKind) {
         if let Some(held) = self.held.remove(&sequence) {
             self.held_bytes -= held.bytes;
-            tell(&self.client, held.reply, how).await;
+            send_ack(&self.client, held.reply, kind).await;
         }
     }
 
-    /// Stops asking and gives back what has come unasked for since, so that nobody has to wait for its deadline.
+    /// Ends the subscription and puts back what came in it since the last poll, so that nobody has to wait for the
+    /// deadlines of these messages.
     ///
-    /// To be called before anything is given back: while we are subscribed, the server would hand it to us again.
+    /// It must be called before any message is put back: while the subscription is there, the server would hand that
+    /// message out to us again.
     pub async fn close(&mut self) {
         if let Err(error) = self.subscription.unsubscribe().await {
             tracing::debug!(error = &error as &dyn std::error::Error, "unsubscribe not sent");
         }
         loop {
-            let news = std::future::poll_fn(|cx| Poll::Ready(self.poll_next(cx))).await;
-            match news {
-                Poll::Ready(News::Message(pulled)) => {
-                    self.settle(pulled.incoming.sequence, AckKind::Nak(None)).await;
-                }
-                Poll::Ready(News::Ended) => {}
-                Poll::Ready(News::Closed) | Poll::Pending => return,
+            // One poll, which does not wait: only what is here already is of interest, and Pending means that it was
+            // all. Nobody polls the subscription after this, so a lost wake-up is no loss. What is still on its way
+            // comes again after its deadline.
+            let event = std::future::poll_fn(|cx| Poll::Ready(self.poll_next(cx))).await;
+            match event {
+                Poll::Ready(PullEvent::Message(pulled)) => self.put_back(pulled.incoming.sequence, None).await,
+                // No more is asked for.
+                Poll::Ready(PullEvent::Ended) => {}
+                Poll::Ready(PullEvent::Closed) | Poll::Pending => return,
             }
         }
     }
 }
 
-/// What JetStream says of a message in the subject to acknowledge it on.
+/// What JetStream says of a message in the subject on which it is acknowledged.
 #[derive(Debug, PartialEq)]
-struct Delivery {
+struct JetStreamMeta {
     delivered: u32,
     sequence: u64,
     stored_at: Timestamp,
 }
 
-/// Reads `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<nanoseconds>.<pending>`,
-/// with more tokens behind it from later servers (ADR-15).
+/// Reads `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<sequence>.<consumer
+/// sequence>.<nanoseconds>.<pending>`, with more tokens behind it from later servers (ADR-15).
 ///
-/// The client library reads it too, but only for a message with a context of its own, and each of those starts a task.
-fn delivery(reply: &str) -> Option<Delivery> {
+/// The client library parses it too, but only for a message that has a JetStream context, and each context starts a
+/// task.
+fn parse_ack_subject(reply: &str) -> Option<JetStreamMeta> {
     const SHORT: usize = 7;
     let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
     let rest = if tokens.len() > SHORT { tokens.get(2..)? } else { &tokens[..] };
     let [_stream, _consumer, delivered, sequence, _consumer_sequence, stored_at, _pending, ..] = rest else {
         return None;
     };
-    Some(Delivery {
+    Some(JetStreamMeta {
         delivered: delivered.parse().ok()?,
         sequence: sequence.parse().ok()?,
         stored_at: Timestamp::from_nanosecond(stored_at.parse().ok()?).ok()?,
     })
 }
 
-async fn tell(client: &Client, reply: Subject, how: AckKind) {
-    if let Err(error) = client.publish(reply, how.into()).await {
+async fn send_ack(client: &Client, reply: Subject, kind: AckKind) {
+    if let Err(error) = client.publish(reply, kind.into()).await {
         tracing::debug!(error = &error as &dyn std::error::Error, "acknowledgement not sent");
     }
 }
@@ -293,7 +314,7 @@ mod servers {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_a_request_is_told_at_once_so_that_nobody_waits_for_the_next() {
+    async fn the_end_of_a_request_is_reported_at_once() {
         let nats = Nats::start().await;
         let client = nats.client().await;
         let stream = jetstream::stream::Config { name: "S".into(), subjects: vec!["s".into()], ..Default::default() };
@@ -304,15 +325,15 @@ mod servers {
         // As short as the heartbeats allow.
         puller.expires = 2 * HEARTBEAT;
         let began = Instant::now();
-        puller.demand(10).await;
-        let news = tokio::time::timeout(SILENCE, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
-        assert!(matches!(news, News::Ended), "{news:?}");
+        puller.request_more(10).await;
+        let event = tokio::time::timeout(SILENCE, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
+        assert!(matches!(event, PullEvent::Ended), "{event:?}");
         assert!(began.elapsed() >= puller.expires);
 
         client.publish("s", "later".into()).await.unwrap();
-        puller.demand(10).await;
-        let news = tokio::time::timeout(HEARTBEAT, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
-        assert!(matches!(news, News::Message(_)), "{news:?}");
+        puller.request_more(10).await;
+        let event = tokio::time::timeout(HEARTBEAT, std::future::poll_fn(|cx| puller.poll_next(cx))).await.unwrap();
+        assert!(matches!(event, PullEvent::Message(_)), "{event:?}");
     }
 }
 
@@ -321,13 +342,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reply_tells_of_the_delivery_in_both_forms() {
-        let expected = Some(Delivery { delivered: 2, sequence: 41, stored_at: Timestamp::from_second(7).unwrap() });
-        assert_eq!(delivery("$JS.ACK.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3"), expected);
-        assert_eq!(delivery("$JS.ACK._.ACCOUNT.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3"), expected);
-        assert_eq!(delivery("$JS.ACK.hub.ACCOUNT.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3.token"), expected);
+    fn an_acknowledgement_subject_is_parsed_in_both_forms() {
+        let expected =
+            Some(JetStreamMeta { delivered: 2, sequence: 41, stored_at: Timestamp::from_second(7).unwrap() });
+        assert_eq!(parse_ack_subject("$JS.ACK.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3"), expected);
+        assert_eq!(parse_ack_subject("$JS.ACK._.ACCOUNT.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3"), expected);
+        assert_eq!(
+            parse_ack_subject("$JS.ACK.hub.ACCOUNT.STAGE_SEND_BULK.bulk-email.2.41.9.7000000000.3.token"),
+            expected
+        );
         for wrong in ["_INBOX.x", "$JS.ACK.a.b.c", "$JS.ACK.s.c.x.41.9.7.3", ""] {
-            assert_eq!(delivery(wrong), None, "{wrong}");
+            assert_eq!(parse_ack_subject(wrong), None, "{wrong}");
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::lanes::Weights;
 /// The manual, with every default.
 pub const DEFAULTS: &str = include_str!("../runtime.toml");
 
-/// Both tables, for whoever reads them without the rest.
+/// Both tables, without those of other crates.
 #[derive(Debug, Clone, Deserialize)]
 #[allow(missing_docs, reason = "documented in runtime.toml")]
 pub struct Settings {
@@ -60,25 +60,25 @@ pub struct RunnerSettings {
     pub weights: BTreeMap<Lane, u32>,
 }
 
-/// How one runner works on its queue; [`RunnerSettings`] in the types that the runner uses.
+/// What bounds one runner's work: [`RunnerSettings`] in the types that the runner uses.
 #[derive(Debug, Clone)]
 pub struct RunnerLimits {
     /// The consumers' acknowledgement deadline.
     pub ack_wait: Duration,
-    /// Most messages here, per lane.
+    /// Maximum messages that the runner holds, per lane.
     pub window: usize,
-    /// Most decisions at once of one runner.
+    /// Maximum decisions at once of one runner.
     pub slots: usize,
-    /// Shares of the slots.
+    /// The lanes' shares of the slots.
     pub weights: Weights,
-    /// A message handed out more often than this is a dead letter.
+    /// A message that was handed out more often than this becomes a dead letter.
     pub max_deliveries: u32,
     /// Longest time to finish when stopped.
     pub drain: Duration,
 }
 
 impl RunnerSettings {
-    /// What a runner needs.
+    /// The same in the types that a runner uses. Zero slots or weights would stop a lane for ever, so one is the least.
     pub fn limits(&self) -> RunnerLimits {
         RunnerLimits {
             ack_wait: Duration::from_millis(self.ack_wait_ms),
@@ -90,8 +90,8 @@ impl RunnerSettings {
         }
     }
 
-    /// Refuses an acknowledgement deadline shorter than a provider call may take: the message would be handed
-    /// out again, and sent twice, while the first call still waits.
+    /// Refuses an acknowledgement deadline that is not longer than a provider call may take: the message would be
+    /// handed out again, and sent twice, while the first call still waits.
     ///
     /// # Errors
     /// Names `runner.ack_wait_ms`.

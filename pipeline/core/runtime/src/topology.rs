@@ -1,16 +1,17 @@
-//! Streams, consumers and buckets: created and brought up to date, idempotently, by `chasqui migrate`.
+//! Creates streams, consumers and buckets and brings them up to date, for `chasqui migrate`. After a crash in the
+//! middle it is run again.
 //!
 //! | stream | retention | why |
 //! |---|---|---|
-//! | `STAGE_*`, `TRACES`, `RECEIPTS` | limits | what is acknowledged is removed many at a time: [`chasqui_nats::release`] |
+//! | `STAGE_*`, `TRACES`, `RECEIPTS` | limits | [`chasqui_nats::release`] removes what is acknowledged, many messages at a time |
 //! | `LEDGER`, `ATTEMPTS` | limits | a work queue forgets acknowledged message ids when the server restarts |
-//! | `DEFERRED` | work queue | schedules wait without a consumer, due ones leave when returned |
+//! | `DEFERRED` | work queue | schedules wait without a consumer; due messages leave when they are returned |
 //! | `DEAD` | limits | kept until an operator has looked |
 //! | `INBOX` | limits | the newest messages of each user |
 //!
-//! A stage has a stream for each lane. Every queue refuses what does not fit (`discard: new`), per subject, so that
-//! a full channel refuses no message of another. `DEFERRED` has no such limit, since JetStream allows none on a stream with schedules; the
-//! server's `max_file_store` bounds it.
+//! A stage has a stream for each lane. Every queue refuses what does not fit (`discard: new`), per subject, so that a
+//! full channel refuses no message of another channel. `DEFERRED` has no such limit, since JetStream allows none on a
+//! stream with schedules; the server's `max_file_store` bounds it.
 
 use std::time::Duration;
 
@@ -33,13 +34,13 @@ use chasqui_schemas::{
 
 use crate::settings::{RunnerSettings, StreamSettings};
 
-/// The oldest nats-server with everything we use: message schedules and batches as they are now.
+/// Minimum version of nats-server: the first that has message schedules and atomic batches as we use them.
 pub const MIN_SERVER: (u64, u64) = (2, 14);
-/// A submission may have a mebibyte; its envelope and headers need more.
+/// Maximum bytes of a message in a stream: a submission may have a mebibyte, and its envelope and headers need more.
 const MAX_MESSAGE_BYTES: i32 = 2 * 1024 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The topology could not be brought about.
+/// Why the topology could not be created or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
     /// The server has no JetStream.
@@ -86,6 +87,7 @@ pub fn check_server(client: &Client, url: &str) -> Result<(), TopologyError> {
         return Err(TopologyError::NoJetStream { url: url.to_owned() });
     }
     let mut numbers = info.version.split(['.', '-']).map_while(|part| part.parse::<u64>().ok());
+    // A version that cannot be read counts as too old, and the error quotes it.
     let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if found < MIN_SERVER { Err(TopologyError::TooOld { found: info.version.clone() }) } else { Ok(()) }
 }
@@ -126,7 +128,7 @@ pub async fn migrate(
     Ok(())
 }
 
-/// Creates the exporter's consumer, or removes it where nothing is exported: traces would wait for it.
+/// Creates the exporter's consumer, or removes it where nothing is exported, because traces would be kept for it.
 ///
 /// # Errors
 /// See [`TopologyError`].
@@ -225,7 +227,8 @@ fn consumer_config(runner: &RunnerSettings, name: &str, filter: String) -> pull:
         ack_policy: AckPolicy::Explicit,
         ack_wait: Duration::from_millis(runner.ack_wait_ms),
         max_ack_pending: runner.max_ack_pending,
-        // Counting is the runner's: it knows a crash from a slow provider.
+        // The runner counts instead, and makes a dead letter of what was handed out too often; here such a message
+        // would stay in the stream without a word.
         max_deliver: -1,
         ..pull::Config::default()
     }

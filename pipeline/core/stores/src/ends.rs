@@ -35,7 +35,7 @@ use bytes::Bytes;
 use chasqui_contract::StoreError;
 use chasqui_nats::{
     Outgoing, PublishError, Publisher,
-    gather::{Gather, Pace, ask, fitting},
+    coalesce::{Coalescer, Pace, ask, fitting},
     unavailable,
 };
 use chasqui_schemas::{header, stream, subject};
@@ -88,8 +88,8 @@ impl Ends {
         let record = Record { stream: attempts, publisher: publisher.apart() };
         let last = record.last_takeover().await?;
         let owner = Owner { record: record.clone(), read: last, last, taken_over: Remembered::default() };
-        tokio::spawn(owner.run(Gather::new(ended, PACE)));
-        tokio::spawn(record.take_over(Gather::new(taken_over, Pace { every: Duration::ZERO, ..PACE })));
+        tokio::spawn(owner.run(Coalescer::new(ended, PACE)));
+        tokio::spawn(record.take_over(Coalescer::new(taken_over, Pace { every: Duration::ZERO, ..PACE })));
         Ok(Ends { ends, takeovers })
     }
 
@@ -147,7 +147,7 @@ impl Record {
     }
 
     /// Takes over what others began, batch after batch. An error is answered: who asked tries again.
-    async fn take_over(self, mut requests: Gather<Takeover>) {
+    async fn take_over(self, mut requests: Coalescer<Takeover>) {
         loop {
             let mut batch = requests.next(|_| 1).await;
             if batch.is_empty() {
@@ -280,7 +280,7 @@ impl Remembered {
 }
 
 impl Owner {
-    async fn run(mut self, mut requests: Gather<End>) {
+    async fn run(mut self, mut requests: Coalescer<End>) {
         loop {
             let mut batch = requests.next(|_| 1).await;
             if batch.is_empty() {

@@ -9,7 +9,7 @@
 //! durably stored; all others get its value. The streams need `limits` retention, `max_age` = `duplicate_window` = the
 //! window, `allow_atomic_publish` and `allow_direct`.
 //!
-//! Claims that come at the same time are committed together ([`chasqui_nats::gather`]): one atomic batch, one fsync.
+//! Claims that come at the same time are committed together ([`chasqui_nats::coalesce`]): one atomic batch, one fsync.
 //!
 //! After a crash the claim is repeated, and answers `Taken` with our own value if it had been stored.
 
@@ -24,7 +24,7 @@ use bytes::Bytes;
 use chasqui_contract::{Book, Claim, Ledger, StoreError};
 use chasqui_nats::{
     Outgoing, PublishError, Publisher, Stored,
-    gather::{Gather, Pace, ask},
+    coalesce::{Coalescer, Pace, ask},
     publisher::MAX_SINGLES,
     unavailable,
 };
@@ -103,7 +103,7 @@ impl NatsLedger {
         let commit = |store, subject, stream| {
             let (claims, requests) = mpsc::channel(QUEUED_CLAIMS);
             let shelf = Shelf { store, subject, stream, publisher: publisher.apart() };
-            tokio::spawn(commit(shelf, Gather::new(requests, pace)));
+            tokio::spawn(commit(shelf, Coalescer::new(requests, pace)));
             claims
         };
         Ok(NatsLedger {
@@ -146,7 +146,7 @@ impl Ledger for NatsLedger {
 }
 
 /// Commits batch after batch, several at a time.
-async fn commit(shelf: Shelf, mut requests: Gather<Request>) {
+async fn commit(shelf: Shelf, mut requests: Coalescer<Request>) {
     let turns = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
     // The semaphore is never closed.
     while let Ok(turn) = turns.clone().acquire_owned().await {

@@ -1,11 +1,11 @@
-//! The hot path of traces: what a step's trace events are, and the durable stream they go to.
+//! The hot path of traces: which trace events a step makes, and the durable stream that they go to.
 //!
 //! | module | does |
 //! |---|---|
 //! | [`span`] | builds the trace events of a decision; pure |
 //! | [`sink`] | stores events in the durable trace stream |
 //!
-//! From there the warehouse writes them to ClickHouse.
+//! The warehouse reads that stream and writes the events to ClickHouse.
 
 pub mod sink;
 pub mod span;

@@ -1,17 +1,17 @@
-//! The way into the durable trace stream: all of a process's stages share one.
+//! The way into the durable trace stream; the stages of a process share one.
 //!
 //! Guarantee: when [`TraceSink::record`] returns, the events are stored. Events that come at the same time are stored
-//! together ([`chasqui_nats::gather`]), with one fsync: at rest seven stages would otherwise ask the disk seven times
-//! for every notification.
+//! together ([`chasqui_nats::coalesce`]), with one fsync: otherwise the seven stages would cost seven fsyncs for every
+//! notification.
 //!
-//! After a crash the inputs of what was not recorded come again, and their events replace themselves.
+//! After a crash the inputs whose events were not recorded come again. Events that are stored twice replace themselves.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use chasqui_nats::{
     Outgoing, Publisher,
-    gather::{Gather, Pace, fitting},
+    coalesce::{Coalescer, Pace, fitting},
 };
 use chasqui_schemas::{
     subject,
@@ -19,16 +19,18 @@ use chasqui_schemas::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-/// Calls that wait for their batch; more make their callers wait.
+/// Maximum calls of [`TraceSink::record`] that wait for their batch; further callers wait for room. That is
+/// twice what the runners of a process can have on their way: ten queues, three lanes, four commits each.
 const QUEUED_CALLS: usize = 256;
-/// Events in one message: about 80 kB.
+/// Maximum events in one message: about 80 kB.
 const EVENTS_PER_MESSAGE: usize = 500;
-/// Largest message, in bytes, its head apart; events are larger than usual where a submission was wrong in many ways.
+/// Maximum bytes of one message, without its head. Events are larger than usual where a submission was wrong in many
+/// ways; this keeps their message far below the stream's limit of 2 MiB.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
-/// Stages commit no faster than their events are recorded, so this paces them too: fewer and larger bundles, and fewer
-/// fsyncs, for some milliseconds that nobody at rest waits.
+/// How batches are apart under load. A commit waits for its events, so this paces the stages too: they make fewer and
+/// larger bundles and cost fewer fsyncs, and wait some milliseconds for it; at rest nothing waits.
 const PACE: Pace = Pace { every: Duration::from_millis(40), few: 64, many: 4 * EVENTS_PER_MESSAGE };
-/// Pause after a refusal, which only an operator can mend.
+/// Pause after the stream refused events, which only an operator can mend.
 const REFUSED: Duration = Duration::from_secs(1);
 
 /// Records trace events durably. Clones share one stream of batches.
@@ -44,33 +46,36 @@ struct Call {
 }
 
 impl TraceSink {
-    /// Must be called in a tokio runtime; ends when the last clone is dropped.
+    /// Starts the task that stores events. Must be called in a tokio runtime; the task ends when the last clone is
+    /// dropped.
     pub fn start(publisher: &Publisher) -> Self {
         let (calls, waiting) = mpsc::channel(QUEUED_CALLS);
-        tokio::spawn(record(publisher.apart(), Gather::new(waiting, PACE)));
+        tokio::spawn(record(publisher.apart(), Coalescer::new(waiting, PACE)));
         TraceSink { calls }
     }
 
-    /// Returns when `events` are stored, however long the broker is away.
+    /// Stores `events`. Returns when they are stored, however long the broker is away.
     pub async fn record(&self, events: Vec<Encoded>) {
         if events.is_empty() {
             return;
         }
         let (recorded, done) = oneshot::channel();
-        // Both fail only where the runtime is being shut down: then nobody may believe that it is recorded.
+        // Both fail only while the runtime shuts down. Then this never returns: were it to return, the caller would
+        // acknowledge an input whose events are not stored.
         if self.calls.send(Call { events, recorded }).await.is_err() || done.await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// The events as they are recorded. To be made while they are still in the processor's cache: they wait for their batch.
+/// Encodes events for [`TraceSink::record`]. They wait for their batch then, so it is best done at once, while they are
+/// in the processor's cache.
 pub fn encoded(events: &[TraceEvent]) -> Vec<Encoded> {
     events.iter().map(Encoded::new).collect()
 }
 
 /// Stores batch after batch, one at a time.
-async fn record(publisher: Publisher, mut waiting: Gather<Call>) {
+async fn record(publisher: Publisher, mut waiting: Coalescer<Call>) {
     loop {
         let calls = waiting.next(|call| call.events.len()).await;
         if calls.is_empty() {
@@ -84,7 +89,7 @@ async fn record(publisher: Publisher, mut waiting: Gather<Call>) {
         }
         store(&publisher, messages(&events)).await;
         for caller in callers {
-            // Whoever asked may have been stopped meanwhile.
+            // An error means that the caller was dropped meanwhile, which is no concern of the others.
             _ = caller.send(());
         }
     }
@@ -98,7 +103,7 @@ fn messages(events: &[Encoded]) -> Vec<Outgoing> {
         let (now, later) = rest.split_at(fitting(rest, EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, Encoded::len));
         messages.push(Outgoing {
             subject: subject::TRACES.to_owned(),
-            // No message id: to store an event twice is harmless.
+            // Without a message id, since an event that is stored twice replaces itself.
             message_id: None,
             headers: Vec::new(),
             payload: Bytes::from(trace::batch(now)),
@@ -108,7 +113,7 @@ fn messages(events: &[Encoded]) -> Vec<Outgoing> {
     messages
 }
 
-/// Stores `messages`, however often it takes.
+/// Stores `messages`, with as many tries as it takes.
 async fn store(publisher: &Publisher, messages: Vec<Outgoing>) {
     while let Err(error) = publisher.insist(&messages).await {
         tracing::error!(error = &error as &dyn std::error::Error, "the trace stream refuses events; stages wait");

@@ -13,21 +13,21 @@
 //!     └ delivered, …      one per receipt
 //! ```
 //!
-//! Guarantee: ids depend only on the message and the verdict, so a step done again after a crash replaces
-//! its own row, and a child can name its parent without having seen it.
+//! Guarantee: ids depend only on the message and the verdict. So a step that is done again after a crash replaces its
+//! own row, and a child can name its parent without having seen it.
 
 use std::time::Duration;
 
 use chasqui_contract::{Context, Decision, Output, Verdict};
 use chasqui_schemas::{
-    Notification, Reason, Stage, id,
+    Channel, Notification, Reason, Stage, id,
     trace::{State, Status, TraceEvent, event},
 };
 use compact_str::{ToCompactString, format_compact};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// In the span id of a delivery's wait at send: no attempt, and so no attempt's span.
+/// Stands in the span id of a delivery's wait at send, which is no attempt and must not take an attempt's span.
 const WAIT: &str = "send.wait";
 
 /// When a step was done.
@@ -47,7 +47,7 @@ impl Timing {
     }
 }
 
-/// The span that a receipt, or an attempt, of a delivery hangs on.
+/// The span that is the parent of a delivery's attempts and receipts.
 pub fn delivery_anchor(trace_id: Uuid, delivery_id: Uuid) -> u64 {
     id::span(trace_id, Stage::Prioritize.as_str(), Some(delivery_id), 0)
 }
@@ -71,7 +71,7 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
     match &decision.verdict {
         Verdict::Forward(outputs) if stage == Stage::Validate => return accepted(event, outputs),
         Verdict::Forward(outputs) => {
-            // What the stage chose is known only from what it made.
+            // The message says nothing of what the stage chose; its output does.
             if let Some(Output::Delivery(delivery)) = outputs.first() {
                 event.variant = delivery.variant.as_str().into();
                 event.locale = delivery.locale.as_str().into();
@@ -90,14 +90,14 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
             link(&mut event);
         }
         Verdict::Dead { detail, .. } => {
-            // A stage may have told a part of it; a key stands once.
+            // The stage may have set the key itself, and a key may be there only once.
             event.attributes.retain(|(key, _)| key != "detail");
             event.attributes.push(("detail".into(), detail.as_str().into()));
         }
         Verdict::Defer { until, .. } => {
             event.attributes.push(("until".into(), until.to_compact_string()));
             if stage == Stage::Send {
-                // Nobody was called.
+                // No provider was called.
                 event.provider.clear();
                 event.event = event::STAGE.into();
                 event.span_id = id::span(context.trace_id, WAIT, context.delivery_id, context.pass.saturating_add(1));
@@ -124,7 +124,7 @@ fn base(stage: Stage, context: &Context, timing: &Timing) -> TraceEvent {
         variant: context.variant.clone(),
         locale: context.locale.clone(),
         lane: context.lane.map(chasqui_schemas::Lane::as_str).unwrap_or_default().into(),
-        channel: context.channel.into(),
+        channel: context.channel.map(Channel::as_str).unwrap_or_default().into(),
         provider: context.provider.clone(),
         stage: stage.as_str().into(),
         event: if stage == Stage::Send { event::ATTEMPT } else { event::STAGE }.into(),
@@ -151,8 +151,8 @@ fn outcome(verdict: &Verdict) -> (Status, Option<State>, Option<Reason>) {
     }
 }
 
-/// Span and parent. A step that forwarded is found by its children under number 0; what did not forward has
-/// no children, and gets a span for each time the message came.
+/// The span and its parent. A step that forwarded has number 0, where its children find it; one that did not forward
+/// has no children, and gets a span for each time that the message came.
 fn place(stage: Stage, context: &Context, forwarded: bool) -> (u64, u64) {
     let trace_id = context.trace_id;
     let number = match stage {
@@ -170,8 +170,9 @@ fn place(stage: Stage, context: &Context, forwarded: bool) -> (u64, u64) {
     (span, parent)
 }
 
-/// A valid submission: a root for each notification, and for more than one the request's own event, to which
-/// they are linked and not parented, since a post to a channel would make a trace of millions of spans.
+/// The events of a valid submission: a root for each notification and, where there are several, one of the request. The
+/// notifications are linked to the request and are not its children, since a submission to many would make one trace of
+/// millions of spans.
 fn accepted(request: TraceEvent, outputs: &[Output]) -> Vec<TraceEvent> {
     let roots = outputs.iter().filter_map(|output| match output {
         Output::Notification(notification) => Some(root_event(&request, notification)),
@@ -195,7 +196,7 @@ fn accepted(request: TraceEvent, outputs: &[Output]) -> Vec<TraceEvent> {
     events
 }
 
-/// Tells the producer's own span, from which ClickHouse's `otel_traces` makes a link.
+/// Names the producer's own span, from which ClickHouse's `otel_traces` makes a link.
 fn link(root: &mut TraceEvent) {
     if !root.traceparent.is_empty() {
         root.attributes.push(("traceparent".into(), root.traceparent.clone()));

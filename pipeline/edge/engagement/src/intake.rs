@@ -31,7 +31,7 @@ use std::{
 use async_nats::connection::State;
 use bytes::Bytes;
 use chasqui_contract::Class;
-use chasqui_nats::{Outgoing, Publisher};
+use chasqui_nats::{Outgoing, Pauses, Publisher};
 use chasqui_schemas::{header, measure};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -54,7 +54,7 @@ const MAX_GROUP: usize = 256;
 /// Longest wait of [`Intake::store`]: longer than NATS and an fsync of a busy disk take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(8);
 /// First and longest pause of the drainer while NATS takes nothing.
-const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+const PAUSES: Pauses = Pauses::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// The messages were not stored; the same request may be made again later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -260,19 +260,17 @@ async fn spool(state: &Arc<Shared>, messages: Vec<Outgoing>) -> Result<(), NotSt
 
 /// Carries from the spool to NATS, in order, for as long as it is polled.
 async fn drain(state: &Arc<Shared>, publisher: &Publisher) {
-    let [first, longest] = PAUSES;
-    let mut pause = first;
+    let mut pauses = PAUSES;
     loop {
         if !state.spooling.load(Ordering::Acquire) {
             state.spooled.notified().await;
             continue;
         }
         match drain_some(state, publisher).await {
-            Ok(()) => pause = first,
+            Ok(()) => pauses = PAUSES,
             Err(error) => {
                 tracing::warn!(error = &*error, "what is in the spool waits");
-                sleep(pause).await;
-                pause = (pause * 2).min(longest);
+                sleep(pauses.pause()).await;
             }
         }
     }

@@ -14,8 +14,8 @@
 use async_nats::jetstream::{Context, Message, message::Acker};
 use chasqui_contract::Class;
 use chasqui_nats::{
-    Publisher,
-    reader::{self, Broken, Pauses, ReadError, StreamReader},
+    Pauses, Publisher,
+    reader::{self, Broken, ReadError, StreamReader},
 };
 use chasqui_schemas::{
     Channel, OptOut, Receipt, ReceiptKind, consumer, header, id, receipt, stream, subject,
@@ -65,12 +65,12 @@ pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToke
             batch.opt_out(&nats, &stop).await;
             let recording = sink.record(batch.events);
             tokio::select! {
-                () = reader::hold(&batch.held, intake.extend_every, recording) => {
-                    reader::acknowledge(&batch.held).await;
+                () = reader::extend_while(&batch.held, intake.extend_every, recording) => {
+                    reader::ack_all(&batch.held).await;
                 }
-                () = stop.cancelled() => reader::give_back(&batch.held).await,
+                () = stop.cancelled() => reader::put_back_all(&batch.held).await,
             }
-            reader::bury(&publisher, subject::DEAD_RECEIPT, batch.broken, &stop).await;
+            reader::store_dead_letters(&publisher, subject::DEAD_RECEIPT, batch.broken, &stop).await;
             if over {
                 break;
             }
@@ -131,7 +131,7 @@ impl Batch {
                         tracing::warn!(error = &error as &dyn std::error::Error, "an opt-out is not stored yet");
                         tokio::select! {
                             () = stop.cancelled() => {
-                                reader::give_back(&[message.split().1]).await;
+                                reader::put_back_all(&[message.split().1]).await;
                                 return;
                             }
                             () = tokio::time::sleep(pauses.pause()) => {}

@@ -7,7 +7,9 @@
 use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use chasqui_contract::{Context, Decision, IncomingMessage, ManualClock, Message, Output, Stage, Submitted, Verdict};
+use chasqui_contract::{
+    Context, Decide, Decision, IncomingMessage, ManualClock, Output, StageInput, Submitted, Verdict,
+};
 use chasqui_enrich::Enrich;
 use chasqui_filter::Filter;
 use chasqui_render::Render;
@@ -91,7 +93,7 @@ fn noon() -> Timestamp {
     "2026-03-01T17:00:00Z".parse().unwrap()
 }
 
-fn decide<S: Stage>(stage: &S, input: S::Input) -> Decision {
+fn decide<S: Decide>(stage: &S, input: S::Input) -> Decision {
     stage.decide(input).now_or_never().unwrap().unwrap()
 }
 
@@ -116,7 +118,7 @@ fn delivery(decision: Decision) -> Delivery {
     }
 }
 
-fn step<S: Stage>(c: &mut Criterion, name: &str, stage: &S, input: &S::Input)
+fn step<S: Decide>(c: &mut Criterion, name: &str, stage: &S, input: &S::Input)
 where
     S::Input: Clone,
 {

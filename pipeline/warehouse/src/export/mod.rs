@@ -22,7 +22,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
 use bytes::Bytes;
-use chasqui_nats::reader::{self, Pauses, StreamReader};
+use chasqui_nats::{
+    Pauses,
+    reader::{self, StreamReader},
+};
 use chasqui_schemas::{
     consumer, measure, stream,
     trace::{self, TraceEvent},
@@ -133,10 +136,10 @@ impl Exporter {
             // Reading ahead ends with the first failure, because nobody extends the deadlines of what was read ahead.
             let delivering = self.deliver(events, oldest_ms, || messages = None);
             tokio::select! {
-                () = reader::hold(&held, self.intake.extend_every, delivering) => reader::acknowledge(&held).await,
+                () = reader::extend_while(&held, self.intake.extend_every, delivering) => reader::ack_all(&held).await,
                 () = patience => {
                     tracing::warn!(messages = held.len(), "stopping with traces not exported: the stream keeps them");
-                    reader::give_back(&held).await;
+                    reader::put_back_all(&held).await;
                 }
             }
         }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use chasqui_nats::reader::Pauses;
+use chasqui_nats::Pauses;
 use chasqui_schemas::{
     clickhouse::TRACE_EVENTS,
     id,

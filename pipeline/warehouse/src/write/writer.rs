@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
 use chasqui_nats::{
-    Publisher,
-    reader::{self, Broken, Pauses, StreamReader},
+    Pauses, Publisher,
+    reader::{self, Broken, StreamReader},
 };
 use chasqui_schemas::{consumer, id, measure, stream, subject};
 use clickhouse::Client;
@@ -172,7 +172,7 @@ impl Writer {
     }
 
     async fn hold<T>(&self, held: &Held, work: impl Future<Output = T>) -> T {
-        reader::hold(&held.messages, self.intake.extend_every, work).await
+        reader::extend_while(&held.messages, self.intake.extend_every, work).await
     }
 
     /// Inserts the batch, however often it takes. False: we are asked to stop, and the time for that is over.
@@ -210,12 +210,12 @@ impl Writer {
             measure!(TraceRows, rows);
             measure!(TraceBacklog, pending);
             measure!(TraceLag, lag_ms);
-            reader::acknowledge(&messages).await;
+            reader::ack_all(&messages).await;
         } else {
             tracing::warn!(rows, "stopping with traces unwritten: the stream keeps them");
-            reader::give_back(&messages).await;
+            reader::put_back_all(&messages).await;
         }
-        reader::bury(&self.publisher, subject::DEAD_TRACE, broken, &self.stop).await;
+        reader::store_dead_letters(&self.publisher, subject::DEAD_TRACE, broken, &self.stop).await;
     }
 }
 

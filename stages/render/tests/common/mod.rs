@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use chasqui_contract::{Decision, Output, Stage, Verdict};
+use chasqui_contract::{Decide, Decision, Output, Verdict};
 use chasqui_render::Render;
 use chasqui_schemas::{
     Delivery, Lane, Notification, Reason,

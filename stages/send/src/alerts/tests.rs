@@ -1,6 +1,6 @@
 //! Alerts end to end: from answers to what a server on this machine is posted, and what a mail provider is given.
 
-use chasqui_contract::{ManualClock, Stage};
+use chasqui_contract::{Decide, ManualClock};
 use chasqui_stores::memory::{MemoryDirectory, MemoryLedger};
 
 use super::*;

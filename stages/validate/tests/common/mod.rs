@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use chasqui_contract::{Decision, IncomingMessage, Output, Stage, Submitted, Verdict};
+use chasqui_contract::{Decide, Decision, IncomingMessage, Output, Submitted, Verdict};
 use chasqui_schemas::{Lane, Notification, Pepper, Reason};
 use chasqui_validate::Validate;
 use futures::FutureExt;

@@ -72,7 +72,7 @@ fn notification() -> Notification {
 
 /// A letter of `stage` that ended where such messages are queued.
 fn ended(stage: Stage, payload: &[u8]) -> Letter {
-    letter(stage, &[(header::SUBJECT, &subject::queue(stage, Lane::High, Channel::Email))], payload)
+    letter(stage, &[(header::SUBJECT, &subject::queue(stage, Lane::High, Some(Channel::Email)))], payload)
 }
 
 #[test]

@@ -10,10 +10,10 @@ use async_nats::jetstream::{
     stream::Config,
 };
 use bytes::Bytes;
-use chasqui_nats::{Outgoing, Publisher, keep_releasing};
+use chasqui_nats::{Outgoing, Publisher, keep_releasing, release::release};
 use chasqui_testing::servers::{Nats, count, eventually, message, stream_config};
 use futures::StreamExt;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::task::JoinSet;
 
 /// What the stream may hold, in messages of a kilobyte.
 const ROOM: usize = 800;
@@ -47,31 +47,49 @@ async fn a_follower_that_lags_holds_half_of_the_stream_and_no_more() {
     let config = Config { max_bytes: ROOM as i64 * 1_024, ..stream_config("S", "s") };
     context.create_stream(config).await.unwrap();
     let writer = consumer(&context, "writer").await;
-    let mut releasing = JoinSet::new();
-    releasing.spawn(keep_releasing(context.clone(), "S", "writer".to_owned(), Some("follower")));
+    let mut released = 0;
+    let mut left_after_a_round = async || {
+        released = release(&context, "S", "writer", Some("follower"), released).await.unwrap();
+        count(&context, "S").await
+    };
 
-    // There is none: what the writer has acknowledged goes.
+    // There is no follower: what the writer has acknowledged goes.
     publish(&context, 0, 100).await;
     acknowledge(&writer, 60).await;
-    eventually("60 are removed", async || count(&context, "S").await == 40).await;
+    assert_eq!(left_after_a_round().await, 40);
 
     // There is one: nothing goes that it has not acknowledged too, nor what only it has.
     let follower = consumer(&context, "follower").await;
     acknowledge(&writer, 40).await;
     acknowledge(&follower, 10).await;
-    eventually("10 are removed", async || count(&context, "S").await == 30).await;
+    assert_eq!(left_after_a_round().await, 30);
     publish(&context, 100, 100).await;
     acknowledge(&follower, 130).await;
-    sleep(Duration::from_secs(7)).await;
-    assert_eq!(count(&context, "S").await, 100, "the writer has not acknowledged these");
+    assert_eq!(left_after_a_round().await, 100, "the writer has not acknowledged these");
+    assert_eq!(left_after_a_round().await, 100, "nor are they removed by another round");
 
     // It is away while the stream fills: the oldest go, and it goes on with what is left.
     acknowledge(&writer, 100).await;
     publish(&context, 200, ROOM / 8 * 5).await;
     acknowledge(&writer, ROOM / 8 * 5).await;
-    eventually("the oldest are removed", async || count(&context, "S").await <= (ROOM / 2) as u64).await;
-    let left = count(&context, "S").await;
+    let left = left_after_a_round().await;
+    assert!(left <= (ROOM / 2) as u64, "{left} are left: the oldest are not removed");
     assert!(left > (ROOM / 4) as u64, "{left} are left");
     acknowledge(&follower, left as usize).await;
-    eventually("all are removed", async || count(&context, "S").await == 0).await;
+    assert_eq!(left_after_a_round().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_later_is_removed_by_a_later_round() {
+    let server = Nats::start().await;
+    let context = server.context().await;
+    context.create_stream(stream_config("S", "s")).await.unwrap();
+    let writer = consumer(&context, "writer").await;
+    let mut releasing = JoinSet::new();
+    releasing.spawn(keep_releasing(context.clone(), "S", "writer".to_owned(), None));
+    publish(&context, 0, 10).await;
+    for left in [6, 2] {
+        acknowledge(&writer, 4).await;
+        eventually("what is acknowledged is removed", async || count(&context, "S").await == left).await;
+    }
 }

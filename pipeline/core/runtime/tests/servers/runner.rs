@@ -13,7 +13,7 @@ use std::{
 
 use async_nats::jetstream;
 use bytes::Bytes;
-use chasqui_contract::{Decision, Output, Stage, StoreError, SystemClock, Verdict};
+use chasqui_contract::{Decide, Decision, Output, StoreError, SystemClock, Verdict};
 use chasqui_embedded::NatsOptions;
 use chasqui_nats::publisher::{Outgoing, Publisher};
 use chasqui_runtime::{Broker, RunnerLimits, lanes::OTHERS, run_deferred, run_stage, settings::Settings, topology};
@@ -52,12 +52,12 @@ async fn bench(settings: &str) -> Bench {
     Bench { server, client, broker, config }
 }
 
-type Decide = Box<dyn Fn(Notification) -> BoxFuture<'static, Result<Decision, StoreError>> + Send + Sync>;
+type Decider = Box<dyn Fn(Notification) -> BoxFuture<'static, Result<Decision, StoreError>> + Send + Sync>;
 
 /// Stands where enrich does, and decides as the test likes.
-struct Toy(Decide);
+struct Toy(Decider);
 
-impl Stage for Toy {
+impl Decide for Toy {
     const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Enrich;
     type Input = Notification;
 
@@ -229,7 +229,7 @@ async fn the_provider_that_was_called_is_on_the_dead_letter_and_in_the_trace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_is_a_dead_letter_and_blocks_nobody() {
     let bench = bench("").await;
-    let subject = subject::queue(chasqui_schemas::Stage::Enrich, Lane::Normal, chasqui_schemas::Channel::Push);
+    let subject = subject::queue(chasqui_schemas::Stage::Enrich, Lane::Normal, None);
     let garbage = Bytes::from_static(b"\xc1 garbage");
     jetstream::new(bench.client.clone()).publish(subject, garbage.clone()).await.unwrap().await.unwrap();
     bench.publish(["before".into(), "poison".into(), "after".into()]).await;
@@ -385,9 +385,13 @@ async fn a_full_queue_pushes_back_and_loses_nothing() {
     let (stop, runner) = bench.run(pure(Decision::forward));
     bench.until_forwarded(100).await;
     bench.until("all moved", "STAGE_ENRICH_NORMAL", 0).await;
-    // Filter's queue is full now: these wait in enrich's.
+    // Filter's queue is full now: these wait in enrich's, while each try to forward them is refused. A plain
+    // subscription sees every try, also one that no stream takes.
+    let mut tries = bench.client.subscribe("notify.filter.normal").await.unwrap();
     publish(bench.outgoing((100..150).map(|n| n.to_string()))).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    for _try in 0..3 {
+        tokio::time::timeout(PATIENCE, tries.next()).await.unwrap().unwrap();
+    }
     assert_eq!((bench.stored("STAGE_ENRICH_NORMAL").await, bench.stored("STAGE_FILTER_NORMAL").await), (1, 1));
     let filter = jetstream::new(bench.client.clone()).get_stream("STAGE_FILTER_NORMAL").await.unwrap();
     filter.purge().await.unwrap();
@@ -467,14 +471,23 @@ async fn a_message_that_is_handed_out_too_often_is_a_dead_letter() {
 async fn a_server_that_restarts_costs_no_message() {
     let bench = bench("[runner]\nack_wait_ms = 2000").await;
     let (stop, runner) = bench.run(pure(Decision::forward));
-    for round in 0..3 {
+    const CRASHES: usize = 3;
+    for round in 0..CRASHES {
         bench.publish((0..200).map(|i| format!("{round}-{i}"))).await;
         bench.server.crash().await;
     }
     bench.until_forwarded(600).await;
     bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
-    // Some may be there twice, bundled otherwise: whoever was about to hear of their storing asked again.
-    assert!(bench.forwarded().await.values().sum::<usize>() < 2 * 600);
+    // The server remembers acknowledgements a moment late, so a crash may hand out again what was forwarded before it.
+    // Bundled otherwise it has other message ids, and is stored once more: at most once for each crash that the message
+    // lived through. How many these are depends on the moment of the crash; that a crash repeats only what was at work
+    // in that moment, and not all that there is, is what the sum says.
+    let forwarded = bench.forwarded().await;
+    for (user, times) in &forwarded {
+        let round: usize = user.split('-').next().unwrap().parse().unwrap();
+        assert!(*times <= 1 + CRASHES - round, "{user} is there {times} times");
+    }
+    assert!(forwarded.values().sum::<usize>() < 2 * 600);
     stop.cancel();
     runner.await.unwrap();
 }

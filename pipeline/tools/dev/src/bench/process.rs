@@ -11,7 +11,10 @@ use clap::Parser;
 use serde::Serialize;
 use tokio::process::{Child, Command};
 
-use chasqui::{servers::Addresses, worker::Role};
+use chasqui::{
+    servers::Addresses,
+    worker::{Role, Service},
+};
 
 use crate::args::Args;
 
@@ -54,7 +57,8 @@ impl Worker {
             command.spawn().context("cannot start a worker")
         };
         // Without those that nothing is configured for: their processes would have nothing to do, and end.
-        let each = Role::all().into_iter().filter(|role| ![Role::Gateway, Role::Exporter].contains(role));
+        let each =
+            Role::all().into_iter().filter(|role| ![Role::Gateway, Role::Service(Service::Exporter)].contains(role));
         let roles = if split { each.map(Some).collect() } else { vec![None] };
         Ok(Worker { children: roles.into_iter().map(start).collect::<anyhow::Result<_>>()?, log })
     }

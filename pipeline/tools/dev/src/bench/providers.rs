@@ -21,7 +21,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use chasqui::settings::Settings;
-use chasqui_contract::{Stage, SystemClock, Verdict};
+use chasqui_contract::{Decide, SystemClock, Verdict};
 use chasqui_schemas::{
     Channel, Delivery, Lane,
     delivery::{Address, Endpoint},

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use chasqui_contract::{Context, Decision, Message as _, Output, Verdict};
+use chasqui_contract::{Context, Decision, Output, StageInput as _, Verdict};
 use chasqui_schemas::{
     Delivery, Lane, Notification, Reason, Receipt, ReceiptKind, Stage,
     delivery::{Address, Endpoint},

@@ -1,10 +1,10 @@
-//! Requests that come at the same time are served together.
+//! Coalesces requests: those that come at the same time are served together.
 //!
-//! At rest nobody waits: what is there is taken at once, and what comes while it is served is the next batch. Under
-//! load batches begin some time apart, because for the server a few large ones are much less work than many small
-//! ones. What is only a hiccup, after which much comes at once, is no load yet: the first few batches go at once.
+//! At rest no request waits: what is there is served at once, and what comes meanwhile is the next batch. Under load
+//! batches begin some time apart, because a few large ones are much less work for the server than many small ones. A
+//! hiccup, after which much comes at once, is no load yet: the first few batches are served at once.
 //!
-//! After a crash there is nothing to do: who asked was not answered.
+//! After a crash there is nothing to do: the callers were not answered.
 
 use std::time::Duration;
 
@@ -19,37 +19,37 @@ use tokio::{
 
 use crate::unavailable;
 
-/// So many batches may begin at once before they are apart.
+/// Maximum batches that begin at once before batches are kept apart: what piles up behind a hiccup is served in these.
 const AT_ONCE: u32 = 3;
 
-/// What is load, and what to do then.
+/// What counts as load, and how far batches are apart then.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Batches begin this far apart, on the whole.
+    /// How far apart batches begin under load, on average.
     pub every: Duration,
-    /// Up to this weight a batch is not load.
+    /// Up to this weight a batch does not count as load.
     pub few: usize,
-    /// From this weight on nothing is gained by waiting for more.
+    /// From this weight on a batch does not wait for more requests.
     pub many: usize,
 }
 
-/// Batches of what comes through a channel.
+/// Makes batches of the requests that come through a channel.
 #[derive(Debug)]
-pub struct Gather<T> {
+pub struct Coalescer<T> {
     requests: Receiver<T>,
     pace: Pace,
-    /// When the next batch were due, if all had been apart.
+    /// When the next batch would begin if all batches so far had been apart.
     due: Instant,
 }
 
-impl<T> Gather<T> {
-    /// Of `requests`.
+impl<T> Coalescer<T> {
+    /// Makes batches of `requests`.
     pub fn new(requests: Receiver<T>, pace: Pace) -> Self {
-        Gather { requests, pace, due: Instant::now() }
+        Coalescer { requests, pace, due: Instant::now() }
     }
 
-    /// The next batch, where each request weighs what `weight` says; never more than `many` requests. Empty when there
-    /// will be no more.
+    /// The next batch, where each request weighs what `weight` says; never more than `many` requests. Empty when all
+    /// senders are gone.
     pub async fn next(&mut self, weight: impl Fn(&T) -> usize) -> Vec<T> {
         let Pace { every, few, many } = self.pace;
         let mut batch = Vec::new();
@@ -64,7 +64,7 @@ impl<T> Gather<T> {
                     Ok(_) => {}
                 }
             }
-            // Full ones may come faster; those that follow do not pay for it.
+            // Full batches may come faster than `every`; the bound keeps the batches after them from waiting for that.
             let now = Instant::now();
             self.due = (self.due.max(now) + every).min(now + every * AT_ONCE);
         }
@@ -72,19 +72,20 @@ impl<T> Gather<T> {
     }
 }
 
-/// Asks the task that serves `requests`, and waits for its answer. `store` is the one whose task it is.
+/// Sends a request to the task that serves `requests`, and waits for the answer. Errors name `store`.
 pub async fn ask<R, T>(
     store: &'static str,
     requests: &Sender<R>,
     request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> R,
 ) -> Result<T, StoreError> {
     let (answer, answered) = oneshot::channel();
-    // Both fail only if the task is gone, with the runtime it ran on.
+    // Both fail only if the task is gone, because its runtime was shut down.
     requests.send(request(answer)).await.map_err(|error| unavailable(store, error.to_string()))?;
     answered.await.map_err(|error| unavailable(store, error))?
 }
 
-/// How many of `items` go together, from the first: at least one, and within the bounds on number and size.
+/// How many of `items`, from the first on, fit within `most` and `most_bytes` together; at least one, whatever its
+/// size.
 pub fn fitting<T>(items: &[T], most: usize, most_bytes: usize, size: impl Fn(&T) -> usize) -> usize {
     let mut bytes = 0;
     let fit = items.iter().take(most).take_while(|item| {
@@ -105,47 +106,47 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn at_rest_nobody_waits() {
         let (requests, waiting) = mpsc::channel(100);
-        let mut gather = Gather::new(waiting, PACE);
+        let mut coalescer = Coalescer::new(waiting, PACE);
         let began = Instant::now();
         for request in 0..5 {
             requests.send(request).await.unwrap();
-            assert_eq!(gather.next(|_| 1).await, [request]);
+            assert_eq!(coalescer.next(|_| 1).await, [request]);
         }
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     /// Sends `count` requests; answers how many come at once, and after how long.
-    async fn served(requests: &mpsc::Sender<u32>, gather: &mut Gather<u32>, count: u32) -> (usize, Duration) {
+    async fn served(requests: &mpsc::Sender<u32>, coalescer: &mut Coalescer<u32>, count: u32) -> (usize, Duration) {
         for request in 0..count {
             requests.send(request).await.unwrap();
         }
         let began = Instant::now();
-        (gather.next(|_| 1).await.len(), began.elapsed())
+        (coalescer.next(|_| 1).await.len(), began.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
     async fn under_load_batches_are_apart_unless_they_are_full() {
         let (requests, waiting) = mpsc::channel(100);
-        let mut gather = Gather::new(waiting, PACE);
+        let mut coalescer = Coalescer::new(waiting, PACE);
         for _batch in 0..AT_ONCE {
-            assert_eq!(served(&requests, &mut gather, 7).await, (7, Duration::ZERO));
+            assert_eq!(served(&requests, &mut coalescer, 7).await, (7, Duration::ZERO));
         }
         for _batch in 0..3 {
-            assert_eq!(served(&requests, &mut gather, 7).await, (7, PACE.every));
+            assert_eq!(served(&requests, &mut coalescer, 7).await, (7, PACE.every));
         }
         for _full in 0..5 {
-            assert_eq!(served(&requests, &mut gather, 10).await, (10, Duration::ZERO));
+            assert_eq!(served(&requests, &mut coalescer, 10).await, (10, Duration::ZERO));
         }
-        assert_eq!(served(&requests, &mut gather, 7).await, (7, PACE.every), "not for each of the full ones");
+        assert_eq!(served(&requests, &mut coalescer, 7).await, (7, PACE.every), "not for each of the full ones");
     }
 
     #[tokio::test(start_paused = true)]
     async fn after_a_rest_some_go_at_once_again() {
         let (requests, waiting) = mpsc::channel(100);
-        let mut gather = Gather::new(waiting, PACE);
+        let mut coalescer = Coalescer::new(waiting, PACE);
         for _round in 0..2 {
             for _batch in 0..AT_ONCE {
-                assert_eq!(served(&requests, &mut gather, 7).await, (7, Duration::ZERO));
+                assert_eq!(served(&requests, &mut coalescer, 7).await, (7, Duration::ZERO));
             }
             tokio::time::sleep(AT_ONCE * PACE.every).await;
         }
@@ -154,10 +155,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn heavy_requests_fill_a_batch_sooner_and_the_end_is_an_empty_one() {
         let (requests, waiting) = mpsc::channel(100);
-        let mut gather = Gather::new(waiting, PACE);
+        let mut coalescer = Coalescer::new(waiting, PACE);
         requests.send(10).await.unwrap();
         drop(requests);
-        assert_eq!(gather.next(|weight| *weight).await, [10]);
-        assert!(gather.next(|weight| *weight).await.is_empty());
+        assert_eq!(coalescer.next(|weight| *weight).await, [10]);
+        assert!(coalescer.next(|weight| *weight).await.is_empty());
     }
 }

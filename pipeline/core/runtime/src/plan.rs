@@ -1,0 +1,240 @@
+//! Plans what a decision publishes and traces, in bytes. Pure.
+//!
+//! This is done as soon as there is a decision: what the stage built is then freed while it is still in the processor's
+//! cache, and what waits for the broker is small and in few pieces.
+//!
+//! Guarantee: the same message and decision make the same message ids, so that what is published again after a crash is
+//! taken for a repeat.
+
+use bytes::Bytes;
+use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
+use chasqui_nats::{Outgoing, PublishError, dead_letter};
+use chasqui_schemas::{Channel, Lane, Reason, Receipt, Stage, header, stream, subject, trace::Encoded};
+use chasqui_trace::{
+    encoded,
+    span::{self, Timing},
+};
+use jiff::Timestamp;
+
+/// Minimum time for which a message is deferred; one that is due sooner comes that much late. A second is more than the
+/// clocks of worker and broker should differ.
+const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
+/// Maximum bytes that are encoded at once of what one decision forwards; the rest is encoded when it is published. One
+/// submission may have a thousand recipients: their outputs share its content, and each encoded one has a copy. Nearly
+/// all decisions stay below this.
+const MAX_ENCODED_BYTES: usize = 64 * 1024;
+/// The name in metrics of what becomes of a message that is put back without the others of its bundle.
+const SPLIT: &str = "split";
+
+/// A message whose decision is made and not published yet.
+#[derive(Debug)]
+pub(crate) struct PendingCommit {
+    /// The message.
+    pub(crate) incoming: IncomingMessage,
+    /// How often the broker had handed it out.
+    pub(crate) delivered: u32,
+    /// What the decision publishes.
+    pub(crate) parts: Vec<Part>,
+    /// What it records in the trace.
+    pub(crate) events: Vec<Encoded>,
+    /// The decision's name in metrics.
+    pub(crate) word: &'static str,
+    context: Context,
+    timing: Timing,
+}
+
+/// Something that a decision publishes.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// To the next stage, in a bundle with others of the same queue.
+    Forward(Forward),
+    /// The same, encoded only when its turn comes.
+    Unencoded(Box<Output>),
+    /// A receipt, together with others of the same subject.
+    Receipt { subject: String, id: String, receipt: Receipt },
+    /// A message to a stream of its own.
+    Message(&'static str, Outgoing),
+}
+
+/// A message to the next stage.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    pub(crate) lane: Lane,
+    pub(crate) channel: Option<Channel>,
+    pub(crate) id: String,
+    pub(crate) envelope: Vec<u8>,
+}
+
+impl Forward {
+    pub(crate) fn new(output: &Output) -> Result<Self, PublishError> {
+        let (lane, channel, id) = (output.lane(), output.channel(), output.message_id());
+        Ok(Forward { lane, channel, id, envelope: output.encode().map_err(unencodable)? })
+    }
+}
+
+impl PendingCommit {
+    /// What `stage` decided about a message.
+    pub(crate) fn new(
+        stage: Stage,
+        incoming: IncomingMessage,
+        delivered: u32,
+        context: Context,
+        timing: Timing,
+        decision: Decision,
+    ) -> Self {
+        let word = decision.verdict.as_str();
+        let mut pending =
+            PendingCommit { incoming, delivered, parts: Vec::new(), events: Vec::new(), word, context, timing };
+        pending.events = pending.trace_events(stage, &decision);
+        match pending.plan(stage, decision) {
+            Ok(parts) => pending.parts = parts,
+            Err(error) => pending.become_dead_letter(stage, &error),
+        }
+        pending
+    }
+
+    /// A message that came in a bundle so often that another message of the bundle may be what kills the workers: it
+    /// goes back to its queue, that of `stage` for `lane`, without the others. Nothing was decided, so nothing is
+    /// traced.
+    pub(crate) fn split(
+        (stage, lane): (Stage, Lane),
+        incoming: IncomingMessage,
+        delivered: u32,
+        context: Context,
+        timing: Timing,
+    ) -> Self {
+        let parts = vec![Part::Message(stream::of_stage(stage, lane), put_back_alone(&incoming))];
+        PendingCommit { incoming, delivered, parts, events: Vec::new(), word: SPLIT, context, timing }
+    }
+
+    /// Makes it a dead letter, because what was decided cannot be stored.
+    pub(crate) fn become_dead_letter(&mut self, stage: Stage, error: &PublishError) {
+        tracing::error!(%stage, error = error as &dyn std::error::Error, "decision cannot be stored: dead letter");
+        let (reason, detail) = (Reason::TooLarge, error.to_string());
+        self.parts = vec![Part::Message(stream::DEAD, self.dead_letter(stage, reason, &detail))];
+        let decision = Decision::dead(reason, detail);
+        self.word = decision.verdict.as_str();
+        self.events = self.trace_events(stage, &decision);
+    }
+
+    fn trace_events(&self, stage: Stage, decision: &Decision) -> Vec<Encoded> {
+        encoded(&span::of_decision(stage, &self.context, &self.timing, decision))
+    }
+
+    /// What the decision publishes, without its trace events.
+    fn plan(&self, stage: Stage, decision: Decision) -> Result<Vec<Part>, PublishError> {
+        let mut parts = Vec::new();
+        match decision.verdict {
+            Verdict::Forward(outputs) => {
+                let mut bytes = 0;
+                for output in outputs {
+                    parts.push(if bytes < MAX_ENCODED_BYTES {
+                        let forward = Forward::new(&output)?;
+                        bytes += forward.envelope.len();
+                        Part::Forward(forward)
+                    } else {
+                        Part::Unencoded(Box::new(output))
+                    });
+                }
+            }
+            Verdict::Defer { until, message, .. } => {
+                // Where the broker's clock is ahead of ours, the message would come back before its time, again and
+                // again.
+                let soonest = self.timing.started_at.saturating_add(MIN_DEFERRAL).unwrap_or(Timestamp::MAX);
+                parts.push(Part::Message(stream::DEFERRED, schedule(*message, stage, soonest.max(until))?));
+            }
+            Verdict::Retry { after, message, .. } => {
+                // From when it was decided, so that a repeat of this commit asks for the same moment.
+                let after = jiff::SignedDuration::try_from(after).unwrap_or(jiff::SignedDuration::MAX);
+                let until = self.timing.started_at.saturating_add(after).unwrap_or(Timestamp::MAX);
+                parts.push(Part::Message(stream::DEFERRED, schedule(*message, stage, until)?));
+            }
+            Verdict::Dead { reason, detail } => {
+                parts.push(Part::Message(stream::DEAD, self.dead_letter(stage, reason, &detail)));
+            }
+            Verdict::Reject { reason, violations, request_id } => {
+                let request = request_id.unwrap_or(self.context.request_id);
+                parts.push(Part::Message(stream::DEAD, self.rejection(reason, &violations, request)));
+            }
+            Verdict::Sent | Verdict::Suppress(_) | Verdict::Bounce(_) => {}
+        }
+        for (kind, receipt) in decision.receipts {
+            let Some(channel) = self.context.channel else {
+                // Receipts are of deliveries, which have a channel. Filed under another's, it would be counted there.
+                tracing::error!(%stage, %kind, "a receipt of a message without a channel is dropped");
+                continue;
+            };
+            let id = format!("{}.{kind}.{}", receipt.delivery_id.simple(), receipt.by.as_str());
+            parts.push(Part::Receipt { subject: subject::receipt(kind, channel), id, receipt });
+        }
+        Ok(parts)
+    }
+
+    /// The input as it was; headers say how it ended.
+    fn dead_letter(&self, stage: Stage, reason: Reason, detail: &str) -> Outgoing {
+        let PendingCommit { incoming, context, .. } = self;
+        let mut headers = dead_letter(reason, detail, stage.as_str(), &incoming.subject);
+        headers.extend([
+            (header::DELIVERED, self.delivered.to_string()),
+            (header::ATTEMPTS, context.attempt.to_string()),
+            (header::NOTIFICATION, context.trace_id.to_string()),
+            (header::PROVIDER, context.provider.to_string()),
+        ]);
+        headers.extend(context.delivery_id.map(|id| (header::DELIVERY, id.to_string())));
+        headers.extend(incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned())));
+        Outgoing {
+            subject: subject::dead(stage),
+            message_id: Some(format!("{stage}.{}.{}", incoming.request_id().simple(), incoming.index)),
+            headers,
+            payload: incoming.payload.clone(),
+        }
+    }
+
+    /// The submission as it was, on the subject where its producer can listen.
+    fn rejection(&self, reason: Reason, violations: &[String], request: uuid::Uuid) -> Outgoing {
+        let PendingCommit { incoming, context, .. } = self;
+        // A list of strings always serialises.
+        let detail = serde_json::to_string(violations).unwrap_or_default();
+        let mut headers = dead_letter(reason, &detail, Stage::Validate.as_str(), &incoming.subject);
+        headers.extend([(header::REQUEST, request.to_string()), (header::NOTIFICATION, context.trace_id.to_string())]);
+        headers.extend(incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned())));
+        Outgoing {
+            subject: subject::rejected(&context.app),
+            message_id: Some(format!("rejected.{}", context.trace_id.simple())),
+            headers,
+            payload: Bytes::clone(&incoming.payload),
+        }
+    }
+}
+
+/// Publishes a message of a bundle to its queue again, without the others.
+fn put_back_alone(incoming: &IncomingMessage) -> Outgoing {
+    Outgoing {
+        subject: incoming.subject.to_string(),
+        message_id: Some(format!("alone.{}.{}", incoming.sequence, incoming.index)),
+        headers: vec![],
+        payload: incoming.payload.clone(),
+    }
+}
+
+pub(crate) fn unencodable(error: impl std::error::Error + Send + Sync + 'static) -> PublishError {
+    PublishError::Refused { code: 0, description: error.to_string() }
+}
+
+/// A JetStream message schedule (ADR-51): at `until` the broker publishes it to [`subject::due`], from where
+/// [`crate::deferred`] returns it to the queue of `stage`. One schedule per subject, so a repeat replaces it.
+fn schedule(message: Output, stage: Stage, until: Timestamp) -> Result<Outgoing, PublishError> {
+    let again = message.again();
+    let message_id = again.message_id();
+    Ok(Outgoing {
+        subject: subject::deferred(&message_id),
+        headers: vec![
+            (header::SCHEDULE, format!("@at {until}")),
+            (header::SCHEDULE_TARGET, subject::due(again.lane())),
+            (header::SUBJECT, again.subject(stage)),
+            (header::DUE_ID, message_id),
+        ],
+        message_id: None,
+        payload: again.encode().map_err(unencodable)?.into(),
+    })
+}
