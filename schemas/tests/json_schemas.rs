@@ -12,19 +12,20 @@ use std::{
 
 use chasqui_schemas::{
     Receipt,
-    record::{Category, Contacts, Preferences, Suppression, Template},
+    record::{Bucket, Category, Contacts, Preferences, Record, Suppression, Template},
     submission::Submission,
 };
-use schemars::{JsonSchema, schema_for};
-use serde::de::DeserializeOwned;
+use schemars::{Schema, schema_for};
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn check<T: JsonSchema>(name: &str) {
-    let schema = schema_for!(T).to_value();
-    assert!(schema["title"].is_string() && schema["description"].is_string(), "{name} has no title or description");
+/// The file is called as the type is.
+fn check(schema: Schema) {
+    let schema = schema.to_value();
+    let name = schema["title"].as_str().unwrap().to_lowercase();
+    assert!(schema["description"].is_string(), "{name} has no description");
     let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
     let path = file(&format!("json/{name}.json"));
     if env::var_os("UPDATE_SCHEMAS").is_some() {
@@ -36,25 +37,21 @@ fn check<T: JsonSchema>(name: &str) {
 
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
-    check::<Submission>("submission");
-    check::<Receipt>("receipt");
-    check::<Contacts>("contacts");
-    check::<Preferences>("preferences");
-    check::<Template>("template");
-    check::<Category>("category");
-    check::<Suppression>("suppression");
+    check(schema_for!(Submission));
+    check(schema_for!(Receipt));
+    Bucket::ALL.iter().for_each(|bucket| check(bucket.schema()));
 }
 
-fn records<T: DeserializeOwned>(name: &str) -> BTreeMap<String, T> {
-    serde_json::from_str(&fs::read_to_string(file(&format!("fixtures/{name}.json"))).unwrap()).unwrap()
+fn records<T: Record>() -> BTreeMap<String, T> {
+    serde_json::from_str(&fs::read_to_string(file(&format!("fixtures/{}.json", T::BUCKET))).unwrap()).unwrap()
 }
 
 #[test]
 fn the_fixtures_are_records_and_fit_together() {
-    let categories: BTreeMap<String, Category> = records("categories");
-    let contacts: BTreeMap<String, Contacts> = records("contacts");
-    let templates: BTreeMap<String, Template> = records("templates");
-    let suppressions: BTreeMap<String, Suppression> = records("suppressions");
+    let categories: BTreeMap<String, Category> = records();
+    let contacts: BTreeMap<String, Contacts> = records();
+    let templates: BTreeMap<String, Template> = records();
+    let suppressions: BTreeMap<String, Suppression> = records();
     assert!(categories.len() >= 6 && contacts.len() >= 12 && templates.len() >= 6 && !suppressions.is_empty());
 
     for contacts in contacts.values() {
@@ -62,7 +59,7 @@ fn the_fixtures_are_records_and_fit_together() {
         jiff::tz::TimeZone::get(zone).unwrap();
         assert!(contacts.emails.iter().all(|email| email.ends_with("@example.com") || email.ends_with("@example.org")));
     }
-    for (user, preferences) in records::<Preferences>("preferences") {
+    for (user, preferences) in records::<Preferences>() {
         let devices = &contacts[&user].devices;
         assert!(preferences.devices.keys().all(|id| devices.iter().any(|device| device.id == *id)), "{user}");
         assert!(preferences.categories.keys().all(|name| categories.contains_key(name)), "{user}");

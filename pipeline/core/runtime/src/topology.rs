@@ -25,11 +25,7 @@ use async_nats::{
         },
     },
 };
-use chasqui_schemas::{
-    Channel, Lane, Stage,
-    bucket::{Bucket, SECRETS},
-    stream, subject,
-};
+use chasqui_schemas::{Channel, Lane, Stage, bucket::SECRETS, record::Bucket, stream, subject};
 
 use crate::settings::{RunnerSettings, StreamSettings};
 
@@ -123,7 +119,7 @@ pub async fn migrate(
         let done = context.create_or_update_stream(config).await;
         done.map_err(|source| TopologyError::Stream { name, source: source.into() })?;
     }
-    for bucket in Bucket::ALL.map(Bucket::as_str).into_iter().chain([SECRETS]) {
+    for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([SECRETS]) {
         let config = kv::Config {
             bucket: bucket.to_owned(),
             history: 1,
