@@ -1,22 +1,44 @@
-//! State buckets: NATS KV, JSON values, documented by the JSON Schemas in `schemas/json`.
+//! How a record is found in its bucket: every name a user writes has one key, and no two names share one.
+//!
+//! The buckets themselves are [`crate::record::Bucket::ALL`]: NATS KV, JSON values, documented by the JSON Schemas in
+//! `schemas/json`.
 
 use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-crate::vocabulary! {
-    /// A NATS KV bucket of the public contract.
-    pub enum Bucket "bucket" {
-        Contacts = "contacts": "Where each user can be reached: addresses, devices, language, time zone.",
-        Preferences = "preferences": "What each user has switched off, and the quiet hours.",
-        Templates = "templates": "The texts of each template, by variant, channel and locale.",
-        Categories = "categories": "The rules of each category of messages.",
-        Suppressions = "suppressions": "Addresses that get nothing any more, by their hash.",
-    }
+/// The bucket in which Chasqui's own processes share their secret. It is not part of the public contract.
+pub const SECRETS: &str = "secrets";
+
+/// What the records of a bucket are named after. It decides their keys, how logs show their names, and whether
+/// `chasqui forget` erases them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyedBy {
+    /// A user's id. `chasqui forget` erases these records.
+    User,
+    /// An e-mail address or phone number, which is only stored hashed and never shown.
+    Address,
+    /// Any other name that operators choose: a template's key, a category.
+    Name,
 }
 
-/// A bucket for Chasqui's own processes only: what must be the same for all of them and is nobody else's to read.
-pub const SECRETS: &str = "secrets";
+impl KeyedBy {
+    /// The key of the record `name`.
+    pub fn key(self, name: &str) -> String {
+        match self {
+            KeyedBy::User | KeyedBy::Name => token(name),
+            KeyedBy::Address => address_key(name),
+        }
+    }
+
+    /// The record `name` as errors, logs and traces may call it.
+    pub fn shown(self, name: &str) -> String {
+        match self {
+            KeyedBy::User | KeyedBy::Name => name.to_owned(),
+            KeyedBy::Address => shown(&address_key(name)),
+        }
+    }
+}
 
 /// Spells any user id, template key or category as a KV key or subject token.
 ///
@@ -51,8 +73,8 @@ pub fn untoken(token: &str) -> Option<String> {
     String::from_utf8(name).ok()
 }
 
-/// The key of an e-mail address or phone number in `suppressions`: a hash, so that the list reveals no address at a
-/// glance. Who can read it can try out addresses; it stays on the broker, beside contacts, and out of traces and logs.
+/// The key of an e-mail address or phone number in `suppressions`: a hash, so that the list shows no address. A reader
+/// of the list could still test whether an address is on it, so the hash never reaches traces or logs (see [`shown`]).
 ///
 /// Addresses compare without regard to case or surrounding blanks.
 pub fn address_key(address: &str) -> String {
@@ -64,8 +86,8 @@ pub(crate) fn normalised(address: &str) -> String {
     address.trim().to_lowercase()
 }
 
-/// The beginning of an [`address_key`], for logs and traces: an operator finds the record by it, but so many addresses
-/// begin so that it betrays none.
+/// The first four digits of an [`address_key`], for logs and traces. An operator can find the record by them; they
+/// identify nobody, because one address in 65,536 shares them.
 pub fn shown(address_key: &str) -> String {
     address_key.chars().take(4).chain(['…']).collect()
 }
@@ -83,6 +105,14 @@ mod tests {
             prop_assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_=".contains(&b)));
             prop_assert_eq!(untoken(&token), Some(name));
         }
+    }
+
+    #[test]
+    fn an_address_is_neither_stored_nor_shown() {
+        let (key, shown) = (KeyedBy::Address.key("Ada@example.com"), KeyedBy::Address.shown("Ada@example.com"));
+        assert_eq!(key, address_key("ada@example.com"));
+        assert_eq!(shown, format!("{}…", &key[..4]));
+        assert_eq!((KeyedBy::User.key("a.b"), KeyedBy::User.shown("a.b")), ("a=2Eb".to_owned(), "a.b".to_owned()));
     }
 
     #[test]

@@ -1,14 +1,131 @@
-//! Records of the state buckets: JSON values that operators and other services write.
+//! What the state buckets hold: JSON values that operators and other services write, and stages read.
 //!
-//! Unknown fields are refused, so that a misspelt opt-out is an error and not a notification.
+//! A new kind of record is a type here with its [`Record`], and one line in [`Bucket::ALL`]: topology, the JSON Schemas,
+//! `chasqui forget` and the check of what is written follow from that list.
+//!
+//! Guarantee: unknown fields are refused, so that a misspelt opt-out is an error and not a notification.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use jiff::{Timestamp, civil::Time};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, schema_for};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Channel, Lane, Reason, submission::Content};
+use crate::{Channel, Lane, Reason, bucket::KeyedBy, submission::Content};
+
+/// A type whose values are the records of one bucket.
+pub trait Record: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// The bucket's name on the broker.
+    const BUCKET: &'static str;
+    /// What it holds, in one sentence.
+    const MEANING: &'static str;
+    /// What its records are named after.
+    const KEYED_BY: KeyedBy;
+
+    /// Refuses a record that parses and that a stage could still not use. Every write through Chasqui asks it.
+    ///
+    /// # Errors
+    /// The first field that cannot be used.
+    fn check(&self) -> Result<(), Violation> {
+        Ok(())
+    }
+}
+
+/// Why a value is no record of its bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The path of the field, such as `devices[0].platform`; empty where no single field is wrong.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+/// Reads a record as it is written, and checks it.
+///
+/// # Errors
+/// The first [`Violation`].
+pub fn parse<T: Record>(json: &[u8]) -> Result<T, Violation> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let record: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        // A key that is a word of a vocabulary appears as `?`: the field before it is named, and line and column.
+        let path = error.path().to_string().replace(".?", "");
+        // The path of the record itself is ".".
+        let field = if path == "." { String::new() } else { path };
+        Violation { field, problem: error.inner().to_string() }
+    })?;
+    reader.end().map_err(|error| Violation { field: String::new(), problem: error.to_string() })?;
+    record.check()?;
+    Ok(record)
+}
+
+/// A NATS KV bucket of the public contract: what can be done with it without knowing the type of its records.
+#[derive(Debug, Clone, Copy)]
+pub struct Bucket {
+    name: &'static str,
+    meaning: &'static str,
+    keyed_by: KeyedBy,
+    check: fn(&[u8]) -> Result<(), Violation>,
+    schema: fn() -> Schema,
+}
+
+impl Bucket {
+    /// Every bucket.
+    pub const ALL: &[Bucket] = &[
+        Bucket::of::<Contacts>(),
+        Bucket::of::<Preferences>(),
+        Bucket::of::<Template>(),
+        Bucket::of::<Category>(),
+        Bucket::of::<Suppression>(),
+    ];
+
+    /// The bucket that holds records of type `T`.
+    pub const fn of<T: Record>() -> Bucket {
+        Bucket {
+            name: T::BUCKET,
+            meaning: T::MEANING,
+            keyed_by: T::KEYED_BY,
+            check: |json| parse::<T>(json).map(drop),
+            schema: || schema_for!(T),
+        }
+    }
+
+    /// Its name on the broker.
+    pub const fn as_str(self) -> &'static str {
+        self.name
+    }
+
+    /// What it holds, in one sentence.
+    pub const fn meaning(self) -> &'static str {
+        self.meaning
+    }
+
+    /// What its records are named after.
+    pub const fn keyed_by(self) -> KeyedBy {
+        self.keyed_by
+    }
+
+    /// Whether `json` is a record of this bucket.
+    ///
+    /// # Errors
+    /// The first [`Violation`].
+    pub fn check(self, json: &[u8]) -> Result<(), Violation> {
+        (self.check)(json)
+    }
+
+    /// The JSON Schema of its records.
+    pub fn schema(self) -> Schema {
+        (self.schema)()
+    }
+}
 
 /// How to reach a user (`contacts`, by user id).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +146,12 @@ pub struct Contacts {
     /// Devices; all are used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
+}
+
+impl Record for Contacts {
+    const BUCKET: &'static str = "contacts";
+    const MEANING: &'static str = "Where each user can be reached: addresses, devices, language, time zone.";
+    const KEYED_BY: KeyedBy = KeyedBy::User;
 }
 
 impl Contacts {
@@ -96,6 +219,12 @@ pub struct Preferences {
     pub quiet_hours: Option<QuietHours>,
     /// False: no open pixel, no rewritten links.
     pub tracking: bool,
+}
+
+impl Record for Preferences {
+    const BUCKET: &'static str = "preferences";
+    const MEANING: &'static str = "What each user has switched off, and the quiet hours.";
+    const KEYED_BY: KeyedBy = KeyedBy::User;
 }
 
 impl Default for Preferences {
@@ -167,6 +296,12 @@ pub struct Template {
     pub variants: BTreeMap<String, Variant>,
 }
 
+impl Record for Template {
+    const BUCKET: &'static str = "templates";
+    const MEANING: &'static str = "The texts of each template, by variant, channel and locale.";
+    const KEYED_BY: KeyedBy = KeyedBy::Name;
+}
+
 /// The locale of last resort in a [`Template`].
 pub const DEFAULT_LOCALE: &str = "default";
 
@@ -203,6 +338,12 @@ pub struct Category {
     pub tracking: bool,
 }
 
+impl Record for Category {
+    const BUCKET: &'static str = "categories";
+    const MEANING: &'static str = "The rules of each category of messages.";
+    const KEYED_BY: KeyedBy = KeyedBy::Name;
+}
+
 impl Default for Category {
     /// The rules of a category without a record. SMS costs money, so it is never a default.
     fn default() -> Self {
@@ -217,13 +358,6 @@ impl Default for Category {
     }
 }
 
-impl Suppression {
-    /// The address does not exist, a provider says.
-    pub const BOUNCE: &str = "bounce";
-    /// Its owner wants no more.
-    pub const UNSUBSCRIBE: &str = "unsubscribe";
-}
-
 /// Why an address gets nothing any more (`suppressions`, by [`crate::bucket::address_key`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -233,6 +367,19 @@ pub struct Suppression {
     /// Since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+}
+
+impl Record for Suppression {
+    const BUCKET: &'static str = "suppressions";
+    const MEANING: &'static str = "Addresses that get nothing any more, by their hash.";
+    const KEYED_BY: KeyedBy = KeyedBy::Address;
+}
+
+impl Suppression {
+    /// The address does not exist, a provider says.
+    pub const BOUNCE: &str = "bounce";
+    /// Its owner wants no more.
+    pub const UNSUBSCRIBE: &str = "unsubscribe";
 }
 
 #[cfg(test)]
@@ -245,6 +392,37 @@ mod tests {
 
     fn device(id: &str, token: &str, registered_at: Option<i64>) -> Device {
         Device { id: id.into(), platform: Platform::Ios, token: token.into(), registered_at: registered_at.map(at) }
+    }
+
+    #[test]
+    fn no_two_buckets_share_a_name() {
+        let names: std::collections::BTreeSet<_> = Bucket::ALL.iter().map(|bucket| bucket.as_str()).collect();
+        assert_eq!(names.len(), Bucket::ALL.len());
+        assert!(!names.contains(crate::bucket::SECRETS));
+    }
+
+    #[derive(Debug, Serialize, Deserialize, JsonSchema)]
+    struct Pace {
+        per_second: u32,
+    }
+
+    impl Record for Pace {
+        const BUCKET: &'static str = "paces";
+        const MEANING: &'static str = "A record of this test.";
+        const KEYED_BY: KeyedBy = KeyedBy::Name;
+
+        fn check(&self) -> Result<(), Violation> {
+            let problem = "a pace of zero never ends".to_owned();
+            if self.per_second == 0 { Err(Violation { field: "per_second".into(), problem }) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn a_record_that_parses_is_checked_too() {
+        let paces = Bucket::of::<Pace>();
+        assert_eq!(paces.check(br#"{"per_second":1}"#), Ok(()));
+        let refused = paces.check(br#"{"per_second":0}"#).unwrap_err();
+        assert_eq!(refused.to_string(), "per_second: a pace of zero never ends");
     }
 
     #[test]

@@ -77,7 +77,7 @@ macro_rules! vocabulary {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Channel, Lane, Reason, ReceiptKind, Stage, bucket::Bucket, metric::Metric, receipt::Actor, trace};
+    use crate::{Channel, Lane, Reason, ReceiptKind, Stage, metric::Metric, receipt::Actor, trace};
 
     #[test]
     fn a_word_is_spelled_alike_everywhere_and_has_a_meaning() {
@@ -91,7 +91,7 @@ mod tests {
                 }
             )+};
         }
-        check!(Lane, Channel, Stage, Reason, ReceiptKind, Bucket, Metric, Actor, trace::State, trace::Status);
+        check!(Lane, Channel, Stage, Reason, ReceiptKind, Metric, Actor, trace::State, trace::Status);
     }
 
     #[test]

@@ -12,14 +12,14 @@ use chasqui_schemas::{
     Receipt,
     inbox::InboxMessage,
     receipt::Report,
-    record::{Category, Contacts, Preferences, Suppression, Template},
+    record::{Bucket, Category, Contacts, Preferences, Record, Suppression, Template},
     submission::Submission,
 };
-use schemars::{JsonSchema, schema_for};
-use serde::de::DeserializeOwned;
+use schemars::{Schema, schema_for};
 
-fn check<T: JsonSchema>(name: &str) {
-    let schema = schema_for!(T).to_value();
+/// Holds the file to the schema of the type.
+fn check(name: &str, schema: Schema) {
+    let schema = schema.to_value();
     assert!(schema["title"].is_string() && schema["description"].is_string(), "{name} has no title or description");
     let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
     published::check(&format!("json/{name}.json"), &text);
@@ -27,27 +27,28 @@ fn check<T: JsonSchema>(name: &str) {
 
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
-    check::<Submission>("submission");
-    check::<Receipt>("receipt");
-    check::<Report>("report");
-    check::<InboxMessage<'_>>("inbox_message");
-    check::<Contacts>("contacts");
-    check::<Preferences>("preferences");
-    check::<Template>("template");
-    check::<Category>("category");
-    check::<Suppression>("suppression");
+    check("submission", schema_for!(Submission));
+    check("receipt", schema_for!(Receipt));
+    check("report", schema_for!(Report));
+    check("inbox_message", schema_for!(InboxMessage<'_>));
+    for schema in Bucket::ALL.iter().map(|bucket| bucket.schema()) {
+        // A record's file is called as its type is.
+        let name = schema.as_value()["title"].as_str().unwrap().to_lowercase();
+        check(&name, schema);
+    }
 }
 
-fn records<T: DeserializeOwned>(name: &str) -> BTreeMap<String, T> {
-    serde_json::from_str(&fs::read_to_string(published::file(&format!("fixtures/{name}.json"))).unwrap()).unwrap()
+fn records<T: Record>() -> BTreeMap<String, T> {
+    let path = published::file(&format!("fixtures/{}.json", T::BUCKET));
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
 #[test]
 fn the_fixtures_are_records_and_fit_together() {
-    let categories: BTreeMap<String, Category> = records("categories");
-    let contacts: BTreeMap<String, Contacts> = records("contacts");
-    let templates: BTreeMap<String, Template> = records("templates");
-    let suppressions: BTreeMap<String, Suppression> = records("suppressions");
+    let categories: BTreeMap<String, Category> = records();
+    let contacts: BTreeMap<String, Contacts> = records();
+    let templates: BTreeMap<String, Template> = records();
+    let suppressions: BTreeMap<String, Suppression> = records();
     assert!(categories.len() >= 6 && contacts.len() >= 12 && templates.len() >= 6 && !suppressions.is_empty());
 
     for contacts in contacts.values() {
@@ -55,7 +56,7 @@ fn the_fixtures_are_records_and_fit_together() {
         jiff::tz::TimeZone::get(zone).unwrap();
         assert!(contacts.emails.iter().all(|email| email.ends_with("@example.com") || email.ends_with("@example.org")));
     }
-    for (user, preferences) in records::<Preferences>("preferences") {
+    for (user, preferences) in records::<Preferences>() {
         let devices = &contacts[&user].devices;
         assert!(preferences.devices.keys().all(|id| devices.iter().any(|device| device.id == *id)), "{user}");
         assert!(preferences.categories.keys().all(|name| categories.contains_key(name)), "{user}");

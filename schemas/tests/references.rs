@@ -14,11 +14,12 @@ use std::{
 
 use chasqui_schemas::{
     Channel, Lane, Reason, ReceiptKind, Stage,
-    bucket::{Bucket, SECRETS},
+    bucket::SECRETS,
     clickhouse::MIGRATIONS,
     consumer,
     metric::{Kind, Metric, prometheus},
     receipt::Actor,
+    record::Bucket,
     stream, subject,
     trace::{State, Status},
 };
@@ -170,7 +171,7 @@ fn subjects() {
     page += &table(["stream", "consumer", "meaning"], consumers);
 
     page += "\n## Buckets\n\nNATS KV, JSON values.\n\n";
-    let buckets = Bucket::ALL.map(|bucket| [code(bucket), bucket.meaning().to_owned()]);
+    let buckets = Bucket::ALL.iter().map(|bucket| [code(bucket.as_str()), bucket.meaning().to_owned()]);
     let secrets = [code(SECRETS), "Chasqui's own secrets; for its processes only.".to_owned()];
     page += &table(["bucket", "holds"], buckets.into_iter().chain([secrets]));
 

@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use chasqui_schemas::{Lane, Reason, Stage, subject};
+use chasqui_schemas::{
+    Lane, Reason, Stage,
+    record::{Bucket, Category, Contacts, Preferences, Suppression, Template},
+    subject,
+};
 use chasqui_warehouse::stats::Dimension;
 use clap::{Parser, Subcommand};
 use jiff::{Span, Timestamp, tz::TimeZone};
@@ -37,21 +41,8 @@ pub enum Command {
     Stats(StatsArgs),
     /// Shows depth, age and rates of every queue, now.
     Queues(QueuesArgs),
-    /// How to reach users.
-    #[command(subcommand)]
-    Contacts(RecordsCommand),
-    /// What users want.
-    #[command(subcommand)]
-    Preferences(RecordsCommand),
-    /// Texts, by channel and locale.
-    #[command(subcommand)]
-    Templates(RecordsCommand),
-    /// Defaults and rules of the kinds of message.
-    #[command(subcommand)]
-    Categories(RecordsCommand),
-    /// Addresses that get nothing any more.
-    #[command(subcommand)]
-    Suppressions(RecordsCommand),
+    #[command(flatten)]
+    Records(BucketCommand),
     /// Dead letters and rejected submissions.
     #[command(subcommand)]
     Dead(DeadCommand),
@@ -144,6 +135,39 @@ pub struct TraceArgs {
     /// Prints JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A command for each bucket of records.
+#[derive(Debug, Subcommand)]
+pub enum BucketCommand {
+    /// How to reach users.
+    #[command(subcommand)]
+    Contacts(RecordsCommand),
+    /// What users want.
+    #[command(subcommand)]
+    Preferences(RecordsCommand),
+    /// Texts, by channel and locale.
+    #[command(subcommand)]
+    Templates(RecordsCommand),
+    /// Defaults and rules of the kinds of message.
+    #[command(subcommand)]
+    Categories(RecordsCommand),
+    /// Addresses that get nothing any more.
+    #[command(subcommand)]
+    Suppressions(RecordsCommand),
+}
+
+impl BucketCommand {
+    /// The bucket that the command names, and what to do with it.
+    pub fn split(self) -> (Bucket, RecordsCommand) {
+        match self {
+            BucketCommand::Contacts(command) => (Bucket::of::<Contacts>(), command),
+            BucketCommand::Preferences(command) => (Bucket::of::<Preferences>(), command),
+            BucketCommand::Templates(command) => (Bucket::of::<Template>(), command),
+            BucketCommand::Categories(command) => (Bucket::of::<Category>(), command),
+            BucketCommand::Suppressions(command) => (Bucket::of::<Suppression>(), command),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -288,6 +312,18 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn every_bucket_has_its_command() {
+        use clap::CommandFactory as _;
+        for bucket in Bucket::ALL {
+            let word = bucket.as_str();
+            let args = Args::try_parse_from(["chasqui", word, "list"]).unwrap();
+            let Command::Records(command) = args.command else { panic!("{word} is another command") };
+            assert_eq!(command.split().0.as_str(), word);
+            assert!(Args::command().find_subcommand(word).unwrap().get_about().is_some(), "{word}");
+        }
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn ada() -> Contacts {
 }
 
 fn directory() -> MemoryDirectory {
-    MemoryDirectory::new().with_contacts("ada", ada())
+    MemoryDirectory::new().with("ada", ada())
 }
 
 fn decide_with(directory: &Arc<MemoryDirectory>, now: &str, notification: Notification) -> Decision {
@@ -76,7 +76,7 @@ fn attributes(decision: &Decision) -> Vec<(&str, &str)> {
 #[test]
 fn a_user_gets_the_contacts_and_the_policy_on_record() {
     let category = Category { mandatory: true, ..Category::default() };
-    let decision = decide(directory().with_category("order", category.clone()), notification());
+    let decision = decide(directory().with("order", category.clone()), notification());
     assert_eq!(
         attributes(&decision),
         [
@@ -151,7 +151,7 @@ fn what_is_too_late_is_suppressed() {
 #[test]
 fn the_time_to_live_of_the_category_runs_from_send_at() {
     let category = Category { ttl_s: Some(60), ..Category::default() };
-    let directory = Arc::new(directory().with_category("order", category));
+    let directory = Arc::new(directory().with("order", category));
     let send_at = at(NOW) + SignedDuration::from_hours(48);
     let scheduled = with_times(Some(&send_at.to_string()), None);
     for (now, expired) in [(send_at, false), (send_at + SignedDuration::from_secs(60), true)] {

@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 
 use chasqui_contract::ManualClock;
 use chasqui_schemas::{
-    bucket::Bucket,
     notification::Recipient,
     record::{Category, CategoryPreference, Device, Platform, Suppression},
 };
@@ -69,8 +68,8 @@ fn directory(preferences: &Preferences, suppressed: &[&str]) -> MemoryDirectory 
     let suppression = Suppression { reason: "bounce".into(), since: None };
     suppressed
         .iter()
-        .fold(MemoryDirectory::new(), |directory, address| directory.with_suppression(address, suppression.clone()))
-        .with_preferences("ada", preferences.clone())
+        .fold(MemoryDirectory::new(), |directory, address| directory.with(address, suppression.clone()))
+        .with("ada", preferences.clone())
 }
 
 fn try_decide(directory: MemoryDirectory, now: Timestamp, input: Notification) -> Result<Decision, StoreError> {
@@ -217,7 +216,7 @@ fn a_mandatory_category_passes_every_opt_out_but_not_the_suppression_list() {
 
 #[test]
 fn a_broken_preferences_record_stops_all_but_mandatory_categories() {
-    let broken = || MemoryDirectory::new().with_bad_record(Bucket::Preferences, "ada");
+    let broken = || MemoryDirectory::new().with_bad_record::<Preferences>("ada");
     let result = try_decide(broken(), at(NOON), notification(&[Channel::InApp]));
     assert!(matches!(result, Err(StoreError::BadRecord { .. })), "{result:?}");
     let decision = try_decide(broken(), at(NOON), mandatory(notification(&[Channel::InApp]))).unwrap();
@@ -226,7 +225,7 @@ fn a_broken_preferences_record_stops_all_but_mandatory_categories() {
 
 #[test]
 fn a_suppression_list_that_cannot_be_asked_sends_nothing() {
-    let directory = MemoryDirectory::new().with_bad_record(Bucket::Suppressions, EMAIL);
+    let directory = MemoryDirectory::new().with_bad_record::<Suppression>(EMAIL);
     let result = try_decide(directory, at(NOON), mandatory(notification(&Channel::ALL)));
     assert!(matches!(result, Err(StoreError::BadRecord { .. })), "{result:?}");
 }

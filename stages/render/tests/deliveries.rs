@@ -9,9 +9,7 @@ use std::sync::Arc;
 use chasqui_contract::{Decide, StoreError, Verdict};
 use chasqui_render::Render;
 use chasqui_schemas::{
-    Channel, Lane, Notification, Reason,
-    bucket::Bucket,
-    id,
+    Channel, Lane, Notification, Reason, id,
     notification::Message,
     record::{Contacts, Template},
     submission::Content,
@@ -103,7 +101,7 @@ fn no_endpoint_is_suppressed() {
 
 #[test]
 fn a_directory_that_fails_is_an_error_of_the_stage_and_not_of_the_message() {
-    let directory = MemoryDirectory::new().with_bad_record(Bucket::Templates, "t");
+    let directory = MemoryDirectory::new().with_bad_record::<Template>("t");
     directory.faults.fail_next(1);
     let stage = Render::new(Arc::new(directory), None);
     let ask = || stage.decide(of_template(j!({}), vec![phone()])).now_or_never().unwrap();

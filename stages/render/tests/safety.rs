@@ -194,7 +194,7 @@ proptest! {
     #[test]
     fn a_warm_cache_changes_nothing(texts in prop::collection::vec("(\\{\\{ ?[ab] ?\\}\\}|\\{% if a %\\}|\\{% endif %\\}|[a-z<&{}%]|\n){0,8}", 1..4), a in ".*", b in ".*") {
         let warm = Render::new(Arc::new(texts.iter().enumerate().fold(MemoryDirectory::new(), |directory, (n, text)| {
-            directory.with_template(n.to_string(), template(j!({"email": {"default": {"title": text, "html": text}}})))
+            directory.with(&n.to_string(), template(j!({"email": {"default": {"title": text, "html": text}}})))
         })), None);
         for _ in 0..2 {
             for (n, text) in texts.iter().enumerate() {

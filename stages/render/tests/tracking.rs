@@ -11,7 +11,7 @@ use chasqui_links::{Link, Links, Origin};
 use chasqui_render::Render;
 use chasqui_schemas::{
     Channel, Delivery, Notification, OptOut,
-    bucket::{Bucket, address_key},
+    bucket::address_key,
     notification::{Message, Recipient},
     record::{Category, Contacts, Preferences},
     submission::Content,
@@ -145,18 +145,18 @@ fn the_rest_of_the_message_and_other_channels() {
 fn without_tracking_nothing_is_rewritten_but_the_way_out_stays() {
     let html = "<a href=\"https://shop.example.com/\">a</a>";
     let off = Preferences { tracking: false, ..Preferences::default() };
-    let user_says_no = one(MemoryDirectory::new().with_preferences("ada", off), mail(html));
+    let user_says_no = one(MemoryDirectory::new().with("ada", off), mail(html));
     let mut input = mail(html);
     input.policy = Some(Category { tracking: false, ..Category::default() });
     let category_says_no = one(MemoryDirectory::new(), input);
     // Nobody knows whether this user allows it.
-    let unknown = one(MemoryDirectory::new().with_bad_record(Bucket::Preferences, "ada"), mail(html));
+    let unknown = one(MemoryDirectory::new().with_bad_record::<Preferences>("ada"), mail(html));
     for delivery in [user_says_no, category_says_no, unknown] {
         assert_eq!(delivery.content.html.as_deref(), Some(html));
         assert_eq!(delivery.content.url.as_deref(), Some("https://shop.example.com/tap"));
         assert!(delivery.unsubscribe_url.is_some());
     }
-    let allows = one(MemoryDirectory::new().with_preferences("ada", Preferences::default()), mail(html));
+    let allows = one(MemoryDirectory::new().with("ada", Preferences::default()), mail(html));
     assert_ne!(allows.content.html.as_deref(), Some(html));
 }
 

@@ -38,7 +38,7 @@ mod tests {
 
     fn directory(preferences: serde_json::Value) -> MemoryDirectory {
         let preferences: Preferences = serde_json::from_value(preferences).unwrap();
-        MemoryDirectory::new().with_preferences("ada", preferences)
+        MemoryDirectory::new().with("ada", preferences)
     }
 
     async fn asked(directory: &MemoryDirectory, delivery: &Delivery) -> Option<Reason> {
@@ -62,10 +62,10 @@ mod tests {
     #[tokio::test]
     async fn a_mandatory_category_passes_opt_outs_but_not_the_suppression_list() {
         let mandatory = Category { mandatory: true, ..Category::default() };
-        let directory = directory(json!({"enabled": false})).with_category("order", mandatory);
+        let directory = directory(json!({"enabled": false})).with("order", mandatory);
         assert_eq!(asked(&directory, &delivery(Channel::Sms)).await, None);
         let suppression = Suppression { reason: Suppression::BOUNCE.into(), since: None };
-        let directory = directory.with_suppression("+491711234567", suppression);
+        let directory = directory.with("+491711234567", suppression);
         assert_eq!(asked(&directory, &delivery(Channel::Sms)).await, Some(Reason::AddressSuppressed));
     }
 

@@ -56,7 +56,6 @@ mod tests {
     use chasqui_contract::{Answer, Directory};
     use chasqui_schemas::{
         Channel,
-        bucket::Bucket,
         delivery::Endpoint,
         record::{Contacts, Device, Platform},
     };
@@ -79,7 +78,7 @@ mod tests {
             token: token.into(),
             registered_at: Some(at(registered_at)),
         };
-        MemoryDirectory::new().with_contacts("ada", Contacts { devices: vec![device], ..Contacts::default() })
+        MemoryDirectory::new().with("ada", Contacts { devices: vec![device], ..Contacts::default() })
     }
 
     async fn devices(directory: &MemoryDirectory) -> usize {
@@ -145,7 +144,7 @@ mod tests {
             endpoint: Endpoint { id: "x".into(), ..delivery(Channel::Push).endpoint },
             ..delivery(Channel::Push)
         };
-        let directory = MemoryDirectory::new().with_bad_record(Bucket::Contacts, "ada");
+        let directory = MemoryDirectory::new().with_bad_record::<Contacts>("ada");
         assert_eq!(retire(&directory, &bad, &dead).await.unwrap(), Some(("endpoint_kept", "unusable record")));
     }
 }

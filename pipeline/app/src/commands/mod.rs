@@ -14,7 +14,6 @@ use std::process::ExitCode;
 
 use crate::settings::Settings;
 use anyhow::Context;
-use chasqui_schemas::bucket::Bucket;
 
 use crate::{args::Command, metrics::Metrics, servers::Addresses};
 
@@ -30,11 +29,7 @@ pub async fn run(command: Command, config: Settings, metrics: Metrics) -> anyhow
         Command::Queues(args) => queues::run(&args, &config).await?,
         Command::Forget(args) => forget::run(&args, &config).await?,
         Command::Dead(command) => dead::run(command, &config).await?,
-        Command::Contacts(command) => records::run(Bucket::Contacts, command, &config).await?,
-        Command::Preferences(command) => records::run(Bucket::Preferences, command, &config).await?,
-        Command::Templates(command) => records::run(Bucket::Templates, command, &config).await?,
-        Command::Categories(command) => records::run(Bucket::Categories, command, &config).await?,
-        Command::Suppressions(command) => records::run(Bucket::Suppressions, command, &config).await?,
+        Command::Records(command) => records::run(command, &config).await?,
         // Printed before any server is asked for.
         Command::Config => {}
     }

@@ -16,7 +16,6 @@ use crate::settings::Settings;
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
-use chasqui_schemas::bucket::Bucket;
 use chasqui_stores::{Records, records::MAX_RECORD_BYTES};
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -28,7 +27,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::{
-    args::RecordsCommand,
+    args::{BucketCommand, RecordsCommand},
     commands::output::{print, print_json},
     servers,
 };
@@ -41,8 +40,9 @@ const READ_AHEAD: usize = 64;
 /// A record's name and JSON.
 type Named = (String, Bytes);
 
-/// Does what was asked with `bucket`.
-pub(crate) async fn run(bucket: Bucket, command: RecordsCommand, config: &Settings) -> anyhow::Result<()> {
+/// Runs a command on its bucket.
+pub(crate) async fn run(command: BucketCommand, config: &Settings) -> anyhow::Result<()> {
+    let (bucket, command) = command.split();
     let context = jetstream::new(servers::nats_alone(config).await?);
     let records = Records::open(&context, bucket).await.with_context(|| {
         format!("the bucket `{}` cannot be opened: if it does not exist, run `chasqui migrate`", bucket.as_str())

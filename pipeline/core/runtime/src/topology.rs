@@ -26,11 +26,7 @@ use async_nats::{
         },
     },
 };
-use chasqui_schemas::{
-    Lane, Stage,
-    bucket::{Bucket, SECRETS},
-    consumer, stream, subject,
-};
+use chasqui_schemas::{Lane, Stage, bucket::SECRETS, consumer, record::Bucket, stream, subject};
 
 use crate::settings::{RunnerSettings, StreamSettings};
 
@@ -109,7 +105,7 @@ pub async fn migrate(
         let done = context.create_or_update_stream(config).await;
         done.map_err(|source| TopologyError::Stream { name, source: source.into() })?;
     }
-    for bucket in Bucket::ALL.map(Bucket::as_str).into_iter().chain([SECRETS]) {
+    for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([SECRETS]) {
         let config = kv::Config {
             bucket: bucket.to_owned(),
             history: 1,

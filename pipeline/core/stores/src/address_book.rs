@@ -1,21 +1,19 @@
-//! The address book on the KV buckets that the directory reads.
+//! The address book, on the buckets that the directory reads.
 //!
-//! Guarantee: a record is changed only as it was read ([`chasqui_nats::amend`]), so that a device registered at the same moment
-//! is not lost. What was there already is left alone. The directory that wrote sees it at once.
+//! Guarantee: a record is changed as it was read ([`mod@chasqui_nats::amend`]), so a device that registers at the same moment
+//! is not lost. An address that is suppressed already keeps its first reason. The directory that made a change sees it
+//! at once, before the server tells its watch.
 //!
-//! After a crash the call is repeated, and finds done what was done.
+//! After a crash the call is repeated, and finds its work done.
 
 use async_nats::jetstream::kv::CreateErrorKind;
 use async_trait::async_trait;
 use chasqui_contract::{AddressBook, StoreError};
 use chasqui_nats::{amend::amend, bucket::bad_record, unavailable};
-use chasqui_schemas::{
-    bucket::{Bucket, address_key, shown, token},
-    record::{Contacts, Suppression},
-};
+use chasqui_schemas::record::{Contacts, Record, Suppression};
 use jiff::Timestamp;
 
-use crate::NatsDirectory;
+use crate::directory::NatsDirectory;
 
 #[async_trait]
 impl AddressBook for NatsDirectory {
@@ -23,31 +21,31 @@ impl AddressBook for NatsDirectory {
         &self,
         user: &str,
         device: &str,
-        token_text: &str,
+        token: &str,
         gone_since: Option<Timestamp>,
     ) -> Result<bool, StoreError> {
-        let key = token(user);
+        let key = Contacts::KEYED_BY.key(user);
         let remove = |contacts: Option<Contacts>| {
             let Some(mut contacts) = contacts else { return (None, true) };
-            let removed = contacts.remove_device(device, token_text, gone_since);
-            let gone = !contacts.has_device(device, token_text);
+            let removed = contacts.remove_device(device, token, gone_since);
+            let gone = !contacts.has_device(device, token);
             (removed.then_some(contacts), gone)
         };
-        let gone = amend(&self.contacts, Bucket::Contacts, &key, user, remove).await;
-        self.cached_contacts.forget(&key);
+        let gone = amend(self.contacts.store(), &key, user, remove).await;
+        self.contacts.forget(&key);
         gone
     }
 
     async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError> {
-        let (store, key) = (Bucket::Suppressions.as_str(), address_key(address));
-        let record =
-            serde_json::to_vec(&suppression).map_err(|error| bad_record(Bucket::Suppressions, &shown(&key), error))?;
-        let created = self.suppressions.create(&key, record.into()).await;
-        self.cached_suppressions.forget(&key);
+        let key = Suppression::KEYED_BY.key(address);
+        let json = serde_json::to_vec(&suppression)
+            .map_err(|error| bad_record(Suppression::BUCKET, &Suppression::KEYED_BY.shown(address), error))?;
+        let created = self.suppressions.store().create(&key, json.into()).await;
+        self.suppressions.forget(&key);
         match created {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(unavailable(store, error)),
+            Err(error) => Err(unavailable(Suppression::BUCKET, error)),
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`directory`] | contacts, preferences, templates, categories, suppressions: what stages read |
-//! | [`address_book`] | the same directory, taking dead addresses out of use |
-//! | [`records`] | the same buckets as commands write them |
+//! | [`directory`] | contacts, preferences, templates, categories, suppressions: what stages read, each by a `record_reader` |
+//! | [`address_book`] | the same directory, which takes dead addresses out of use |
+//! | [`records`] | the same buckets, as commands write them |
 //! | [`ledger`] | claims, first come, first served |
 //! | `ends` | how attempts ended, many in a message |
 //! | [`inbox`] | in-app inboxes |
@@ -21,6 +21,7 @@ pub mod inbox;
 pub mod ledger;
 pub mod memory;
 pub mod pepper;
+mod record_reader;
 pub mod records;
 
 pub use directory::NatsDirectory;

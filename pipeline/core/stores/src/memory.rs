@@ -5,6 +5,7 @@
 //! nor a runtime, never forget a claim, and lose all with the process.
 
 use std::{
+    any::Any,
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,8 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chasqui_contract::{AddressBook, Book, Claim, Directory, Inbox, Ledger, StoreError};
 use chasqui_schemas::{
-    bucket::{Bucket, address_key},
-    record::{Category, Contacts, Preferences, Suppression, Template},
+    record::{Category, Contacts, Preferences, Record, Suppression, Template},
     stream,
 };
 use jiff::Timestamp;
@@ -65,47 +65,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A directory in memory.
 #[derive(Debug, Default)]
 pub struct MemoryDirectory {
-    contacts: Shelf<Contacts>,
-    preferences: Shelf<Preferences>,
-    templates: Shelf<Template>,
-    categories: Shelf<Category>,
-    suppressions: Shelf<Suppression>,
+    /// By bucket and key.
+    records: Mutex<HashMap<(&'static str, String), Stored>>,
     /// Failures to come.
     pub faults: Faults,
 }
 
-/// The records of one bucket; `None` is a record that cannot be used.
-#[derive(Debug)]
-struct Shelf<T>(Mutex<HashMap<String, Option<Arc<T>>>>);
-
-impl<T> Default for Shelf<T> {
-    fn default() -> Self {
-        Shelf(Mutex::default())
-    }
-}
-
-impl<T> Shelf<T> {
-    fn put(&self, key: impl Into<String>, record: T) {
-        lock(&self.0).insert(key.into(), Some(Arc::new(record)));
-    }
-
-    fn get(&self, faults: &Faults, bucket: Bucket, key: &str) -> Result<Option<Arc<T>>, StoreError> {
-        faults.before(bucket.as_str())?;
-        let record = match lock(&self.0).get(key) {
-            None => None,
-            Some(Some(record)) => Some(record.clone()),
-            Some(None) => {
-                return Err(StoreError::BadRecord {
-                    store: bucket.as_str(),
-                    key: key.to_owned(),
-                    source: "marked as unusable by the test".into(),
-                });
-            }
-        };
-        faults.after(bucket.as_str())?;
-        Ok(record)
-    }
-}
+/// A record of any bucket; `None` is one that does not parse.
+type Stored = Option<Arc<dyn Any + Send + Sync>>;
 
 impl MemoryDirectory {
     /// Without any record.
@@ -113,86 +80,67 @@ impl MemoryDirectory {
         Self::default()
     }
 
-    /// With `user`'s contacts.
+    /// With the record `name`: a user, template key, category or address.
     #[must_use]
-    pub fn with_contacts(self, user: impl Into<String>, contacts: Contacts) -> Self {
-        self.contacts.put(user, contacts);
+    pub fn with<T: Record>(self, name: &str, record: T) -> Self {
+        self.put(name, record);
         self
     }
 
-    /// With `user`'s preferences.
+    /// With a record `name` that does not parse.
     #[must_use]
-    pub fn with_preferences(self, user: impl Into<String>, preferences: Preferences) -> Self {
-        self.preferences.put(user, preferences);
-        self
-    }
-
-    /// With a template.
-    #[must_use]
-    pub fn with_template(self, key: impl Into<String>, template: Template) -> Self {
-        self.templates.put(key, template);
-        self
-    }
-
-    /// With a category.
-    #[must_use]
-    pub fn with_category(self, name: impl Into<String>, category: Category) -> Self {
-        self.categories.put(name, category);
-        self
-    }
-
-    /// With `address` on the suppression list.
-    #[must_use]
-    pub fn with_suppression(self, address: &str, suppression: Suppression) -> Self {
-        self.suppressions.put(address_key(address), suppression);
-        self
-    }
-
-    /// With a record that is there but cannot be used.
-    #[must_use]
-    pub fn with_bad_record(self, bucket: Bucket, name: &str) -> Self {
-        match bucket {
-            Bucket::Contacts => _ = lock(&self.contacts.0).insert(name.to_owned(), None),
-            Bucket::Preferences => _ = lock(&self.preferences.0).insert(name.to_owned(), None),
-            Bucket::Templates => _ = lock(&self.templates.0).insert(name.to_owned(), None),
-            Bucket::Categories => _ = lock(&self.categories.0).insert(name.to_owned(), None),
-            Bucket::Suppressions => _ = lock(&self.suppressions.0).insert(address_key(name), None),
-        }
+    pub fn with_bad_record<T: Record>(self, name: &str) -> Self {
+        lock(&self.records).insert(place::<T>(name), None);
         self
     }
 
     /// Deletes a record, if there is one.
-    pub fn delete(&self, bucket: Bucket, name: &str) {
-        match bucket {
-            Bucket::Contacts => _ = lock(&self.contacts.0).remove(name),
-            Bucket::Preferences => _ = lock(&self.preferences.0).remove(name),
-            Bucket::Templates => _ = lock(&self.templates.0).remove(name),
-            Bucket::Categories => _ = lock(&self.categories.0).remove(name),
-            Bucket::Suppressions => _ = lock(&self.suppressions.0).remove(&address_key(name)),
-        }
+    pub fn delete<T: Record>(&self, name: &str) {
+        lock(&self.records).remove(&place::<T>(name));
     }
+
+    fn put<T: Record>(&self, name: &str, record: T) {
+        lock(&self.records).insert(place::<T>(name), Some(Arc::new(record)));
+    }
+
+    fn get<T: Record>(&self, name: &str) -> Result<Option<Arc<T>>, StoreError> {
+        self.faults.before(T::BUCKET)?;
+        let bad = || StoreError::BadRecord {
+            store: T::BUCKET,
+            key: T::KEYED_BY.shown(name),
+            source: "the test made it unusable".into(),
+        };
+        let found = lock(&self.records).get(&place::<T>(name)).cloned();
+        let record = found.map(|record| record.and_then(|any| any.downcast().ok()).ok_or_else(bad)).transpose()?;
+        self.faults.after(T::BUCKET)?;
+        Ok(record)
+    }
+}
+
+fn place<T: Record>(name: &str) -> (&'static str, String) {
+    (T::BUCKET, T::KEYED_BY.key(name))
 }
 
 #[async_trait]
 impl Directory for MemoryDirectory {
     async fn contacts(&self, user: &str) -> Result<Option<Arc<Contacts>>, StoreError> {
-        self.contacts.get(&self.faults, Bucket::Contacts, user)
+        self.get(user)
     }
 
     async fn preferences(&self, user: &str) -> Result<Option<Arc<Preferences>>, StoreError> {
-        self.preferences.get(&self.faults, Bucket::Preferences, user)
+        self.get(user)
     }
 
     async fn template(&self, key: &str) -> Result<Option<Arc<Template>>, StoreError> {
-        self.templates.get(&self.faults, Bucket::Templates, key)
+        self.get(key)
     }
 
     async fn category(&self, name: &str) -> Result<Option<Arc<Category>>, StoreError> {
-        self.categories.get(&self.faults, Bucket::Categories, name)
+        self.get(name)
     }
 
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError> {
-        self.suppressions.get(&self.faults, Bucket::Suppressions, &address_key(address))
+        self.get(address)
     }
 }
 
@@ -205,18 +153,18 @@ impl AddressBook for MemoryDirectory {
         token: &str,
         gone_since: Option<Timestamp>,
     ) -> Result<bool, StoreError> {
-        let Some(contacts) = self.contacts.get(&self.faults, Bucket::Contacts, user)? else { return Ok(true) };
+        let Some(contacts) = self.contacts(user).await? else { return Ok(true) };
         let mut contacts = Contacts::clone(&contacts);
         if contacts.remove_device(device, token, gone_since) {
-            self.contacts.put(user, contacts.clone());
+            self.put(user, contacts.clone());
         }
         Ok(!contacts.has_device(device, token))
     }
 
     async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError> {
-        self.faults.before(Bucket::Suppressions.as_str())?;
-        lock(&self.suppressions.0).entry(address_key(address)).or_insert_with(|| Some(Arc::new(suppression)));
-        self.faults.after(Bucket::Suppressions.as_str())
+        self.faults.before(Suppression::BUCKET)?;
+        lock(&self.records).entry(place::<Suppression>(address)).or_insert_with(|| Some(Arc::new(suppression)));
+        self.faults.after(Suppression::BUCKET)
     }
 }
 

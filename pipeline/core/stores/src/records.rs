@@ -1,9 +1,9 @@
-//! The state buckets as commands write them: `chasqui contacts put` and its like.
+//! The state buckets as commands write them: `chasqui contacts put` and the others.
 //!
-//! Guarantee: `Ok` from a write means stored. A record that a stage could not use is refused before it is written, by
-//! the same types the stages read it with, and the error names the field.
+//! Guarantee: `Ok` from a write means stored. A record is checked before it is written ([`Bucket::check`]), by the type
+//! that stages read it with; a record that they could not use is refused, and the error names the field.
 //!
-//! After a crash in the middle of an import the records before it are stored; import the whole again.
+//! After a crash in the middle of an import, some of its records are stored: import the whole file again.
 
 use std::{
     pin::pin,
@@ -17,20 +17,18 @@ use async_nats::jetstream::{
 use bytes::Bytes;
 use chasqui_contract::StoreError;
 use chasqui_nats::{Outgoing, Publisher, bucket::open, unavailable};
-use chasqui_schemas::{
-    bucket::{Bucket, address_key, token, untoken},
-    record::{Category, Contacts, Preferences, Suppression, Template},
-};
+use chasqui_schemas::{bucket::untoken, record::Bucket};
 use futures::{Stream, StreamExt, TryStreamExt};
-use serde::de::DeserializeOwned;
 
-/// Largest record, in bytes of JSON. Templates of many locales are the largest.
+/// Maximum bytes of a record, as JSON: half of what NATS takes as one message by default. Only templates in many
+/// locales come near it.
 pub const MAX_RECORD_BYTES: usize = 512 * 1024;
-/// Longest name of a record, in bytes as a user writes it; a key takes up to three times that.
+/// Maximum bytes of a record's name. A key takes up to three times as many, and NATS wants subjects to be short.
 pub const MAX_NAME_BYTES: usize = 255;
-/// How long a watcher may take to be told of a change.
-const TOLD_WITHIN: Duration = Duration::from_secs(5);
-/// Records of an import on their way at a time: as many as a publisher has in flight.
+/// Maximum wait until every watch has received a deletion. A watch that takes longer has lost its connection, and reads
+/// the bucket anew when it is back.
+const WATCHES_CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
+/// Maximum records of an import that are written at a time: as many messages as a publisher has in flight.
 const IMPORTS_IN_FLIGHT: usize = 8;
 
 /// Why a record was not written.
@@ -63,16 +61,16 @@ impl Records {
     /// # Errors
     /// `Unavailable` where it is missing or does not answer.
     pub async fn open(context: &jetstream::Context, bucket: Bucket) -> Result<Self, StoreError> {
-        Ok(Records { bucket, store: open(context, bucket).await?, publisher: Publisher::new(context.clone()) })
+        Ok(Records { bucket, store: open(context, bucket.as_str()).await?, publisher: Publisher::new(context.clone()) })
     }
 
-    /// Writes the record `name`: a user, template key, category or, in `suppressions`, an address.
+    /// Writes the record `name`; what names are depends on the bucket ([`Bucket::keyed_by`]).
     ///
     /// # Errors
     /// `Wrong` where the record or its name cannot be used; else the bucket's own.
     pub async fn put(&self, name: &str, json: Bytes) -> Result<(), RecordError> {
         check(self.bucket, name, &json)?;
-        // As the KV client puts it, but with typed errors: a bucket is a stream, and a put a message.
+        // The KV client would publish the same message, but its error does not tell a full bucket from a lost one.
         let put = Outgoing {
             subject: format!("{}{}", self.store.prefix, self.key(name)),
             message_id: None,
@@ -105,12 +103,12 @@ impl Records {
         }
     }
 
-    /// Deletes the record so that no message of it is left: a deletion leaves a marker, whose subject is the record's
-    /// name. That goes too, once every watcher was told. Nothing of it can be read then; its bytes are on the server's
-    /// disk until that compacts the file, since buckets allow no overwriting.
+    /// Deletes the record and every trace of its name. An ordinary deletion leaves a marker that is called as the record
+    /// was; here the marker is removed too, once every watch has received it. What remains are bytes on the server's
+    /// disk that nothing can read, until the server compacts its file.
     ///
     /// # Errors
-    /// `Unavailable`; then some of it may be left: again.
+    /// `Unavailable`; then some of it may be left: call it again.
     pub async fn erase(&self, name: &str) -> Result<(), StoreError> {
         let failed = |error: async_nats::Error| unavailable(self.bucket.as_str(), error);
         let key = self.key(name);
@@ -118,39 +116,38 @@ impl Records {
             return Ok(());
         }
         self.store.purge(&key).await.map_err(|error| failed(error.into()))?;
-        self.told().await?;
+        self.watches_caught_up().await?;
         match self.store.entry(&key).await.map_err(|error| failed(error.into()))? {
             Some(marker) if marker.operation != Operation::Put => {
                 let subject = format!("{}{key}", self.store.prefix);
                 let purge = self.store.stream.purge().sequence(marker.revision + 1).filter(subject);
                 purge.await.map_err(|error| failed(error.into()))?;
             }
-            // Gone, or written anew meanwhile.
+            // The marker is gone, or the record was written anew meanwhile, and that must stay.
             _ => {}
         }
         Ok(())
     }
 
-    /// Waits until the server has told every watcher all there is to tell; not for one that is away, since it begins anew
-    /// when it comes back.
-    async fn told(&self) -> Result<(), StoreError> {
-        let deadline = Instant::now() + TOLD_WITHIN;
+    /// Waits until the server has sent every change to every watch.
+    async fn watches_caught_up(&self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + WATCHES_CATCH_UP_WITHIN;
         loop {
-            let watchers: Vec<_> = self
+            let watches: Vec<_> = self
                 .store
                 .stream
                 .consumers()
                 .try_collect()
                 .await
                 .map_err(|error| unavailable(self.bucket.as_str(), error))?;
-            if watchers.iter().all(|watcher| watcher.num_pending == 0) || Instant::now() > deadline {
+            if watches.iter().all(|watch| watch.num_pending == 0) || Instant::now() > deadline {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// The names of all records, in no order; in `suppressions` the hashes of addresses, which is all there is.
+    /// The names of all records, unordered; where records are keyed by address, the hashes of the addresses.
     ///
     /// # Errors
     /// `Unavailable`, where the listing begins or later in the stream.
@@ -159,13 +156,13 @@ impl Records {
         let keys = self.store.keys().await.map_err(|error| unavailable(bucket.as_str(), error))?;
         Ok(keys.map(move |key| {
             let key = key.map_err(|error| unavailable(bucket.as_str(), error))?;
-            // A key that is no spelling of a name was written by someone else; better shown than hidden.
+            // A key that no name has was written past Chasqui; it is listed as it is, so that it can be found.
             Ok(untoken(&key).unwrap_or(key))
         }))
     }
 
-    /// Writes many records, many at a time; `done` is told how many are stored so far. The same name twice: which of
-    /// the two stays is not said.
+    /// Writes records, several at a time, and calls `done` with how many are stored so far. Where a name comes twice,
+    /// either record may stay.
     ///
     /// # Errors
     /// The first record that cannot be written ends the import.
@@ -185,43 +182,19 @@ impl Records {
     }
 
     fn key(&self, name: &str) -> String {
-        match self.bucket {
-            Bucket::Suppressions => address_key(name),
-            Bucket::Contacts | Bucket::Preferences | Bucket::Templates | Bucket::Categories => token(name),
-        }
+        self.bucket.keyed_by().key(name)
     }
 }
 
-/// Whether stages can use `json` as the record `name` of `bucket`.
-///
-/// # Errors
-/// `Wrong`, with the first thing that is.
-pub fn check(bucket: Bucket, name: &str, json: &[u8]) -> Result<(), RecordError> {
+/// Refuses what stages could not use as the record `name` of `bucket`.
+fn check(bucket: Bucket, name: &str, json: &[u8]) -> Result<(), RecordError> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return Err(wrong(name, format!("its name must have 1 to {MAX_NAME_BYTES} bytes")));
     }
     if json.len() > MAX_RECORD_BYTES {
         return Err(wrong(name, format!("it has {} bytes, at most {MAX_RECORD_BYTES} are allowed", json.len())));
     }
-    let checked = match bucket {
-        Bucket::Contacts => parse::<Contacts>(json),
-        Bucket::Preferences => parse::<Preferences>(json),
-        Bucket::Templates => parse::<Template>(json),
-        Bucket::Categories => parse::<Category>(json),
-        Bucket::Suppressions => parse::<Suppression>(json),
-    };
-    checked.map_err(|error| wrong(name, error))
-}
-
-fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<(), String> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    serde_path_to_error::deserialize::<_, T>(&mut reader).map_err(|error| {
-        // A key that is one word of a vocabulary is told as `?`; the field before it has to do, with line and column.
-        let path = error.path().to_string().replace(".?", "");
-        // A path of "." is the record itself.
-        if path == "." { error.inner().to_string() } else { format!("{path}: {}", error.inner()) }
-    })?;
-    reader.end().map_err(|error| error.to_string())
+    bucket.check(json).map_err(|violation| wrong(name, violation.to_string()))
 }
 
 fn wrong(name: &str, wrong: String) -> RecordError {
@@ -230,33 +203,38 @@ fn wrong(name: &str, wrong: String) -> RecordError {
 
 #[cfg(test)]
 mod tests {
+    use chasqui_schemas::record::{Category, Contacts, Preferences, Record};
+
     use super::*;
 
-    fn complaint(bucket: Bucket, json: &str) -> String {
-        check(bucket, "ada", json.as_bytes()).unwrap_err().to_string()
+    fn refusal<T: Record>(json: &str) -> String {
+        check(Bucket::of::<T>(), "ada", json.as_bytes()).unwrap_err().to_string()
     }
 
     #[test]
     fn a_wrong_record_is_refused_and_the_field_named() {
-        let told = complaint(Bucket::Contacts, r#"{"devices":[{"id":"a","platform":"symbian","token":"t"}]}"#);
-        assert!(told.contains("`ada`") && told.contains("devices[0].platform") && told.contains("symbian"), "{told}");
-        let told = complaint(Bucket::Preferences, r#"{"chanels":{"sms":false}}"#);
-        assert!(told.contains("chanels"), "{told}");
-        let told = complaint(Bucket::Categories, r#"{"ttl_s":"soon"}"#);
-        assert!(told.contains("ttl_s"), "{told}");
+        let error = refusal::<Contacts>(r#"{"devices":[{"id":"a","platform":"symbian","token":"t"}]}"#);
+        assert!(
+            error.contains("`ada`") && error.contains("devices[0].platform") && error.contains("symbian"),
+            "{error}"
+        );
+        let error = refusal::<Preferences>(r#"{"chanels":{"sms":false}}"#);
+        assert!(error.contains("chanels"), "{error}");
+        let error = refusal::<Category>(r#"{"ttl_s":"soon"}"#);
+        assert!(error.contains("ttl_s"), "{error}");
     }
 
     #[test]
     fn what_follows_a_record_is_refused() {
-        assert!(check(Bucket::Contacts, "ada", b"{} {}").is_err());
-        assert!(check(Bucket::Contacts, "ada", b"{} ").is_ok());
+        assert!(check(Bucket::of::<Contacts>(), "ada", b"{} {}").is_err());
+        assert!(check(Bucket::of::<Contacts>(), "ada", b"{} ").is_ok());
     }
 
     #[test]
     fn a_record_has_a_name_and_a_size() {
-        assert!(check(Bucket::Contacts, "", b"{}").is_err());
-        assert!(check(Bucket::Contacts, &"a".repeat(MAX_NAME_BYTES + 1), b"{}").is_err());
+        assert!(check(Bucket::of::<Contacts>(), "", b"{}").is_err());
+        assert!(check(Bucket::of::<Contacts>(), &"a".repeat(MAX_NAME_BYTES + 1), b"{}").is_err());
         let large = format!("{{\"locale\":\"{}\"}}", "a".repeat(MAX_RECORD_BYTES));
-        assert!(check(Bucket::Contacts, "ada", large.as_bytes()).is_err());
+        assert!(check(Bucket::of::<Contacts>(), "ada", large.as_bytes()).is_err());
     }
 }

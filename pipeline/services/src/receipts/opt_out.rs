@@ -12,8 +12,8 @@ use chasqui_contract::StoreError;
 use chasqui_nats::{amend::amend, bucket::open};
 use chasqui_schemas::{
     OptOut,
-    bucket::{Bucket, shown, token},
-    record::{CategoryPreference, Preferences, Suppression},
+    bucket::{shown, token},
+    record::{CategoryPreference, Preferences, Record, Suppression},
 };
 use jiff::Timestamp;
 
@@ -30,17 +30,17 @@ pub async fn apply(context: &jetstream::Context, opt_out: &OptOut, at: Timestamp
     context.set_timeout(TIMEOUT);
     match opt_out {
         OptOut::Category { user, category, .. } => {
-            let store = open(&context, Bucket::Preferences).await?;
+            let store = open(&context, Preferences::BUCKET).await?;
             let off = |preferences: Option<Preferences>| (without(preferences.unwrap_or_default(), category), ());
-            amend(&store, Bucket::Preferences, &token(user), user, off).await
+            amend(&store, &token(user), user, off).await
         }
         OptOut::Address { key, reason } => {
-            let store = open(&context, Bucket::Suppressions).await?;
+            let store = open(&context, Suppression::BUCKET).await?;
             let add = |known: Option<Suppression>| match known {
                 Some(_) => (None, ()),
                 None => (Some(Suppression { reason: reason.clone(), since: Some(at) }), ()),
             };
-            amend(&store, Bucket::Suppressions, key, &shown(key), add).await
+            amend(&store, key, &shown(key), add).await
         }
     }
 }

@@ -6,8 +6,8 @@ use async_nats::jetstream::{self, kv::Store};
 use chasqui_contract::{Class, StoreError};
 use chasqui_schemas::{
     OptOut,
-    bucket::{Bucket, address_key},
-    record::{CategoryPreference, Preferences, Suppression},
+    bucket::address_key,
+    record::{CategoryPreference, Preferences, Record, Suppression},
 };
 use chasqui_services::receipts::opt_out::apply;
 use chasqui_testing::servers::Nats;
@@ -19,8 +19,8 @@ fn off(user: &str, category: &str) -> OptOut {
     OptOut::Category { app: "shop".into(), user: user.into(), category: category.into() }
 }
 
-async fn bucket(context: &jetstream::Context, bucket: Bucket) -> Store {
-    context.get_key_value(bucket.as_str()).await.unwrap()
+async fn bucket<T: Record>(context: &jetstream::Context) -> Store {
+    context.get_key_value(T::BUCKET).await.unwrap()
 }
 
 async fn preferences(store: &Store, key: &str) -> Preferences {
@@ -31,7 +31,7 @@ async fn preferences(store: &Store, key: &str) -> Preferences {
 async fn many_opt_outs_of_one_user_at_once_all_count() {
     let server = Nats::with_streams().await;
     let context = server.context().await;
-    let store = bucket(&context, Bucket::Preferences).await;
+    let store = bucket::<Preferences>(&context).await;
     // As an operator wrote it: one category is off already, on one channel.
     store.put("ada=2El", r#"{"categories":{"kept":{"sms":false}},"tracking":false}"#.into()).await.unwrap();
 
@@ -62,7 +62,7 @@ async fn many_opt_outs_of_one_user_at_once_all_count() {
 async fn a_user_without_preferences_gets_some_also_after_they_were_deleted() {
     let server = Nats::with_streams().await;
     let context = server.context().await;
-    let store = bucket(&context, Bucket::Preferences).await;
+    let store = bucket::<Preferences>(&context).await;
     for _ in 0..2 {
         apply(&context, &off("bob", "news"), AT).await.unwrap();
         let found = preferences(&store, "bob").await;
@@ -76,7 +76,7 @@ async fn a_user_without_preferences_gets_some_also_after_they_were_deleted() {
 async fn an_address_is_suppressed_once_and_keeps_its_first_reason() {
     let server = Nats::with_streams().await;
     let context = server.context().await;
-    let store = bucket(&context, Bucket::Suppressions).await;
+    let store = bucket::<Suppression>(&context).await;
     let key = address_key("ada@example.com");
     for reason in ["unsubscribe", "complaint"] {
         apply(&context, &OptOut::Address { key: key.clone(), reason: reason.into() }, AT).await.unwrap();
@@ -89,7 +89,7 @@ async fn an_address_is_suppressed_once_and_keeps_its_first_reason() {
 async fn preferences_that_cannot_be_read_are_not_overwritten() {
     let server = Nats::with_streams().await;
     let context = server.context().await;
-    let store = bucket(&context, Bucket::Preferences).await;
+    let store = bucket::<Preferences>(&context).await;
     store.put("bad", r#"{"chanels":{}}"#.into()).await.unwrap();
     let error = apply(&context, &off("bad", "news"), AT).await.unwrap_err();
     assert!(matches!(error, StoreError::BadRecord { .. }), "{error:?}");

@@ -53,10 +53,10 @@ fn directory() -> Arc<MemoryDirectory> {
     .unwrap();
     Arc::new(
         MemoryDirectory::new()
-            .with_contacts("user-1", contacts)
-            .with_preferences("user-1", preferences)
-            .with_category("order", record::<Category>(CATEGORIES, "order"))
-            .with_template("order.shipped", record::<Template>(TEMPLATES, "order.shipped")),
+            .with("user-1", contacts)
+            .with("user-1", preferences)
+            .with("order", record::<Category>(CATEGORIES, "order"))
+            .with("order.shipped", record::<Template>(TEMPLATES, "order.shipped")),
     )
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn of_template(data: Value, endpoints: Vec<Endpoint>) -> Notification
 }
 
 pub(crate) fn stage(template: Template) -> Render {
-    Render::new(Arc::new(MemoryDirectory::new().with_template("t", template)), None)
+    Render::new(Arc::new(MemoryDirectory::new().with("t", template)), None)
 }
 
 /// A template with one text, for every locale.

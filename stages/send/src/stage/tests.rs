@@ -437,7 +437,7 @@ async fn an_opt_out_between_two_attempts_stops_the_second() {
     let world = World::of([script("script", [LATER, LATER])]);
     let no: Preferences = serde_json::from_str(r#"{"categories": {"order": false}}"#).unwrap();
     let retried = next(world.worker().decide(delivery(Channel::Email)).await.unwrap());
-    let directory = Arc::new(MemoryDirectory::new().with_preferences("ada", no));
+    let directory = Arc::new(MemoryDirectory::new().with("ada", no));
     let world = World { directory: directory.clone(), ..world };
     for _ in 0..2 {
         let decision = world.worker().decide(retried.clone()).await.unwrap();
@@ -459,7 +459,7 @@ async fn an_opt_out_after_the_call_does_not_undo_it() {
     let sent = world.worker().decide(retried.clone()).await.unwrap();
     // The worker dies before it publishes, and Ada opts out before the message comes again.
     let no = Preferences { enabled: false, ..Preferences::default() };
-    let world = World { directory: Arc::new(MemoryDirectory::new().with_preferences("ada", no)), ..world };
+    let world = World { directory: Arc::new(MemoryDirectory::new().with("ada", no)), ..world };
     assert_eq!(world.worker().decide(retried).await.unwrap().verdict, sent.verdict);
 }
 
@@ -469,7 +469,7 @@ async fn a_dead_device_is_gone_before_the_decision_whatever_the_store_does() {
     let device =
         Device { id: "endpoint".into(), platform: Platform::Android, token: "token-1".into(), registered_at: None };
     let contacts = Contacts { devices: vec![device], ..Contacts::default() };
-    let directory = Arc::new(MemoryDirectory::new().with_contacts("ada", contacts));
+    let directory = Arc::new(MemoryDirectory::new().with("ada", contacts));
     let world = World { directory: directory.clone(), ..world };
     directory.faults.fail_next(1);
     let error = world.worker().decide(delivery(Channel::Push)).await.unwrap_err();

@@ -14,14 +14,17 @@
 mod broker;
 mod who;
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal, Write},
+};
 
 use crate::settings::Settings;
 use anyhow::{Context, bail, ensure};
 use async_nats::jetstream;
 use chasqui_schemas::{
-    bucket::Bucket,
-    record::{Contacts, Preferences},
+    bucket::KeyedBy,
+    record::{Bucket, Contacts, Preferences, Record, Suppression},
     stream,
 };
 use chasqui_stores::Records;
@@ -47,8 +50,9 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct Erased {
-    contacts: bool,
-    preferences: bool,
+    /// By bucket: whether it had a record of the user.
+    #[serde(flatten)]
+    records: BTreeMap<&'static str, bool>,
     inbox_messages: usize,
     dead_letters: usize,
     /// Whose rows in ClickHouse name nobody any more.
@@ -68,22 +72,25 @@ pub(crate) async fn run(args: &ForgetArgs, config: &Settings) -> anyhow::Result<
     let context = jetstream::new(addresses.nats(config).await?);
     let clickhouse = addresses.clickhouse(config)?;
     let user = args.user.as_str();
-    let contacts = Records::open(&context, Bucket::Contacts).await?;
-    let preferences = Records::open(&context, Bucket::Preferences).await?;
 
-    let record = contacts.get(user).await?;
+    let record = Records::open(&context, Bucket::of::<Contacts>()).await?.get(user).await?;
     let known: Contacts = match &record {
         Some(json) => serde_json::from_slice(json).context("the user's contacts cannot be read")?,
         None => Contacts::default(),
     };
     let found = broker::find(&context, user, &Who::new(user, &known)).await?;
     let notifications = forget::notifications_of(&clickhouse, user).await?;
+    let waits = found.deferred > 0;
+    let mut records = BTreeMap::new();
+    for bucket in of_users() {
+        let known = Records::open(&context, bucket).await?.get(user).await?.is_some();
+        records.insert(bucket.as_str(), known && !(waits && is_preferences(bucket)));
+    }
     let mut report = Report {
         user: user.to_owned(),
         dry_run: args.dry_run,
         erased: Erased {
-            contacts: record.is_some(),
-            preferences: preferences.get(user).await?.is_some() && found.deferred == 0,
+            records,
             inbox_messages: found.inbox.len(),
             dead_letters: found.dead.len(),
             notifications: notifications.len(),
@@ -96,12 +103,14 @@ pub(crate) async fn run(args: &ForgetArgs, config: &Settings) -> anyhow::Result<
         }
         broker::delete(&context, stream::INBOX, &found.inbox).await?;
         broker::delete(&context, stream::DEAD, &found.dead).await?;
-        contacts.erase(user).await?;
-        if found.deferred == 0 {
-            preferences.erase(user).await?;
-        } else {
-            let off = Preferences { enabled: false, ..Preferences::default() };
-            preferences.put(user, serde_json::to_vec(&off)?.into()).await?;
+        for bucket in of_users() {
+            let records = Records::open(&context, bucket).await?;
+            if waits && is_preferences(bucket) {
+                let off = Preferences { enabled: false, ..Preferences::default() };
+                records.put(user, serde_json::to_vec(&off)?.into()).await?;
+            } else {
+                records.erase(user).await?;
+            }
         }
         let bar = progress(notifications.len() as u64);
         bar.set_message("taking the user out of ClickHouse");
@@ -115,9 +124,18 @@ pub(crate) async fn run(args: &ForgetArgs, config: &Settings) -> anyhow::Result<
     if args.json { print_json(&report) } else { print(&text(&report)) }
 }
 
+/// The buckets whose records are a user's.
+fn of_users() -> impl Iterator<Item = Bucket> {
+    Bucket::ALL.iter().copied().filter(|bucket| bucket.keyed_by() == KeyedBy::User)
+}
+
+fn is_preferences(bucket: Bucket) -> bool {
+    bucket.as_str() == Preferences::BUCKET
+}
+
 /// How many of the addresses are on the suppression list.
 async fn suppressed(context: &jetstream::Context, contacts: &Contacts) -> anyhow::Result<usize> {
-    let list = Records::open(context, Bucket::Suppressions).await?;
+    let list = Records::open(context, Bucket::of::<Suppression>()).await?;
     let mut count = 0;
     for address in contacts.emails.iter().chain(&contacts.phones) {
         count += usize::from(list.get(address).await?.is_some());
@@ -197,11 +215,11 @@ fn date(at: Timestamp) -> String {
 }
 
 fn text(report: &Report) -> String {
-    let Erased { contacts, preferences, inbox_messages, dead_letters, notifications } = report.erased;
-    let yes = |is: bool| if is { "yes" } else { "there are none" }.to_owned();
+    let Erased { records, inbox_messages, dead_letters, notifications } = &report.erased;
     let mut erased = table(&[if report.dry_run { "would be erased" } else { "erased" }, ""]);
-    erased.add_row(["contacts".to_owned(), yes(contacts)]);
-    erased.add_row(["preferences".to_owned(), yes(preferences)]);
+    for (bucket, known) in records {
+        erased.add_row([*bucket, if *known { "yes" } else { "there are none" }]);
+    }
     erased.add_row(["in-app messages".to_owned(), inbox_messages.to_string()]);
     erased.add_row(["dead letters".to_owned(), dead_letters.to_string()]);
     erased.add_row(["notifications in ClickHouse".to_owned(), notifications.to_string()]);

@@ -2,16 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::support::{begin, make_stores, publisher};
+use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_contract::{AddressBook, Book, Claim, Class, Directory, Inbox, Ledger, StoreError};
 use chasqui_schemas::{
-    Channel, Lane,
-    bucket::{Bucket, token},
-    id,
-    record::{Category, CategoryPreference, Contacts, Device, Platform, Preferences, Suppression, Template},
+    Channel, Lane, id,
+    record::{
+        Bucket, Category, CategoryPreference, Contacts, Device, Platform, Preferences, Record, Suppression, Template,
+    },
     stream, subject,
     submission::Content,
 };
@@ -261,20 +262,33 @@ async fn directory_conforms(directory: &dyn Directory) {
         assert_eq!(directory.category(name).await.unwrap(), None);
         assert_eq!(directory.suppression(name).await.unwrap(), None);
     }
-    is_bad(directory.contacts("bad").await, Bucket::Contacts);
-    is_bad(directory.preferences("bad").await, Bucket::Preferences);
-    is_bad(directory.template("bad").await, Bucket::Templates);
-    is_bad(directory.category("bad").await, Bucket::Categories);
-    is_bad(directory.suppression("bad").await, Bucket::Suppressions);
+    is_bad(directory.contacts("bad").await);
+    is_bad(directory.preferences("bad").await);
+    is_bad(directory.template("bad").await);
+    is_bad(directory.category("bad").await);
+    is_bad(directory.suppression("bad").await);
 }
 
-fn is_bad<T: std::fmt::Debug>(answer: Result<T, StoreError>, bucket: Bucket) {
-    let error = answer.unwrap_err();
+fn is_bad<T: Record + std::fmt::Debug>(answer: Result<Option<Arc<T>>, StoreError>) {
+    is_bad_record(&answer.unwrap_err(), T::BUCKET);
+}
+
+fn is_bad_record(error: &StoreError, bucket: &str) {
     assert_eq!(error.class(), Class::Permanent);
     match error {
-        StoreError::BadRecord { store, .. } => assert_eq!(store, bucket.as_str()),
+        StoreError::BadRecord { store, .. } => assert_eq!(*store, bucket),
         other => panic!("{other:?}"),
     }
+}
+
+/// Writes a record for each of [`NAMES`] through the check, and `bad` past it, as another program could.
+async fn write<T: Record>(context: &jetstream::Context, record: fn(&str) -> T) {
+    let records = Records::open(context, Bucket::of::<T>()).await.unwrap();
+    for name in NAMES {
+        records.put(name, serde_json::to_vec(&record(name)).unwrap().into()).await.unwrap();
+    }
+    let store = context.get_key_value(T::BUCKET).await.unwrap();
+    store.put(T::KEYED_BY.key("bad"), r#"{"misspelt":true}"#.into()).await.unwrap();
 }
 
 #[tokio::test]
@@ -282,27 +296,11 @@ async fn the_directory_on_nats_conforms() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
-    let json = |record: serde_json::Result<Vec<u8>>| Bytes::from(record.unwrap());
-    for bucket in Bucket::ALL {
-        let records = Records::open(&context, bucket).await.unwrap();
-        for name in NAMES {
-            let record = match bucket {
-                Bucket::Contacts => json(serde_json::to_vec(&contacts(name))),
-                Bucket::Preferences => json(serde_json::to_vec(&preferences(name))),
-                Bucket::Templates => json(serde_json::to_vec(&template(name))),
-                Bucket::Categories => json(serde_json::to_vec(&category(name))),
-                Bucket::Suppressions => json(serde_json::to_vec(&suppression(name))),
-            };
-            records.put(name, record).await.unwrap();
-        }
-        // Past the check, as another program would write it.
-        let key = match bucket {
-            Bucket::Suppressions => chasqui_schemas::bucket::address_key("bad"),
-            _ => token("bad"),
-        };
-        let store = context.get_key_value(bucket.as_str()).await.unwrap();
-        store.put(key, r#"{"misspelt":true}"#.into()).await.unwrap();
-    }
+    write(&context, contacts).await;
+    write(&context, preferences).await;
+    write(&context, template).await;
+    write(&context, category).await;
+    write(&context, suppression).await;
     let directory = NatsDirectory::open(&context).await.unwrap();
     // At once, before the mirrors have caught up, and again when they have.
     directory_conforms(&directory).await;
@@ -315,15 +313,18 @@ async fn the_directory_in_memory_conforms() {
     let mut directory = MemoryDirectory::new();
     for name in NAMES {
         directory = directory
-            .with_contacts(name, contacts(name))
-            .with_preferences(name, preferences(name))
-            .with_template(name, template(name))
-            .with_category(name, category(name))
-            .with_suppression(name, suppression(name));
+            .with(name, contacts(name))
+            .with(name, preferences(name))
+            .with(name, template(name))
+            .with(name, category(name))
+            .with(name, suppression(name));
     }
-    for bucket in Bucket::ALL {
-        directory = directory.with_bad_record(bucket, "bad");
-    }
+    directory = directory
+        .with_bad_record::<Contacts>("bad")
+        .with_bad_record::<Preferences>("bad")
+        .with_bad_record::<Template>("bad")
+        .with_bad_record::<Category>("bad")
+        .with_bad_record::<Suppression>("bad");
     directory_conforms(&directory).await;
 }
 
@@ -358,7 +359,7 @@ async fn address_book_conforms(book: &(impl AddressBook + Directory)) {
         assert_eq!(left().await, ["tablet", "watch"]);
     }
     assert!(book.remove_device("nobody", "phone", "p", None).await.unwrap());
-    is_bad(book.remove_device("bad", "phone", "p", None).await, Bucket::Contacts);
+    is_bad_record(&book.remove_device("bad", "phone", "p", None).await.unwrap_err(), Contacts::BUCKET);
 
     let entry = |reason: &str| Suppression { reason: reason.into(), since: gone_since };
     for reason in [Suppression::BOUNCE, Suppression::UNSUBSCRIBE] {
@@ -373,9 +374,9 @@ async fn the_address_book_on_nats_conforms() {
     let context = server.context().await;
     make_stores(&context).await;
     let (ada, contacts) = adas();
-    let records = Records::open(&context, Bucket::Contacts).await.unwrap();
+    let records = Records::open(&context, Bucket::of::<Contacts>()).await.unwrap();
     records.put(ada, serde_json::to_vec(&contacts).unwrap().into()).await.unwrap();
-    let store = context.get_key_value(Bucket::Contacts.as_str()).await.unwrap();
+    let store = context.get_key_value(Contacts::BUCKET).await.unwrap();
     store.put("bad", r#"{"misspelt":true}"#.into()).await.unwrap();
     address_book_conforms(&NatsDirectory::open(&context).await.unwrap()).await;
 }
@@ -383,7 +384,7 @@ async fn the_address_book_on_nats_conforms() {
 #[tokio::test]
 async fn the_address_book_in_memory_conforms() {
     let (ada, contacts) = adas();
-    let book = MemoryDirectory::new().with_contacts(ada, contacts).with_bad_record(Bucket::Contacts, "bad");
+    let book = MemoryDirectory::new().with(ada, contacts).with_bad_record::<Contacts>("bad");
     address_book_conforms(&book).await;
 }
 
@@ -395,7 +396,7 @@ async fn devices_that_die_at_the_same_time_are_all_removed_and_nothing_else_is_l
     make_stores(&context).await;
     let devices = (0..=DEVICES).map(|n| device(&format!("d{n}"), "t", 10)).collect();
     let contacts = serde_json::to_vec(&Contacts { devices, ..Contacts::default() }).unwrap();
-    Records::open(&context, Bucket::Contacts).await.unwrap().put("ada", contacts.into()).await.unwrap();
+    Records::open(&context, Bucket::of::<Contacts>()).await.unwrap().put("ada", contacts.into()).await.unwrap();
     let book = NatsDirectory::open(&context).await.unwrap();
 
     let removals = (0..DEVICES).map(|n| {
@@ -414,7 +415,7 @@ async fn a_suppression_that_was_lifted_can_come_again() {
     let context = server.context().await;
     make_stores(&context).await;
     let book = NatsDirectory::open(&context).await.unwrap();
-    let suppressions = Records::open(&context, Bucket::Suppressions).await.unwrap();
+    let suppressions = Records::open(&context, Bucket::of::<Suppression>()).await.unwrap();
     for reason in [Suppression::BOUNCE, Suppression::UNSUBSCRIBE] {
         book.suppress("bob@example.com", Suppression { reason: reason.into(), since: None }).await.unwrap();
         assert_eq!(book.suppression("bob@example.com").await.unwrap().unwrap().reason, reason);
@@ -440,11 +441,11 @@ async fn a_twin_fails_as_often_as_told_and_with_the_effect_that_was_asked_for() 
     assert!(inbox.append("shop", "ada", Uuid::nil(), "m".into()).await.is_err());
     assert_eq!(inbox.messages().len(), 1);
 
-    let directory = MemoryDirectory::new().with_contacts("ada", Contacts::default());
+    let directory = MemoryDirectory::new().with("ada", Contacts::default());
     directory.faults.fail_next(2);
     assert!(directory.contacts("ada").await.is_err());
     assert!(directory.category("x").await.is_err());
     assert!(directory.contacts("ada").await.unwrap().is_some());
-    directory.delete(Bucket::Contacts, "ada");
+    directory.delete::<Contacts>("ada");
     assert!(directory.contacts("ada").await.unwrap().is_none());
 }

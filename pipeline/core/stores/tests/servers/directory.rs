@@ -9,7 +9,7 @@ use async_nats::jetstream::kv;
 use bytes::Bytes;
 use chasqui_contract::{Directory, StoreError};
 use chasqui_nats::{ConnectError, ConnectOptions, connect};
-use chasqui_schemas::{bucket::Bucket, record::Category};
+use chasqui_schemas::record::{Bucket, Category, Contacts, Preferences, Template};
 use chasqui_stores::{NatsDirectory, RecordError, Records};
 use chasqui_testing::servers::{Nats, eventually};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -28,7 +28,7 @@ async fn a_change_is_seen_within_a_second() {
     let context = server.context().await;
     make_stores(&context).await;
     let directory = NatsDirectory::open(&context).await.unwrap();
-    let records = Records::open(&context, Bucket::Categories).await.unwrap();
+    let records = Records::open(&context, Bucket::of::<Category>()).await.unwrap();
 
     for n in 1..=5 {
         records.put("c", category(n)).await.unwrap();
@@ -47,7 +47,7 @@ async fn templates_and_categories_are_answered_from_memory() {
     let context = server.context().await;
     make_stores(&context).await;
     let directory = NatsDirectory::open(&context).await.unwrap();
-    Records::open(&context, Bucket::Categories).await.unwrap().put("c", category(1)).await.unwrap();
+    Records::open(&context, Bucket::of::<Category>()).await.unwrap().put("c", category(1)).await.unwrap();
     let requests = || context.client().statistics().out_messages.load(Ordering::Relaxed);
 
     eventually("the mirrors are current", async || {
@@ -64,7 +64,7 @@ async fn what_changes_around_a_crash_of_the_server_is_seen() {
     let context = server.context().await;
     make_stores(&context).await;
     let directory = NatsDirectory::open(&context).await.unwrap();
-    let records = Records::open(&context, Bucket::Categories).await.unwrap();
+    let records = Records::open(&context, Bucket::of::<Category>()).await.unwrap();
     records.put("kept", category(1)).await.unwrap();
     records.put("gone", category(1)).await.unwrap();
     eventually("both are seen", async || ttl(&directory, "gone").await == Some(1)).await;
@@ -72,7 +72,7 @@ async fn what_changes_around_a_crash_of_the_server_is_seen() {
     for round in 2..=4 {
         server.crash().await;
         // Through a connection of its own: the directory's may still be down.
-        let others = Records::open(&server.context().await, Bucket::Categories).await.unwrap();
+        let others = Records::open(&server.context().await, Bucket::of::<Category>()).await.unwrap();
         others.put("kept", category(round)).await.unwrap();
         others.delete("gone").await.unwrap();
         let answer = async |name: &'static str| {
@@ -96,7 +96,7 @@ async fn an_import_stores_every_record_and_tells_how_far_it_is() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
-    let records = Records::open(&context, Bucket::Contacts).await.unwrap();
+    let records = Records::open(&context, Bucket::of::<Contacts>()).await.unwrap();
     let names: BTreeSet<String> = (0..1_000).map(|n| format!("user.{n}@x")).collect();
 
     let mut told = Vec::new();
@@ -116,7 +116,7 @@ async fn an_empty_bucket_lists_nothing() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
-    let records = Records::open(&context, Bucket::Templates).await.unwrap();
+    let records = Records::open(&context, Bucket::of::<Template>()).await.unwrap();
     assert_eq!(records.names().await.unwrap().try_collect::<Vec<_>>().await.unwrap(), Vec::<String>::new());
 }
 
@@ -125,7 +125,7 @@ async fn a_bad_record_ends_an_import_and_is_named() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
-    let records = Records::open(&context, Bucket::Preferences).await.unwrap();
+    let records = Records::open(&context, Bucket::of::<Preferences>()).await.unwrap();
     let import = [("ada", "{}"), ("bob", r#"{"channels":{"sms":"no"}}"#)];
 
     let import = stream::iter(import).map(|(name, json)| (name.to_owned(), Bytes::from(json)));
@@ -144,7 +144,7 @@ async fn a_full_bucket_says_so() {
     let context = server.context().await;
     let config = kv::Config { bucket: "contacts".to_owned(), max_bytes: 1_000, ..kv::Config::default() };
     context.create_key_value(config).await.unwrap();
-    let records = Records::open(&context, Bucket::Contacts).await.unwrap();
+    let records = Records::open(&context, Bucket::of::<Contacts>()).await.unwrap();
 
     let import = stream::iter(0..100).map(|n| (n.to_string(), Bytes::from_static(b"{}")));
     let error = records.import(import, |_| {}).await.unwrap_err();

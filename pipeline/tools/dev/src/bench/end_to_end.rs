@@ -14,7 +14,12 @@ use async_nats::{
 use bytes::Bytes;
 use chasqui::settings::Settings;
 use chasqui_nats::{Outgoing, Publisher};
-use chasqui_schemas::{Lane, Stage, bucket::Bucket, clickhouse::STORED, subject};
+use chasqui_schemas::{
+    Lane, Stage,
+    clickhouse::STORED,
+    record::{Bucket, Category, Contacts, Preferences, Template},
+    subject,
+};
 use chasqui_stores::Records;
 use chasqui_warehouse::{stats, write::writer::backlog};
 use futures::{StreamExt, stream};
@@ -95,10 +100,10 @@ impl Bench {
         let preferences = (0..USERS).map(|n| (user(n), json!({ "categories": { "marketing": false } })));
         let categories = [(CATEGORY.to_owned(), json!({ "channels": ["push"] }))];
         let templates = serde_json::from_str::<Map<String, Value>>(TEMPLATES)?;
-        self.import_into(Bucket::Contacts, contacts).await?;
-        self.import_into(Bucket::Preferences, preferences).await?;
-        self.import_into(Bucket::Categories, categories).await?;
-        self.import_into(Bucket::Templates, templates).await
+        self.import_into(Bucket::of::<Contacts>(), contacts).await?;
+        self.import_into(Bucket::of::<Preferences>(), preferences).await?;
+        self.import_into(Bucket::of::<Category>(), categories).await?;
+        self.import_into(Bucket::of::<Template>(), templates).await
     }
 
     async fn import_into(

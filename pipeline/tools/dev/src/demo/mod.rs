@@ -13,7 +13,10 @@ use async_nats::jetstream::{self, message::PublishMessage};
 use bytes::Bytes;
 use chasqui::settings::Settings;
 use chasqui_lab::Lab;
-use chasqui_schemas::{bucket::Bucket, subject};
+use chasqui_schemas::{
+    record::{Bucket, Category, Contacts, Preferences, Record, Suppression, Template},
+    subject,
+};
 use chasqui_stores::Records;
 use chasqui_warehouse::{
     TraceTree,
@@ -44,12 +47,12 @@ use self::vendors::merge;
 use crate::args::DemoArgs;
 
 /// What the demo imports; the same files document the records.
-const FIXTURES: [(Bucket, &str); 5] = [
-    (Bucket::Categories, include_str!("../../../../../schemas/fixtures/categories.json")),
-    (Bucket::Contacts, include_str!("../../../../../schemas/fixtures/contacts.json")),
-    (Bucket::Preferences, include_str!("../../../../../schemas/fixtures/preferences.json")),
-    (Bucket::Templates, include_str!("../../../../../schemas/fixtures/templates.json")),
-    (Bucket::Suppressions, include_str!("../../../../../schemas/fixtures/suppressions.json")),
+const FIXTURES: &[(Bucket, &str)] = &[
+    (Bucket::of::<Category>(), include_str!("../../../../../schemas/fixtures/categories.json")),
+    (Bucket::of::<Contacts>(), include_str!("../../../../../schemas/fixtures/contacts.json")),
+    (Bucket::of::<Preferences>(), include_str!("../../../../../schemas/fixtures/preferences.json")),
+    (Bucket::of::<Template>(), include_str!("../../../../../schemas/fixtures/templates.json")),
+    (Bucket::of::<Suppression>(), include_str!("../../../../../schemas/fixtures/suppressions.json")),
 ];
 /// Publishes under way at once; a producer that waits for each would be slow with an fsync each.
 const PUBLISHES: usize = 64;
@@ -159,20 +162,23 @@ fn impatient() -> Value {
 }
 
 async fn import(context: &jetstream::Context, lab: &Lab) -> anyhow::Result<()> {
-    for (bucket, text) in FIXTURES {
+    for &(bucket, text) in FIXTURES {
         let mut records: Map<String, Value> = serde_json::from_str(text)?;
-        if bucket == Bucket::Contacts {
+        if bucket.as_str() == Contacts::BUCKET {
             records.values_mut().try_for_each(|contacts| vendors::subscribe(lab, contacts))?;
         }
         let records = records.into_iter().map(|(name, record)| (name, Bytes::from(record.to_string())));
         Records::open(context, bucket).await?.import(stream::iter(records), |_| {}).await?;
     }
-    let contacts = Records::open(context, Bucket::Contacts).await?;
+    let contacts = Records::open(context, Bucket::of::<Contacts>()).await?;
     for (user, record) in story::people() {
         contacts.put(user, serde_json::to_vec(&record)?.into()).await?;
     }
     let preferences = story::rafas_preferences(Timestamp::now());
-    Records::open(context, Bucket::Preferences).await?.put("rafa", serde_json::to_vec(&preferences)?.into()).await?;
+    Records::open(context, Bucket::of::<Preferences>())
+        .await?
+        .put("rafa", serde_json::to_vec(&preferences)?.into())
+        .await?;
     Ok(())
 }
 

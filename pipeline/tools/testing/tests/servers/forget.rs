@@ -2,7 +2,11 @@
 
 use anyhow::{Context, ensure};
 use async_nats::jetstream::{self, stream::DirectGetErrorKind};
-use chasqui_schemas::{bucket::Bucket, clickhouse::STORED, stream};
+use chasqui_schemas::{
+    clickhouse::STORED,
+    record::{Record, Suppression},
+    stream,
+};
 use chasqui_testing::{House, oracle, settings::IMPATIENT, submissions};
 use futures::TryStreamExt;
 use serde_json::{Value, json};
@@ -125,7 +129,7 @@ async fn after_forget_only_what_the_report_names_is_left() -> anyhow::Result<()>
     oracle::traces_are_trees(&house).await?;
     // The suppression list outlives it, and says so.
     ensure!(report["remains"].to_string().contains("suppression list"), "{report}");
-    house.run(&[Bucket::Suppressions.as_str(), "get", "dead@example.com"]).await?;
+    house.run(&[Suppression::BUCKET, "get", "dead@example.com"]).await?;
     // Nothing is left to be forgotten.
     let nothing =
         json!({ "contacts": false, "preferences": false, "inbox_messages": 0, "dead_letters": 0, "notifications": 0 });

@@ -6,7 +6,7 @@
 use async_nats::jetstream::{self, kv, stream::Config};
 use chasqui_contract::{Book, Claim, Ledger};
 use chasqui_nats::Publisher;
-use chasqui_schemas::{bucket::Bucket, id, stream, subject};
+use chasqui_schemas::{id, record::Bucket, stream, subject};
 use chasqui_testing::servers::stream_config;
 
 /// The stream of attempts.
