@@ -15,6 +15,7 @@
 //! | [`clickhouse`] | the tables, and the migrations that make them |
 //! | [`subject`], [`stream`], [`bucket`], [`header`] | the names on the broker |
 //! | [`lane`], [`channel`], [`stage`], [`reason`] | the vocabularies |
+//! | [`text`] | text from outside: without addresses, on one line, harmless for terminals |
 
 pub mod bucket;
 pub mod channel;
@@ -34,6 +35,7 @@ pub mod stage;
 pub mod stream;
 pub mod subject;
 pub mod submission;
+pub mod text;
 pub mod trace;
 
 pub use channel::Channel;

@@ -3,13 +3,14 @@
 //! Guarantee: exact under redelivery; as old as the writer is behind, which is a second or so.
 
 use crate::settings::Settings;
+use chasqui_schemas::text::clean;
 use chasqui_warehouse::stats::{Accounted, Dimension, Outcome, Rates, accounted, outcomes, rates};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::{
     args::StatsArgs,
-    commands::output::{clean, print, print_json, table},
+    commands::output::{print, print_json, table},
     servers,
 };
 

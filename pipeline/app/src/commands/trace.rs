@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, io::IsTerminal, pin::pin, process::ExitCode, time::Duration};
 
 use crate::settings::Settings;
+use chasqui_schemas::text::clean;
 use chasqui_warehouse::{
     TraceTree, load,
     read::{
@@ -18,7 +19,7 @@ use uuid::Uuid;
 use crate::{
     args::TraceArgs,
     commands::{
-        output::{clean, colours, print, print_json, width},
+        output::{colours, print, print_json, width},
         send, stop_signal,
     },
     servers,

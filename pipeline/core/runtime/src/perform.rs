@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
 use chasqui_nats::publisher::{Outgoing, PublishError};
-use chasqui_schemas::{Channel, Lane, Reason, Receipt, Stage, header, stream, subject, trace::Encoded};
+use chasqui_schemas::{Channel, Lane, Reason, Receipt, Stage, header, stream, subject, text::one_line, trace::Encoded};
 use chasqui_trace::{
     encoded,
     span::{self, Timing},
@@ -20,7 +20,7 @@ const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 /// Of what one decision forwards so many bytes are encoded at once. One submission may have a thousand recipients: as
 /// outputs they share it, encoded each has a copy.
 const ENCODED_AT_ONCE: usize = 64 * 1024;
-/// Longest `Chasqui-Detail`, in bytes.
+/// Longest `Chasqui-Detail`, in characters: a header is not read a page at a time.
 const MAX_DETAIL: usize = 4 * 1024;
 
 /// A message, and what was decided about it.
@@ -167,7 +167,7 @@ impl Decided {
         let Decided { incoming, context, .. } = self;
         let mut headers = vec![
             (header::REASON, reason.as_str().to_owned()),
-            (header::DETAIL, one_line(detail)),
+            (header::DETAIL, one_line(detail, MAX_DETAIL).into_owned()),
             (header::STAGE, stage.as_str().to_owned()),
             (header::SUBJECT, incoming.subject.to_string()),
             (header::DELIVERED, self.delivered.to_string()),
@@ -192,7 +192,7 @@ impl Decided {
         let detail = serde_json::to_string(violations).unwrap_or_default();
         let mut headers = vec![
             (header::REASON, reason.as_str().to_owned()),
-            (header::DETAIL, one_line(&detail)),
+            (header::DETAIL, one_line(&detail, MAX_DETAIL).into_owned()),
             (header::STAGE, Stage::Validate.as_str().to_owned()),
             (header::SUBJECT, incoming.subject.to_string()),
             (header::REQUEST, request.to_string()),
@@ -238,14 +238,4 @@ fn deferred(message: &Output, stage: Stage, until: Timestamp) -> Result<Outgoing
         message_id: None,
         payload: again.encode().map_err(unencodable)?.into(),
     })
-}
-
-/// A header is one line, and not a long one.
-fn one_line(text: &str) -> String {
-    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.len() > MAX_DETAIL {
-        line.truncate(line.floor_char_boundary(MAX_DETAIL - '…'.len_utf8()));
-        line.push('…');
-    }
-    line
 }

@@ -4,6 +4,8 @@
 
 use std::fmt::Write;
 
+use chasqui_schemas::text::clean;
+
 use super::reconstruct::{Node, TraceTree};
 
 /// Longest name with its branches, in characters; shorter where the terminal is narrow.
@@ -140,16 +142,6 @@ fn coloured(text: &str, status: &str) -> String {
     format!("\x1b[{colour}m{text}\x1b[0m")
 }
 
-/// At most `max` characters, none of which the terminal would obey.
-fn clean(text: &str, max: usize) -> String {
-    let mut kept: String = text.chars().take(max).map(|c| if c.is_control() { '?' } else { c }).collect();
-    if text.chars().nth(max).is_some() {
-        kept.pop();
-        kept.push('…');
-    }
-    kept
-}
-
 fn chars(text: &str) -> usize {
     text.chars().count()
 }
@@ -279,7 +271,7 @@ mod tests {
     fn words_from_outside_do_not_steer_the_terminal() {
         let mut tree = example();
         tree.roots[0].reason = "\x1b[2Jgone".into();
-        assert!(render(&tree, 120, false).contains("?[2Jgone"));
+        assert!(render(&tree, 120, false).contains("\u{fffd}[2Jgone"));
     }
 
     #[test]
