@@ -4,7 +4,7 @@
 
 use crate::settings::Settings;
 use chasqui_schemas::text::clean;
-use chasqui_warehouse::stats::{Accounted, Dimension, Outcome, Rates, accounted, outcomes, rates};
+use chasqui_warehouse::stats::{Accounted, Dimension, MAX_ROWS, Outcome, Rates, accounted, outcomes, rates};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub async fn run(args: &StatsArgs, config: &Settings) -> anyhow::Result<()> {
     let client = servers::clickhouse_alone(config)?;
     let (since, by) = (args.since, args.by);
     let (outcomes, rates, accounted) =
-        tokio::try_join!(outcomes(&client, since), rates(&client, since, by), accounted(&client, since))?;
+        tokio::try_join!(outcomes(&client, since), rates(&client, since, by, MAX_ROWS), accounted(&client, since))?;
     let stats = Stats { since, outcomes, by, rates, accounted };
     if args.json { print_json(&stats) } else { print(&text(&stats)) }
 }
@@ -74,8 +74,20 @@ pub fn outcomes_table(outcomes: &[Outcome]) -> Table {
 /// What came of deliveries: the first bar compares how many they are, the second is the share that arrived.
 pub fn rates_table(by: Dimension, rates: &[Rates]) -> Table {
     let by = by.as_str();
-    let header =
-        [by, "deliveries", "", "sent", "delivered", "", "bounced", "opened", "by people", "clicked", "p50", "p99"];
+    let header = [
+        by,
+        "deliveries",
+        "",
+        "sent",
+        "delivered",
+        "",
+        "bounced",
+        "opened",
+        "opened by people",
+        "clicked",
+        "p50",
+        "p99",
+    ];
     let mut table = table(&header);
     let most = rates.iter().map(|each| each.deliveries).max().unwrap_or(0);
     for each in rates {

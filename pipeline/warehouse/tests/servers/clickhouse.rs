@@ -222,13 +222,13 @@ async fn a_notification_is_reconstructed_with_its_late_receipts() -> Result<()> 
     let since = at;
     let accounted = stats::accounted(&bench.clickhouse, since).await?;
     assert_eq!((accounted.notifications, accounted.terminal, accounted.rejected_requests), (1, 1, 0));
-    let rates = stats::rates(&bench.clickhouse, since, stats::Dimension::Channel).await?;
+    let rates = stats::rates(&bench.clickhouse, since, stats::Dimension::Channel, stats::MAX_ROWS).await?;
     let numbers: Vec<_> =
         rates.iter().map(|r| (r.key.as_str(), r.deliveries, r.sent, r.delivered, r.opened, r.opened_human)).collect();
     assert_eq!(numbers, [("email", 1, 1, 0, 1, 1), ("sms", 1, 1, 1, 0, 0)]);
     assert!(rates.iter().all(|rate| rate.sent_p50_ms > 0.0));
     for by in stats::Dimension::ALL {
-        let rates = stats::rates(&bench.clickhouse, since, by).await?;
+        let rates = stats::rates(&bench.clickhouse, since, by, stats::MAX_ROWS).await?;
         assert_eq!(rates.iter().map(|rate| rate.deliveries).sum::<u64>(), 2, "{by:?}");
         let expected = match by {
             stats::Dimension::App => "shop",
@@ -239,6 +239,7 @@ async fn a_notification_is_reconstructed_with_its_late_receipts() -> Result<()> 
             stats::Dimension::Channel => "email",
             stats::Dimension::Provider => "twilio",
             stats::Dimension::Lane => "high",
+            stats::Dimension::State => "delivered",
             stats::Dimension::Hour => &at.strftime("%Y-%m-%dT%H:00Z").to_string(),
         };
         assert_eq!(rates[0].key, expected, "{by:?}");

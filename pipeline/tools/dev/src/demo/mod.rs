@@ -254,7 +254,7 @@ async fn report(
     );
     println!("How they ended\n{}\n", outcomes_table(&stats::outcomes(clickhouse, since).await?));
     let by = stats::Dimension::Channel;
-    println!("Delivery rates\n{}\n", rates_table(by, &stats::rates(clickhouse, since, by).await?));
+    println!("Delivery rates\n{}\n", rates_table(by, &stats::rates(clickhouse, since, by, stats::MAX_ROWS).await?));
     let mut page = None;
     for (title, user) in [("One that was delivered, at the third attempt", "mira"), ("One that failed", "noor")] {
         if let Some(tree) = trace_of(clickhouse, user).await? {
