@@ -20,7 +20,7 @@ use crate::{
     args::TraceArgs,
     commands::{
         output::{colours, print, print_json, width},
-        send, stop_signal,
+        stop_signal,
     },
     servers,
 };
@@ -86,7 +86,7 @@ async fn follow(args: &TraceArgs, client: &clickhouse::Client) -> anyhow::Result
                 print(&new_steps(&traces, &mut shown))?;
             }
         }
-        let ended = send::ended(&traces) && traces.iter().all(TraceTree::has_ended);
+        let ended = TraceTree::all_ended(&traces) && traces.iter().all(TraceTree::has_ended);
         if ended && changed.elapsed() >= SETTLED {
             break;
         }

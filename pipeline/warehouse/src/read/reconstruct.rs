@@ -73,6 +73,18 @@ impl TraceTree {
             false => deliveries.into_values().all(|ended| ended),
         }
     }
+
+    /// Whether every notification of a request is there and has a state. The request's own trace, where it has one, says
+    /// how many they are.
+    pub fn all_ended(traces: &[TraceTree]) -> bool {
+        let is_own =
+            |tree: &&TraceTree| tree.state == PENDING && tree.roots.iter().any(|root| root.event == event::REQUEST);
+        let expected = traces.iter().find(is_own).and_then(|tree| tree.roots.first()?.attributes.get("notifications"));
+        let expected = expected.and_then(|count| count.parse().ok()).unwrap_or(1);
+        let decided = traces.iter().filter(|tree| tree.state != PENDING).count();
+        let waiting = traces.iter().filter(|tree| tree.state == PENDING && !is_own(tree)).count();
+        waiting == 0 && decided >= expected
+    }
 }
 
 /// A step and what came of it.
@@ -359,6 +371,32 @@ mod tests {
         assert!(!ended(&events), "one delivery is still on its way");
         events.push(sent(3));
         assert!(ended(&events));
+    }
+
+    fn root(trace: u128, event: &str, state: &str, notifications: &str) -> TraceEvent {
+        TraceEvent {
+            trace_id: Uuid::from_u128(trace),
+            span_id: 1,
+            event: event.into(),
+            state: state.into(),
+            attributes: vec![("notifications".into(), notifications.into())],
+            ..TraceEvent::default()
+        }
+    }
+
+    #[test]
+    fn a_request_has_ended_when_all_its_notifications_have() {
+        let ended = |events: &[TraceEvent]| TraceTree::all_ended(&trees(events.to_vec()));
+        let fan_out = root(9, event::REQUEST, "", "2");
+        let sent = |trace| root(trace, event::NOTIFICATION, "sent", "");
+        let waiting = root(2, event::NOTIFICATION, "", "");
+        assert!(!ended(&[]));
+        assert!(ended(&[sent(1)]));
+        assert!(ended(&[root(9, event::REQUEST, "rejected", "")]));
+        assert!(!ended(std::slice::from_ref(&fan_out)));
+        assert!(!ended(&[fan_out.clone(), sent(1)]));
+        assert!(!ended(&[fan_out.clone(), sent(1), waiting]));
+        assert!(ended(&[fan_out, sent(1), sent(2)]));
     }
 
     proptest! {
