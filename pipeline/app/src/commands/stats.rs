@@ -4,7 +4,7 @@
 
 use crate::settings::Settings;
 use chasqui_schemas::text::clean;
-use chasqui_warehouse::stats::{Accounted, Dimension, MAX_ROWS, Outcome, Rates, accounted, outcomes, rates};
+use chasqui_warehouse::stats::{Accounted, Dimension, MAX_ROWS, StateCount, Rates, accounted, outcomes, rates};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Serialize)]
 struct Stats {
     since: jiff::Timestamp,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<StateCount>,
     by: Dimension,
     rates: Vec<Rates>,
     accounted: Accounted,
@@ -56,10 +56,10 @@ fn text(stats: &Stats) -> String {
 }
 
 /// How many notifications ended in which state, and why.
-pub fn outcomes_table(outcomes: &[Outcome]) -> Table {
+pub fn outcomes_table(outcomes: &[StateCount]) -> Table {
     let all = outcomes.iter().map(|outcome| outcome.notifications).sum();
     let mut table = table(&["state", "reason", "notifications", "share", ""]);
-    for Outcome { state, reason, notifications } in outcomes {
+    for StateCount { state, reason, notifications } in outcomes {
         table.add_row([
             state.clone(),
             clean(reason, 60),
@@ -172,7 +172,7 @@ mod tests {
             sent_p50_ms: 12.4,
             sent_p99_ms: 80.0,
         };
-        let outcome = Outcome { state: "suppressed".into(), reason: "opted_out".into(), notifications: 7 };
+        let outcome = StateCount { state: "suppressed".into(), reason: "opted_out".into(), notifications: 7 };
         let accounted = Accounted { notifications: 7, terminal: 7, rejected_requests: 1 };
         let text = text(&Stats {
             since: jiff::Timestamp::UNIX_EPOCH,

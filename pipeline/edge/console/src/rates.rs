@@ -2,7 +2,7 @@
 //!
 //! The numbers are those of `chasqui stats`.
 
-use chasqui_warehouse::stats::{Dimension, Outcome, Rates, outcomes, rates, rates_over_time};
+use chasqui_warehouse::stats::{Dimension, StateCount, Rates, outcomes, rates, rates_over_time};
 use clickhouse::Client;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -113,9 +113,9 @@ fn lines(counted: Vec<Rates>) -> Vec<Line> {
     counted.into_iter().enumerate().map(line).collect()
 }
 
-fn endings_of(outcomes: Vec<Outcome>) -> Vec<Ending> {
+fn endings_of(outcomes: Vec<StateCount>) -> Vec<Ending> {
     let all = outcomes.iter().map(|outcome| outcome.notifications).sum();
-    let ending = |Outcome { state, reason, notifications }| Ending {
+    let ending = |StateCount { state, reason, notifications }| Ending {
         meaning: meaning(&reason),
         percent: percent(notifications, all),
         share: round(100.0 * notifications as f64 / all.max(1) as f64),

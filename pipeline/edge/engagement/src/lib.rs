@@ -14,7 +14,7 @@
 //! and switches off what has to be ([`chasqui_schemas::OptOut`]).
 //!
 //! # While NATS is away
-//! Nobody is kept waiting: hits go through a bounded queue in memory ([`intake`]) to NATS, or to a bounded spool on disk
+//! Nobody is kept waiting: hits go through a bounded queue in memory ([`hit_queue`]) to NATS, or to a bounded spool on disk
 //! ([`spool`]), from where they follow in order. `POST`s are answered when NATS or the spool has what they said, durably;
 //! pixels and clicks are answered at once.
 //!
@@ -37,13 +37,13 @@
 //! | `reports` | `/v1/receipts` |
 //! | `callbacks` | one module per provider |
 //! | `hit` | what a request becomes: one message |
-//! | [`intake`], [`spool`] | the way to NATS |
+//! | [`hit_queue`], [`spool`] | the way to NATS |
 
 mod actor;
 pub mod callbacks;
 
 mod hit;
-pub mod intake;
+pub mod hit_queue;
 mod pages;
 mod reports;
 mod routes;
@@ -51,6 +51,6 @@ pub mod settings;
 pub mod spool;
 mod track;
 
-pub use intake::Carrier;
+pub use hit_queue::Carrier;
 pub use routes::{Engagement, Setup};
 pub use settings::{Reporters, Settings};

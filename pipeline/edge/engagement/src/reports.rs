@@ -64,7 +64,7 @@ pub(crate) async fn report(State(app): State<Arc<App>>, request: Request) -> Res
         Ok(hits) => hits,
         Err(what) => return json(StatusCode::BAD_REQUEST, &serde_json::json!({ "error": what })),
     };
-    match app.intake.store(&hits).await {
+    match app.hits.store(&hits).await {
         Ok(()) => json(StatusCode::ACCEPTED, &serde_json::json!({ "accepted": hits.len() })),
         Err(_) => request::come_again(),
     }

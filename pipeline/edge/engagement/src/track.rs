@@ -37,7 +37,7 @@ pub(crate) async fn pixel(State(app): State<Arc<App>>, request: Request) -> Resp
     if let Some((origin, Link::Open)) = read(&app, token.strip_suffix(".gif").unwrap_or(token)) {
         let now = app.now();
         let seen = seen(&request, &origin, now, false);
-        app.intake.offer(&hit(ReceiptKind::Opened, &origin, now, actor::judge(&seen), None));
+        app.hits.offer(&hit(ReceiptKind::Opened, &origin, now, actor::judge(&seen), None));
     }
     ([(CONTENT_TYPE, "image/gif")], PIXEL).into_response()
 }
@@ -49,14 +49,14 @@ pub(crate) async fn click(State(app): State<Arc<App>>, request: Request) -> Resp
     let burst = app.clicks.is_burst(origin.delivery_id, link, now);
     let seen = seen(&request, &origin, now, burst);
     let detail = Some(format!("link-{link}"));
-    app.intake.offer(&hit(ReceiptKind::Clicked, &origin, now, actor::judge(&seen), detail));
+    app.hits.offer(&hit(ReceiptKind::Clicked, &origin, now, actor::judge(&seen), detail));
     (StatusCode::FOUND, [(LOCATION, target)]).into_response()
 }
 
 /// `GET /t/u/{token}`
-pub(crate) async fn ask(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(crate) async fn confirm(State(app): State<Arc<App>>, request: Request) -> Response {
     match read(&app, last(&request)) {
-        Some((_, Link::Unsubscribe(opt_out))) => pages::ask(&opt_out),
+        Some((_, Link::Unsubscribe(opt_out))) => pages::confirm(&opt_out),
         _ => pages::missing(),
     }
 }
@@ -74,7 +74,7 @@ pub(crate) async fn unsubscribe(State(app): State<Arc<App>>, request: Request) -
     }
     let mut hit = hit(ReceiptKind::Unsubscribed, &origin, app.now(), Actor::Human, None);
     hit.opt_out = Some(opt_out.clone());
-    match app.intake.store(&[hit]).await {
+    match app.hits.store(&[hit]).await {
         Ok(()) => pages::done(&opt_out),
         Err(_) => request::come_again(),
     }

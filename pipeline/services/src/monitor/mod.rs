@@ -55,14 +55,14 @@ pub async fn run_monitor(client: Client, clickhouse: clickhouse::Client, every: 
             () = tokio::time::sleep(wait) => {}
         }
         let sample = sampler.sample(at).await;
-        tell(&sample);
+        publish_metrics(&sample);
         if sample.rows.is_empty() {
             continue;
         }
         match insert_sample(&clickhouse, at, &sample.rows).await {
             Ok(()) => refused = false,
             Err(error) => {
-                lost("clickhouse", sample.rows.len());
+                count_lost("clickhouse", sample.rows.len());
                 // Once for an outage: the writer tells of it too.
                 if !std::mem::replace(&mut refused, true) {
                     tracing::warn!(error = &error as &dyn std::error::Error, "samples of the queues are lost");
@@ -80,9 +80,9 @@ fn next(now: Timestamp, every: Duration) -> (Duration, Timestamp) {
     (wait, Timestamp::from_millisecond(now.as_millisecond() + every - past).unwrap_or(now))
 }
 
-fn tell(sample: &Sample) {
+fn publish_metrics(sample: &Sample) {
     if sample.unanswered > 0 {
-        lost("nats", sample.unanswered);
+        count_lost("nats", sample.unanswered);
     }
     let mut bytes = BTreeMap::new();
     for row in &sample.rows {
@@ -105,7 +105,7 @@ fn tell(sample: &Sample) {
     }
 }
 
-fn lost(by: &'static str, rows: usize) {
+fn count_lost(by: &'static str, rows: usize) {
     let rows = rows as u64;
     tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_queue_rows_lost = rows, by);
 }

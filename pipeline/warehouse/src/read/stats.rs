@@ -20,7 +20,7 @@ pub const MAX_ROWS: usize = 1_000;
 
 /// How many notifications ended so.
 #[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct StateCount {
     /// A state, or `pending`.
     pub state: String,
     /// Its reason; empty where there is none.
@@ -147,7 +147,7 @@ impl Accounted {
 ///
 /// # Errors
 /// What ClickHouse said.
-pub async fn outcomes(client: &Client, since: Timestamp) -> Result<Vec<Outcome>, WarehouseError> {
+pub async fn outcomes(client: &Client, since: Timestamp) -> Result<Vec<StateCount>, WarehouseError> {
     let sql = format!(
         "SELECT state, reason, count() AS notifications FROM {NOTIFICATIONS}
          WHERE submitted_at >= fromUnixTimestamp64Milli(?)

@@ -29,7 +29,7 @@ use super::{
 pub(crate) const NEVER: u32 = u32::MAX;
 /// The number in a [`Ranked`] has four digits.
 const MAX_NUMBER: u32 = 9_999;
-/// Bits of [`Notification::ends`] that hold a state's rank; the others name the delivery.
+/// Bits of [`NotificationState::ends`] that hold a state's rank; the others name the delivery.
 const RANK_BITS: u64 = 0b111;
 
 /// What can happen to a delivery. The states keep when it happened first.
@@ -101,7 +101,7 @@ struct Known {
 }
 
 #[derive(Debug)]
-struct Delivery {
+struct DeliveryState {
     id: Uuid,
     common: Known,
     provider: Ranked,
@@ -109,7 +109,7 @@ struct Delivery {
 }
 
 #[derive(Debug)]
-struct Notification<'a> {
+struct NotificationState<'a> {
     common: Known,
     user: &'a str,
     transaction_id: &'a str,
@@ -162,16 +162,16 @@ pub(crate) fn blocks(rows: &Rows) -> [(&'static str, Block); 2] {
     let mut notifications = Vec::new();
     let mut deliveries = Vec::new();
     for trace in rows.rows.chunk_by(|a, b| a.trace_id == b.trace_id) {
-        let mut notification = Notification::new(trace[0].trace_id);
+        let mut notification = NotificationState::new(trace[0].trace_id);
         let first = deliveries.len();
         for row in trace {
             let step = Step::of(rows, &meanings[row.kind as usize], &names, row);
             notification.add(rows, &names, &step);
             if row.is_notification && !row.delivery_id.is_nil() {
-                let found = deliveries[first..].iter().position(|each: &Delivery| each.id == row.delivery_id);
+                let found = deliveries[first..].iter().position(|each: &DeliveryState| each.id == row.delivery_id);
                 let at = found.map_or(deliveries.len(), |found| first + found);
                 if found.is_none() {
-                    deliveries.push(Delivery::new(row));
+                    deliveries.push(DeliveryState::new(row));
                 }
                 deliveries[at].add(&rows.words, &step);
             }
@@ -317,9 +317,9 @@ impl Known {
     }
 }
 
-impl Delivery {
+impl DeliveryState {
     fn new(row: &Row) -> Self {
-        Delivery { id: row.delivery_id, common: Known::new(row.trace_id), provider: Ranked::default(), attempts: 0 }
+        DeliveryState { id: row.delivery_id, common: Known::new(row.trace_id), provider: Ranked::default(), attempts: 0 }
     }
 
     fn add(&mut self, words: &Words, step: &Step) {
@@ -334,9 +334,9 @@ impl Delivery {
     }
 }
 
-impl<'a> Notification<'a> {
+impl<'a> NotificationState<'a> {
     fn new(trace_id: Uuid) -> Self {
-        Notification {
+        NotificationState {
             common: Known::new(trace_id),
             user: "",
             transaction_id: "",
@@ -382,7 +382,7 @@ fn raise(words: &Words, kept: &mut Ranked, other: Ranked) {
     }
 }
 
-fn notification_block(words: &Words, all: &[Notification]) -> Block {
+fn notification_block(words: &Words, all: &[NotificationState]) -> Block {
     let mut block = Block::new(all.len(), 200 * all.len());
     let commons = || all.iter().map(|each| &each.common);
     common_columns(&mut block, words, NOTIFICATION_WORDS, commons);
@@ -400,7 +400,7 @@ fn notification_block(words: &Words, all: &[Notification]) -> Block {
     block
 }
 
-fn delivery_block(words: &Words, all: &[Delivery]) -> Block {
+fn delivery_block(words: &Words, all: &[DeliveryState]) -> Block {
     let mut block = Block::new(all.len(), 200 * all.len());
     let commons = || all.iter().map(|each| &each.common);
     common_columns(&mut block, words, DELIVERY_WORDS.len(), commons);

@@ -123,14 +123,14 @@ impl Writer {
             // On this thread, which has nothing else to do: memory that another one had freed would be kept apart.
             let inserts = encode(rows);
             match self.hold(&held, insert(&self.clickhouse, &inserts, &token)).await {
-                Ok(()) => self.settle(held, true).await,
+                Ok(()) => self.release(held, true).await,
                 Err(error) => {
                     // Reading ahead ends here, because nobody extends the deadlines of what was read ahead; it comes
                     // again once we read again.
                     drop(messages);
-                    tell(&error, held.rows);
+                    log_refusal(&error, held.rows);
                     let stored = self.hold(&held, self.insist(&inserts, &token, held.rows)).await;
-                    return self.settle(held, stored).await;
+                    return self.release(held, stored).await;
                 }
             }
             if let End::Over = end {
@@ -191,7 +191,7 @@ impl Writer {
                 sleep(pauses.pause()).await;
                 match insert(&self.clickhouse, inserts, token).await {
                     Ok(()) => return,
-                    Err(error) => tell(&error, rows),
+                    Err(error) => log_refusal(&error, rows),
                 }
             }
         };
@@ -201,8 +201,9 @@ impl Writer {
         }
     }
 
-    /// Ends our part with the batch's messages.
-    async fn settle(&self, held: Held, stored: bool) {
+    /// Acknowledges the batch's messages, or gives them back where they are not stored; what could not be read becomes
+    /// dead letters.
+    async fn release(&self, held: Held, stored: bool) {
         let Held { rows, messages, pending, oldest_ms, broken, .. } = held;
         if stored {
             let lag_ms = oldest_ms.map_or(0, |oldest| (Timestamp::now().as_millisecond() - oldest).max(0) as u64);
@@ -220,7 +221,7 @@ impl Writer {
     }
 }
 
-fn tell(error: &clickhouse::error::Error, rows: usize) {
+fn log_refusal(error: &clickhouse::error::Error, rows: usize) {
     tracing::error!(error = error as &dyn std::error::Error, rows, "ClickHouse does not take the traces; trying again");
 }
 

@@ -18,7 +18,7 @@ use chasqui_stores::Records;
 use chasqui_warehouse::{
     TraceTree,
     read::waterfall,
-    stats::{self, Accounted, Outcome},
+    stats::{self, Accounted, StateCount},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::ProgressBar;
@@ -221,7 +221,7 @@ async fn account(
         let Accounted { notifications, terminal, rejected_requests, .. } = stats::accounted(clickhouse, since).await?;
         let outcomes = stats::outcomes(clickhouse, since).await?;
         let pending = |reason: &str| {
-            let of = |o: &&Outcome| o.state == "pending" && o.reason == reason;
+            let of = |o: &&StateCount| o.state == "pending" && o.reason == reason;
             outcomes.iter().filter(of).map(|o| o.notifications).sum::<u64>()
         };
         let waiting = pending("scheduled") + pending("quiet_hours");

@@ -6,7 +6,7 @@
 //!                          └► spool ──┘ drainer
 //! ```
 //!
-//! Guarantee: `Intake::store` returns `Ok` when NATS or the spool has the messages, durably. `Intake::offer` never
+//! Guarantee: `HitQueue::store` returns `Ok` when NATS or the spool has the messages, durably. `HitQueue::offer` never
 //! waits; what it takes gets there a moment later. Order is kept: as long as something is in the spool, everything goes
 //! through the spool. Both are bounded; what does not fit is refused or, where nobody asked, counted as lost.
 //!
@@ -16,7 +16,7 @@
 //! it nevertheless is dropped there as a repeat when it comes from the spool. Messages for which nobody waits are
 //! gathered for `GATHER` before they are written to the disk: pixels do not cost an fsync each.
 //!
-//! After a crash: what was in the queue is gone, which concerns only what `Intake::offer` took; what was in the spool
+//! After a crash: what was in the queue is gone, which concerns only what `HitQueue::offer` took; what was in the spool
 //! is sent after the next start, before anything new.
 
 use std::{
@@ -52,7 +52,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 const GATHER: Duration = Duration::from_millis(50);
 /// Requests whose messages are written together.
 const MAX_GROUP: usize = 256;
-/// Longest wait of [`Intake::store`]: longer than NATS and an fsync of a busy disk take.
+/// Longest wait of [`HitQueue::store`]: longer than NATS and an fsync of a busy disk take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(8);
 /// First and longest pause of the drainer while NATS takes nothing.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
@@ -64,7 +64,7 @@ pub struct NotStored;
 
 /// Takes messages. Clones share one queue.
 #[derive(Debug, Clone)]
-pub struct Intake {
+pub struct HitQueue {
     queue: mpsc::Sender<Entry>,
     state: Arc<Shared>,
 }
@@ -86,7 +86,7 @@ struct Shared {
     spooled: Notify,
 }
 
-/// What has to run behind an [`Intake`].
+/// What has to run behind an [`HitQueue`].
 pub struct Carrier {
     queue: mpsc::Receiver<Entry>,
     state: Arc<Shared>,
@@ -94,8 +94,8 @@ pub struct Carrier {
     client: async_nats::Client,
 }
 
-impl Intake {
-    /// An intake with a queue of `queue_hits` requests, and what has to run behind it.
+impl HitQueue {
+    /// A queue of `queue_hits` requests, and what has to run behind it.
     pub fn new(client: async_nats::Client, publisher: &Publisher, spool: Spool, queue_hits: usize) -> (Self, Carrier) {
         let (sender, queue) = mpsc::channel(queue_hits.max(1));
         let state = Arc::new(Shared {
@@ -106,7 +106,7 @@ impl Intake {
             spooled: Notify::new(),
         });
         let carrier = Carrier { queue, state: state.clone(), publisher: publisher.apart(), client };
-        (Intake { queue: sender, state }, carrier)
+        (HitQueue { queue: sender, state }, carrier)
     }
 
     /// Takes a message for which nobody waits; if there is no room, it is lost and counted.
@@ -182,7 +182,7 @@ impl Shared {
 }
 
 impl Carrier {
-    /// Carries until every [`Intake`] is dropped and what they took is in NATS or the spool. What is in the spool then
+    /// Carries until every [`HitQueue`] is dropped and what they took is in NATS or the spool. What is in the spool then
     /// stays there for the next start.
     pub async fn run(self) {
         let Carrier { queue, state, publisher, client } = self;
