@@ -38,9 +38,10 @@ async fn an_outage_of_clickhouse_loses_and_doubles_nothing() -> Result<()> {
     bench.drained().await?;
 
     road.set(Traffic::Closed);
+    let extensions = bench.extensions().await?;
     bench.trace(after, 7).await?;
-    // Longer than the deadline of a message: it must have been extended.
-    sleep(Duration::from_secs(9)).await;
+    // A third of the deadline apart: after the fourth, the first deadline has passed.
+    extensions.of_one_message(4).await?;
     let written = "SELECT count() FROM trace_events";
     assert_eq!(bench.number(written).await?, 7);
 
@@ -100,7 +101,7 @@ async fn a_writer_that_stops_during_an_outage_gives_everything_back() -> Result<
     let writer = bench.writer(&road.url);
     let events = stories(12);
     bench.trace(&events, 5).await?;
-    sleep(Duration::from_millis(300)).await;
+    bench.in_work(stream::TRACES, stream::TRACES_CONSUMER).await?;
     writer.stop().await?;
     let writer = bench.writer(&bench.clickhouse_url);
     bench.drained().await?;
