@@ -1,5 +1,5 @@
 -- How long did it take from the submission until a delivery arrived, and until a person opened it?
--- Seconds; of those that did, as far as providers and apps say.
+-- Seconds, counting only deliveries that did, as far as providers and apps report it.
 SELECT
     channel,
     countIf(delivered_at IS NOT NULL) AS delivered,

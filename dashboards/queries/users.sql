@@ -1,5 +1,5 @@
--- Who got most?
--- By user id; what was sent to addresses without a user is not here.
+-- Which users got most?
+-- By user id; what was sent to addresses without a user is not here. `opened_human` leaves machines out.
 SELECT
     user,
     count() AS notifications,

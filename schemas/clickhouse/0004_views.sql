@@ -1,10 +1,10 @@
--- What analysts and dashboards read. Latest state, one row each, exact whatever was inserted twice:
+-- What analysts and dashboards read: the latest state, one row each, exact even where rows were inserted twice:
 --   SELECT state, count() FROM notifications GROUP BY state
 -- 4294967295 is the time of what has not happened (NEVER in the writer's `states.rs`); `nullIf` makes it NULL. The lists of
 -- words below, by rank or bit, are those of the enums State, Stage and Channel: a test in `schemas/src/clickhouse.rs`
 -- holds them to it, and `pipeline/warehouse/tests/servers/states.rs` holds the rule of a notification's state to that in Rust.
--- Filter by submitted_at to read only those days. Dimensions have a plain type, because tools do not know that of the
--- states; ids and users have not, because an index finds them.
+-- Filter by submitted_at to read only those days. Dimensions are cast to a plain type, because
+-- tools do not know the aggregate types of the states; ids and users are not, because a cast would bypass their index.
 CREATE VIEW IF NOT EXISTS deliveries AS
 WITH if(s.sent_ms = 4294967295, s.delivered_ms, s.sent_ms) AS accepted_ms
 SELECT

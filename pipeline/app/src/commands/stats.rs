@@ -4,7 +4,7 @@
 
 use crate::settings::Settings;
 use chasqui_schemas::text::clean;
-use chasqui_warehouse::stats::{Accounted, Dimension, MAX_ROWS, StateCount, Rates, accounted, outcomes, rates};
+use chasqui_warehouse::stats::{Accounted, Dimension, MAX_ROWS, Rates, StateCount, accounted, outcomes, rates};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 

@@ -17,14 +17,14 @@ use crate::{
     reasons::meaning,
 };
 
-/// Most steps that are drawn; a notification to twenty devices with all its retries has fewer.
+/// Maximum steps that are drawn; a notification to twenty devices with all its retries has fewer.
 const MAX_STEPS: usize = 1_000;
-/// Most deliveries that are listed.
+/// Maximum deliveries that are listed.
 const MAX_DELIVERIES: usize = 200;
-/// Least width of a bar, in percent: what happened can be seen.
+/// Least width of a bar, in percent, so that every step can be seen.
 const MIN_BAR: f64 = 0.3;
 
-/// What the view `traces` knows, and the steps do not say.
+/// Columns of the view `traces` that the steps do not have.
 #[derive(Debug, Default, Row, Serialize, Deserialize)]
 struct Facts {
     user: String,
@@ -135,7 +135,7 @@ fn show(tree: &TraceTree, facts: &Facts, deliveries: Vec<DeliveryRow>) -> Page {
     )
 }
 
-/// When somebody worked. Waiting in a queue does not keep a pause from being cut out.
+/// When work was done. Waiting in a queue does not keep a pause from being cut out.
 fn work(nodes: &[Node]) -> Vec<(i64, i64)> {
     let mut all: Vec<_> = nodes.iter().map(|node| (node.offset_ns, end(node))).collect();
     all.extend(nodes.iter().flat_map(|node| work(&node.children)));

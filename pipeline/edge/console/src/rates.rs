@@ -2,7 +2,7 @@
 //!
 //! The numbers are those of `chasqui stats`.
 
-use chasqui_warehouse::stats::{Dimension, StateCount, Rates, outcomes, rates, rates_over_time};
+use chasqui_warehouse::stats::{Dimension, Rates, StateCount, outcomes, rates, rates_over_time};
 use clickhouse::Client;
 use jiff::Timestamp;
 use serde::Serialize;

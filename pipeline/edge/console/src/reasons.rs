@@ -1,4 +1,4 @@
-//! Reason codes in plain words, for whoever is on call and does not know them by heart.
+//! Reason codes in plain words, for people on call who do not know them by heart.
 
 use chasqui_schemas::Reason;
 

@@ -24,13 +24,13 @@ use uuid::Uuid;
 
 use crate::{Reporters, hit::Hit, routes::App};
 
-/// Most receipts of one request.
+/// Maximum receipts of one request.
 const MAX_REPORTS: usize = 1_000;
-/// Largest body, in bytes.
+/// Maximum bytes of a body: that many receipts fit.
 const MAX_BODY: usize = 512 << 10;
-/// Longest `provider`, in characters.
+/// Maximum characters of `provider`.
 const MAX_PROVIDER: usize = 64;
-/// Longest `detail`, in characters.
+/// Maximum characters of `detail`.
 const MAX_DETAIL: usize = 500;
 
 /// A receipt, with what is in the subject on NATS.

@@ -25,7 +25,7 @@ use crate::{
     track,
 };
 
-/// Requests with a large body that are in memory at once: 32 MiB at most.
+/// Maximum requests with a large body that are in memory at once: together 32 MiB.
 const MAX_BULK: usize = 32;
 
 /// What engagement is made of.

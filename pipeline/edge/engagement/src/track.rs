@@ -1,6 +1,6 @@
 //! Pixels, clicks, unsubscriptions: what a token in a link sets going.
 //!
-//! Guarantee: a pixel is a pixel, whatever the token and whatever else is the matter. A click leads where the link was
+//! Guarantee: a request for a pixel is answered with one, whatever its token. A click leads where the link was
 //! signed to lead, or nowhere. Only a `POST` that says what RFC 8058 says unsubscribes, and it is answered when that is
 //! stored.
 
@@ -28,7 +28,7 @@ use crate::{
 
 /// One transparent pixel.
 const PIXEL: [u8; 43] = *b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;";
-/// Largest body of an unsubscription: 26 bytes as a form, a few hundred as multipart.
+/// Maximum bytes of an unsubscription's body: 26 bytes as a form, a few hundred as multipart.
 const MAX_BODY: usize = 4 << 10;
 
 /// `GET /t/o/{token}.gif`
@@ -102,7 +102,7 @@ fn last(request: &Request) -> &str {
 }
 
 fn seen<'a>(request: &'a Request, origin: &Origin, now: Timestamp, burst: bool) -> Seen<'a> {
-    /// Headers by which a fetch says that nobody looks at it yet.
+    /// Headers by which a fetch says that no person looks at it yet.
     const PREFETCH: [&str; 4] = ["purpose", "sec-purpose", "x-purpose", "x-moz"];
     let headers = request.headers();
     let says_so = |name: &&str| {

@@ -6,7 +6,7 @@
 //! | [`sampler`] | asks the broker |
 //! | `rows` | what two looks say; pure |
 //!
-//! Guarantee: it disturbs nobody and nothing stops it. A broker that is away, a cluster without a leader, a ClickHouse
+//! Guarantee: it slows nothing else down, and nothing stops it. A broker that is away, a cluster without a leader, a ClickHouse
 //! that does not answer cost samples, which are counted (`chasqui_queue_rows_lost`), and nothing else. One monitor is
 //! enough for an installation; of several, which sample at the same moments, each sample is stored once.
 //!
@@ -40,7 +40,7 @@ pub struct MonitorSettings {
     pub sample_ms: u64,
 }
 
-/// More often would be a load.
+/// Least time between samples: sampling more often would be a load.
 const SHORTEST: Duration = Duration::from_millis(500);
 
 /// Samples at every multiple of `every` since 1970, until `stop`. `clickhouse` has the database set.
@@ -63,7 +63,7 @@ pub async fn run_monitor(client: Client, clickhouse: clickhouse::Client, every: 
             Ok(()) => refused = false,
             Err(error) => {
                 count_lost("clickhouse", sample.rows.len());
-                // Once for an outage: the writer tells of it too.
+                // Once for an outage: the writer logs it too.
                 if !std::mem::replace(&mut refused, true) {
                     tracing::warn!(error = &error as &dyn std::error::Error, "samples of the queues are lost");
                 }

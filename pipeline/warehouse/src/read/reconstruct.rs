@@ -20,9 +20,9 @@ use crate::{
     write::row::{EventRow, trace_hex},
 };
 
-/// Most traces that one look-up answers; a request has at most 1,000 recipients.
+/// Maximum traces of one look-up: a request has at most 1,000 recipients.
 pub const MAX_TRACES: usize = 1_000;
-/// Most steps that one look-up answers.
+/// Maximum steps of one look-up: a request to 1,000 recipients has some 10,000.
 pub const MAX_EVENTS: usize = 100_000;
 /// The state of a trace in which nothing is decided yet.
 pub const PENDING: &str = "pending";
@@ -58,7 +58,7 @@ pub struct TraceTree {
 
 impl TraceTree {
     /// Whether nothing more is to be expected but receipts: each of its deliveries, or without any it itself, has come to
-    /// an end. A request's own trace tells only what it became.
+    /// an end. A request's own trace says only what it became.
     pub fn has_ended(&self) -> bool {
         let mut deliveries = BTreeMap::new();
         let mut nodes: Vec<&Node> = self.roots.iter().collect();
@@ -213,7 +213,7 @@ fn tree(trace_id: Uuid, events: Vec<TraceEvent>) -> TraceTree {
     let known: BTreeSet<u64> = steps.keys().copied().collect();
     let mut children: BTreeMap<u64, Vec<TraceEvent>> = BTreeMap::new();
     for (_, event) in steps {
-        // Zero is nobody's id: there the roots and those without a parent come together.
+        // No span has the id zero: there the roots and those without a parent come together.
         let parent = if known.contains(&event.parent_span_id) { event.parent_span_id } else { 0 };
         children.entry(parent).or_default().push(event);
     }
@@ -269,7 +269,7 @@ fn node(event: TraceEvent, submitted_ns: i64, children: &mut BTreeMap<u64, Vec<T
     }
 }
 
-/// The rule of the view `notifications`: the state of the delivery that got furthest if there is any, else its own.
+/// The rule of the view `notifications`, to which `tests/servers/states.rs` holds it: the state of the delivery that got furthest if there is any, else its own.
 /// A delivery's state is its highest; one that was accepted outweighs another that bounced.
 fn outcome(events: &[TraceEvent]) -> (String, String) {
     let has_deliveries = events.iter().any(|event| !event.delivery_id.is_nil());

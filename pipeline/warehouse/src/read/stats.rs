@@ -29,7 +29,7 @@ pub struct StateCount {
     pub notifications: u64,
 }
 
-/// What deliveries are told apart by.
+/// What deliveries can be counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the columns of the view `deliveries`")]

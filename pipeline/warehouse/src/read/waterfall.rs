@@ -1,4 +1,4 @@
-//! Draws a trace as text: who followed from whom, when, how long, and how it ended.
+//! Draws a trace as text: which step followed from which, when, how long it took, and how it ended.
 //!
 //! Pure. What came from outside (categories, reasons) cannot steer the terminal: control characters are replaced.
 
@@ -8,13 +8,13 @@ use chasqui_schemas::text::clean;
 
 use super::reconstruct::{Node, TraceTree};
 
-/// Longest name with its branches, in characters; shorter where the terminal is narrow.
+/// Least and maximum characters of a name with its branches; a narrow terminal gets fewer.
 const NAME: std::ops::RangeInclusive<usize> = 16..=44;
-/// What the columns beside name, start and bar take.
+/// Characters that the columns beside name, start and bar take.
 const REST: usize = 2 * 9 + 2 + 10 + 2 + 18;
-/// Longest reason.
+/// Maximum characters of a reason.
 const MAX_REASON: usize = 24;
-/// A bar shorter than this says nothing.
+/// Least characters of a bar: a shorter one says nothing and is left out.
 const MIN_BAR: usize = 10;
 
 /// Draws `tree` for a terminal of `width` characters.

@@ -27,7 +27,7 @@ use super::{
 /// The time of what has not happened. Times are milliseconds since the submission, of which 49 days fit; what happens
 /// later counts as having happened then.
 pub(crate) const NEVER: u32 = u32::MAX;
-/// The number in a [`Ranked`] has four digits.
+/// Maximum number in a [`Ranked`]: as text it has four digits.
 const MAX_NUMBER: u32 = 9_999;
 /// Bits of [`NotificationState::ends`] that hold a state's rank; the others name the delivery.
 const RANK_BITS: u64 = 0b111;
@@ -75,7 +75,7 @@ const DELIVERY_WORDS: [(&str, usize); 6] = [
     ("locale", word::LOCALE),
     ("channel", word::CHANNEL),
 ];
-/// So many of them `notification_states` has too.
+/// How many of these columns, the first ones, `notification_states` has too.
 const NOTIFICATION_WORDS: usize = 3;
 
 /// A word that counts by its rank first: rank, number, word.
@@ -319,7 +319,12 @@ impl Known {
 
 impl DeliveryState {
     fn new(row: &Row) -> Self {
-        DeliveryState { id: row.delivery_id, common: Known::new(row.trace_id), provider: Ranked::default(), attempts: 0 }
+        DeliveryState {
+            id: row.delivery_id,
+            common: Known::new(row.trace_id),
+            provider: Ranked::default(),
+            attempts: 0,
+        }
     }
 
     fn add(&mut self, words: &Words, step: &Step) {
