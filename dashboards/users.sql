@@ -1,6 +1,7 @@
--- The two users that read, for a ClickHouse of your own: an administrator runs this once, with passwords instead of
--- the question marks. (On a cluster, each statement ON CLUSTER.) Chasqui does not do it: its own user needs rights on
--- its database and on nothing else. `compose.yaml` has the like in a file, as `analyst` and `grafana`.
+-- Makes the two users that only read, in a ClickHouse of your own: an administrator runs this once, with passwords
+-- instead of the question marks. (On a cluster, add ON CLUSTER to each statement.) Chasqui does not do it: its own user
+-- needs rights on its database and on nothing else. `compose.yaml` makes the same users from a file, as `analyst` and
+-- `grafana`.
 
 -- Analysts: may change settings, as their tools do, within these bounds, but only read.
 CREATE SETTINGS PROFILE IF NOT EXISTS chasqui_analyst SETTINGS
@@ -18,6 +19,6 @@ CREATE SETTINGS PROFILE IF NOT EXISTS chasqui_grafana SETTINGS
 CREATE USER IF NOT EXISTS chasqui_grafana IDENTIFIED WITH sha256_password BY '?' SETTINGS PROFILE 'chasqui_grafana';
 GRANT SELECT ON chasqui.* TO chasqui_grafana;
 
--- Nobody reads without end: an hour of one analyst's queries may take an hour of execution, and Grafana's two.
+-- A bound for each: an hour of one analyst's queries may take an hour of execution, and Grafana's two.
 CREATE QUOTA IF NOT EXISTS chasqui_analyst FOR INTERVAL 1 hour MAX execution_time = 3600 TO chasqui_analyst;
 CREATE QUOTA IF NOT EXISTS chasqui_grafana FOR INTERVAL 1 hour MAX execution_time = 7200 TO chasqui_grafana;

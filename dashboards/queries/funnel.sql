@@ -1,5 +1,6 @@
 -- Of the notifications that were submitted, how many got how far?
--- Each step counts whoever got there or further: who clicked has opened, even where the pixel was blocked.
+-- Each step counts the notifications that got there or further. Opened and clicked mean by anybody; a click counts as an
+-- open, even where the pixel was blocked.
 SELECT
     each.1 AS step,
     each.2 AS notifications,

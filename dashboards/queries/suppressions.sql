@@ -1,5 +1,5 @@
 -- What was deliberately not sent, or refused at the front, and why?
--- Steps, not notifications: one that lost one of its channels on the way and was sent on another is here too.
+-- Counts steps, not notifications: one that lost a channel on the way and was sent on another is here too.
 SELECT
     status,
     reason,

@@ -34,6 +34,6 @@ FROM
     GROUP BY template, channel, variant
     HAVING sent > 0
 )
-ARRAY JOIN [('opened', opened), ('clicked', clicked)] AS each
+ARRAY JOIN [('opened by people', opened), ('clicked by people', clicked)] AS each
 WINDOW arms AS (PARTITION BY template, channel, each.1 ORDER BY variant ROWS UNBOUNDED PRECEDING)
 ORDER BY template, channel, metric, variant;

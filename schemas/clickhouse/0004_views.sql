@@ -1,7 +1,10 @@
--- What analysts and dashboards read. Latest state, one row each, exact whatever was inserted twice:
+-- What analysts and dashboards read: the latest state, one row each, exact even where rows were inserted twice:
 --   SELECT state, count() FROM notifications GROUP BY state
--- Filter by submitted_at to read only those days. Dimensions have a plain type, because tools do not know that of the
--- states; ids and users have not, because an index finds them.
+-- 4294967295 is the time of what has not happened (NEVER in the writer's `states.rs`); `nullIf` makes it NULL. The lists of
+-- words below, by rank or bit, are those of the enums State, Stage and Channel: a test in `schemas/src/clickhouse.rs`
+-- holds them to it, and `pipeline/warehouse/tests/servers/states.rs` holds the rule of a notification's state to that in Rust.
+-- Filter by submitted_at to read only those days. Dimensions are cast to a plain type, because
+-- tools do not know the aggregate types of the states; ids and users are not, because a cast would bypass their index.
 CREATE VIEW IF NOT EXISTS deliveries AS
 WITH if(s.sent_ms = 4294967295, s.delivered_ms, s.sent_ms) AS accepted_ms
 SELECT
@@ -22,18 +25,18 @@ SELECT
     transform(stage_rank, [1, 2, 3, 4, 5, 6, 7], ['validate', 'enrich', 'filter', 'dedupe', 'render', 'prioritize', 'send'], '') AS stage,
     attempts,
     addMilliseconds(submitted_at, first_ms) AS first_at,
-    if(s.ended_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.ended_ms)) AS ended_at,
+    addMilliseconds(submitted_at, nullIf(s.ended_ms, 4294967295)) AS ended_at,
     -- What arrived was sent, even where the provider's answer was lost.
-    if(accepted_ms = 4294967295, NULL, addMilliseconds(submitted_at, accepted_ms)) AS sent_at,
-    if(s.delivered_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.delivered_ms)) AS delivered_at,
-    if(s.bounced_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.bounced_ms)) AS bounced_at,
-    if(s.opened_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.opened_ms)) AS opened_at,
-    if(s.opened_human_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.opened_human_ms)) AS opened_human_at,
-    if(s.opened_machine_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.opened_machine_ms)) AS opened_machine_at,
-    if(s.clicked_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.clicked_ms)) AS clicked_at,
-    if(s.clicked_human_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.clicked_human_ms)) AS clicked_human_at,
-    if(s.unsubscribed_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.unsubscribed_ms)) AS unsubscribed_at,
-    if(s.complained_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.complained_ms)) AS complained_at,
+    addMilliseconds(submitted_at, nullIf(accepted_ms, 4294967295)) AS sent_at,
+    addMilliseconds(submitted_at, nullIf(s.delivered_ms, 4294967295)) AS delivered_at,
+    addMilliseconds(submitted_at, nullIf(s.bounced_ms, 4294967295)) AS bounced_at,
+    addMilliseconds(submitted_at, nullIf(s.opened_ms, 4294967295)) AS opened_at,
+    addMilliseconds(submitted_at, nullIf(s.opened_human_ms, 4294967295)) AS opened_human_at,
+    addMilliseconds(submitted_at, nullIf(s.opened_machine_ms, 4294967295)) AS opened_machine_at,
+    addMilliseconds(submitted_at, nullIf(s.clicked_ms, 4294967295)) AS clicked_at,
+    addMilliseconds(submitted_at, nullIf(s.clicked_human_ms, 4294967295)) AS clicked_human_at,
+    addMilliseconds(submitted_at, nullIf(s.unsubscribed_ms, 4294967295)) AS unsubscribed_at,
+    addMilliseconds(submitted_at, nullIf(s.complained_ms, 4294967295)) AS complained_at,
     -- From the submission, in milliseconds.
     nullIf(accepted_ms, 4294967295) AS sent_after_ms,
     nullIf(s.delivered_ms, 4294967295) AS delivered_after_ms,
@@ -107,12 +110,12 @@ SELECT
     transform(stage_rank, [1, 2, 3, 4, 5, 6, 7], ['validate', 'enrich', 'filter', 'dedupe', 'render', 'prioritize', 'send'], '') AS stage,
     was_deferred = 1 AS was_deferred,
     toUInt32(length(arrayDistinct(arrayMap(end -> bitShiftRight(end, 3), good_ends)))) AS deliveries_sent,
-    if(s.ended_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.ended_ms)) AS ended_at,
-    if(accepted_ms = 4294967295, NULL, addMilliseconds(submitted_at, accepted_ms)) AS sent_at,
-    if(s.delivered_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.delivered_ms)) AS delivered_at,
-    if(s.opened_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.opened_ms)) AS opened_at,
-    if(s.opened_human_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.opened_human_ms)) AS opened_human_at,
-    if(s.clicked_ms = 4294967295, NULL, addMilliseconds(submitted_at, s.clicked_ms)) AS clicked_at,
+    addMilliseconds(submitted_at, nullIf(s.ended_ms, 4294967295)) AS ended_at,
+    addMilliseconds(submitted_at, nullIf(accepted_ms, 4294967295)) AS sent_at,
+    addMilliseconds(submitted_at, nullIf(s.delivered_ms, 4294967295)) AS delivered_at,
+    addMilliseconds(submitted_at, nullIf(s.opened_ms, 4294967295)) AS opened_at,
+    addMilliseconds(submitted_at, nullIf(s.opened_human_ms, 4294967295)) AS opened_human_at,
+    addMilliseconds(submitted_at, nullIf(s.clicked_ms, 4294967295)) AS clicked_at,
     nullIf(accepted_ms, 4294967295) AS sent_after_ms
 FROM notification_states AS s FINAL
 WHERE known > 0

@@ -19,6 +19,7 @@
 //! | [`clickhouse`] | the tables, and the migrations that make them |
 //! | [`subject`], [`stream`], [`consumer`], [`bucket`], [`header`] | the names on the broker |
 //! | [`lane`], [`channel`], [`stage`], [`reason`], [`metric`] | the [vocabularies](vocabulary!) |
+//! | [`text`] | text from outside: without addresses, on one line, harmless for terminals |
 
 pub mod bucket;
 pub mod channel;
@@ -42,6 +43,7 @@ pub mod stage;
 pub mod stream;
 pub mod subject;
 pub mod submission;
+pub mod text;
 pub mod trace;
 mod vocabulary;
 

@@ -67,7 +67,7 @@ pub struct StatsArgs {
     /// Submitted since: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, default_value = "24h", value_parser = since)]
     pub since: Timestamp,
-    /// What deliveries are told apart by: app, category, template, variant, locale, channel, provider, lane or hour.
+    /// What deliveries are told apart by: app, category, template, variant, locale, channel, provider, lane, state or hour.
     #[arg(long, default_value = "channel", value_parser = dimension)]
     pub by: Dimension,
     /// Prints JSON.

@@ -65,7 +65,7 @@ impl Gateway {
     /// Answers until `stop` is cancelled, and puts what was taken where it is safe.
     pub async fn run(self, stop: CancellationToken) {
         let Gateway { listener, connections, router, carrier, .. } = self;
-        // The carrier ends when the last request is gone, and with it the last of the intake.
+        // The carrier ends when the last request is gone, and with it the last of the hit queue.
         tokio::join!(chasqui_http::serve(listener, router, connections, &stop), carrier.run());
     }
 }

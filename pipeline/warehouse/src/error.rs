@@ -1,4 +1,4 @@
-//! What can go wrong for good. Whatever passes by itself is waited for where it happens.
+//! What ends a task of this crate for good. Troubles that pass are waited for where they happen.
 
 use chasqui_nats::reader::ReadError;
 use chasqui_settings::SettingsError;
@@ -7,11 +7,11 @@ use chasqui_settings::SettingsError;
 #[derive(Debug, thiserror::Error)]
 pub enum WarehouseError {
     /// ClickHouse did not do what was asked.
-    #[error("{what}: ClickHouse did not answer as it should")]
+    #[error("{what}: ClickHouse refused, or did not answer")]
     ClickHouse {
-        /// What was asked.
+        /// What was asked of it.
         what: &'static str,
-        /// What the client said.
+        /// The client's error.
         #[source]
         source: clickhouse::error::Error,
     },
@@ -23,18 +23,12 @@ pub enum WarehouseError {
         /// The newest version known here.
         known: u32,
     },
-    /// The settings of the exporter.
-    #[error("[export] cannot be used: {problem}")]
-    Export {
-        /// What is wrong with them.
-        problem: String,
-    },
     /// A setting cannot be used.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The stream cannot be read.
+    /// The trace stream cannot be read.
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Stream(#[from] ReadError),
 }
 
 impl WarehouseError {

@@ -63,7 +63,7 @@
 //! | [`retry`] | from an answer to a decision |
 //! | `consent`, `retire` | opt-outs since filter; dead addresses |
 //! | [`alerts`] | telling developers of a provider that keeps failing |
-//! | [`http`], `rate`, `jwt`, [`secret`], `redact` | what providers share |
+//! | [`http`], `rate`, `jwt`, [`secret`] | what providers share |
 
 pub mod alerts;
 mod attempt;
@@ -77,7 +77,6 @@ mod jwt;
 mod loopback;
 pub mod providers;
 mod rate;
-mod redact;
 mod retire;
 pub mod retry;
 mod stage;

@@ -9,7 +9,7 @@ use chasqui_contract::{
     AddressBook, Answer, Clock, Decide, Decision, Directory, Inbox, Ledger, Output, Provider, StoreError, Verdict,
 };
 use chasqui_rules::Routes;
-use chasqui_schemas::{Channel, Delivery, Reason, trace::Attributes};
+use chasqui_schemas::{Channel, Delivery, Reason, text, trace::Attributes};
 use chasqui_settings::SettingsError;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     attempt::{Attempts, PATIENCE, Start},
     circuit::{Circuit, Permit},
     consent::withdrawn,
-    providers, redact,
+    providers,
     retire::retire,
     retry::{decide_from, wait_until},
 };
@@ -155,7 +155,7 @@ impl SendStage {
     /// One call, timed as a whole, and cleaned of addresses.
     async fn call(&self, permit: Permit<'_>, delivery: &Delivery) -> Answer {
         let mut answer = permit.call(delivery, self.config.policy(delivery.channel()).timeout()).await;
-        answer.detail = redact::without_address(&answer.detail, delivery.endpoint.address.text());
+        answer.detail = text::redact(&answer.detail, Some(delivery.endpoint.address.text()));
         answer.code = answer.code.chars().take(MAX_CODE).collect();
         self.alerts.iter().for_each(|alerts| alerts.note(&delivery.provider, &answer));
         answer

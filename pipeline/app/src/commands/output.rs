@@ -53,16 +53,6 @@ pub fn colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
 }
 
-/// Text from outside for a terminal: nothing in it steers the screen, and it has at most `max` characters.
-pub fn clean(text: &str, max: usize) -> String {
-    let mut clean: String = text.chars().take(max).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    if text.chars().nth(max).is_some() {
-        clean.pop();
-        clean.push('…');
-    }
-    clean
-}
-
 /// Drawn only where somebody is watching.
 pub fn progress(length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length);
@@ -72,15 +62,4 @@ pub fn progress(length: u64) -> ProgressBar {
     }
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_from_outside_cannot_steer_the_terminal() {
-        assert_eq!(clean("a\x1b[31mb", 80), "a\u{fffd}[31mb");
-        assert_eq!((clean("abc", 3), clean("abcd", 3)), ("abc".into(), "ab…".into()));
-    }
 }

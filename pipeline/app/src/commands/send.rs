@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_nats::{Outgoing, Publisher};
-use chasqui_schemas::{header, subject, submission::MAX_BYTES, trace::event};
-use chasqui_warehouse::{TraceTree, load, read::reconstruct::PENDING};
+use chasqui_schemas::{header, subject, submission::MAX_BYTES};
+use chasqui_warehouse::{TraceTree, load};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -187,7 +187,7 @@ async fn wait(client: &clickhouse::Client, id: Uuid) -> anyhow::Result<(Vec<Trac
     let patience = Instant::now() + PATIENCE;
     let found = loop {
         let traces = load(client, &id.to_string()).await?;
-        let ended = ended(&traces);
+        let ended = TraceTree::all_ended(&traces);
         if ended || Instant::now() >= patience {
             break (traces, ended);
         }
@@ -197,22 +197,8 @@ async fn wait(client: &clickhouse::Client, id: Uuid) -> anyhow::Result<(Vec<Trac
     Ok(found)
 }
 
-/// Whether every notification of a request is there and decided. The request's own trace, where it has one, says
-/// how many they are.
-pub(super) fn ended(traces: &[TraceTree]) -> bool {
-    let own = |tree: &&TraceTree| tree.state == PENDING && tree.roots.iter().any(|root| root.event == event::REQUEST);
-    let expected = traces.iter().find(own).and_then(|tree| tree.roots.first()?.attributes.get("notifications"));
-    let expected = expected.and_then(|count| count.parse().ok()).unwrap_or(1);
-    let decided = traces.iter().filter(|tree| tree.state != PENDING).count();
-    let waiting = traces.iter().filter(|tree| tree.state == PENDING && !own(tree)).count();
-    waiting == 0 && decided >= expected
-}
-
 #[cfg(test)]
 mod tests {
-    use chasqui_schemas::trace::TraceEvent;
-    use chasqui_warehouse::read::reconstruct::trees;
-
     use super::*;
 
     #[test]
@@ -248,31 +234,5 @@ mod tests {
         assert!(with_id(large.as_bytes(), Format::Json).unwrap_err().to_string().contains("split"));
         let brim = format!("{{\"c\":\"{}\"}}", "a".repeat(MAX_BYTES - 10));
         assert!(with_id(brim.as_bytes(), Format::Json).is_err());
-    }
-
-    fn root(trace: u128, event: &str, state: &str, notifications: &str) -> TraceEvent {
-        TraceEvent {
-            trace_id: Uuid::from_u128(trace),
-            span_id: 1,
-            event: event.into(),
-            state: state.into(),
-            attributes: vec![("notifications".into(), notifications.into())],
-            ..TraceEvent::default()
-        }
-    }
-
-    #[test]
-    fn a_request_has_ended_when_all_its_notifications_have() {
-        let ended = |events: &[TraceEvent]| ended(&trees(events.to_vec()));
-        let fan_out = root(9, event::REQUEST, "", "2");
-        let sent = |trace| root(trace, event::NOTIFICATION, "sent", "");
-        let waiting = root(2, event::NOTIFICATION, "", "");
-        assert!(!ended(&[]));
-        assert!(ended(&[sent(1)]));
-        assert!(ended(&[root(9, event::REQUEST, "rejected", "")]));
-        assert!(!ended(std::slice::from_ref(&fan_out)));
-        assert!(!ended(&[fan_out.clone(), sent(1)]));
-        assert!(!ended(&[fan_out.clone(), sent(1), waiting]));
-        assert!(ended(&[fan_out, sent(1), sent(2)]));
     }
 }

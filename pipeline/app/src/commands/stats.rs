@@ -3,13 +3,14 @@
 //! Guarantee: exact under redelivery; as old as the writer is behind, which is a second or so.
 
 use crate::settings::Settings;
-use chasqui_warehouse::stats::{Accounted, Dimension, Outcome, Rates, accounted, outcomes, rates};
+use chasqui_schemas::text::clean;
+use chasqui_warehouse::stats::{Accounted, Dimension, MAX_ROWS, Rates, StateCount, accounted, outcomes, rates};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::{
     args::StatsArgs,
-    commands::output::{clean, print, print_json, table},
+    commands::output::{print, print_json, table},
     servers,
 };
 
@@ -17,7 +18,7 @@ use crate::{
 #[derive(Serialize)]
 struct Stats {
     since: jiff::Timestamp,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<StateCount>,
     by: Dimension,
     rates: Vec<Rates>,
     accounted: Accounted,
@@ -28,7 +29,7 @@ pub async fn run(args: &StatsArgs, config: &Settings) -> anyhow::Result<()> {
     let client = servers::clickhouse_alone(config)?;
     let (since, by) = (args.since, args.by);
     let (outcomes, rates, accounted) =
-        tokio::try_join!(outcomes(&client, since), rates(&client, since, by), accounted(&client, since))?;
+        tokio::try_join!(outcomes(&client, since), rates(&client, since, by, MAX_ROWS), accounted(&client, since))?;
     let stats = Stats { since, outcomes, by, rates, accounted };
     if args.json { print_json(&stats) } else { print(&text(&stats)) }
 }
@@ -55,10 +56,10 @@ fn text(stats: &Stats) -> String {
 }
 
 /// How many notifications ended in which state, and why.
-pub fn outcomes_table(outcomes: &[Outcome]) -> Table {
+pub fn outcomes_table(outcomes: &[StateCount]) -> Table {
     let all = outcomes.iter().map(|outcome| outcome.notifications).sum();
     let mut table = table(&["state", "reason", "notifications", "share", ""]);
-    for Outcome { state, reason, notifications } in outcomes {
+    for StateCount { state, reason, notifications } in outcomes {
         table.add_row([
             state.clone(),
             clean(reason, 60),
@@ -73,8 +74,20 @@ pub fn outcomes_table(outcomes: &[Outcome]) -> Table {
 /// What came of deliveries: the first bar compares how many they are, the second is the share that arrived.
 pub fn rates_table(by: Dimension, rates: &[Rates]) -> Table {
     let by = by.as_str();
-    let header =
-        [by, "deliveries", "", "sent", "delivered", "", "bounced", "opened", "by people", "clicked", "p50", "p99"];
+    let header = [
+        by,
+        "deliveries",
+        "",
+        "sent",
+        "delivered",
+        "",
+        "bounced",
+        "opened",
+        "opened by people",
+        "clicked",
+        "p50",
+        "p99",
+    ];
     let mut table = table(&header);
     let most = rates.iter().map(|each| each.deliveries).max().unwrap_or(0);
     for each in rates {
@@ -159,7 +172,7 @@ mod tests {
             sent_p50_ms: 12.4,
             sent_p99_ms: 80.0,
         };
-        let outcome = Outcome { state: "suppressed".into(), reason: "opted_out".into(), notifications: 7 };
+        let outcome = StateCount { state: "suppressed".into(), reason: "opted_out".into(), notifications: 7 };
         let accounted = Accounted { notifications: 7, terminal: 7, rejected_requests: 1 };
         let text = text(&Stats {
             since: jiff::Timestamp::UNIX_EPOCH,

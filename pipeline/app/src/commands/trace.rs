@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, io::IsTerminal, pin::pin, process::ExitCode, time::Duration};
 
 use crate::settings::Settings;
+use chasqui_schemas::text::clean;
 use chasqui_warehouse::{
     TraceTree, load,
     read::{
@@ -18,8 +19,8 @@ use uuid::Uuid;
 use crate::{
     args::TraceArgs,
     commands::{
-        output::{clean, colours, print, print_json, width},
-        send, stop_signal,
+        output::{colours, print, print_json, width},
+        stop_signal,
     },
     servers,
 };
@@ -85,7 +86,7 @@ async fn follow(args: &TraceArgs, client: &clickhouse::Client) -> anyhow::Result
                 print(&new_steps(&traces, &mut shown))?;
             }
         }
-        let ended = send::ended(&traces) && traces.iter().all(TraceTree::has_ended);
+        let ended = TraceTree::all_ended(&traces) && traces.iter().all(TraceTree::has_ended);
         if ended && changed.elapsed() >= SETTLED {
             break;
         }

@@ -24,7 +24,6 @@
 //! alone.
 
 use std::{
-    borrow::Cow,
     error::Error,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -41,7 +40,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use chasqui_contract::{Class, StoreError};
-use chasqui_schemas::header;
+use chasqui_schemas::{header, text::one_line};
 use tokio::sync::Semaphore;
 
 use crate::{Pauses, coalesce::fitting};
@@ -334,10 +333,11 @@ impl Outgoing {
     fn header_map(&self, batch: Option<(&str, u64)>) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in &self.headers {
-            map.append(*name, one_line(value).as_ref());
+            // The client panics on a line break.
+            map.append(*name, one_line(value, usize::MAX).as_ref());
         }
         if let Some(id) = &self.message_id {
-            map.insert(header::MSG_ID, one_line(id).as_ref());
+            map.insert(header::MSG_ID, one_line(id, usize::MAX).as_ref());
         }
         if let Some((id, sequence)) = batch {
             map.insert(NATS_BATCH_ID, id);
@@ -363,11 +363,6 @@ impl Outgoing {
 /// How many of `messages` go into the next batch.
 fn batch_len(messages: &[Outgoing]) -> usize {
     fitting(messages, MAX_BATCH_MESSAGES, MAX_BATCH_BYTES, Outgoing::size)
-}
-
-/// A header value cannot hold line breaks; the client panics on them.
-fn one_line(value: &str) -> Cow<'_, str> {
-    if value.contains(['\r', '\n']) { value.replace(['\r', '\n'], " ").into() } else { value.into() }
 }
 
 fn refused_here(error: &dyn Error) -> PublishError {

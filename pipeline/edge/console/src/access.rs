@@ -1,8 +1,8 @@
-//! Who may read the trace page.
+//! Who may read the console.
 //!
-//! With `console.token`, whoever knows the token: browsers ask for it as the password of any user (RFC 7617), programs
-//! send it as a bearer token (RFC 6750). Without, only this machine, and only where nobody else can look like it: on
-//! loopback, without a public address, because behind a proxy everybody comes from here. Else there is no page.
+//! With `console.token`, everyone who knows the token: browsers ask for it as the password of any user (RFC 7617),
+//! programs send it as a bearer token (RFC 6750). Without it, only this machine, and only while the gateway listens on
+//! loopback and has no public address, because behind a proxy every request comes from here. Else there is no console.
 //!
 //! A website that lets its own name point to 127.0.0.1 (DNS rebinding) is refused by the name in `Host`.
 
@@ -23,20 +23,20 @@ use chasqui_settings::SettingsError;
 
 use crate::Settings;
 
-/// Shorter tokens can be guessed, in bytes.
+/// Least bytes of a token: a shorter one can be guessed.
 const MIN_TOKEN: usize = 16;
 
 /// Who may read.
 #[derive(Debug)]
 pub(crate) enum Access {
-    /// Whoever is on this machine.
+    /// Every program on this machine.
     ThisMachine,
-    /// Whoever has the token with this hash.
+    /// Those who have the token with this hash.
     Token(TokenHash),
 }
 
 impl Access {
-    /// As the settings say; `None` where nobody may. `is_local`: nobody can reach the gateway from elsewhere.
+    /// As the settings say; `None` where they allow no reader. `is_local`: only this machine can reach the gateway.
     pub(crate) fn of(settings: &Settings, is_local: bool) -> Result<Option<Self>, SettingsError> {
         let key = "console.token";
         match settings.token.read(key)? {
@@ -49,7 +49,7 @@ impl Access {
         }
     }
 
-    /// The answer to somebody who may not.
+    /// The answer to those who may not.
     pub(crate) fn refuse(&self, peer: Option<&Peer>, headers: &HeaderMap) -> Option<Response> {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         match self {

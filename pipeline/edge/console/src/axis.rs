@@ -1,4 +1,4 @@
-//! The time axis of a waterfall: linear, except that a stretch in which nobody worked is cut out where it would leave no
+//! The time axis of a waterfall: linear, except that a stretch without work is cut out where it would leave no
 //! room for anything else. A mail that is opened after three hours would shrink the 20 ms of its sending to nothing.
 //!
 //! Pure. Positions are percent of the drawing's width; times are nanoseconds since the submission.
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// Width of a cut.
 const CUT_WIDTH: f64 = 5.0;
-/// Most cuts.
+/// Maximum cuts: each takes room.
 const MAX_CUTS: usize = 8;
 /// The rest is room for marks at the very end.
 const WIDTH: f64 = 98.5;

@@ -11,7 +11,7 @@
 //! Without the script everything can be seen too.
 //!
 //! Guarantee: whatever ClickHouse does, a page is answered within [`PATIENCE`], and only [`READERS`] pages at once ask it;
-//! links and receipts go another way and notice nothing. ClickHouse is told to change nothing, and to give up when we do.
+//! links and receipts go another way and notice nothing. The queries may change nothing, and ClickHouse gives up when we do.
 //! Nothing is kept here: there is nothing to lose in a crash.
 //!
 //! | module | does |
@@ -51,15 +51,15 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use self::access::Access;
 
-/// A page is made within this time, or another one says that it cannot.
+/// Maximum time to make a page; then a page says that ClickHouse does not answer.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// What ClickHouse is given for one query, in seconds.
+/// Maximum seconds of one query.
 const QUERY_S: &str = "6";
-/// Pages that ask ClickHouse at once; more wait for their turn.
+/// Maximum pages that ask ClickHouse at once; more wait for their turn.
 const READERS: usize = 4;
-/// Memory of one query, in bytes.
+/// Maximum bytes of memory of one query.
 const QUERY_BYTES: &str = "1000000000";
-/// Longest value of a query's parameter, in characters: no id or key is longer.
+/// Maximum characters of a query's parameter: no id or key is longer.
 const MAX_PARAMETER: usize = 255;
 
 const TEMPLATES: [(&str, &str); 6] = [
@@ -103,8 +103,8 @@ pub enum ConsoleError {
     Template(#[from] minijinja::Error),
 }
 
-/// The routes of the console, over the tables behind `clickhouse`; `None` where the settings let nobody read it.
-/// `is_local`: nobody can reach the gateway from elsewhere.
+/// The routes of the console, over the tables behind `clickhouse`; `None` where the settings allow no reader.
+/// `is_local`: only this machine can reach the gateway.
 ///
 /// # Errors
 /// Where the token cannot be used, or a page is faulty.
@@ -157,7 +157,7 @@ impl Console {
             templates.add_template(name, source)?;
         }
         templates.add_filter("search", search::link);
-        // 2: whoever reads may still say how long and with how much memory, and the views say how they read.
+        // 2: reading only, but the settings below and those of the views still apply.
         let limits = [
             ("readonly", "2"),
             ("max_execution_time", QUERY_S),

@@ -16,14 +16,14 @@ use crate::{
     moment,
 };
 
-/// Most steps that are drawn; a notification to twenty devices with all its retries has fewer.
+/// Maximum steps that are drawn; a notification to twenty devices with all its retries has fewer.
 const MAX_STEPS: usize = 1_000;
-/// Most deliveries that are listed.
+/// Maximum deliveries that are listed.
 const MAX_DELIVERIES: usize = 200;
-/// Least width of a bar, in percent: what happened can be seen.
+/// Least width of a bar, in percent, so that every step can be seen.
 const MIN_BAR: f64 = 0.3;
 
-/// What the view `traces` knows, and the steps do not say.
+/// Columns of the view `traces` that the steps do not have.
 #[derive(Debug, Default, Row, Serialize, Deserialize)]
 struct Facts {
     user: String,
@@ -53,7 +53,7 @@ struct DeliveryRow {
 
 /// The same, to show.
 #[derive(Debug, Serialize)]
-struct Delivery {
+struct DeliveryLine {
     id: String,
     channel: String,
     provider: String,
@@ -127,14 +127,14 @@ fn show(tree: &TraceTree, facts: &Facts, deliveries: Vec<DeliveryRow>) -> Page {
     let mut left = MAX_STEPS;
     let axis = Axis::of(work(&tree.roots));
     let steps: Vec<Step> = tree.roots.iter().filter_map(|node| step(node, 0, &axis, &mut left)).collect();
-    let deliveries: Vec<Delivery> = deliveries.into_iter().map(delivery).collect();
+    let deliveries: Vec<DeliveryLine> = deliveries.into_iter().map(delivery).collect();
     Page::Show(
         "notification.html",
         json!({ "view": "notification", "title": format!("{} · {}", tree.category, tree.app), "trace_id": tree.trace_id.to_string(), "request_id": tree.request_id.to_string(), "has_request": !tree.request_id.is_nil() && tree.request_id != tree.trace_id, "app": &tree.app, "category": &tree.category, "state": &tree.state, "reason": &tree.reason, "meaning": meaning(&tree.reason), "submitted": moment(tree.submitted_at.as_millisecond()), "took": duration(tree.took_ns.max(0).unsigned_abs()), "orphans": &tree.orphans, "duplicates": &tree.duplicates, "is_cut_short": left == 0, "max_steps": MAX_STEPS, "facts": facts, "deliveries": deliveries, "steps": steps, "ticks": axis.ticks(), "cuts": axis.cuts() }),
     )
 }
 
-/// When somebody worked. Waiting in a queue does not keep a pause from being cut out.
+/// When work was done. Waiting in a queue does not keep a pause from being cut out.
 fn work(nodes: &[Node]) -> Vec<(i64, i64)> {
     let mut all: Vec<_> = nodes.iter().map(|node| (node.offset_ns, end(node))).collect();
     all.extend(nodes.iter().flat_map(|node| work(&node.children)));
@@ -197,7 +197,7 @@ fn facts_of(node: &Node) -> Vec<(String, String)> {
     own.chain(attributes).filter(|(_, value)| !value.is_empty()).collect()
 }
 
-fn delivery(row: DeliveryRow) -> Delivery {
+fn delivery(row: DeliveryRow) -> DeliveryLine {
     let after = [
         row.sent_after_ms.map(i64::from),
         row.delivered_after_ms.map(i64::from),
@@ -205,7 +205,7 @@ fn delivery(row: DeliveryRow) -> Delivery {
         row.clicked_after_ms,
     ];
     let text = [row.locale, row.variant].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ");
-    Delivery {
+    DeliveryLine {
         after: after.map(|ms| ms.map(|ms| duration(ms.max(0).unsigned_abs() * 1_000_000)).unwrap_or_default()),
         meaning: meaning(&row.reason),
         id: row.delivery_id,

@@ -1,6 +1,9 @@
 //! How full every queue is, and who works on it: the latest sample of the monitor, and the last half hour beside it.
 
-use chasqui_schemas::{Lane, Stage, clickhouse::QUEUE_METRICS};
+use chasqui_schemas::{
+    Lane, Stage,
+    clickhouse::{QUEUE_METRICS, SENT_WITHIN_MS},
+};
 use chasqui_warehouse::read::waterfall::duration;
 use clickhouse::{Client, Row};
 use jiff::Timestamp;
@@ -9,15 +12,16 @@ use serde_json::json;
 
 use crate::{Page, Problem, axis::round, moment};
 
-/// Most consumers that are shown; there are some fifty.
+/// Maximum consumers that are shown; there are some fifty.
 const MAX_QUEUES: usize = 500;
-/// The history beside each: so many intervals of so many seconds.
+/// Intervals of the history beside each queue, …
 const POINTS: usize = 60;
+/// … and the seconds of each.
 const POINT_S: i64 = 30;
-/// A sample older than this tells nothing of now, in milliseconds.
+/// Age of a sample in milliseconds from which it says nothing about now.
 const STALE_MS: i64 = 60_000;
-/// Pending, and older than this: a queue that is behind, in milliseconds. The design wants ten seconds end to end.
-const OLD_MS: u64 = 10_000;
+/// Age in milliseconds of a pending message from which its queue is behind: the target for the whole way is over then.
+const OLD_MS: u64 = SENT_WITHIN_MS as u64;
 
 /// The latest sample of a consumer, and its history.
 #[derive(Debug, Row, Deserialize)]

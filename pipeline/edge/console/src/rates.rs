@@ -1,44 +1,21 @@
 //! What came of the deliveries of a period: over time, by a dimension, and how the notifications ended.
 //!
-//! Exact under redelivery, as the views are, and as old as the writer is behind, which is a second or so.
+//! The numbers are those of `chasqui stats`.
 
-use chasqui_schemas::{clickhouse::DELIVERIES, reason::meaning};
-use chasqui_warehouse::stats::{Outcome, outcomes};
-use clickhouse::{Client, Row};
+use chasqui_schemas::reason::meaning;
+use chasqui_warehouse::stats::{Dimension, Rates, StateCount, outcomes, rates, rates_over_time};
+use clickhouse::Client;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::{Page, Parameters, Problem, axis::round};
 
-/// Columns of `deliveries` to count by.
-const DIMENSIONS: [&str; 9] =
-    ["channel", "provider", "app", "category", "template", "variant", "locale", "lane", "state"];
-/// Most values of a dimension, the most frequent.
+/// Maximum values of a dimension: a page with more is not read.
 const MAX_VALUES: usize = 100;
 /// A period's name, its length and that of its intervals, both in seconds.
-const PERIODS: [(&str, i64, i64); 4] =
+const PERIODS: [(&str, i64, u32); 4] =
     [("1h", 3_600, 300), ("24h", 86_400, 3_600), ("7d", 7 * 86_400, 21_600), ("30d", 30 * 86_400, 86_400)];
-
-/// Counts of deliveries, of an interval or of a value.
-const COUNTS: &str = "count() AS deliveries, countIf(sent_at IS NOT NULL) AS sent,
-    countIf(delivered_at IS NOT NULL) AS delivered, countIf(bounced_at IS NOT NULL) AS bounced,
-    countIf(opened_human_at IS NOT NULL) AS opened, countIf(clicked_at IS NOT NULL) AS clicked,
-    ifNotFinite(ifNull(toFloat64(quantile(0.5)(sent_after_ms)), 0), 0) AS p50_ms,
-    ifNotFinite(ifNull(toFloat64(quantile(0.99)(sent_after_ms)), 0), 0) AS p99_ms";
-
-#[derive(Debug, Default, Row, Deserialize)]
-struct Counted {
-    key: String,
-    deliveries: u64,
-    sent: u64,
-    delivered: u64,
-    bounced: u64,
-    opened: u64,
-    clicked: u64,
-    p50_ms: f64,
-    p99_ms: f64,
-}
 
 /// A row of a table, and where its column stands in the chart.
 #[derive(Debug, Serialize)]
@@ -52,7 +29,7 @@ struct Line {
     x: f64,
     width: f64,
     sent: u64,
-    /// Delivered, bounced, opened, clicked: how many, and the share of what was sent.
+    /// Delivered, bounced, opened by people, clicked: how many, and the share of what was sent.
     rates: [Rate; 4],
     p50: String,
     p99: String,
@@ -78,41 +55,33 @@ struct Ending {
 pub(super) async fn page(client: &Client, asked: &Parameters, now: Timestamp) -> Result<Page, Problem> {
     let word = |name: &str, default: &'static str| asked.get(name).map_or(default, String::as_str).to_owned();
     let (by, period) = (word("by", "channel"), word("period", "24h"));
-    let by = DIMENSIONS.into_iter().find(|known| *known == by);
-    let by = by.ok_or_else(|| Problem::Asked(format!("by: one of {}", DIMENSIONS.join(", ")).into()))?;
+    let dimensions = Dimension::ALL.map(Dimension::as_str);
+    let by = Dimension::ALL.into_iter().find(|known| known.as_str() == by);
+    let by = by.ok_or_else(|| Problem::Asked(format!("by: one of {}", dimensions.join(", ")).into()))?;
     let (period, length_s, step_s) = PERIODS
         .into_iter()
         .find(|(known, ..)| *known == period)
         .ok_or_else(|| Problem::Asked("period: one of 1h, 24h, 7d, 30d".into()))?;
     // Whole intervals, the last of them under way.
-    let until_s = now.as_second() / step_s * step_s + step_s;
+    let step = i64::from(step_s);
+    let until_s = now.as_second() / step * step + step;
     let since_s = until_s - length_s;
-    let of_period = format!("FROM {DELIVERIES} WHERE submitted_at >= fromUnixTimestamp64Milli({})", since_s * 1_000);
-    let over_time = format!(
-        "SELECT toString(intDiv(toUnixTimestamp(submitted_at), {step_s}) * {step_s}) AS key, {COUNTS} {of_period}
-         GROUP BY key ORDER BY key LIMIT 1000"
-    );
-    let by_value = format!(
-        "SELECT toString({by}) AS key, {COUNTS} {of_period}
-         GROUP BY key ORDER BY deliveries DESC, key LIMIT {MAX_VALUES}"
-    );
     let since = Timestamp::from_second(since_s).unwrap_or_default();
-    let (over_time, by_value, endings) = tokio::join!(
-        client.query(&over_time).fetch_all::<Counted>(),
-        client.query(&by_value).fetch_all::<Counted>(),
+    let (over_time, by_value, endings) = tokio::try_join!(
+        rates_over_time(client, since, step_s),
+        rates(client, since, by, MAX_VALUES),
         outcomes(client, since)
-    );
-    let over_time = intervals(over_time?, since_s, until_s, step_s);
-    let dimensions = DIMENSIONS;
+    )?;
+    let over_time = intervals(over_time, since_s, until_s, step);
     let periods = PERIODS.map(|(name, ..)| name);
     Ok(Page::Show(
         "rates.html",
-        json!({ "view": "rates", "title": "Rates", "by": by, "period": period, "dimensions": dimensions, "periods": periods, "since": since.strftime("%Y-%m-%d %H:%M").to_string(), "over_time": lines(over_time), "by_value": lines(by_value?), "endings": endings_of(endings?) }),
+        json!({ "view": "rates", "title": "Rates", "by": by.as_str(), "period": period, "dimensions": dimensions, "periods": periods, "since": since.strftime("%Y-%m-%d %H:%M").to_string(), "over_time": lines(over_time), "by_value": lines(by_value), "endings": endings_of(endings) }),
     ))
 }
 
 /// One row for each interval, those without deliveries too.
-fn intervals(mut counted: Vec<Counted>, since_s: i64, until_s: i64, step_s: i64) -> Vec<Counted> {
+fn intervals(mut counted: Vec<Rates>, since_s: i64, until_s: i64, step_s: i64) -> Vec<Rates> {
     let mut all = Vec::new();
     let mut at = since_s;
     while at < until_s {
@@ -120,24 +89,24 @@ fn intervals(mut counted: Vec<Counted>, since_s: i64, until_s: i64, step_s: i64)
         let found = counted.iter().position(|row| row.key == key).map(|at| counted.swap_remove(at));
         let label = Timestamp::from_second(at).unwrap_or_default();
         let label = label.strftime(if step_s < 86_400 { "%m-%d %H:%M" } else { "%Y-%m-%d" }).to_string();
-        all.push(Counted { key: label, ..found.unwrap_or_default() });
+        all.push(Rates { key: label, ..found.unwrap_or_default() });
         at += step_s;
     }
     all
 }
 
-fn lines(counted: Vec<Counted>) -> Vec<Line> {
+fn lines(counted: Vec<Rates>) -> Vec<Line> {
     let most = counted.iter().map(|row| row.deliveries).max().unwrap_or(0).max(1) as f64;
     let slot = 100.0 / counted.len().max(1) as f64;
-    let line = |(n, row): (usize, Counted)| Line {
+    let line = |(n, row): (usize, Rates)| Line {
         share: round(100.0 * row.deliveries as f64 / most),
         delivered_share: round(100.0 * row.delivered as f64 / most),
         x: round((n as f64 + 0.12) * slot),
         width: round(0.76 * slot),
-        rates: [row.delivered, row.bounced, row.opened, row.clicked]
+        rates: [row.delivered, row.bounced, row.opened_human, row.clicked]
             .map(|count| Rate { count, percent: percent(count, row.sent) }),
-        p50: milliseconds(row.p50_ms, row.sent),
-        p99: milliseconds(row.p99_ms, row.sent),
+        p50: milliseconds(row.sent_p50_ms, row.sent),
+        p99: milliseconds(row.sent_p99_ms, row.sent),
         key: row.key,
         deliveries: row.deliveries,
         sent: row.sent,
@@ -145,9 +114,9 @@ fn lines(counted: Vec<Counted>) -> Vec<Line> {
     counted.into_iter().enumerate().map(line).collect()
 }
 
-fn endings_of(outcomes: Vec<Outcome>) -> Vec<Ending> {
+fn endings_of(outcomes: Vec<StateCount>) -> Vec<Ending> {
     let all = outcomes.iter().map(|outcome| outcome.notifications).sum();
-    let ending = |Outcome { state, reason, notifications }| Ending {
+    let ending = |StateCount { state, reason, notifications }| Ending {
         meaning: meaning(&reason),
         percent: percent(notifications, all),
         share: round(100.0 * notifications as f64 / all.max(1) as f64),
@@ -172,11 +141,11 @@ mod tests {
 
     #[test]
     fn intervals_without_deliveries_are_there_too() {
-        let row = |key: &str| Counted { key: key.into(), deliveries: 4, sent: 4, delivered: 3, ..Counted::default() };
+        let row = |key: &str| Rates { key: key.into(), deliveries: 4, sent: 4, delivered: 3, ..Rates::default() };
         let all = lines(intervals(vec![row("7200")], 0, 4 * 3_600, 3_600));
-        let told: Vec<_> = all.iter().map(|line| (line.key.as_str(), line.deliveries, line.share)).collect();
+        let shown: Vec<_> = all.iter().map(|line| (line.key.as_str(), line.deliveries, line.share)).collect();
         let zero = |key| (key, 0, 0.0);
-        assert_eq!(told, [zero("01-01 00:00"), zero("01-01 01:00"), ("01-01 02:00", 4, 100.0), zero("01-01 03:00")]);
+        assert_eq!(shown, [zero("01-01 00:00"), zero("01-01 01:00"), ("01-01 02:00", 4, 100.0), zero("01-01 03:00")]);
         assert_eq!((all[2].rates[0].percent.as_str(), all[0].rates[0].percent.as_str()), ("75.0 %", "–"));
     }
 }

@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use crate::{Page, Parameters, Problem, moment};
 
-/// Rows of a list.
+/// Maximum rows of a list.
 const MAX_ROWS: usize = 100;
-/// Most notifications of one user or key that are looked through, the newest.
+/// Maximum notifications of one user or key that are looked through: the newest.
 const MAX_MATCHES: usize = 10_000;
-/// Nobody has asked for anything: the last day.
+/// Where nothing is asked for, the last day is shown.
 const DAY_MS: i64 = 86_400_000;
 
 /// What ClickHouse knows of a trace, from the view `traces`.

@@ -1,10 +1,10 @@
-//! People told from machines, as far as that can be done.
+//! Tells people from machines, as far as that can be done.
 //!
 //! | sign | verdict |
 //! |---|---|
 //! | `HEAD`, or a header that says "prefetch" or "preview" | machine |
 //! | no user agent; Apple's mail proxy (exactly `Mozilla/5.0`), which fetches when mail arrives; Gmail's prefetch (`Edge/12.246 Mozilla/5.0`); scanners, bots, previewers and programs by name | machine |
-//! | within [`ARRIVAL`] of the submission | machine: nobody reads that fast |
+//! | within [`ARRIVAL`] of the submission | machine: no person reads that fast |
 //! | another link of the same message followed within [`BURST`] | machine: a scanner that follows everything |
 //! | Gmail's and Yahoo's image proxies, which fetch when a mail is opened | human |
 //! | within [`SETTLING`] of the submission, or an agent that is neither browser nor mail program | unknown |
@@ -13,8 +13,8 @@
 //! Known limits. The first of a burst of clicks is judged before there is a burst. Scanners that wait, behind the address
 //! and with the agent of a browser, look human. The time of a message is that of its submission, which is in its id:
 //! after a `send_at`, quiet hours or a queue, a fetch on arrival comes "late" and only its agent can give it away. A
-//! person who uses Apple's mail program with its privacy protection counts as a machine, always: of such opens nobody can
-//! tell. So both rates are shown everywhere, and nothing is decided on one open.
+//! person who uses Apple's mail program with its privacy protection counts as a machine, always: such opens
+//! look the same whether a person read or not. So both rates are shown everywhere, and nothing is decided on one open.
 //!
 //! Pure functions. The memory of recent clicks is bounded and forgotten with the process: a crash makes a burst that it
 //! cut in two look human at the seam.
@@ -28,21 +28,21 @@ use chasqui_schemas::receipt::Actor;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-/// Sooner than this after the submission nobody has read a message.
+/// Least time from the submission to an open by a person.
 pub(crate) const ARRIVAL: SignedDuration = SignedDuration::from_secs(2);
 /// Sooner than this after the submission it may still be a scanner of arriving mail.
 pub(crate) const SETTLING: SignedDuration = SignedDuration::from_secs(10);
-/// Nobody follows two links of a message within this time.
+/// Least time between two links of a message that a person follows.
 pub(crate) const BURST: SignedDuration = SignedDuration::from_millis(1_500);
 /// Messages whose last click is remembered: about 6 MB in each of two generations.
 const REMEMBERED: usize = 65_536;
-/// Of a user agent, this many bytes are looked at.
+/// Maximum bytes of a user agent that are looked at.
 const MAX_AGENT_BYTES: usize = 512;
 
 /// What is seen of a hit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen<'a> {
-    /// Asked by `HEAD`, or with a header that says that nobody looks.
+    /// Asked by `HEAD`, or with a header that says that no person looks.
     pub(crate) prefetch: bool,
     /// The `User-Agent` header.
     pub(crate) user_agent: Option<&'a str>,
@@ -64,7 +64,7 @@ pub(crate) fn judge(seen: &Seen<'_>) -> Actor {
     }
 }
 
-/// What a user agent alone tells.
+/// What a user agent alone says.
 pub(crate) fn of_user_agent(agent: Option<&str>) -> Actor {
     /// Parts of names of programs that fetch by themselves.
     const MACHINES: [&str; 38] = [
@@ -120,7 +120,7 @@ pub(crate) fn of_user_agent(agent: Option<&str>) -> Actor {
     }
 }
 
-/// Proxies that fetch when somebody opens the mail, so that even a quick fetch is somebody's.
+/// Proxies that fetch when a person opens the mail, so that even a quick fetch is a person's.
 fn is_image_proxy(agent: Option<&str>) -> bool {
     agent.is_some_and(|agent| agent.contains("GoogleImageProxy") || agent.contains("YahooMailProxy"))
 }
@@ -144,7 +144,7 @@ struct Generations {
 }
 
 impl Clicks {
-    /// Remembers a click, and tells whether another link of the same message was followed a moment ago.
+    /// Remembers a click, and answers whether another link of the same message was followed a moment ago.
     pub(crate) fn is_burst(&self, delivery: Uuid, link: u16, now: Timestamp) -> bool {
         // Nothing is left half done under this lock.
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);

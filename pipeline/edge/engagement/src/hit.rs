@@ -20,7 +20,7 @@ impl Hit {
     pub(crate) fn message(&self) -> Result<Outgoing, serde_json::Error> {
         let Hit { kind, channel, receipt, opt_out } = self;
         let opt_out = opt_out.as_ref().map(serde_json::to_string).transpose()?;
-        // All that makes two hits different, but not when they were: the same is told again a moment later.
+        // All that makes two hits different, but not their time: the same hit is reported again a moment later.
         let message_id = id::claim(&[
             "receipt",
             kind.as_str(),

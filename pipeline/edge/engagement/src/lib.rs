@@ -1,4 +1,4 @@
-//! Engagement: where recipients, apps and providers tell us over HTTP what became of a message.
+//! Engagement: where recipients, apps and providers report over HTTP what became of a message.
 //!
 //! | path | who | answer |
 //! |---|---|---|
@@ -10,11 +10,11 @@
 //! | `POST /v1/callbacks/{provider}` | Twilio, Vonage, SendGrid, Mailgun | 200 |
 //! | `GET /healthz`, `/readyz` | probes | 200, or 503 where hits would be refused |
 //!
-//! What they report ends as messages on `notify.receipt.<kind>.<channel>`; whoever consumes those makes trace events of them
-//! and switches off what has to be ([`chasqui_schemas::OptOut`]).
+//! What they report ends as messages on `notify.receipt.<kind>.<channel>`; the service `receipts` makes trace
+//! events of them and performs the opt-outs ([`chasqui_schemas::OptOut`]).
 //!
 //! # While NATS is away
-//! Nobody is kept waiting: hits go through a bounded queue in memory ([`intake`]) to NATS, or to a bounded spool on disk
+//! No request waits for it: hits go through a bounded queue in memory ([`hit_queue`]) to NATS, or to a bounded spool on disk
 //! ([`spool`]), from where they follow in order. `POST`s are answered when NATS or the spool has what they said, durably;
 //! pixels and clicks are answered at once.
 //!
@@ -24,26 +24,26 @@
 //! - Opens and clicks are lost if the process is killed while they are still in memory, which with NATS or a disk at work
 //!   is a few milliseconds; and when queue or spool are full. Those are counted (`chasqui_gateway_lost`).
 //!
-//! # What is told to strangers
-//! Nothing. A token that we did not sign is answered without asking whether its ids exist (which nobody here knows); a
-//! pixel is a pixel; a wrong link and a path that never was have the same page. Who makes a token needs a key.
+//! # What strangers learn
+//! Nothing. A token that we did not sign is answered without asking whether its ids exist; a pixel is answered with a
+//! pixel; a wrong link and a path that never was have the same page. To make a token one needs the key.
 //!
 //! | module | does |
 //! |---|---|
 //! | [`settings`] | `[engagement]`, and which apps may report |
 //! | `routes` | paths, and what their handlers share |
 //! | `track` | pixels, clicks, unsubscriptions |
-//! | `actor` | people told from machines |
+//! | `actor` | tells people from machines |
 //! | `reports` | `/v1/receipts` |
 //! | `callbacks` | one module per provider |
 //! | `hit` | what a request becomes: one message |
-//! | [`intake`], [`spool`] | the way to NATS |
+//! | [`hit_queue`], [`spool`] | the way to NATS |
 
 mod actor;
 pub mod callbacks;
 
 mod hit;
-pub mod intake;
+pub mod hit_queue;
 mod pages;
 mod reports;
 mod routes;
@@ -51,6 +51,6 @@ pub mod settings;
 pub mod spool;
 mod track;
 
-pub use intake::Carrier;
+pub use hit_queue::Carrier;
 pub use routes::{Engagement, Setup};
 pub use settings::{Reporters, Settings};

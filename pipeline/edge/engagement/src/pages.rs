@@ -9,7 +9,7 @@ use axum::{
 };
 use chasqui_schemas::OptOut;
 
-/// What RFC 8058, section 3.1, has a mailbox provider post; the form of [`ask`] posts the same.
+/// What RFC 8058, section 3.1, has a mailbox provider post; the form of [`confirm`] posts the same.
 pub(crate) const ONE_CLICK: (&str, &str) = ("List-Unsubscribe", "One-Click");
 
 const HEADERS: [(HeaderName, &str); 2] = [
@@ -26,7 +26,7 @@ pub(crate) fn missing() -> Response {
 }
 
 /// Asks whether to unsubscribe. A scanner that follows every link gets no further than this.
-pub(crate) fn ask(opt_out: &OptOut) -> Response {
+pub(crate) fn confirm(opt_out: &OptOut) -> Response {
     let (name, value) = ONE_CLICK;
     let what = what(opt_out);
     let form = format!(

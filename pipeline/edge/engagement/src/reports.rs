@@ -25,7 +25,7 @@ use jiff::Timestamp;
 
 use crate::{Reporters, hit::Hit, routes::App};
 
-/// Largest body, in bytes.
+/// Maximum bytes of a body: that many receipts fit.
 const MAX_BODY: usize = 512 << 10;
 pub(crate) async fn report(State(app): State<Arc<App>>, request: Request) -> Response {
     if !may_report(&app.reporters, request.headers()) {
@@ -40,7 +40,7 @@ pub(crate) async fn report(State(app): State<Arc<App>>, request: Request) -> Res
         Ok(hits) => hits,
         Err(what) => return json(StatusCode::BAD_REQUEST, &serde_json::json!({ "error": what })),
     };
-    match app.intake.store(&hits).await {
+    match app.hits.store(&hits).await {
         Ok(()) => json(StatusCode::ACCEPTED, &serde_json::json!({ "accepted": hits.len() })),
         Err(_) => request::come_again(),
     }

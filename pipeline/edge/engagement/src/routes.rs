@@ -19,13 +19,13 @@ use crate::{
     Reporters, Settings,
     actor::Clicks,
     callbacks::{self, Verifiers},
-    intake::{Carrier, Intake},
+    hit_queue::{Carrier, HitQueue},
     pages, reports,
     spool::{Spool, SpoolError},
     track,
 };
 
-/// Requests with a large body that are in memory at once: 32 MiB at most.
+/// Maximum requests with a large body that are in memory at once: together 32 MiB.
 const MAX_BULK: usize = 32;
 
 /// What engagement is made of.
@@ -60,9 +60,9 @@ impl Engagement {
         let verifiers = Verifiers::new(settings, public_url)?;
         let spool = Spool::open(&settings.spool_dir, settings.spool_bytes)?;
         let publisher = Publisher::new(async_nats::jetstream::new(client.clone()));
-        let (intake, carrier) = Intake::new(client, &publisher, spool, settings.queue_hits);
+        let (hits, carrier) = HitQueue::new(client, &publisher, spool, settings.queue_hits);
         let app = App {
-            intake,
+            hits,
             links,
             clicks: Clicks::default(),
             reporters,
@@ -76,7 +76,7 @@ impl Engagement {
 
     /// Counts the hits that were neither stored nor refused.
     pub fn lost(&self) -> Arc<AtomicU64> {
-        self.app.intake.lost()
+        self.app.hits.lost()
     }
 
     /// What answers, and what carries hits to NATS: it ends when the router and all of its requests are gone.
@@ -98,7 +98,7 @@ pub enum EngagementError {
 
 /// What requests share.
 pub(crate) struct App {
-    pub(crate) intake: Intake,
+    pub(crate) hits: HitQueue,
     pub(crate) links: Option<Links>,
     pub(crate) clicks: Clicks,
     pub(crate) reporters: Reporters,
@@ -124,7 +124,7 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/t/o/{file}", get(track::pixel))
         .route("/t/c/{token}", get(track::click))
-        .route("/t/u/{token}", get(track::ask).post(track::unsubscribe))
+        .route("/t/u/{token}", get(track::confirm).post(track::unsubscribe))
         .route("/v1/receipts", post(reports::report))
         .route("/v1/callbacks/{provider}", post(callbacks::receive))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -135,5 +135,5 @@ fn router(app: Arc<App>) -> Router {
 
 /// Ready as long as hits are taken: with NATS away too, while there is room in the spool.
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    if app.intake.is_ready() { "ready\n".into_response() } else { come_again() }
+    if app.hits.is_ready() { "ready\n".into_response() } else { come_again() }
 }

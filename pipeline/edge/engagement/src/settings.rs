@@ -32,7 +32,7 @@ pub struct Settings {
 /// Who may report receipts.
 #[derive(Debug)]
 pub enum Reporters {
-    /// Whoever reaches us: this machine, without a public address.
+    /// Every program that reaches us: this machine only, where there is no public address.
     Anybody,
     /// Apps, by the hash of their token.
     Apps(HashMap<TokenHash, String>),

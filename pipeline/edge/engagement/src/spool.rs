@@ -24,7 +24,7 @@ use std::{
 
 /// A file is full when it has this many bytes.
 const FILE_BYTES: u64 = 4 << 20;
-/// Largest record, in bytes.
+/// Maximum bytes of a record.
 pub const MAX_RECORD_BYTES: usize = 64 << 10;
 /// Bytes that one [`Spool::peek`] reads. At least one record.
 const READ_BYTES: u64 = 512 << 10;

@@ -1,6 +1,6 @@
 //! Pixels, clicks, unsubscriptions: what a token in a link sets going.
 //!
-//! Guarantee: a pixel is a pixel, whatever the token and whatever else is the matter. A click leads where the link was
+//! Guarantee: a request for a pixel is answered with one, whatever its token. A click leads where the link was
 //! signed to lead, or nowhere. Only a `POST` that says what RFC 8058 says unsubscribes, and it is answered when that is
 //! stored.
 
@@ -28,7 +28,7 @@ use crate::{
 
 /// One transparent pixel.
 const PIXEL: [u8; 43] = *b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;";
-/// Largest body of an unsubscription: 26 bytes as a form, a few hundred as multipart.
+/// Maximum bytes of an unsubscription's body: 26 bytes as a form, a few hundred as multipart.
 const MAX_BODY: usize = 4 << 10;
 
 /// `GET /t/o/{token}.gif`
@@ -37,7 +37,7 @@ pub(crate) async fn pixel(State(app): State<Arc<App>>, request: Request) -> Resp
     if let Some((origin, Link::Open)) = read(&app, token.strip_suffix(".gif").unwrap_or(token)) {
         let now = app.now();
         let seen = seen(&request, &origin, now, false);
-        app.intake.offer(&hit(ReceiptKind::Opened, &origin, now, actor::judge(&seen), None));
+        app.hits.offer(&hit(ReceiptKind::Opened, &origin, now, actor::judge(&seen), None));
     }
     ([(CONTENT_TYPE, "image/gif")], PIXEL).into_response()
 }
@@ -49,14 +49,14 @@ pub(crate) async fn click(State(app): State<Arc<App>>, request: Request) -> Resp
     let burst = app.clicks.is_burst(origin.delivery_id, link, now);
     let seen = seen(&request, &origin, now, burst);
     let detail = Some(format!("link-{link}"));
-    app.intake.offer(&hit(ReceiptKind::Clicked, &origin, now, actor::judge(&seen), detail));
+    app.hits.offer(&hit(ReceiptKind::Clicked, &origin, now, actor::judge(&seen), detail));
     (StatusCode::FOUND, [(LOCATION, target)]).into_response()
 }
 
 /// `GET /t/u/{token}`
-pub(crate) async fn ask(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(crate) async fn confirm(State(app): State<Arc<App>>, request: Request) -> Response {
     match read(&app, last(&request)) {
-        Some((_, Link::Unsubscribe(opt_out))) => pages::ask(&opt_out),
+        Some((_, Link::Unsubscribe(opt_out))) => pages::confirm(&opt_out),
         _ => pages::missing(),
     }
 }
@@ -74,7 +74,7 @@ pub(crate) async fn unsubscribe(State(app): State<Arc<App>>, request: Request) -
     }
     let mut hit = hit(ReceiptKind::Unsubscribed, &origin, app.now(), Actor::Human, None);
     hit.opt_out = Some(opt_out.clone());
-    match app.intake.store(&[hit]).await {
+    match app.hits.store(&[hit]).await {
         Ok(()) => pages::done(&opt_out),
         Err(_) => request::come_again(),
     }
@@ -102,7 +102,7 @@ fn last(request: &Request) -> &str {
 }
 
 fn seen<'a>(request: &'a Request, origin: &Origin, now: Timestamp, burst: bool) -> Seen<'a> {
-    /// Headers by which a fetch says that nobody looks at it yet.
+    /// Headers by which a fetch says that no person looks at it yet.
     const PREFETCH: [&str; 4] = ["purpose", "sec-purpose", "x-purpose", "x-moz"];
     let headers = request.headers();
     let says_so = |name: &&str| {

@@ -3,7 +3,7 @@
 //! Guarantee: a client that is slow, silent or greedy costs one of `connections` for a bounded time, and no
 //! more memory than that. HTTP/1.1 only, without TLS: a proxy in front speaks both, and HTTP/2.
 //!
-//! Told to stop, it accepts nobody, finishes what has begun within `DRAIN`.
+//! When it is asked to stop, it accepts no connection and finishes the requests under way within `DRAIN`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -29,12 +29,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::request::bounded;
 
-/// Largest request line and headers, in bytes: the longest token is 3 KiB.
+/// Maximum bytes of request line and headers: the longest token is 3 KiB.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
-/// How long a connection may take to say what it wants, and stay without wanting anything.
+/// Maximum time that a connection takes to send a request's head, or stays open without one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests under way are finished within this time when stopped.
+/// Maximum time for requests under way after the process was asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after the system refused us a connection, for want of file descriptors say.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);

@@ -33,8 +33,8 @@ impl Settings {
         self.bind.parse().map_err(wrong)
     }
 
-    /// Whether nobody can reach us from elsewhere: a proxy on this machine would make everybody look local, so a public
-    /// address says that somebody can.
+    /// Whether only this machine can reach us. Behind a proxy on this machine every request looks local; so a public
+    /// address counts as being reached from elsewhere.
     ///
     /// # Errors
     /// Where `gateway.bind` is no address.

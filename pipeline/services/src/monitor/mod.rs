@@ -6,7 +6,7 @@
 //! | [`sampler`] | asks the broker |
 //! | `rows` | what two looks say; pure |
 //!
-//! Guarantee: it disturbs nobody and nothing stops it. A broker that is away, a cluster without a leader, a ClickHouse
+//! Guarantee: it slows nothing else down, and nothing stops it. A broker that is away, a cluster without a leader, a ClickHouse
 //! that does not answer cost samples, which are counted (`chasqui_queue_rows_lost`), and nothing else. One monitor is
 //! enough for an installation; of several, which sample at the same moments, each sample is stored once.
 //!
@@ -40,7 +40,7 @@ pub struct MonitorSettings {
     pub sample_ms: u64,
 }
 
-/// More often would be a load.
+/// Least time between samples: sampling more often would be a load.
 const SHORTEST: Duration = Duration::from_millis(500);
 
 /// Samples at every multiple of `every` since 1970, until `stop`. `clickhouse` has the database set.
@@ -55,15 +55,15 @@ pub async fn run_monitor(client: Client, clickhouse: clickhouse::Client, every: 
             () = tokio::time::sleep(wait) => {}
         }
         let sample = sampler.sample(at).await;
-        tell(&sample);
+        publish_metrics(&sample);
         if sample.rows.is_empty() {
             continue;
         }
         match insert_sample(&clickhouse, at, &sample.rows).await {
             Ok(()) => refused = false,
             Err(error) => {
-                lost("clickhouse", sample.rows.len());
-                // Once for an outage: the writer tells of it too.
+                count_lost("clickhouse", sample.rows.len());
+                // Once for an outage: the writer logs it too.
                 if !std::mem::replace(&mut refused, true) {
                     tracing::warn!(error = &error as &dyn std::error::Error, "samples of the queues are lost");
                 }
@@ -80,9 +80,9 @@ fn next(now: Timestamp, every: Duration) -> (Duration, Timestamp) {
     (wait, Timestamp::from_millisecond(now.as_millisecond() + every - past).unwrap_or(now))
 }
 
-fn tell(sample: &Sample) {
+fn publish_metrics(sample: &Sample) {
     if sample.unanswered > 0 {
-        lost("nats", sample.unanswered);
+        count_lost("nats", sample.unanswered);
     }
     let mut bytes = BTreeMap::new();
     for row in &sample.rows {
@@ -105,7 +105,7 @@ fn tell(sample: &Sample) {
     }
 }
 
-fn lost(by: &'static str, rows: usize) {
+fn count_lost(by: &'static str, rows: usize) {
     let rows = rows as u64;
     measure!(QueueRowsLost, rows, by);
 }

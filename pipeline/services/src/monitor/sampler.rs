@@ -18,9 +18,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::rows::{self, Counts, Queue, Stored, UNREAD};
 
-/// Longest time for a sample.
+/// Maximum time for a sample: the next one follows in 5 s.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Requests under way at once.
+/// Maximum requests under way at once: the broker has other work.
 const AT_ONCE: usize = 8;
 
 /// All queues at one moment.

@@ -1,8 +1,9 @@
-//! Makes trace events of receipts, so that what providers and apps report afterwards is part of the trace.
+//! Performs the opt-outs that come with receipts, and makes trace events of the receipts, so that what providers and apps
+//! report afterwards is part of the trace.
 //!
 //! Guarantee: a receipt is acknowledged after its event is in the trace stream. A repeated receipt has the same span
 //! and replaces itself; the states keep the earliest. What cannot be read, or names no notification, becomes a dead
-//! letter and holds nobody up.
+//! letter, and what comes after it goes on.
 //!
 //! A message of receipts may carry an opt-out beside them ([`header::OPT_OUT`]). It is performed here, before the receipt is
 //! acknowledged, because there can be one consumer only: what is acknowledged is removed, and a second consumer that has
@@ -18,7 +19,7 @@ use chasqui_nats::{
     reader::{self, Broken, ReadError, StreamReader},
 };
 use chasqui_schemas::{
-    Channel, OptOut, Receipt, ReceiptKind, consumer, header, id, receipt, stream, subject,
+    Channel, OptOut, Receipt, ReceiptKind, consumer, header, id, receipt, stream, subject, text,
     trace::{Encoded, RECEIPT_STAGE, State, Status, TraceEvent},
 };
 use chasqui_trace::{TraceSink, encoded, span};
@@ -28,11 +29,11 @@ use tokio_util::sync::CancellationToken;
 
 pub mod opt_out;
 
-/// Receipts that are published as one message.
+/// Maximum messages of receipts that are traced as one message: one fsync for all of them.
 const MAX_RECEIPTS: usize = 256;
-/// Longest `detail` kept, in characters.
+/// Maximum characters of `detail` in a trace: a provider's sentence, not its page.
 const MAX_DETAIL: usize = 500;
-/// Longest word taken for a reporter's code, in characters.
+/// Maximum characters of a word that counts as a reporter's code.
 const MAX_CODE: usize = 64;
 
 /// Makes events of receipts until `stop` is cancelled. Any number of processes may run it.
@@ -40,9 +41,9 @@ const MAX_CODE: usize = 64;
 /// # Errors
 /// [`ReadError`] where the stream or its consumer is not there at the start. Later troubles are waited for.
 pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToken) -> Result<(), ReadError> {
-    let intake = StreamReader::open(nats.clone(), stream::RECEIPTS, consumer::RECEIPTS).await?.releasing(None);
+    let reader = StreamReader::open(nats.clone(), stream::RECEIPTS, consumer::RECEIPTS).await?.releasing(None);
     let publisher = Publisher::new(nats.clone());
-    while let Some(messages) = intake.messages(&stop).await {
+    while let Some(messages) = reader.messages(&stop).await {
         let mut chunks = messages.ready_chunks(MAX_RECEIPTS);
         loop {
             let chunk = tokio::select! {
@@ -65,7 +66,7 @@ pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToke
             batch.opt_out(&nats, &stop).await;
             let recording = sink.record(batch.events);
             tokio::select! {
-                () = reader::extend_while(&batch.held, intake.extend_every, recording) => {
+                () = reader::extend_while(&batch.held, reader.extend_every, recording) => {
                     reader::ack_all(&batch.held).await;
                 }
                 () = stop.cancelled() => reader::put_back_all(&batch.held).await,
@@ -84,7 +85,7 @@ struct Batch {
     events: Vec<Encoded>,
     held: Vec<Acker>,
     broken: Vec<Broken>,
-    /// To be performed first.
+    /// Messages whose opt-out is performed before anything is acknowledged.
     opting: Vec<Opting>,
 }
 
@@ -92,7 +93,7 @@ struct Opting {
     message: Message,
     events: Vec<TraceEvent>,
     opt_out: OptOut,
-    /// When it was wished.
+    /// When the recipient asked for it.
     at: Timestamp,
 }
 
@@ -104,17 +105,17 @@ impl Batch {
             .and_then(|info| Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).ok())
             .unwrap_or_default();
         let read = read(&message.subject, &message.payload, stored_at);
-        match read.and_then(|events| Ok((events, wish(&message)?))) {
+        match read.and_then(|events| Ok((events, opt_out_of(&message)?))) {
             Ok((events, Some(opt_out))) => {
                 let at = events.first().and_then(|event| Timestamp::from_nanosecond(event.started_at.into()).ok());
                 self.opting.push(Opting { message, events, opt_out, at: at.unwrap_or(stored_at) });
             }
-            Ok((events, None)) => self.take(message, events),
+            Ok((events, None)) => self.hold(message, events),
             Err(why) => self.broken.push(Broken { message, why }),
         }
     }
 
-    fn take(&mut self, message: Message, events: Vec<TraceEvent>) {
+    fn hold(&mut self, message: Message, events: Vec<TraceEvent>) {
         self.events.extend(encoded(&events));
         self.held.push(message.split().1);
     }
@@ -140,15 +141,15 @@ impl Batch {
                 }
             };
             match done {
-                Ok(()) => self.take(message, events),
+                Ok(()) => self.hold(message, events),
                 Err(why) => self.broken.push(Broken { message, why }),
             }
         }
     }
 }
 
-/// What a message of receipts switches off.
-fn wish(message: &Message) -> Result<Option<OptOut>, String> {
+/// The opt-out that a message of receipts carries, if any.
+fn opt_out_of(message: &Message) -> Result<Option<OptOut>, String> {
     let value = message.headers.as_ref().and_then(|headers| headers.get(header::OPT_OUT));
     value.map(|value| serde_json::from_str(value.as_str())).transpose().map_err(|error| error.to_string())
 }
@@ -181,7 +182,7 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
             (Status::Ok, None)
         }
     };
-    // Reporters' clocks are wrong at times: nothing happened before the submission, or after we were told.
+    // Reporters' clocks are wrong at times: nothing happened before the submission, or after the report was stored.
     let submitted_at = Timestamp::from_millisecond(id::embedded_ms(trace_id)).unwrap_or(stored_at);
     let at = receipt.at.unwrap_or(stored_at).max(submitted_at).min(stored_at);
     let mut attributes = Vec::new();
@@ -190,14 +191,14 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
     }
     let mut reason = String::new();
     if let Some(detail) = &receipt.detail {
-        let detail = without_addresses(detail);
+        let detail: String = text::redact(detail, None).chars().take(MAX_DETAIL).collect();
         // A code can be counted; a sentence cannot.
         if state == Some(State::Bounced) && detail.len() <= MAX_CODE && !detail.contains(char::is_whitespace) {
             reason.clone_from(&detail);
         }
         attributes.push(("detail".into(), detail.into()));
     }
-    // Each link is a click of its own; anything else told again is the same.
+    // Each link is a click of its own; any other receipt that comes again is the same event.
     let link = receipt.detail.as_deref().filter(|_| kind == ReceiptKind::Clicked).unwrap_or_default();
     let step = format!("{RECEIPT_STAGE}.{kind}.{by}") + if link.is_empty() { "" } else { "." } + link;
     TraceEvent {
@@ -217,13 +218,6 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
         attributes,
         ..TraceEvent::default()
     }
-}
-
-/// A reporter's words without what looks like a mailbox or a phone number: traces hold no addresses.
-fn without_addresses(words: &str) -> String {
-    let is_address = |word: &str| word.contains('@') || word.bytes().filter(u8::is_ascii_digit).count() >= 7;
-    let kept: Vec<&str> = words.split_whitespace().map(|word| if is_address(word) { "…" } else { word }).collect();
-    kept.join(" ").chars().take(MAX_DETAIL).collect()
 }
 
 #[cfg(test)]
@@ -311,7 +305,7 @@ mod tests {
     fn addresses_in_a_reporters_words_are_not_kept() {
         let detail = Some("550 5.1.1 <ada@example.com> unknown, call +82-10-1234-5678".to_owned());
         let event = read_it("notify.receipt.bounced.email", &Receipt { detail, ..receipt() }, SUBMITTED + 5).unwrap();
-        assert_eq!(event.attributes[0].1, "550 5.1.1 … unknown, call …");
+        assert_eq!(event.attributes[0].1, "550 5.1.1 [address] unknown, call [address]");
         assert_eq!(event.reason, "");
         let detail = Some("30003".to_owned());
         let event = read_it("notify.receipt.failed.sms", &Receipt { detail, ..receipt() }, SUBMITTED + 5).unwrap();

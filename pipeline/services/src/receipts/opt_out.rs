@@ -17,7 +17,7 @@ use chasqui_schemas::{
 };
 use jiff::Timestamp;
 
-/// Longest exchange with the server.
+/// Maximum time of one exchange with the server.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Does what `opt_out` says. `at` is when it was wished.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
 use chasqui_contract::with_sources;
+use chasqui_settings::SettingsError;
 use http_body_util::{BodyExt, Limited};
 use jiff::{Timestamp, fmt::rfc2822};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
@@ -24,14 +25,14 @@ use reqwest::{
     redirect,
 };
 
-use crate::{
-    WarehouseError,
-    settings::{ExportSettings, Protocol},
-};
+use crate::settings::{ExportSettings, Protocol};
 
-/// Most of an answer that is read, bytes.
+/// The settings that errors name.
+const ENDPOINT: &str = "export.endpoint";
+const AUTHORIZATION_KEY: &str = "export.authorization";
+/// Maximum bytes of an answer that are read: a partial success is some hundred.
 const MAX_ANSWER: usize = 64 * 1024;
-/// Longest explanation kept, in characters.
+/// Maximum characters of a collector's explanation that are logged.
 const MAX_WORDS: usize = 300;
 /// A gRPC message: a byte that says whether it is compressed, four of length, then the message.
 const FRAME: usize = 5;
@@ -57,42 +58,42 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    pub(crate) fn new(config: &ExportSettings) -> Result<Self, WarehouseError> {
-        let wrong = |problem: String| WarehouseError::Export { problem };
-        let method = match config.protocol {
+    pub(crate) fn new(settings: &ExportSettings) -> Result<Self, SettingsError> {
+        let method = match settings.protocol {
             Protocol::Http => "v1/traces",
             Protocol::Grpc => GRPC_METHOD,
         };
-        let url: Url = format!("{}/{method}", config.endpoint.trim_end_matches('/'))
+        let url: Url = format!("{}/{method}", settings.endpoint.trim_end_matches('/'))
             .parse()
-            .map_err(|error| wrong(format!("export.endpoint is no address: {error}")))?;
+            .map_err(|error| SettingsError::caused(ENDPOINT, "is not an address: write http://host:4318", error))?;
         if !["http", "https"].contains(&url.scheme()) {
-            return Err(wrong("export.endpoint must begin with http:// or https://".to_owned()));
+            return Err(SettingsError::invalid(ENDPOINT, "must begin with http:// or https://"));
         }
         let mut headers = HeaderMap::new();
-        match config.protocol {
+        match settings.protocol {
             Protocol::Http => headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf")),
             Protocol::Grpc => {
                 headers.insert(TE, HeaderValue::from_static("trailers"));
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
             }
         };
-        if let Some(authorization) = config.authorization.read("export.authorization")? {
+        if let Some(authorization) = settings.authorization.read(AUTHORIZATION_KEY)? {
             let mut value = HeaderValue::from_str(authorization.expose())
-                .map_err(|_| wrong("export.authorization holds no header's value".to_owned()))?;
+                .map_err(|error| SettingsError::caused(AUTHORIZATION_KEY, "cannot be the value of a header", error))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        let timeout = Duration::from_millis(config.timeout_ms);
+        let timeout = Duration::from_millis(settings.timeout_ms);
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .user_agent(concat!("chasqui/", env!("CARGO_PKG_VERSION")));
-        let client = match config.protocol {
+        let client = match settings.protocol {
             Protocol::Http => client,
             Protocol::Grpc => client.http2_prior_knowledge(),
         };
-        let client = client.build().map_err(|error| wrong(clipped(&with_sources(&error))))?;
-        Ok(Collector { client, protocol: config.protocol, url, headers, timeout })
+        let client =
+            client.build().map_err(|error| SettingsError::caused("export", "no client can be made for it", error))?;
+        Ok(Collector { client, protocol: settings.protocol, url, headers, timeout })
     }
 
     /// Sends an encoded request.

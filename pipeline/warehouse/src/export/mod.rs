@@ -1,9 +1,9 @@
-//! Sends the trace stream to a collector by OTLP, so that notifications show in Tempo, Jaeger or whatever is there.
+//! Sends the trace stream to a collector by OTLP, so that notifications show in Tempo, Jaeger or another tracing system.
 //!
 //! Guarantee: a message of the trace stream is acknowledged when the collector has taken its spans, or has said that it
-//! never will. A collector that is away, or that does not know us, is asked again for as long as it takes, and meanwhile
-//! the stream keeps what it has not taken, up to half of its bytes ([`chasqui_nats::keep_releasing`]): then the oldest
-//! go, because an optional reader must not stop the pipeline. Whatever is not taken is logged and counted.
+//! never will. A collector that is away, or that refuses our credentials, is asked again for as long as it takes.
+//! Meanwhile the stream keeps what it has not taken, up to half of its bytes ([`chasqui_nats::keep_releasing`]); beyond
+//! that the oldest go, because an optional reader must not stop the pipeline. What is not taken is logged and counted.
 //!
 //! The spans are those of ClickHouse's view `otel_traces`, read by a consumer of their own. OpenTelemetry's span processor
 //! is not used: it holds spans in memory, and drops them when its queue is full.
@@ -46,43 +46,44 @@ use crate::{
     settings::{ExportSettings, Parent},
 };
 
-/// A request is sent when it has this many spans, or was this long in the stream, …
+/// Maximum spans of a request: more would not travel cheaper.
 const MAX_SPANS: usize = 2_000;
+/// Maximum time that the first event of a request waits for more.
 const MAX_WAIT: Duration = Duration::from_millis(500);
-/// … or so many bytes of events. The last message brings half a mebibyte at most, and a span takes some 450 bytes more
-/// than its event: that stays below the 4 MiB that a gRPC server takes unless told otherwise.
+/// Maximum bytes of events in a request. Its last message brings half a mebibyte at most, and a span takes some 450 bytes
+/// more than its event: together that stays below the 4 MiB that a gRPC server takes by default.
 const MAX_BYTES: usize = 512 * 1024;
-/// Longest pause that a collector may ask for.
+/// Maximum pause that a collector may ask for, so that a wrong `Retry-After` does not stop the export for a day.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// When asked to stop, try this long to send what was gathered.
+/// Maximum time to send what was gathered after the process was asked to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Exports until `stop` is cancelled. `clickhouse` is asked for the producers of late receipts. Any number of processes
 /// may run it.
 ///
 /// # Errors
-/// [`WarehouseError::Export`] where the settings cannot be used, [`WarehouseError::Read`] where the stream or its consumer is
+/// [`WarehouseError::Settings`] where the settings cannot be used, [`WarehouseError::Stream`] where the stream or its consumer is
 /// not there at the start. Later troubles are waited for.
 pub async fn run_exporter(
     nats: Context,
     clickhouse: Client,
-    config: ExportSettings,
+    settings: ExportSettings,
     stop: CancellationToken,
 ) -> Result<(), WarehouseError> {
-    let collector = Collector::new(&config)?;
-    let producers = (config.parent == Parent::Producer).then(|| Producers::new(clickhouse));
-    let intake = StreamReader::open(nats, stream::TRACES, consumer::EXPORT).await?;
-    let exporter = Exporter { intake, collector, producers, stop };
-    while let Some(messages) = exporter.intake.messages(&exporter.stop).await {
+    let collector = Collector::new(&settings)?;
+    let producers = (settings.parent == Parent::Producer).then(|| Producers::new(clickhouse));
+    let reader = StreamReader::open(nats, stream::TRACES, consumer::EXPORT).await?;
+    let exporter = Exporter { reader, collector, producers, stop };
+    while let Some(messages) = exporter.reader.messages(&exporter.stop).await {
         exporter.export(messages).await;
     }
     Ok(())
 }
 
 struct Exporter {
-    intake: StreamReader,
+    reader: StreamReader,
     collector: Collector,
-    /// Where a producer's span is to be the parent.
+    /// Only where the settings make a producer's span the parent.
     producers: Option<Producers>,
     stop: CancellationToken,
 }
@@ -133,10 +134,10 @@ impl Exporter {
                 sleep(STOP_WITHIN).await;
             };
             let Batch { events, held, oldest_ms, .. } = batch;
-            // Reading ahead ends with the first failure, because nobody extends the deadlines of what was read ahead.
+            // Reading ahead ends with the first failure, because the deadlines of what was read ahead are not extended.
             let delivering = self.deliver(events, oldest_ms, || messages = None);
             tokio::select! {
-                () = reader::extend_while(&held, self.intake.extend_every, delivering) => reader::ack_all(&held).await,
+                () = reader::extend_while(&held, self.reader.extend_every, delivering) => reader::ack_all(&held).await,
                 () = patience => {
                     tracing::warn!(messages = held.len(), "stopping with traces not exported: the stream keeps them");
                     reader::put_back_all(&held).await;
@@ -145,7 +146,7 @@ impl Exporter {
         }
     }
 
-    /// Waits for a first message, then takes what comes until the request is due. True: there is no more to be had.
+    /// Waits for a first message, then takes what comes until the request is due. True: reading has ended.
     async fn gather(&self, messages: &mut pull::Stream) -> (Batch, bool) {
         let mut batch = Batch::default();
         let mut due = None;
@@ -175,7 +176,7 @@ impl Exporter {
         (batch, false)
     }
 
-    /// Sends events until the collector has taken or refused them; tells the first time that it is not now.
+    /// Sends events until the collector has taken or refused them; calls `not_now` each time that it has done neither.
     async fn deliver(&self, mut events: Vec<TraceEvent>, oldest_ms: Option<i64>, mut not_now: impl FnMut()) {
         if let Some(producers) = &self.producers {
             producers.complete(&mut events).await;

@@ -1,7 +1,7 @@
 //! Which producer's span a receipt belongs under. What stages record carries it; a receipt comes from outside, days later
 //! perhaps, and knows its notification only.
 //!
-//! Guarantee: found in memory or in ClickHouse, as long as either knows the notification. One whose root nobody knows
+//! Guarantee: found in memory or in ClickHouse, as long as either knows the notification. One whose root neither knows
 //! half a minute after its submission is a stranger, and stays in a trace of its own.
 
 use std::time::Duration;
@@ -58,7 +58,7 @@ impl Producers {
             if let Err(error) = self.look_up(&unknown).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "ClickHouse does not tell producers; asking again"
+                    "ClickHouse does not answer who produced late receipts; asking again"
                 );
                 sleep(pauses.pause()).await;
                 continue;

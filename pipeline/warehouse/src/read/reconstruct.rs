@@ -20,9 +20,9 @@ use crate::{
     write::row::{EventRow, trace_hex},
 };
 
-/// Most traces that one look-up answers; a request has at most 1,000 recipients.
+/// Maximum traces of one look-up: a request has at most 1,000 recipients.
 pub const MAX_TRACES: usize = 1_000;
-/// Most steps that one look-up answers.
+/// Maximum steps of one look-up: a request to 1,000 recipients has some 10,000.
 pub const MAX_EVENTS: usize = 100_000;
 /// The state of a trace in which nothing is decided yet.
 pub const PENDING: &str = "pending";
@@ -58,7 +58,7 @@ pub struct TraceTree {
 
 impl TraceTree {
     /// Whether nothing more is to be expected but receipts: each of its deliveries, or without any it itself, has come to
-    /// an end. A request's own trace tells only what it became.
+    /// an end. A request's own trace says only what it became.
     pub fn has_ended(&self) -> bool {
         let mut deliveries = BTreeMap::new();
         let mut nodes: Vec<&Node> = self.roots.iter().collect();
@@ -72,6 +72,18 @@ impl TraceTree {
             true => self.state != PENDING || self.roots.iter().any(|root| root.event == event::REQUEST),
             false => deliveries.into_values().all(|ended| ended),
         }
+    }
+
+    /// Whether every notification of a request is there and has a state. The request's own trace, where it has one, says
+    /// how many they are.
+    pub fn all_ended(traces: &[TraceTree]) -> bool {
+        let is_own =
+            |tree: &&TraceTree| tree.state == PENDING && tree.roots.iter().any(|root| root.event == event::REQUEST);
+        let expected = traces.iter().find(is_own).and_then(|tree| tree.roots.first()?.attributes.get("notifications"));
+        let expected = expected.and_then(|count| count.parse().ok()).unwrap_or(1);
+        let decided = traces.iter().filter(|tree| tree.state != PENDING).count();
+        let waiting = traces.iter().filter(|tree| tree.state == PENDING && !is_own(tree)).count();
+        waiting == 0 && decided >= expected
     }
 }
 
@@ -201,7 +213,7 @@ fn tree(trace_id: Uuid, events: Vec<TraceEvent>) -> TraceTree {
     let known: BTreeSet<u64> = steps.keys().copied().collect();
     let mut children: BTreeMap<u64, Vec<TraceEvent>> = BTreeMap::new();
     for (_, event) in steps {
-        // Zero is nobody's id: there the roots and those without a parent come together.
+        // No span has the id zero: there the roots and those without a parent come together.
         let parent = if known.contains(&event.parent_span_id) { event.parent_span_id } else { 0 };
         children.entry(parent).or_default().push(event);
     }
@@ -257,7 +269,7 @@ fn node(event: TraceEvent, submitted_ns: i64, children: &mut BTreeMap<u64, Vec<T
     }
 }
 
-/// The rule of the view `notifications`: the state of the delivery that got furthest if there is any, else its own.
+/// The rule of the view `notifications`, to which `tests/servers/states.rs` holds it: the state of the delivery that got furthest if there is any, else its own.
 /// A delivery's state is its highest; one that was accepted outweighs another that bounced.
 fn outcome(events: &[TraceEvent]) -> (String, String) {
     let has_deliveries = events.iter().any(|event| !event.delivery_id.is_nil());
@@ -359,6 +371,32 @@ mod tests {
         assert!(!ended(&events), "one delivery is still on its way");
         events.push(sent(3));
         assert!(ended(&events));
+    }
+
+    fn root(trace: u128, event: &str, state: &str, notifications: &str) -> TraceEvent {
+        TraceEvent {
+            trace_id: Uuid::from_u128(trace),
+            span_id: 1,
+            event: event.into(),
+            state: state.into(),
+            attributes: vec![("notifications".into(), notifications.into())],
+            ..TraceEvent::default()
+        }
+    }
+
+    #[test]
+    fn a_request_has_ended_when_all_its_notifications_have() {
+        let ended = |events: &[TraceEvent]| TraceTree::all_ended(&trees(events.to_vec()));
+        let fan_out = root(9, event::REQUEST, "", "2");
+        let sent = |trace| root(trace, event::NOTIFICATION, "sent", "");
+        let waiting = root(2, event::NOTIFICATION, "", "");
+        assert!(!ended(&[]));
+        assert!(ended(&[sent(1)]));
+        assert!(ended(&[root(9, event::REQUEST, "rejected", "")]));
+        assert!(!ended(std::slice::from_ref(&fan_out)));
+        assert!(!ended(&[fan_out.clone(), sent(1)]));
+        assert!(!ended(&[fan_out.clone(), sent(1), waiting]));
+        assert!(ended(&[fan_out, sent(1), sent(2)]));
     }
 
     proptest! {

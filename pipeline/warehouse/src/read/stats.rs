@@ -1,6 +1,9 @@
-//! What came of everything: the numbers that `chasqui stats` and `chasqui demo` print.
+//! What came of everything: the numbers of `chasqui stats`, `chasqui demo` and the console's rates.
 //!
-//! Guarantee: exact under redelivery, because they are counted from states. They are as old as the writer is behind.
+//! Guarantee: exact under redelivery, because they are counted from states. They are as old as the writer is behind,
+//! which is a second or so.
+//!
+//! "Opened" and "clicked" mean by anybody, mail proxies and scanners included; "opened by people" leaves machines out.
 
 use chasqui_schemas::{
     clickhouse::{DELIVERY_STATES, NOTIFICATION_STATES, NOTIFICATIONS},
@@ -10,14 +13,14 @@ use clickhouse::{Client, Row};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{WarehouseError, write::states::NEVER};
+use crate::{WarehouseError, read::reconstruct::PENDING, write::states::NEVER};
 
-/// Rows answered at most; there are fewer states and reasons.
-const MAX_ROWS: usize = 1_000;
+/// Maximum rows of an answer; there are fewer states and reasons.
+pub const MAX_ROWS: usize = 1_000;
 
 /// How many notifications ended so.
 #[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct StateCount {
     /// A state, or `pending`.
     pub state: String,
     /// Its reason; empty where there is none.
@@ -26,7 +29,7 @@ pub struct Outcome {
     pub notifications: u64,
 }
 
-/// What deliveries are told apart by.
+/// What deliveries can be counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the columns of the view `deliveries`")]
@@ -39,13 +42,14 @@ pub enum Dimension {
     Channel,
     Provider,
     Lane,
+    State,
     /// Of the submission, UTC.
     Hour,
 }
 
 impl Dimension {
     /// Every one.
-    pub const ALL: [Dimension; 9] = [
+    pub const ALL: [Dimension; 10] = [
         Dimension::App,
         Dimension::Category,
         Dimension::Template,
@@ -54,6 +58,7 @@ impl Dimension {
         Dimension::Channel,
         Dimension::Provider,
         Dimension::Lane,
+        Dimension::State,
         Dimension::Hour,
     ];
 
@@ -68,23 +73,28 @@ impl Dimension {
             Dimension::Channel => "channel",
             Dimension::Provider => "provider",
             Dimension::Lane => "lane",
+            Dimension::State => "state",
             Dimension::Hour => "hour",
         }
     }
 
-    /// As the states have it: lane and provider behind a rank.
-    fn expression(self) -> &'static str {
+    /// As `delivery_states` has it: lane and provider behind a rank, the state as a rank.
+    fn expression(self) -> String {
         match self {
-            Dimension::Provider => "substring(provider, 7)",
-            Dimension::Lane => "substring(lane, 7)",
-            Dimension::Hour => "formatDateTime(toStartOfHour(submitted_at), '%Y-%m-%dT%H:00Z', 'UTC')",
-            plain => plain.as_str(),
+            Dimension::Provider | Dimension::Lane => format!("substring({}, 7)", self.as_str()),
+            Dimension::State => {
+                let ranks = State::ALL.map(|state| state.rank().to_string()).join(", ");
+                let words = State::ALL.map(|state| format!("'{state}'")).join(", ");
+                format!("transform(toUInt8OrZero(substring(outcome, 1, 1)), [{ranks}], [{words}], '{PENDING}')")
+            }
+            Dimension::Hour => "formatDateTime(toStartOfHour(submitted_at), '%Y-%m-%dT%H:00Z', 'UTC')".to_owned(),
+            plain => plain.as_str().to_owned(),
         }
     }
 }
 
 /// What came of the deliveries that have something in common.
-#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Row, Serialize, Deserialize)]
 pub struct Rates {
     /// The word, or the hour, that they have in common.
     pub key: String,
@@ -98,7 +108,7 @@ pub struct Rates {
     pub bounced: u64,
     /// Opened by anybody, mail proxies included.
     pub opened: u64,
-    /// Opened by a person.
+    /// Opened by people.
     pub opened_human: u64,
     /// Clicked by anybody.
     pub clicked: u64,
@@ -137,7 +147,7 @@ impl Accounted {
 ///
 /// # Errors
 /// What ClickHouse said.
-pub async fn outcomes(client: &Client, since: Timestamp) -> Result<Vec<Outcome>, WarehouseError> {
+pub async fn outcomes(client: &Client, since: Timestamp) -> Result<Vec<StateCount>, WarehouseError> {
     let sql = format!(
         "SELECT state, reason, count() AS notifications FROM {NOTIFICATIONS}
          WHERE submitted_at >= fromUnixTimestamp64Milli(?)
@@ -147,18 +157,47 @@ pub async fn outcomes(client: &Client, since: Timestamp) -> Result<Vec<Outcome>,
     query.fetch_all().await.map_err(WarehouseError::clickhouse("counting outcomes"))
 }
 
-/// Deliveries of notifications submitted from `since` on: hours in order, anything else the most frequent first. From the states and not the view, which would
-/// make times and words that nobody asks for of every row: a million deliveries take some 25 ms.
+/// Deliveries of notifications submitted from `since` on, by a dimension: the most frequent values first, hours in their
+/// order; at most `most` of them, of hours the last.
 ///
 /// # Errors
 /// What ClickHouse said.
-pub async fn rates(client: &Client, since: Timestamp, by: Dimension) -> Result<Vec<Rates>, WarehouseError> {
-    // Of very many hours, the last.
+pub async fn rates(
+    client: &Client,
+    since: Timestamp,
+    by: Dimension,
+    most: usize,
+) -> Result<Vec<Rates>, WarehouseError> {
     let order = if by == Dimension::Hour { "key DESC" } else { "deliveries DESC, key" };
-    let key = by.expression();
+    let mut rates = counted(client, since, &format!("toString({})", by.expression()), order, most).await?;
+    if by == Dimension::Hour {
+        rates.reverse();
+    }
+    Ok(rates)
+}
+
+/// The same over time: in intervals of `step_s` seconds, each with the Unix time of its beginning, in their order. An
+/// interval without deliveries is left out; of more than [`MAX_ROWS`] the first are there.
+///
+/// # Errors
+/// What ClickHouse said.
+pub async fn rates_over_time(client: &Client, since: Timestamp, step_s: u32) -> Result<Vec<Rates>, WarehouseError> {
+    let key = format!("toString(intDiv(toUnixTimestamp(submitted_at), {step_s}) * {step_s})");
+    counted(client, since, &key, "toUInt64(key)", MAX_ROWS).await
+}
+
+/// From the states and not the view `deliveries`, which would make times and words of every row that nobody asks for: a
+/// million deliveries take some 25 ms.
+async fn counted(
+    client: &Client,
+    since: Timestamp,
+    key: &str,
+    order: &str,
+    most: usize,
+) -> Result<Vec<Rates>, WarehouseError> {
     let sql = format!(
         "WITH if(sent_ms = {NEVER}, delivered_ms, sent_ms) AS accepted_ms
-         SELECT toString({key}) AS key,
+         SELECT {key} AS key,
                 count() AS deliveries,
                 countIf(accepted_ms != {NEVER}) AS sent,
                 countIf(delivered_ms != {NEVER}) AS delivered,
@@ -169,15 +208,11 @@ pub async fn rates(client: &Client, since: Timestamp, by: Dimension) -> Result<V
                 ifNotFinite(quantilesIf(0.5, 0.99)(accepted_ms, accepted_ms != {NEVER})[1], 0) AS sent_p50_ms,
                 ifNotFinite(quantilesIf(0.5, 0.99)(accepted_ms, accepted_ms != {NEVER})[2], 0) AS sent_p99_ms
          FROM {DELIVERY_STATES} FINAL WHERE submitted_at >= fromUnixTimestamp64Milli(?) AND known = 1
-         GROUP BY key ORDER BY {order} LIMIT {MAX_ROWS}
+         GROUP BY key ORDER BY {order} LIMIT {most}
          SETTINGS do_not_merge_across_partitions_select_final = 1"
     );
     let query = client.query(&sql).bind(since.as_millisecond());
-    let mut rates: Vec<Rates> = query.fetch_all().await.map_err(WarehouseError::clickhouse("counting rates"))?;
-    if by == Dimension::Hour {
-        rates.reverse();
-    }
-    Ok(rates)
+    query.fetch_all().await.map_err(WarehouseError::clickhouse("counting rates"))
 }
 
 /// Whether everything submitted from `since` on has come to an end.

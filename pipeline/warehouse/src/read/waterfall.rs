@@ -1,18 +1,20 @@
-//! Draws a trace as text: who followed from whom, when, how long, and how it ended.
+//! Draws a trace as text: which step followed from which, when, how long it took, and how it ended.
 //!
 //! Pure. What came from outside (categories, reasons) cannot steer the terminal: control characters are replaced.
 
 use std::fmt::Write;
 
+use chasqui_schemas::text::clean;
+
 use super::reconstruct::{Node, TraceTree};
 
-/// Longest name with its branches, in characters; shorter where the terminal is narrow.
+/// Least and maximum characters of a name with its branches; a narrow terminal gets fewer.
 const NAME: std::ops::RangeInclusive<usize> = 16..=44;
-/// What the columns beside name, start and bar take.
+/// Characters that the columns beside name, start and bar take.
 const REST: usize = 2 * 9 + 2 + 10 + 2 + 18;
-/// Longest reason.
+/// Maximum characters of a reason.
 const MAX_REASON: usize = 24;
-/// A bar shorter than this says nothing.
+/// Least characters of a bar: a shorter one says nothing and is left out.
 const MIN_BAR: usize = 10;
 
 /// Draws `tree` for a terminal of `width` characters.
@@ -138,16 +140,6 @@ fn coloured(text: &str, status: &str) -> String {
         _ => 90,
     };
     format!("\x1b[{colour}m{text}\x1b[0m")
-}
-
-/// At most `max` characters, none of which the terminal would obey.
-fn clean(text: &str, max: usize) -> String {
-    let mut kept: String = text.chars().take(max).map(|c| if c.is_control() { '?' } else { c }).collect();
-    if text.chars().nth(max).is_some() {
-        kept.pop();
-        kept.push('…');
-    }
-    kept
 }
 
 fn chars(text: &str) -> usize {
@@ -279,7 +271,7 @@ mod tests {
     fn words_from_outside_do_not_steer_the_terminal() {
         let mut tree = example();
         tree.roots[0].reason = "\x1b[2Jgone".into();
-        assert!(render(&tree, 120, false).contains("?[2Jgone"));
+        assert!(render(&tree, 120, false).contains("\u{fffd}[2Jgone"));
     }
 
     #[test]

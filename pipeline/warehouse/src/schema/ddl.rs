@@ -1,8 +1,8 @@
 //! The statements of a migration, as they are for one server, or for a cluster.
 //!
 //! Pure. On a cluster every table that holds data is two: `<table>_local`, replicated, on every node, and over it, under
-//! its own name, a `Distributed` one. What belongs to a notification is on one shard, because all shard by its id; so
-//! whoever reads or writes need not know which form it is. The paths in Keeper, and `{shard}` and `{replica}`, are the
+//! its own name, a `Distributed` one. All shard by the notification's id, so that what belongs to it is on one shard, and
+//! readers and writers need not know which form a table has. The paths in Keeper, and `{shard}` and `{replica}`, are the
 //! servers' own (`default_replica_path`, `macros`).
 
 use chasqui_schemas::clickhouse::{QUEUE_METRICS, TRACE_EVENTS};

@@ -1,8 +1,8 @@
 //! Takes a user out of ClickHouse.
 //!
 //! What leads to the person goes: the user's id, the ids that the producer gave (transaction, idempotency key, request),
-//! and all that the steps tell besides (attributes: devices, labels of the producer, words of providers). What leads
-//! nowhere stays, so that rates of the past do not change: times, states, reasons, app, category, channel, provider. The
+//! and all attributes of the steps ( devices, labels of the producer, words of providers). What does
+//! not lead to the person stays, so that rates of the past do not change: times, states, reasons, app, category, channel, provider. The
 //! id of a notification is hashed with a secret and says nothing ([`chasqui_schemas::pepper`]).
 //!
 //! Rows are written anew (mutations), not masked: nothing is left on disk once the old parts are removed, 8 minutes
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{ddl::Place, migrate::MigrateSettings};
 use crate::{WarehouseError, write::row::trace_hex};
 
-/// Notifications in one statement, which may have 256 KiB (`max_query_size`).
+/// Maximum notifications in one statement: a statement may have 256 KiB (`max_query_size`).
 const TOGETHER: usize = 5_000;
 
 /// The notifications that are known to be for `user`, oldest first.
@@ -68,11 +68,11 @@ fn statements(place: Place<'_>, notifications: &[Uuid]) -> [String; 3] {
         format!("ALTER TABLE {table}{on_cluster} UPDATE {change}{no_request} WHERE {rows}")
     };
     let nothing = "attributes = CAST(map(), 'Map(LowCardinality(String), String)'), ";
-    let nobody = "user = '', transaction_id = '', idempotency_key = '', ";
+    let cleared = "user = '', transaction_id = '', idempotency_key = '', ";
     [
         update(TRACE_EVENTS, nothing, format!("trace_id IN ({traces})")),
         update(DELIVERY_STATES, "", format!("notification_id IN ({ids})")),
-        update(NOTIFICATION_STATES, nobody, format!("notification_id IN ({ids})")),
+        update(NOTIFICATION_STATES, cleared, format!("notification_id IN ({ids})")),
     ]
 }
 

@@ -26,7 +26,7 @@ pub fn encode(mut rows: Rows) -> Vec<Insert> {
     rows.sort();
     let [notifications, deliveries] = states::blocks(&rows);
     rows.dedup();
-    // Whoever sees a notification at its end finds its deliveries and its trace.
+    // In this order a reader who sees that a notification has ended finds its deliveries and its trace.
     let blocks = [(TRACE_EVENTS, rows.block()), deliveries, notifications];
     let full = blocks.into_iter().filter(|(_, block)| !block.is_empty());
     full.map(|(table, block)| Insert { table, parts: block.bytes().map(Bytes::from) }).collect()

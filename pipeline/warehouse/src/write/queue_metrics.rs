@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::WarehouseError;
 
-/// How long ClickHouse may take for one sample.
+/// Maximum time of one insert: the next sample follows in seconds.
 const INSERT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One queue at one moment; the columns of `queue_metrics`, which documents each.

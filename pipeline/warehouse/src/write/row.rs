@@ -47,7 +47,7 @@ pub(crate) fn trace_hex(id: Uuid) -> String {
 impl From<EventRow> for TraceEvent {
     fn from(row: EventRow) -> Self {
         TraceEvent {
-            // Written from a UUID; nil if somebody else wrote something else.
+            // Written from a UUID; nil if another program wrote something else.
             trace_id: row.trace_id.parse().unwrap_or_default(),
             span_id: row.span_id,
             parent_span_id: row.parent_span_id,

@@ -27,29 +27,44 @@ use super::{
 /// The time of what has not happened. Times are milliseconds since the submission, of which 49 days fit; what happens
 /// later counts as having happened then.
 pub(crate) const NEVER: u32 = u32::MAX;
-/// The number in a [`Ranked`] has four digits.
+/// Maximum number in a [`Ranked`]: as text it has four digits.
 const MAX_NUMBER: u32 = 9_999;
-/// Bits of [`Notification::ends`] that hold a state's rank; the others name the delivery.
+/// Bits of [`NotificationState::ends`] that hold a state's rank; the others name the delivery.
 const RANK_BITS: u64 = 0b111;
 
-/// Columns of `delivery_states` that hold times, in the order of [`Times`].
-const DELIVERY_TIMES: [&str; 12] = [
-    "first_ms",
-    "ended_ms",
-    "sent_ms",
-    "delivered_ms",
-    "bounced_ms",
-    "opened_ms",
-    "opened_human_ms",
-    "opened_machine_ms",
-    "clicked_ms",
-    "clicked_human_ms",
-    "unsubscribed_ms",
-    "complained_ms",
+/// What can happen to a delivery. The states keep when it happened first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    First,
+    Ended,
+    Sent,
+    Delivered,
+    Bounced,
+    Opened,
+    OpenedHuman,
+    OpenedMachine,
+    Clicked,
+    ClickedHuman,
+    Unsubscribed,
+    Complained,
+}
+
+/// Every moment in the order of [`Times`], its column of `delivery_states`, and whether `notification_states` has that
+/// column too.
+const MOMENTS: [(Moment, &str, bool); 12] = [
+    (Moment::First, "first_ms", false),
+    (Moment::Ended, "ended_ms", true),
+    (Moment::Sent, "sent_ms", true),
+    (Moment::Delivered, "delivered_ms", true),
+    (Moment::Bounced, "bounced_ms", false),
+    (Moment::Opened, "opened_ms", true),
+    (Moment::OpenedHuman, "opened_human_ms", true),
+    (Moment::OpenedMachine, "opened_machine_ms", false),
+    (Moment::Clicked, "clicked_ms", true),
+    (Moment::ClickedHuman, "clicked_human_ms", false),
+    (Moment::Unsubscribed, "unsubscribed_ms", false),
+    (Moment::Complained, "complained_ms", false),
 ];
-/// Those of them that `notification_states` has too.
-const NOTIFICATION_TIMES: [&str; 6] =
-    ["ended_ms", "sent_ms", "delivered_ms", "opened_ms", "opened_human_ms", "clicked_ms"];
 
 /// Columns that hold the greatest of the words that the steps had there.
 const DELIVERY_WORDS: [(&str, usize); 6] = [
@@ -60,12 +75,15 @@ const DELIVERY_WORDS: [(&str, usize); 6] = [
     ("locale", word::LOCALE),
     ("channel", word::CHANNEL),
 ];
-/// So many of them `notification_states` has too.
+/// How many of these columns, the first ones, `notification_states` has too.
 const NOTIFICATION_WORDS: usize = 3;
 
 /// A word that counts by its rank first: rank, number, word.
 type Ranked = (u8, u32, u32);
-type Times = [u32; DELIVERY_TIMES.len()];
+
+/// When each moment was, in the order of [`MOMENTS`]; [`NEVER`] where it has not come.
+#[derive(Debug, Clone, Copy)]
+struct Times([u32; MOMENTS.len()]);
 
 /// What is known of a delivery, or of a notification.
 #[derive(Debug)]
@@ -83,7 +101,7 @@ struct Known {
 }
 
 #[derive(Debug)]
-struct Delivery {
+struct DeliveryState {
     id: Uuid,
     common: Known,
     provider: Ranked,
@@ -91,7 +109,7 @@ struct Delivery {
 }
 
 #[derive(Debug)]
-struct Notification<'a> {
+struct NotificationState<'a> {
     common: Known,
     user: &'a str,
     transaction_id: &'a str,
@@ -144,16 +162,16 @@ pub(crate) fn blocks(rows: &Rows) -> [(&'static str, Block); 2] {
     let mut notifications = Vec::new();
     let mut deliveries = Vec::new();
     for trace in rows.rows.chunk_by(|a, b| a.trace_id == b.trace_id) {
-        let mut notification = Notification::new(trace[0].trace_id);
+        let mut notification = NotificationState::new(trace[0].trace_id);
         let first = deliveries.len();
         for row in trace {
             let step = Step::of(rows, &meanings[row.kind as usize], &names, row);
             notification.add(rows, &names, &step);
             if row.is_notification && !row.delivery_id.is_nil() {
-                let found = deliveries[first..].iter().position(|each: &Delivery| each.id == row.delivery_id);
+                let found = deliveries[first..].iter().position(|each: &DeliveryState| each.id == row.delivery_id);
                 let at = found.map_or(deliveries.len(), |found| first + found);
                 if found.is_none() {
-                    deliveries.push(Delivery::new(row));
+                    deliveries.push(DeliveryState::new(row));
                 }
                 deliveries[at].add(&rows.words, &step);
             }
@@ -191,35 +209,38 @@ impl<'a> Step<'a> {
         let ms =
             |ns: i64| (ns.div_euclid(1_000_000) - id::embedded_ms(row.trace_id)).clamp(0, i64::from(NEVER - 1)) as u32;
         let begun = ms(row.started_at);
-        // In the order of the columns.
-        let mut times = [NEVER; DELIVERY_TIMES.len()];
-        times[0] = begun;
+        let mut times = Times::default();
+        times.set(Moment::First, begun);
         if let Some(state) = meaning.state {
             let done = ms(row.started_at.saturating_add(i64::try_from(row.duration_ns).unwrap_or(i64::MAX)));
-            times[1] = done;
+            times.set(Moment::Ended, done);
             match state {
-                State::Sent => times[2] = done,
-                State::Delivered => times[3] = begun,
-                State::Bounced => times[4] = begun,
+                State::Sent => times.set(Moment::Sent, done),
+                State::Delivered => times.set(Moment::Delivered, begun),
+                State::Bounced => times.set(Moment::Bounced, begun),
                 State::Rejected | State::Suppressed | State::Expired | State::Dead => {}
             }
         }
-        if let Some(kind) = meaning.receipt {
-            let by = |actor: Actor| rows.attribute(row, names.by) == actor.as_str();
-            match kind {
-                ReceiptKind::Opened => {
-                    times[5] = begun;
-                    times[6] = if by(Actor::Human) { begun } else { NEVER };
-                    times[7] = if by(Actor::Machine) { begun } else { NEVER };
+        let is_by = |actor: Actor| rows.attribute(row, names.by) == actor.as_str();
+        match meaning.receipt {
+            Some(ReceiptKind::Opened) => {
+                times.set(Moment::Opened, begun);
+                if is_by(Actor::Human) {
+                    times.set(Moment::OpenedHuman, begun);
+                } else if is_by(Actor::Machine) {
+                    times.set(Moment::OpenedMachine, begun);
                 }
-                ReceiptKind::Clicked => {
-                    times[8] = begun;
-                    times[9] = if by(Actor::Human) { begun } else { NEVER };
-                }
-                ReceiptKind::Unsubscribed => times[10] = begun,
-                ReceiptKind::Complained => times[11] = begun,
-                ReceiptKind::Delivered | ReceiptKind::Bounced | ReceiptKind::Failed => {}
             }
+            Some(ReceiptKind::Clicked) => {
+                times.set(Moment::Clicked, begun);
+                if is_by(Actor::Human) {
+                    times.set(Moment::ClickedHuman, begun);
+                }
+            }
+            Some(ReceiptKind::Unsubscribed) => times.set(Moment::Unsubscribed, begun),
+            Some(ReceiptKind::Complained) => times.set(Moment::Complained, begun),
+            // Their state says when.
+            Some(ReceiptKind::Delivered | ReceiptKind::Bounced | ReceiptKind::Failed) | None => {}
         }
         Step { row, meaning, times }
     }
@@ -241,6 +262,28 @@ impl<'a> Step<'a> {
     }
 }
 
+impl Default for Times {
+    fn default() -> Self {
+        Times([NEVER; MOMENTS.len()])
+    }
+}
+
+impl Times {
+    fn set(&mut self, moment: Moment, ms: u32) {
+        self.0[moment as usize] = ms;
+    }
+
+    fn get(&self, moment: Moment) -> u32 {
+        self.0[moment as usize]
+    }
+
+    fn keep_earliest(&mut self, other: &Times) {
+        for (earliest, time) in self.0.iter_mut().zip(other.0) {
+            *earliest = time.min(*earliest);
+        }
+    }
+}
+
 impl Known {
     fn new(trace_id: Uuid) -> Self {
         Known {
@@ -251,7 +294,7 @@ impl Known {
             lane: Ranked::default(),
             stage: 0,
             outcome: Ranked::default(),
-            times: [NEVER; DELIVERY_TIMES.len()],
+            times: Times::default(),
         }
     }
 
@@ -270,15 +313,18 @@ impl Known {
             raise(words, &mut self.lane, (stage + 1, 0, step.word(word::LANE)));
         }
         self.stage = self.stage.max(stage);
-        for (earliest, time) in self.times.iter_mut().zip(step.times) {
-            *earliest = time.min(*earliest);
-        }
+        self.times.keep_earliest(&step.times);
     }
 }
 
-impl Delivery {
+impl DeliveryState {
     fn new(row: &Row) -> Self {
-        Delivery { id: row.delivery_id, common: Known::new(row.trace_id), provider: Ranked::default(), attempts: 0 }
+        DeliveryState {
+            id: row.delivery_id,
+            common: Known::new(row.trace_id),
+            provider: Ranked::default(),
+            attempts: 0,
+        }
     }
 
     fn add(&mut self, words: &Words, step: &Step) {
@@ -293,9 +339,9 @@ impl Delivery {
     }
 }
 
-impl<'a> Notification<'a> {
+impl<'a> NotificationState<'a> {
     fn new(trace_id: Uuid) -> Self {
-        Notification {
+        NotificationState {
             common: Known::new(trace_id),
             user: "",
             transaction_id: "",
@@ -341,7 +387,7 @@ fn raise(words: &Words, kept: &mut Ranked, other: Ranked) {
     }
 }
 
-fn notification_block(words: &Words, all: &[Notification]) -> Block {
+fn notification_block(words: &Words, all: &[NotificationState]) -> Block {
     let mut block = Block::new(all.len(), 200 * all.len());
     let commons = || all.iter().map(|each| &each.common);
     common_columns(&mut block, words, NOTIFICATION_WORDS, commons);
@@ -353,21 +399,21 @@ fn notification_block(words: &Words, all: &[Notification]) -> Block {
     block.numbers("channels", "UInt8", all.iter().map(|each| [each.channels]));
     ranked(&mut block, "delivery_outcome", words, all.iter().map(|each| each.delivery_outcome));
     block.lists("ends", all.iter().map(|each| &each.ends[..]));
-    for (place, name) in DELIVERY_TIMES.into_iter().enumerate().filter(|(_, name)| NOTIFICATION_TIMES.contains(name)) {
-        block.numbers(name, "UInt32", commons().map(|each| each.times[place].to_le_bytes()));
+    for (moment, column, _) in MOMENTS.into_iter().filter(|(.., is_of_notification)| *is_of_notification) {
+        block.numbers(column, "UInt32", commons().map(|each| each.times.get(moment).to_le_bytes()));
     }
     block
 }
 
-fn delivery_block(words: &Words, all: &[Delivery]) -> Block {
+fn delivery_block(words: &Words, all: &[DeliveryState]) -> Block {
     let mut block = Block::new(all.len(), 200 * all.len());
     let commons = || all.iter().map(|each| &each.common);
     common_columns(&mut block, words, DELIVERY_WORDS.len(), commons);
     block.uuids("delivery_id", all.iter().map(|each| each.id));
     ranked(&mut block, "provider", words, all.iter().map(|each| each.provider));
     block.numbers("attempts", "UInt32", all.iter().map(|each| each.attempts.to_le_bytes()));
-    for (place, name) in DELIVERY_TIMES.into_iter().enumerate() {
-        block.numbers(name, "UInt32", commons().map(|each| each.times[place].to_le_bytes()));
+    for (moment, column, _) in MOMENTS {
+        block.numbers(column, "UInt32", commons().map(|each| each.times.get(moment).to_le_bytes()));
     }
     block
 }
@@ -400,4 +446,14 @@ fn ranked(block: &mut Block, name: &str, words: &Words, all: impl Iterator<Item 
         })
         .collect();
     block.words(name, &texts, all.into_iter());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_moment_is_at_its_place() {
+        assert!(MOMENTS.iter().enumerate().all(|(place, (moment, ..))| *moment as usize == place));
+    }
 }

@@ -6,7 +6,7 @@
 //! the memory, and loses nothing.
 //!
 //! One insert of many rows costs ClickHouse much less than many of few, in the insert itself and in the merges that
-//! follow; so under load a batch waits longer than at rest, when it is somebody's single notification.
+//! follow; so under load a batch waits longer than at rest, when a single notification should be seen soon.
 //!
 //! Every failure is treated alike, because none means that rows may be given up: what ClickHouse refuses (a full
 //! disk, a missing table, a right) it takes once an operator has acted; until then the refusal is logged as an error
@@ -38,15 +38,16 @@ use super::{
 };
 use crate::WarehouseError;
 
-/// Messages in one batch, whatever they hold: the server tracks each of them.
+/// Maximum messages in one batch, whatever they hold: the server tracks each of them.
 const MAX_MESSAGES: usize = 10_000;
-/// Attributes in one batch, bytes.
+/// Maximum bytes of attributes in one batch: they are what makes rows large.
 const MAX_ATTRIBUTE_BYTES: usize = 32 << 20;
-/// Of a batch that has so many rows when it is due, more are on their way: it waits [`BUSY_WAITS`] times as long.
+/// Rows from which a batch that is due waits for more, because more are on their way.
 const BUSY_ROWS: usize = 5_000;
+/// How many times as long such a batch waits.
 const BUSY_WAITS: u32 = 4;
 
-/// Under load, a batch is closed after this long without a message.
+/// Time without a message after which such a batch is closed early: the load is over.
 const IDLE: Duration = Duration::from_millis(80);
 
 /// How rows are gathered.
@@ -69,7 +70,7 @@ impl Default for WriterSettings {
 /// Messages of the trace stream that are not in ClickHouse yet.
 ///
 /// # Errors
-/// [`WarehouseError::Read`].
+/// [`WarehouseError::Stream`].
 pub async fn backlog(nats: &Context) -> Result<u64, WarehouseError> {
     Ok(reader::backlog(nats, stream::TRACES, consumer::TRACES).await?)
 }
@@ -77,24 +78,24 @@ pub async fn backlog(nats: &Context) -> Result<u64, WarehouseError> {
 /// Writes until `stop` is cancelled. `clickhouse` has the database set. Any number of processes may run it.
 ///
 /// # Errors
-/// [`WarehouseError::Read`] where the stream or its consumer is not there at the start. Later troubles are waited for.
+/// [`WarehouseError::Stream`] where the stream or its consumer is not there at the start. Later troubles are waited for.
 pub async fn run_writer(
     nats: Context,
     clickhouse: Client,
     settings: WriterSettings,
     stop: CancellationToken,
 ) -> Result<(), WarehouseError> {
-    let intake = StreamReader::open(nats.clone(), stream::TRACES, consumer::TRACES).await?;
-    let intake = intake.releasing(Some(consumer::EXPORT));
-    let writer = Writer { intake, publisher: Publisher::new(nats.clone()), nats, clickhouse, settings, stop };
-    while let Some(messages) = writer.intake.messages(&writer.stop).await {
+    let reader = StreamReader::open(nats.clone(), stream::TRACES, consumer::TRACES).await?;
+    let reader = reader.releasing(Some(consumer::EXPORT));
+    let writer = Writer { reader, publisher: Publisher::new(nats.clone()), nats, clickhouse, settings, stop };
+    while let Some(messages) = writer.reader.messages(&writer.stop).await {
         writer.write(messages).await;
     }
     Ok(())
 }
 
 struct Writer {
-    intake: StreamReader,
+    reader: StreamReader,
     nats: Context,
     publisher: Publisher,
     clickhouse: Client,
@@ -111,25 +112,25 @@ enum End {
 }
 
 impl Writer {
-    /// Writes batch after batch until reading ends, is asked to end, or ClickHouse fails.
+    /// Writes batch after batch until reading ends, the writer is asked to stop, or ClickHouse fails.
     async fn write(&self, mut messages: pull::Stream) {
         let mut usual = 0;
         loop {
             let (batch, end) = self.gather(&mut messages, usual).await;
             usual = batch.rows.len();
-            let token = batch.token(self.intake.incarnation);
+            let token = batch.token(self.reader.incarnation);
             let Batch { rows, held } = batch;
-            // On this thread, which has nothing else to do: memory that another one had freed would be kept apart.
+            // Not on another thread: the allocator would keep what that one frees apart, and this one has nothing else to do.
             let inserts = encode(rows);
             match self.hold(&held, insert(&self.clickhouse, &inserts, &token)).await {
-                Ok(()) => self.settle(held, true).await,
+                Ok(()) => self.release(held, true).await,
                 Err(error) => {
-                    // Reading ahead ends here, because nobody extends the deadlines of what was read ahead; it comes
+                    // Reading ahead ends here, because the deadlines of what was read ahead are not extended; it comes
                     // again once we read again.
                     drop(messages);
-                    tell(&error, held.rows);
+                    log_refusal(&error, held.rows);
                     let stored = self.hold(&held, self.insist(&inserts, &token, held.rows)).await;
-                    return self.settle(held, stored).await;
+                    return self.release(held, stored).await;
                 }
             }
             if let End::Over = end {
@@ -172,7 +173,7 @@ impl Writer {
     }
 
     async fn hold<T>(&self, held: &Held, work: impl Future<Output = T>) -> T {
-        reader::extend_while(&held.messages, self.intake.extend_every, work).await
+        reader::extend_while(&held.messages, self.reader.extend_every, work).await
     }
 
     /// Inserts the batch, however often it takes. False: we are asked to stop, and the time for that is over.
@@ -190,7 +191,7 @@ impl Writer {
                 sleep(pauses.pause()).await;
                 match insert(&self.clickhouse, inserts, token).await {
                     Ok(()) => return,
-                    Err(error) => tell(&error, rows),
+                    Err(error) => log_refusal(&error, rows),
                 }
             }
         };
@@ -200,8 +201,9 @@ impl Writer {
         }
     }
 
-    /// Ends our part with the batch's messages.
-    async fn settle(&self, held: Held, stored: bool) {
+    /// Acknowledges the batch's messages, or gives them back where they are not stored; what could not be read becomes
+    /// dead letters.
+    async fn release(&self, held: Held, stored: bool) {
         let Held { rows, messages, pending, oldest_ms, broken, .. } = held;
         if stored {
             let lag_ms = oldest_ms.map_or(0, |oldest| (Timestamp::now().as_millisecond() - oldest).max(0) as u64);
@@ -219,7 +221,7 @@ impl Writer {
     }
 }
 
-fn tell(error: &clickhouse::error::Error, rows: usize) {
+fn log_refusal(error: &clickhouse::error::Error, rows: usize) {
     tracing::error!(error = error as &dyn std::error::Error, rows, "ClickHouse does not take the traces; trying again");
 }
 
@@ -263,7 +265,7 @@ impl Batch {
         match read {
             Ok(()) => self.held.add(message, events),
             Err(error) => {
-                // What could be read of it is written: a dead letter that is replayed tells the same again.
+                // What could be read of it is written; the replay of its dead letter writes the same rows again.
                 self.held.rows += events;
                 self.held.broken.push(Broken { message, why: error.to_string() });
             }

@@ -11,8 +11,8 @@ use super::bench::{
 use anyhow::Result;
 use chasqui_contract::{Output, Verdict};
 use chasqui_schemas::{
-    Channel, Delivery, Reason, Receipt, ReceiptKind, Stage, delivery::Address, id, receipt::Actor, stream, subject,
-    trace::State,
+    Channel, Delivery, Reason, Receipt, ReceiptKind, Stage, consumer, delivery::Address, id, receipt::Actor, stream,
+    subject, trace::State,
 };
 use chasqui_warehouse::{
     load,
@@ -38,9 +38,10 @@ async fn an_outage_of_clickhouse_loses_and_doubles_nothing() -> Result<()> {
     bench.drained().await?;
 
     road.set(Traffic::Closed);
+    let extensions = bench.extensions().await?;
     bench.trace(after, 7).await?;
-    // Longer than the deadline of a message: it must have been extended.
-    sleep(Duration::from_secs(9)).await;
+    // A third of the deadline apart: after the fourth, the first deadline has passed.
+    extensions.of_one_message(4).await?;
     let written = "SELECT count() FROM trace_events";
     assert_eq!(bench.number(written).await?, 7);
 
@@ -100,7 +101,7 @@ async fn a_writer_that_stops_during_an_outage_gives_everything_back() -> Result<
     let writer = bench.writer(&road.url);
     let events = stories(12);
     bench.trace(&events, 5).await?;
-    sleep(Duration::from_millis(300)).await;
+    bench.in_work(stream::TRACES, consumer::TRACES).await?;
     writer.stop().await?;
     let writer = bench.writer(&bench.clickhouse_url);
     bench.drained().await?;
@@ -222,13 +223,13 @@ async fn a_notification_is_reconstructed_with_its_late_receipts() -> Result<()> 
     let since = at;
     let accounted = stats::accounted(&bench.clickhouse, since).await?;
     assert_eq!((accounted.notifications, accounted.terminal, accounted.rejected_requests), (1, 1, 0));
-    let rates = stats::rates(&bench.clickhouse, since, stats::Dimension::Channel).await?;
+    let rates = stats::rates(&bench.clickhouse, since, stats::Dimension::Channel, stats::MAX_ROWS).await?;
     let numbers: Vec<_> =
         rates.iter().map(|r| (r.key.as_str(), r.deliveries, r.sent, r.delivered, r.opened, r.opened_human)).collect();
     assert_eq!(numbers, [("email", 1, 1, 0, 1, 1), ("sms", 1, 1, 1, 0, 0)]);
     assert!(rates.iter().all(|rate| rate.sent_p50_ms > 0.0));
     for by in stats::Dimension::ALL {
-        let rates = stats::rates(&bench.clickhouse, since, by).await?;
+        let rates = stats::rates(&bench.clickhouse, since, by, stats::MAX_ROWS).await?;
         assert_eq!(rates.iter().map(|rate| rate.deliveries).sum::<u64>(), 2, "{by:?}");
         let expected = match by {
             stats::Dimension::App => "shop",
@@ -239,6 +240,7 @@ async fn a_notification_is_reconstructed_with_its_late_receipts() -> Result<()> 
             stats::Dimension::Channel => "email",
             stats::Dimension::Provider => "twilio",
             stats::Dimension::Lane => "high",
+            stats::Dimension::State => "delivered",
             stats::Dimension::Hour => &at.strftime("%Y-%m-%dT%H:00Z").to_string(),
         };
         assert_eq!(rates[0].key, expected, "{by:?}");

@@ -4,3 +4,4 @@ mod bench;
 mod clickhouse;
 mod queries;
 mod schema;
+mod states;

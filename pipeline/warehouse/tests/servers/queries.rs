@@ -93,13 +93,13 @@ async fn the_analysts_queries_answer_what_happened() -> Result<()> {
     };
 
     let variants = answer("variants.sql").await?;
-    let opened = row(&variants, &["metric", "variant"], &["opened", "b"])?;
+    let opened = row(&variants, &["metric", "variant"], &["opened by people", "b"])?;
     for (column, expected) in
         [("rate", 0.35), ("at_least", 0.2636), ("at_most", 0.4475), ("z_score", 2.375), ("p_value", 0.0175)]
     {
         assert_eq!(number(&variants, &opened, column)?, expected, "{column}");
     }
-    let control = row(&variants, &["metric", "variant"], &["opened", "a"])?;
+    let control = row(&variants, &["metric", "variant"], &["opened by people", "a"])?;
     for (column, expected) in [("rate", 0.2), ("at_least", 0.1334), ("at_most", 0.2888), ("p_value", 1.0)] {
         assert_eq!(number(&variants, &control, column)?, expected, "{column}");
     }
@@ -134,7 +134,7 @@ async fn the_analysts_queries_answer_what_happened() -> Result<()> {
     let days = answer("within_10_s.sql").await?;
     assert_eq!(number(&days, &days.rows[0], "share")?, 1.0);
     let opening = answer("time_to_open.sql").await?;
-    assert_eq!(number(&opening, &opening.rows[0], "opened_p95")?, 100.0);
+    assert_eq!(number(&opening, &opening.rows[0], "opened_human_p95")?, 100.0);
     let providers = answer("providers.sql").await?;
     assert_eq!(number(&providers, &row(&providers, &["provider"], &["smtp"])?, "attempts_each")?, 1.0);
     Ok(())

@@ -155,7 +155,7 @@ async fn an_open_two_days_later_reaches_the_rates() -> Result<()> {
     bench.drained().await?;
     writer.stop().await?;
     assert_eq!(bench.number(opened).await?, 1);
-    let rates = stats::rates(&bench.clickhouse, at, stats::Dimension::Channel).await?;
+    let rates = stats::rates(&bench.clickhouse, at, stats::Dimension::Channel, stats::MAX_ROWS).await?;
     assert_eq!((rates[0].deliveries, rates[0].opened, rates[0].opened_human), (1, 1, 1));
     let after = "SELECT toUInt64(assumeNotNull(opened_human_after_ms)) FROM deliveries";
     assert_eq!(bench.number(after).await?, 47 * 3_600_000);

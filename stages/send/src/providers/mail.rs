@@ -9,7 +9,7 @@ mod plain;
 use std::borrow::Cow;
 
 use chasqui_contract::{Answer, Outcome};
-use chasqui_schemas::{Delivery, delivery::Address, submission::Content};
+use chasqui_schemas::{Delivery, delivery::Address, submission::Content, text::one_line};
 use chasqui_settings::SettingsError;
 use lettre::message::Mailbox;
 
@@ -75,7 +75,7 @@ impl<'a> Letter<'a> {
         Ok(Letter {
             to: to.parse()?,
             message_id: format!("{}@{}", delivery.id, from.email.domain()),
-            subject: one_line(delivery.content.title.as_deref().unwrap_or_default(), MAX_SUBJECT),
+            subject: one_line(delivery.content.title.as_deref().unwrap_or_default(), MAX_SUBJECT).into_owned(),
             text: text(&delivery.content),
             html: said(&delivery.content.html),
             headers: headers(delivery),
@@ -104,11 +104,6 @@ fn headers(delivery: &Delivery) -> Vec<(&'static str, String)> {
         }
     }
     headers
-}
-
-/// The first `max` characters; control characters, line breaks among them, become blanks.
-pub(super) fn one_line(text: &str, max: usize) -> String {
-    text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The plain text, with the link below where the text does not hold it.

@@ -18,12 +18,12 @@ use crate::settings::Settings;
 use anyhow::Context;
 use async_nats::jetstream::{self, stream::Stream};
 use chasqui_nats::Publisher;
-use chasqui_schemas::stream;
+use chasqui_schemas::{stream, text::clean};
 use comfy_table::{ColumnConstraint, Table};
 
 use crate::{
     args::{DeadCommand, DeadFilter},
-    commands::output::{clean, print, print_json, table},
+    commands::output::{print, print_json, table},
     servers,
 };
 

@@ -178,7 +178,7 @@ pub(crate) async fn receive(State(app): State<Arc<App>>, Path(provider): Path<St
         Err(refusal) => return refuse(name, refusal),
     };
     let hits = hits(name, channel, events, callback.now);
-    if app.intake.store(&hits).await.is_err() {
+    if app.hits.store(&hits).await.is_err() {
         return come_again();
     }
     if let (mailgun::NAME, Some(verifier)) = (name, &verifiers.mailgun) {

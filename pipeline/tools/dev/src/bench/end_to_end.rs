@@ -254,7 +254,7 @@ impl Bench {
             let written = backlog(&self.context).await? == 0;
             if written || asked_at.elapsed() > LOOK {
                 asked_at = Instant::now();
-                let rates = stats::rates(&self.clickhouse, since, stats::Dimension::Channel).await?;
+                let rates = stats::rates(&self.clickhouse, since, stats::Dimension::Channel, stats::MAX_ROWS).await?;
                 let now: u64 = rates.iter().map(|channel| channel.delivered).sum();
                 // Again, because what a step tells may come after what the next one tells.
                 if written && now >= u64::from(count) && backlog(&self.context).await? == 0 {

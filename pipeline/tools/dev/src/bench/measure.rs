@@ -3,21 +3,23 @@
 //! Synthetic notifications, as the stages would trace them, go the writer's way into ClickHouse; then traces are looked
 //! up and queries asked. Meant for an empty database: what is there already is measured with it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use chasqui_contract::{Context, Decision, Output, StageInput as _, Verdict};
 use chasqui_schemas::{
-    Channel, Reason, ReceiptKind, Stage,
+    Channel, Lane, Notification, Reason, Receipt, ReceiptKind, Stage,
     clickhouse::STORED,
     id,
+    notification::{Message, Recipient, Request},
     receipt::Actor,
-    trace::{self, Attributes, State, Status, TraceEvent, event},
+    subject,
+    trace::{self, Attributes, TraceEvent},
 };
-use clickhouse::Client;
-use jiff::Timestamp;
-use serde::Serialize;
-use uuid::Uuid;
-
-use chasqui_trace::span;
+use chasqui_services::receipts;
+use chasqui_trace::span::{self, Timing};
 use chasqui_warehouse::{
     WarehouseError,
     read::reconstruct,
@@ -26,8 +28,14 @@ use chasqui_warehouse::{
         rows::Rows,
     },
 };
+use clickhouse::Client;
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
 
-/// Rows in an insert, as the writer's under load.
+use super::{median, percentile};
+
+/// Rows of an insert: as many as the writer's under load.
 const ROWS: usize = 100_000;
 /// Look-ups of a trace.
 const LOOK_UPS: usize = 200;
@@ -95,6 +103,7 @@ pub(crate) async fn measure(
         reconstruct::load(client, id).await?;
         look_ups.push(ms(asked.elapsed()));
     }
+    look_ups.sort_by(f64::total_cmp);
     let mut queries_ms = Vec::with_capacity(queries.len());
     for (name, sql) in queries {
         let mut took = Vec::with_capacity(ASKED);
@@ -106,7 +115,7 @@ pub(crate) async fn measure(
             answer.map_err(WarehouseError::clickhouse("asking a query"))?;
             took.push(ms(asked.elapsed()));
         }
-        queries_ms.push((name.clone(), percentile(took, 0.5)));
+        queries_ms.push((name.clone(), median(took)));
     }
     let bytes = "SELECT toFloat64(sum(bytes_on_disk)) FROM system.parts
                  WHERE active AND database = currentDatabase() AND table IN ?";
@@ -117,8 +126,8 @@ pub(crate) async fn measure(
     Ok(Measured {
         spans: written,
         rows_per_s: written as f64 / inserting.as_secs_f64().max(f64::MIN_POSITIVE),
-        trace_p50_ms: percentile(look_ups.clone(), 0.5),
-        trace_p95_ms: percentile(look_ups, 0.95),
+        trace_p50_ms: percentile(&look_ups, 0.5),
+        trace_p95_ms: percentile(&look_ups, 0.95),
         queries_ms,
         span_bytes: bytes(&STORED[..1]).await? / written.max(1) as f64,
         notification_bytes: bytes(&STORED).await? / f64::from(number.max(1)),
@@ -129,152 +138,137 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// 0 of nothing.
-fn percentile(mut all: Vec<f64>, share: f64) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get((all.len().saturating_sub(1) as f64 * share) as usize).copied().unwrap_or(0.0)
-}
-
-/// Everything that happened to the notification `number`, submitted `at`: one delivery and seven steps; of ten one is
-/// suppressed, of fifty one bounces, of two hundred one is given up; of what arrives, a fifth is opened.
-pub(crate) fn steps(number: u32, at: Timestamp) -> Vec<TraceEvent> {
-    let request_id = id::request("measure", at, u64::from(number));
-    let user = format!("user-{}", number % 10_000);
-    let trace_id = id::notification(at, request_id, &user);
+/// Everything that happened to the notification `number`, submitted `at`, traced as the runtime and the receipts' service
+/// trace it: one delivery and seven steps; of ten one is suppressed, of fifty one bounces, of two hundred one is given up;
+/// of what arrives, a fifth is opened.
+fn steps(number: u32, at: Timestamp) -> Vec<TraceEvent> {
+    let notification = notification(number, at);
     let channel = Channel::ALL[number as usize % 4];
-    let delivery_id = id::delivery(trace_id, channel, &user);
-    let provider = ["apns", "twilio", "smtp", "inbox"][number as usize % 4];
-    let mut ns = i64::try_from(at.as_nanosecond()).unwrap_or(0);
-    let common = TraceEvent {
-        trace_id,
-        notification_id: trace_id,
-        request_id,
-        app: ["shop", "bank", "forum"][number as usize % 3].into(),
-        category: ["order", "otp", "digest", "alert"][number as usize % 4].into(),
-        template: format!("template-{}", number % 20).into(),
-        lane: ["critical", "high", "normal", "bulk"][number as usize % 4].into(),
-        event: event::STAGE.into(),
-        status: Status::Ok.as_str().into(),
-        ..TraceEvent::default()
+    let delivery_id = id::delivery(notification.id, channel, "device");
+    let whole = notification.context();
+    let of_delivery = Context {
+        delivery_id: Some(delivery_id),
+        channel: Some(channel),
+        provider: ["apns", "twilio", "smtp", "inbox"][number as usize % 4].into(),
+        variant: ["a", "b"][number as usize / 20 % 2].into(),
+        locale: ["en", "ko", "es"][number as usize % 3].into(),
+        attempt: 1,
+        ..whole.clone()
     };
+    let request = Context { app: whole.app.clone(), lane: whole.lane, ..Context::default() };
     let mut steps = Vec::with_capacity(9);
+    let mut stored_at = at;
     for stage in Stage::ALL {
+        let (context, verdict) = match (stage, number) {
+            (Stage::Validate, _) => (&request, Verdict::Forward(vec![Output::Notification(notification.clone())])),
+            (Stage::Filter, n) if n % 10 == 9 => (&whole, Verdict::Suppress(Reason::OptedOut)),
+            (Stage::Send, n) if n % 50 == 1 => (&of_delivery, Verdict::Bounce(Reason::DeadEndpoint)),
+            (Stage::Send, n) if n % 200 == 2 => {
+                (&of_delivery, Verdict::Dead { reason: Reason::RetriesExhausted, detail: "no answer".to_owned() })
+            }
+            (Stage::Send, _) => (&of_delivery, Verdict::Sent),
+            (Stage::Prioritize, _) => (&of_delivery, Verdict::Forward(Vec::new())),
+            _ => (&whole, Verdict::Forward(Vec::new())),
+        };
         // Differs from step to step as real times do.
         let jitter =
             u64::from(number.wrapping_mul(2_654_435_761) >> 8).wrapping_add(stage as u64 * 104_729) % 1_000_003;
-        let (queued_ns, duration_ns) = (400_000 + jitter, 20_000 + jitter / 9);
-        ns += (queued_ns + duration_ns) as i64;
-        let of_delivery = matches!(stage, Stage::Prioritize | Stage::Send);
-        let named = |stage: Stage| id::span(trace_id, stage.as_str(), None, 0);
-        let mut step = TraceEvent {
-            stage: stage.as_str().into(),
-            span_id: id::span(
-                trace_id,
-                stage.as_str(),
-                of_delivery.then_some(delivery_id),
-                u32::from(stage == Stage::Send),
-            ),
-            parent_span_id: match stage {
-                Stage::Validate => 0,
-                Stage::Prioritize => named(Stage::Render),
-                Stage::Send => span::delivery_anchor(trace_id, delivery_id),
-                _ => named(Stage::Validate),
-            },
-            started_at: ns,
-            queued_ns,
-            duration_ns,
-            attributes: attributes(stage, &user, number, request_id),
-            ..common.clone()
+        let timing = Timing {
+            stored_at,
+            started_at: stored_at + Duration::from_nanos(400_000 + jitter),
+            took: Duration::from_nanos(20_000 + jitter / 9),
         };
-        if of_delivery {
-            step.delivery_id = delivery_id;
-            step.channel = channel.as_str().into();
-            step.provider = provider.into();
-            step.variant = ["a", "b"][number as usize / 20 % 2].into();
-            step.locale = ["en", "ko", "es"][number as usize % 3].into();
+        stored_at = timing.started_at + timing.took;
+        let has_ended = matches!(verdict, Verdict::Suppress(_) | Verdict::Bounce(_) | Verdict::Dead { .. });
+        let decision = Decision { attributes: attributes(stage, notification.request.id), ..Decision::new(verdict) };
+        steps.extend(span::of_decision(stage, context, &timing, &decision));
+        if has_ended {
+            return steps;
         }
-        let end = match (stage, number) {
-            (Stage::Validate, _) => {
-                step.event = event::NOTIFICATION.into();
-                None
-            }
-            (Stage::Filter, n) if n % 10 == 9 => Some((Status::Suppressed, State::Suppressed, Some(Reason::OptedOut))),
-            (Stage::Send, n) if n % 50 == 1 => Some((Status::Error, State::Bounced, Some(Reason::DeadEndpoint))),
-            (Stage::Send, n) if n % 200 == 2 => Some((Status::Dead, State::Dead, Some(Reason::RetriesExhausted))),
-            (Stage::Send, _) => Some((Status::Ok, State::Sent, None)),
-            _ => None,
+    }
+    let mut report = |kind: ReceiptKind, seconds: u64, by: Actor| {
+        let at = stored_at + Duration::from_secs(seconds);
+        let receipt = Receipt {
+            delivery_id,
+            notification_id: notification.id,
+            at: Some(at),
+            provider: Some(of_delivery.provider.to_string()),
+            detail: None,
+            by,
         };
-        if stage == Stage::Send {
-            step.event = event::ATTEMPT.into();
-            step.attempt = 1;
-        }
-        if let Some((status, state, reason)) = end {
-            step.status = status.as_str().into();
-            step.state = state.as_str().into();
-            step.reason = reason.map_or("", Reason::as_str).into();
-        }
-        let (ended, sent) = (end.is_some(), step.state == State::Sent.as_str());
-        steps.push(step);
-        if sent {
-            steps.push(receipt(&common, channel, delivery_id, provider, ReceiptKind::Delivered, ns + 30_000_000_000));
-            if number.is_multiple_of(5) {
-                steps.push(receipt(&common, channel, delivery_id, provider, ReceiptKind::Opened, ns + 900_000_000_000));
-            }
-        }
-        if ended {
-            break;
-        }
+        // Written here, so it can be read.
+        let payload = serde_json::to_vec(&receipt).unwrap_or_default();
+        steps.extend(receipts::read(&subject::receipt(kind, channel), &payload, at).unwrap_or_default());
+    };
+    report(ReceiptKind::Delivered, 30, Actor::Unknown);
+    if number.is_multiple_of(5) {
+        report(ReceiptKind::Opened, 900, Actor::Human);
     }
     steps
 }
 
-fn receipt(
-    common: &TraceEvent,
-    channel: Channel,
-    delivery_id: Uuid,
-    provider: &str,
-    kind: ReceiptKind,
-    ns: i64,
-) -> TraceEvent {
-    let trace_id = common.trace_id;
-    TraceEvent {
-        trace_id,
-        notification_id: trace_id,
-        delivery_id,
-        span_id: id::span(trace_id, kind.as_str(), Some(delivery_id), 0),
-        parent_span_id: span::delivery_anchor(trace_id, delivery_id),
-        channel: channel.as_str().into(),
-        provider: provider.into(),
-        stage: "receipt".into(),
-        event: kind.as_str().into(),
-        status: Status::Ok.as_str().into(),
-        state: if kind == ReceiptKind::Delivered { State::Delivered.as_str() } else { "" }.into(),
-        started_at: ns,
-        attributes: match kind {
-            ReceiptKind::Opened => vec![("by".into(), Actor::Human.as_str().into())],
-            _ => Vec::new(),
-        },
-        ..TraceEvent::default()
+fn notification(number: u32, at: Timestamp) -> Notification {
+    let request_id = id::request("measure", at, u64::from(number));
+    let user = format!("user-{}", number % 10_000);
+    let labels = [("campaign", "none"), ("region", "eu-west-1"), ("service", "orders")];
+    Notification {
+        id: id::notification(at, request_id, &user),
+        app: ["shop", "bank", "forum"][number as usize % 3].into(),
+        lane: Lane::ALL[number as usize % 4],
+        submitted_at: at,
+        recipient: Recipient::User(user),
+        request: Arc::new(Request {
+            id: request_id,
+            idempotency_key: request_id.to_string(),
+            category: ["order", "otp", "digest", "alert"][number as usize % 4].into(),
+            message: Message::Template {
+                key: format!("template-{}", number % 20),
+                data: (&serde_json::Map::new()).into(),
+            },
+            channels: None,
+            send_at: None,
+            expires_at: None,
+            locale: None,
+            collapse_key: None,
+            transaction_id: Some(format!("order-{number}")),
+            metadata: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            overrides: serde_json::Map::new(),
+            traceparent: None,
+        }),
+        pass: 0,
+        contacts: None,
+        policy: None,
+        endpoints: Vec::new(),
     }
 }
 
-/// What the stages tell of a usual notification.
-fn attributes(stage: Stage, user: &str, number: u32, request_id: Uuid) -> Attributes {
-    let (key, transaction) = (request_id.to_string(), format!("order-{number}"));
-    let told: &[(&str, &str)] = match stage {
-        Stage::Validate => &[
-            ("idempotency_key", &key),
-            ("user", user),
-            ("transaction_id", &transaction),
-            ("metadata.campaign", "none"),
-            ("metadata.region", "eu-west-1"),
-            ("metadata.service", "orders"),
-        ],
+/// What each stage explains about a usual notification.
+fn attributes(stage: Stage, request_id: Uuid) -> Attributes {
+    let message_id = request_id.to_string();
+    let explained: &[(&str, &str)] = match stage {
         Stage::Enrich => &[("policy", "bucket"), ("devices", "1"), ("emails", "1"), ("phones", "1"), ("locale", "en")],
-        Stage::Filter | Stage::Dedupe => &[],
+        Stage::Validate | Stage::Filter | Stage::Dedupe => &[],
         Stage::Render => &[("locale.push", "en"), ("deliveries", "1")],
         Stage::Prioritize => &[("provider", "apns")],
-        Stage::Send => &[("code", "200"), ("provider_message_id", &key)],
+        Stage::Send => &[("code", "200"), ("provider_message_id", &message_id)],
     };
-    told.iter().map(|&(key, value)| (key.into(), value.into())).collect()
+    explained.iter().map(|&(key, value)| (key.into(), value.into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_notification_is_one_tree_in_the_state_it_ended_in() {
+        let at = Timestamp::from_second(1_790_000_000).unwrap();
+        for (number, state, count) in
+            [(9, "suppressed", 3), (1, "bounced", 7), (2, "dead", 7), (4, "delivered", 8), (5, "delivered", 9)]
+        {
+            let trees = reconstruct::trees(steps(number, at));
+            let [tree] = &trees[..] else { panic!("{trees:?}") };
+            assert_eq!((tree.state.as_str(), tree.roots.len(), tree.orphans.len()), (state, 1, 0), "{number}");
+            assert_eq!(steps(number, at).len(), count, "{number}");
+        }
+    }
 }

@@ -134,7 +134,7 @@ pub(crate) async fn run(args: &BenchArgs, config: Settings) -> anyhow::Result<()
     bar.finish_and_clear();
     servers.shutdown().await;
     match measured? {
-        Measured::Traces(traces) => traces::tell(&traces, args.json),
+        Measured::Traces(traces) => traces::print_measured(&traces, args.json),
         Measured::Pipeline(report) if args.json => print_json(&report),
         Measured::Pipeline(report) => print(&text(&report)),
     }

@@ -34,7 +34,7 @@ pub(super) async fn measure(
 }
 
 /// Prints what was measured.
-pub(super) fn tell(measured: &Measured, json: bool) -> anyhow::Result<()> {
+pub(super) fn print_measured(measured: &Measured, json: bool) -> anyhow::Result<()> {
     if json { print_json(measured) } else { print(&text(measured)) }
 }
 

@@ -21,7 +21,7 @@ use chasqui_stores::Records;
 use chasqui_warehouse::{
     TraceTree,
     read::waterfall,
-    stats::{self, Accounted, Outcome},
+    stats::{self, Accounted, StateCount},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::ProgressBar;
@@ -227,7 +227,7 @@ async fn account(
         let Accounted { notifications, terminal, rejected_requests, .. } = stats::accounted(clickhouse, since).await?;
         let outcomes = stats::outcomes(clickhouse, since).await?;
         let pending = |reason: &str| {
-            let of = |o: &&Outcome| o.state == "pending" && o.reason == reason;
+            let of = |o: &&StateCount| o.state == "pending" && o.reason == reason;
             outcomes.iter().filter(of).map(|o| o.notifications).sum::<u64>()
         };
         let waiting = pending("scheduled") + pending("quiet_hours");
@@ -260,7 +260,7 @@ async fn report(
     );
     println!("How they ended\n{}\n", outcomes_table(&stats::outcomes(clickhouse, since).await?));
     let by = stats::Dimension::Channel;
-    println!("Delivery rates\n{}\n", rates_table(by, &stats::rates(clickhouse, since, by).await?));
+    println!("Delivery rates\n{}\n", rates_table(by, &stats::rates(clickhouse, since, by, stats::MAX_ROWS).await?));
     let mut page = None;
     for (title, user) in [("One that was delivered, at the third attempt", "mira"), ("One that failed", "noor")] {
         if let Some(tree) = trace_of(clickhouse, user).await? {

@@ -6,6 +6,7 @@
 pub(crate) mod story;
 
 use std::{
+    collections::HashMap,
     ffi::OsString,
     path::{Path, PathBuf},
     process::Command,
@@ -33,6 +34,7 @@ use chasqui_testing::servers;
 use chasqui_trace::TraceSink;
 use chasqui_warehouse::{MigrateSettings, WriterSettings, migrate, run_writer};
 use clickhouse::Client;
+use futures::StreamExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -192,6 +194,28 @@ impl Bench {
         timeout(PATIENCE, drained).await.context("traces were not written")?
     }
 
+    /// Waits until a consumer has handed something out that is not acknowledged.
+    pub(crate) async fn in_work(&self, stream: &str, consumer: &str) -> Result<()> {
+        let handed_out = async {
+            loop {
+                let consumer: PullConsumer = self.nats.get_consumer_from_stream(consumer, stream).await?;
+                if consumer.cached_info().num_ack_pending > 0 {
+                    return anyhow::Ok(());
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, handed_out).await.context("nothing was handed out")?
+    }
+
+    /// Watches the deadlines of messages being extended, from now on.
+    pub(crate) async fn extensions(&self) -> Result<Extensions> {
+        let client = self.nats.client();
+        let answers = client.subscribe("$JS.ACK.>").await?;
+        client.flush().await?;
+        Ok(Extensions { answers })
+    }
+
     pub(crate) async fn dead_letters(&self) -> Result<u64> {
         Ok(self.nats.get_stream(stream::DEAD).await?.cached_info().state.messages)
     }
@@ -212,6 +236,31 @@ impl Bench {
         let deliveries = self.text("SELECT * FROM deliveries ORDER BY delivery_id").await?;
         let stats = self.text("SELECT * FROM delivery_stats ORDER BY ALL").await?;
         Ok(notifications + &deliveries + &stats)
+    }
+}
+
+/// What consumers answer to the messages that they were handed.
+pub(crate) struct Extensions {
+    answers: async_nats::Subscriber,
+}
+
+impl Extensions {
+    /// Waits until the deadline of some message was extended so often.
+    pub(crate) async fn of_one_message(mut self, times: usize) -> Result<()> {
+        let mut seen = HashMap::new();
+        let extended = async {
+            while let Some(answer) = self.answers.next().await {
+                if answer.payload.as_ref() == b"+WPI" {
+                    let times_seen = seen.entry(answer.subject.to_string()).or_insert(0);
+                    *times_seen += 1;
+                    if *times_seen == times {
+                        return Ok(());
+                    }
+                }
+            }
+            anyhow::bail!("the connection ended")
+        };
+        timeout(PATIENCE, extended).await.context("no deadline was extended")?
     }
 }
 

@@ -22,7 +22,7 @@ use uuid::Uuid;
 pub(crate) fn submitted_at() -> Timestamp {
     // Yesterday, so that retention does not concern it.
     let now = Timestamp::now().as_millisecond() - 86_400_000;
-    Timestamp::from_millisecond(now).expect("yesterday")
+    Timestamp::from_millisecond(now).unwrap_or_default()
 }
 
 pub(crate) fn notification(at: Timestamp, request_id: Uuid, user: &str, transaction: Option<&str>) -> Notification {

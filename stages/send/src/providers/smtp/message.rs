@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use chasqui_contract::{Answer, Outcome};
-use chasqui_schemas::Delivery;
+use chasqui_schemas::{Delivery, text::one_line};
 use jiff::Timestamp;
 use lettre::{
     Message,
@@ -19,7 +19,7 @@ use lettre::{
 use serde::Deserialize;
 
 use super::NAME;
-use crate::providers::mail::{self, Letter, one_line};
+use crate::providers::mail::{self, Letter};
 
 /// Longest header that an override adds, in characters.
 const MAX_HEADER: usize = 900;
@@ -84,7 +84,7 @@ pub(super) fn build(delivery: &Delivery, from: &Mailbox, now: Timestamp) -> Resu
     }
     for (name, value) in overrides.headers {
         let name = extra(&letter, name).ok_or(Error::Overrides)?;
-        mail = mail.raw_header(HeaderValue::new(name, one_line(&value, MAX_HEADER)));
+        mail = mail.raw_header(HeaderValue::new(name, one_line(&value, MAX_HEADER).into_owned()));
     }
     let plain = |text: Option<_>| SinglePart::plain(text.map(String::from).unwrap_or_default());
     let mail = match (letter.text, letter.html) {

@@ -6,17 +6,17 @@
 //!                          └► spool ──┘ drainer
 //! ```
 //!
-//! Guarantee: `Intake::store` returns `Ok` when NATS or the spool has the messages, durably. `Intake::offer` never
+//! Guarantee: `HitQueue::store` returns `Ok` when NATS or the spool has the messages, durably. `HitQueue::offer` never
 //! waits; what it takes gets there a moment later. Order is kept: as long as something is in the spool, everything goes
-//! through the spool. Both are bounded; what does not fit is refused or, where nobody asked, counted as lost.
+//! through the spool. Both are bounded; what does not fit is refused or, where no caller waits, counted as lost.
 //!
 //! The writer takes what is there, never more than one batch at a time: while it waits for NATS or an fsync, the next
 //! batch gathers, so a busy disk makes larger groups and not longer queues. NATS has `PATIENCE` to answer, and none
 //! where the client knows that there is no connection; then the batch goes to the disk, and what NATS may have taken of
-//! it nevertheless is dropped there as a repeat when it comes from the spool. Messages for which nobody waits are
+//! it nevertheless is dropped there as a repeat when it comes from the spool. Messages for which no caller waits are
 //! gathered for `GATHER` before they are written to the disk: pixels do not cost an fsync each.
 //!
-//! After a crash: what was in the queue is gone, which concerns only what `Intake::offer` took; what was in the spool
+//! After a crash: what was in the queue is gone, which concerns only what `HitQueue::offer` took; what was in the spool
 //! is sent after the next start, before anything new.
 
 use std::{
@@ -45,13 +45,13 @@ use crate::{
     spool::{Spool, SpoolError},
 };
 
-/// NATS takes a batch within this time, or the disk does.
+/// Maximum time that NATS has to take a batch; then the disk gets it.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How long messages for which nobody waits gather before an fsync.
+/// Maximum time that messages for which no caller waits gather before an fsync.
 const GATHER: Duration = Duration::from_millis(50);
-/// Requests whose messages are written together.
+/// Maximum requests whose messages are written together.
 const MAX_GROUP: usize = 256;
-/// Longest wait of [`Intake::store`]: longer than NATS and an fsync of a busy disk take.
+/// Maximum wait of [`HitQueue::store`]: longer than NATS and an fsync of a busy disk take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(8);
 /// First and longest pause of the drainer while NATS takes nothing.
 const PAUSES: Pauses = Pauses::new(Duration::from_millis(50), Duration::from_secs(1));
@@ -63,7 +63,7 @@ pub struct NotStored;
 
 /// Takes messages. Clones share one queue.
 #[derive(Debug, Clone)]
-pub struct Intake {
+pub struct HitQueue {
     queue: mpsc::Sender<Entry>,
     state: Arc<Shared>,
 }
@@ -85,7 +85,7 @@ struct Shared {
     spooled: Notify,
 }
 
-/// What has to run behind an [`Intake`].
+/// What has to run behind an [`HitQueue`].
 pub struct Carrier {
     queue: mpsc::Receiver<Entry>,
     state: Arc<Shared>,
@@ -93,8 +93,8 @@ pub struct Carrier {
     client: async_nats::Client,
 }
 
-impl Intake {
-    /// An intake with a queue of `queue_hits` requests, and what has to run behind it.
+impl HitQueue {
+    /// A queue of `queue_hits` requests, and what has to run behind it.
     pub fn new(client: async_nats::Client, publisher: &Publisher, spool: Spool, queue_hits: usize) -> (Self, Carrier) {
         let (sender, queue) = mpsc::channel(queue_hits.max(1));
         let state = Arc::new(Shared {
@@ -105,10 +105,10 @@ impl Intake {
             spooled: Notify::new(),
         });
         let carrier = Carrier { queue, state: state.clone(), publisher: publisher.apart(), client };
-        (Intake { queue: sender, state }, carrier)
+        (HitQueue { queue: sender, state }, carrier)
     }
 
-    /// Takes a message for which nobody waits; if there is no room, it is lost and counted.
+    /// Queues a message for which no caller waits; if there is no room, it is lost and counted.
     pub(crate) fn offer(&self, hit: &Hit) {
         let message = match hit.message() {
             Ok(message) => message,
@@ -152,12 +152,12 @@ impl Intake {
 }
 
 impl Shared {
-    /// Nothing is left half done under this lock that the spool would not mend itself.
+    /// Even a poisoned lock is used: the spool mends what was left half done.
     fn spool(&self) -> MutexGuard<'_, Spool> {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Uses the spool, where waiting for the disk stops nobody.
+    /// Uses the spool on a thread where waiting for the disk blocks nothing else.
     async fn with_spool<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&mut Spool) -> Result<T, SpoolError> + Send + 'static,
@@ -181,7 +181,7 @@ impl Shared {
 }
 
 impl Carrier {
-    /// Carries until every [`Intake`] is dropped and what they took is in NATS or the spool. What is in the spool then
+    /// Carries until every [`HitQueue`] is dropped and what they took is in NATS or the spool. What is in the spool then
     /// stays there for the next start.
     pub async fn run(self) {
         let Carrier { queue, state, publisher, client } = self;
@@ -192,7 +192,7 @@ impl Carrier {
     }
 }
 
-/// Takes what is there, puts it where it is safe, takes what came meanwhile.
+/// Takes what is queued, stores it in NATS or the spool, takes what came meanwhile.
 async fn write(
     mut queue: mpsc::Receiver<Entry>,
     state: &Arc<Shared>,
@@ -219,13 +219,13 @@ async fn write(
             state.lose(unasked);
         }
         for caller in waiting {
-            // Whoever asked may have hung up.
+            // The caller may have hung up.
             _ = caller.send(stored);
         }
     }
 }
 
-/// Waits a little for more, as long as nobody waits for what is there.
+/// Waits a little for more, unless a caller waits for what is there.
 async fn gather(queue: &mut mpsc::Receiver<Entry>, group: &mut Vec<Entry>) {
     let until = Instant::now() + GATHER;
     while group.len() < MAX_GROUP && group.iter().all(|entry| entry.stored.is_none()) {
@@ -241,7 +241,7 @@ async fn spool(state: &Arc<Shared>, messages: Vec<Outgoing>) -> Result<(), NotSt
     let records: Result<Vec<_>, _> = messages.into_iter().map(|message| Kept::from(message).encode()).collect();
     let appended = match records {
         Ok(records) => state.with_spool(move |spool| spool.append(&records)).await.map_err(|error| {
-            tracing::error!(error = &error as &dyn Error, "the spool does not take what NATS does not take");
+            tracing::error!(error = &error as &dyn Error, "neither NATS nor the spool takes messages");
         }),
         Err(error) => {
             tracing::error!(error = &error as &dyn Error, "messages cannot be written to the spool");
@@ -269,7 +269,7 @@ async fn drain(state: &Arc<Shared>, publisher: &Publisher) {
         match drain_some(state, publisher).await {
             Ok(()) => pauses = PAUSES,
             Err(error) => {
-                tracing::warn!(error = &*error, "what is in the spool waits");
+                tracing::warn!(error = &*error, "NATS does not take what is in the spool; trying again");
                 sleep(pauses.pause()).await;
             }
         }

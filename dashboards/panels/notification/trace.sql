@@ -1,0 +1,17 @@
+SELECT
+    TraceId AS traceID,
+    SpanId AS spanID,
+    ParentSpanId AS parentSpanID,
+    ServiceName AS serviceName,
+    SpanName AS operationName,
+    Timestamp AS startTime,
+    Duration / 1000000 AS duration,
+    arrayMap(key -> map('key', key, 'value', SpanAttributes[key]), mapKeys(SpanAttributes)) AS tags,
+    arrayMap(key -> map('key', key, 'value', ResourceAttributes[key]), mapKeys(ResourceAttributes)) AS serviceTags,
+    if(StatusCode = 'Error', 2, 0) AS statusCode,
+    StatusMessage AS statusMessage,
+    SpanKind AS kind
+FROM otel_traces
+WHERE TraceId = replaceAll(lower(if(${trace_id:sqlstring} = '', ${id:sqlstring}, ${trace_id:sqlstring})), '-', '')
+ORDER BY startTime
+LIMIT 10000

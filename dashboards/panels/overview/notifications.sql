@@ -1,0 +1,3 @@
+SELECT count() AS notifications
+FROM notifications
+WHERE $__timeFilter(submitted_at) AND '${app}' IN ('*', app)

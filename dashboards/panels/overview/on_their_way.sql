@@ -1,0 +1,3 @@
+SELECT countIf(state = 'pending') AS pending
+FROM notifications
+WHERE $__timeFilter(submitted_at) AND '${app}' IN ('*', app)

@@ -1,0 +1,5 @@
+SELECT $__timeInterval(sampled_at) AS time, trim(concat(stage, ' ', lane)) AS queue, max(pending) AS depth
+FROM queue_metrics
+WHERE $__timeFilter(sampled_at) AND '${stage}' IN ('*', stage) AND '${lane}' IN ('*', lane)
+GROUP BY time, queue
+ORDER BY time, queue
