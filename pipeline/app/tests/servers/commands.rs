@@ -21,15 +21,15 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// A nats-server with every stream and bucket, gone when dropped.
-struct House {
+struct CommandLine {
     nats: Nats,
     context: jetstream::Context,
 }
 
-impl House {
+impl CommandLine {
     async fn new() -> Self {
         let nats = Nats::with_streams().await;
-        House { context: nats.context().await, nats }
+        CommandLine { context: nats.context().await, nats }
     }
 
     /// Runs `chasqui` to its end, with `input` on its standard input.
@@ -108,57 +108,57 @@ fn numbers(letters: &[Value]) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_is_written_read_listed_and_deleted() {
-    let house = House::new().await;
-    house.output(&["contacts", "put", "ada", r#"{"emails":["ada@example.com"]}"#]);
-    let read: Value = serde_json::from_str(&house.output(&["contacts", "get", "ada"])).unwrap();
+    let cli = CommandLine::new().await;
+    cli.output(&["contacts", "put", "ada", r#"{"emails":["ada@example.com"]}"#]);
+    let read: Value = serde_json::from_str(&cli.output(&["contacts", "get", "ada"])).unwrap();
     assert_eq!(read["emails"][0], "ada@example.com");
-    assert!(house.run_with(&["contacts", "put", "zoe.b@x"], "{}").status.success());
-    assert_eq!(house.output(&["contacts", "list"]), "ada\nzoe.b@x\n");
-    house.output(&["contacts", "delete", "ada"]);
-    assert!(house.complaint(&["contacts", "get", "ada"], "").contains("chasqui contacts list"));
-    assert!(house.output(&["contacts", "delete", "ada"]).contains("no `ada`"));
+    assert!(cli.run_with(&["contacts", "put", "zoe.b@x"], "{}").status.success());
+    assert_eq!(cli.output(&["contacts", "list"]), "ada\nzoe.b@x\n");
+    cli.output(&["contacts", "delete", "ada"]);
+    assert!(cli.complaint(&["contacts", "get", "ada"], "").contains("chasqui contacts list"));
+    assert!(cli.output(&["contacts", "delete", "ada"]).contains("no `ada`"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_record_is_refused_and_its_field_named() {
-    let house = House::new().await;
-    assert!(house.complaint(&["preferences", "put", "ada", r#"{"enabeld":false}"#], "").contains("enabeld"));
-    assert!(house.complaint(&["preferences", "put", "ada"], "").contains("standard input is empty"));
+    let cli = CommandLine::new().await;
+    assert!(cli.complaint(&["preferences", "put", "ada", r#"{"enabeld":false}"#], "").contains("enabeld"));
+    assert!(cli.complaint(&["preferences", "put", "ada"], "").contains("standard input is empty"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_are_imported_from_an_object_and_from_lines() {
-    let house = House::new().await;
-    house.file("object.json", r#"{"b": {"locale": "en"}, "a": {}}"#);
-    assert_eq!(house.output(&["contacts", "import", "object.json"]), "imported 2 contacts\n");
+    let cli = CommandLine::new().await;
+    cli.file("object.json", r#"{"b": {"locale": "en"}, "a": {}}"#);
+    assert_eq!(cli.output(&["contacts", "import", "object.json"]), "imported 2 contacts\n");
     let lines: String = (0..5_000).map(|n| format!("{{\"name\":\"user-{n:04}\",\"record\":{{}}}}\n")).collect();
-    let imported = house.run_with(&["contacts", "import", "-"], &lines);
+    let imported = cli.run_with(&["contacts", "import", "-"], &lines);
     assert_eq!(String::from_utf8(imported.stdout).unwrap(), "imported 5000 contacts\n");
-    let names = house.output(&["contacts", "list"]);
+    let names = cli.output(&["contacts", "list"]);
     assert_eq!(names.lines().count(), 5_002);
     assert!(names.lines().is_sorted());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_stops_at_what_is_wrong() {
-    let house = House::new().await;
+    let cli = CommandLine::new().await;
     let lines = "{\"name\":\"a\",\"record\":{}}\n{\"name\":\"b\",\"record\":{\"emials\":[]}}\n";
-    let told = house.complaint(&["contacts", "import", "-"], lines);
+    let told = cli.complaint(&["contacts", "import", "-"], lines);
     assert!(told.contains("`b`") && told.contains("emials"), "{told}");
-    let told = house.complaint(&["contacts", "import", "-"], "{\"name\":\"a\",\"record\":{}}\nnonsense\n");
+    let told = cli.complaint(&["contacts", "import", "-"], "{\"name\":\"a\",\"record\":{}}\nnonsense\n");
     assert!(told.contains("line 2") && told.contains("after 1 records"), "{told}");
-    assert!(house.complaint(&["contacts", "import", "nowhere.json"], "").contains("nowhere.json"));
+    assert!(cli.complaint(&["contacts", "import", "nowhere.json"], "").contains("nowhere.json"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_submission_is_stored_with_an_id() {
-    let house = House::new().await;
-    house.file("order.json", r#"{"category":"order","recipients":["ada"],"content":{"title":"hi"}}"#);
+    let cli = CommandLine::new().await;
+    cli.file("order.json", r#"{"category":"order","recipients":["ada"],"content":{"title":"hi"}}"#);
     let sent: Value =
-        serde_json::from_str(&house.output(&["send", "order.json", "--app", "shop", "--lane", "high", "--json"]))
+        serde_json::from_str(&cli.output(&["send", "order.json", "--app", "shop", "--lane", "high", "--json"]))
             .unwrap();
     assert_eq!((&sent["subject"], &sent["sequence"]), (&"notify.submit.high.shop".into(), &1.into()));
-    let stored = house
+    let stored = cli
         .context
         .get_stream(stream::of_stage(Stage::Validate, Lane::High))
         .await
@@ -170,34 +170,34 @@ async fn a_submission_is_stored_with_an_id() {
     assert_eq!(submission["id"], sent["request_id"]);
     assert_eq!(stored.headers.get(header::CONTENT_TYPE).unwrap().as_str(), "application/json");
 
-    let told = house.output(&["send", "order.json"]);
+    let told = cli.output(&["send", "order.json"]);
     assert!(told.contains("chasqui trace "), "{told}");
-    assert!(house.complaint(&["send", "-"], &"a".repeat(1_100_000)).contains("more than"));
-    assert!(house.complaint(&["send", "-", "--app", "a.b"], "{}").contains("`a.b`"));
+    assert!(cli.complaint(&["send", "-"], &"a".repeat(1_100_000)).contains("more than"));
+    assert!(cli.complaint(&["send", "-", "--app", "a.b"], "{}").contains("`a.b`"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_listed_newest_last_and_filtered() {
-    let house = House::new().await;
-    assert!(house.output(&["dead", "list"]).contains("no dead letters"));
+    let cli = CommandLine::new().await;
+    assert!(cli.output(&["dead", "list"]).contains("no dead letters"));
     for n in 0..1_203 {
-        house.bury_noise(if n % 2 == 0 { "render_failed" } else { "undecodable" }).await;
+        cli.bury_noise(if n % 2 == 0 { "render_failed" } else { "undecodable" }).await;
     }
-    assert_eq!(numbers(&house.dead(&["--limit", "3"])), [1_201, 1_202, 1_203]);
-    let failed = house.dead(&["--reason", "render_failed", "--stage", "render", "--limit", "9999"]);
+    assert_eq!(numbers(&cli.dead(&["--limit", "3"])), [1_201, 1_202, 1_203]);
+    let failed = cli.dead(&["--reason", "render_failed", "--stage", "render", "--limit", "9999"]);
     assert_eq!(failed.len(), 602);
     assert_eq!((&failed[0]["detail"], &failed[0]["bytes"]), (&"what happened".into(), &5.into()));
     let since = failed[600]["stored_at"].as_str().unwrap();
-    assert_eq!(numbers(&house.dead(&["--reason", "render_failed", "--since", since])), [1_201, 1_203]);
-    assert!(house.dead(&["--stage", "send"]).is_empty());
-    let table = house.output(&["dead", "list", "--limit", "2"]);
+    assert_eq!(numbers(&cli.dead(&["--reason", "render_failed", "--since", since])), [1_201, 1_203]);
+    assert!(cli.dead(&["--stage", "send"]).is_empty());
+    let table = cli.output(&["dead", "list", "--limit", "2"]);
     assert!(table.contains("1203") && table.contains("1201 older ones"), "{table}");
-    assert_eq!(house.run_with(&["dead", "list", "--reason", "nonsense"], "").status.code(), Some(2));
+    assert_eq!(cli.run_with(&["dead", "list", "--reason", "nonsense"], "").status.code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_submission_is_shown_without_addresses() {
-    let house = House::new().await;
+    let cli = CommandLine::new().await;
     let ended = subject::submit(Lane::High, "shop");
     let headers = [
         (header::STAGE, "validate"),
@@ -206,34 +206,27 @@ async fn a_rejected_submission_is_shown_without_addresses() {
         (header::SUBJECT, &ended),
     ];
     let submission = br#"{"recipients":[{"email":"ada@example.com"}]}"#;
-    let number = house.bury(subject::rejected("shop"), &headers, submission).await.to_string();
-    let shown = house.output(&["dead", "show", &number]);
+    let number = cli.bury(subject::rejected("shop"), &headers, submission).await.to_string();
+    let shown = cli.output(&["dead", "show", &number]);
     assert!(shown.contains("category: missing") && shown.contains("(hidden)"), "{shown}");
     assert!(!shown.contains("ada@example.com"), "{shown}");
-    let revealed: Value =
-        serde_json::from_str(&house.output(&["dead", "show", &number, "--reveal", "--json"])).unwrap();
+    let revealed: Value = serde_json::from_str(&cli.output(&["dead", "show", &number, "--reveal", "--json"])).unwrap();
     assert_eq!(revealed["content"]["recipients"][0]["email"], "ada@example.com");
-    assert!(house.complaint(&["dead", "show", "99"], "").contains("chasqui dead list"));
+    assert!(cli.complaint(&["dead", "show", "99"], "").contains("chasqui dead list"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_is_replayed_once_to_where_it_ended() {
-    let house = House::new().await;
-    let number = house.bury_noise("undecodable").await.to_string();
-    let told = house.output(&["dead", "replay", &number, "--dry-run"]);
+    let cli = CommandLine::new().await;
+    let number = cli.bury_noise("undecodable").await.to_string();
+    let told = cli.output(&["dead", "replay", &number, "--dry-run"]);
     assert!(told.contains("notify.render.bulk") && told.contains("1 of 1"), "{told}");
-    assert_eq!(
-        (house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render, Lane::Bulk)).await),
-        (1, 0)
-    );
+    assert_eq!((cli.count(stream::DEAD).await, cli.count(stream::of_stage(Stage::Render, Lane::Bulk)).await), (1, 0));
 
-    assert!(house.output(&["dead", "replay", &number]).contains("1 replayed, 0 already gone"));
-    assert!(house.output(&["dead", "replay", &number]).contains("0 replayed, 1 already gone"));
-    assert_eq!(
-        (house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render, Lane::Bulk)).await),
-        (0, 1)
-    );
-    let stage = house.context.get_stream(stream::of_stage(Stage::Render, Lane::Bulk)).await.unwrap();
+    assert!(cli.output(&["dead", "replay", &number]).contains("1 replayed, 0 already gone"));
+    assert!(cli.output(&["dead", "replay", &number]).contains("0 replayed, 1 already gone"));
+    assert_eq!((cli.count(stream::DEAD).await, cli.count(stream::of_stage(Stage::Render, Lane::Bulk)).await), (0, 1));
+    let stage = cli.context.get_stream(stream::of_stage(Stage::Render, Lane::Bulk)).await.unwrap();
     let message = stage.direct_get(1).await.unwrap();
     assert_eq!((message.subject.as_str(), &message.payload[..]), ("notify.render.bulk", &b"noise"[..]));
 }
@@ -272,19 +265,16 @@ fn notification() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_cut_off_before_the_deletion_stores_nothing_twice() {
-    let house = House::new().await;
+    let cli = CommandLine::new().await;
     let bytes = notification();
     // The letter that is still there when the first replay was stored already.
     for _ in 0..2 {
-        house.bury_in_render("template_missing", &bytes).await;
+        cli.bury_in_render("template_missing", &bytes).await;
     }
-    assert!(house.output(&["dead", "replay", "1"]).contains("1 replayed"));
-    assert!(house.output(&["dead", "replay", "2"]).contains("1 replayed"));
-    assert_eq!(
-        (house.count(stream::DEAD).await, house.count(stream::of_stage(Stage::Render, Lane::Bulk)).await),
-        (0, 1)
-    );
-    let stage = house.context.get_stream(stream::of_stage(Stage::Render, Lane::Bulk)).await.unwrap();
+    assert!(cli.output(&["dead", "replay", "1"]).contains("1 replayed"));
+    assert!(cli.output(&["dead", "replay", "2"]).contains("1 replayed"));
+    assert_eq!((cli.count(stream::DEAD).await, cli.count(stream::of_stage(Stage::Render, Lane::Bulk)).await), (0, 1));
+    let stage = cli.context.get_stream(stream::of_stage(Stage::Render, Lane::Bulk)).await.unwrap();
     let replayed: Notification = envelope::decode(&stage.direct_get(1).await.unwrap().payload).unwrap();
     assert_eq!(Notification { pass: 0, ..replayed.clone() }, envelope::decode(&bytes).unwrap());
     assert_eq!(replayed.pass, 1);
@@ -292,52 +282,52 @@ async fn a_replay_cut_off_before_the_deletion_stores_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_wants_to_be_told_which() {
-    let house = House::new().await;
+    let cli = CommandLine::new().await;
     for reason in ["held", "undecodable", "held"] {
-        house.bury_noise(reason).await;
+        cli.bury_noise(reason).await;
     }
-    assert!(house.complaint(&["dead", "replay"], "").contains("--all"));
-    assert!(house.complaint(&["dead", "replay", "1", "--reason", "held"], "").contains("not both"));
-    assert!(house.output(&["dead", "replay", "--reason", "held", "--rate", "1000"]).contains("2 replayed"));
-    assert_eq!(numbers(&house.dead(&[])), [2]);
-    assert!(house.output(&["dead", "replay", "--all"]).contains("1 replayed"));
-    assert_eq!(house.count(stream::of_stage(Stage::Render, Lane::Bulk)).await, 3);
+    assert!(cli.complaint(&["dead", "replay"], "").contains("--all"));
+    assert!(cli.complaint(&["dead", "replay", "1", "--reason", "held"], "").contains("not both"));
+    assert!(cli.output(&["dead", "replay", "--reason", "held", "--rate", "1000"]).contains("2 replayed"));
+    assert_eq!(numbers(&cli.dead(&[])), [2]);
+    assert!(cli.output(&["dead", "replay", "--all"]).contains("1 replayed"));
+    assert_eq!(cli.count(stream::of_stage(Stage::Render, Lane::Bulk)).await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_that_cannot_be_replayed_stays() {
-    let house = House::new().await;
-    house.bury(subject::dead(Stage::Render), &[(header::STAGE, "render")], b"").await;
-    house.bury_noise("held").await;
-    let told = house.complaint(&["dead", "replay", "--all"], "");
+    let cli = CommandLine::new().await;
+    cli.bury(subject::dead(Stage::Render), &[(header::STAGE, "render")], b"").await;
+    cli.bury_noise("held").await;
+    let told = cli.complaint(&["dead", "replay", "--all"], "");
     assert!(told.contains("dead letter 1 stays") && told.contains("chasqui dead show"), "{told}");
-    assert_eq!(numbers(&house.dead(&[])), [1]);
+    assert_eq!(numbers(&cli.dead(&[])), [1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queues_are_shown_with_what_waits_in_them_and_who_consumes() {
-    let house = House::new().await;
-    house.file("order.json", r#"{"category":"order","recipients":["ada"],"content":{"title":"hi"}}"#);
-    house.output(&["send", "order.json", "--lane", "high"]);
-    let told = house.output(&["queues"]);
+    let cli = CommandLine::new().await;
+    cli.file("order.json", r#"{"category":"order","recipients":["ada"],"content":{"title":"hi"}}"#);
+    cli.output(&["send", "order.json", "--lane", "high"]);
+    let told = cli.output(&["queues"]);
     let line = told.lines().find(|line| line.contains("validate") && line.contains("high")).unwrap();
     assert!(line.contains(" 1 ") && line.contains("nobody consumes"), "{told}");
 
-    let rows: Vec<Value> = serde_json::from_str(&house.output(&["queues", "--json"])).unwrap();
+    let rows: Vec<Value> = serde_json::from_str(&cli.output(&["queues", "--json"])).unwrap();
     assert_eq!(rows.len(), 51);
     let row = rows.iter().find(|row| row["stage"] == "validate" && row["lane"] == "high").unwrap();
     assert_eq!((&row["pending"], &row["consumer"]), (&1.into(), &"high".into()));
     assert!(row["oldest_ms"].as_u64().unwrap() > 0 && row["sampled_at"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(house.run_with(&["queues", "--json", "--watch"], "").status.code(), Some(2));
+    assert_eq!(cli.run_with(&["queues", "--json", "--watch"], "").status.code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queues_are_shown_again_until_the_reader_has_seen_enough() {
-    let house = House::new().await;
+    let cli = CommandLine::new().await;
     let mut child = Command::new(env!("CARGO_BIN_EXE_chasqui"))
         .args(["queues", "--watch"])
-        .current_dir(house.nats.dir())
-        .env("CHASQUI_NATS__URL", house.nats.url())
+        .current_dir(cli.nats.dir())
+        .env("CHASQUI_NATS__URL", cli.nats.url())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -2,7 +2,7 @@
 //!
 //! A crate of its own for two reasons. `chasqui demo` uses it as well as the harness does, and the harness is for
 //! development only. And it must not see Chasqui: it is written from the vendors' documents (`specs/`, and the pages
-//! named in each vendor's module) and depends on no crate of the house, so that a misreading of a document in an
+//! named in each vendor's module) and depends on no other crate of the workspace, so that a misreading of a document in an
 //! adapter meets the document here, and not the same misreading.
 //!
 //! A [`Lab`] has one listener per [`Vendor`], plain HTTP on `127.0.0.1`; APNs speaks HTTP/2 only, the others both

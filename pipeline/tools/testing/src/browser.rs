@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::house::PATIENCE;
+use crate::install::PATIENCE;
 
 /// The pipe is the third and fourth file of the process; the shell puts it there.
 const START: &str = r#"exec chromium "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;

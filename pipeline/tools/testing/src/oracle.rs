@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::house::{House, PATIENCE};
+use crate::install::{PATIENCE, TestInstall};
 
 /// Calls of the sandbox provider, by delivery and attempt, from its own log.
 #[derive(Debug, Default)]
@@ -17,8 +17,8 @@ impl Calls {
     ///
     /// # Errors
     /// Fails where a line is not one.
-    pub fn read(house: &House) -> anyhow::Result<Self> {
-        let log = std::fs::read_to_string(house.sandbox_log()).unwrap_or_default();
+    pub fn read(install: &TestInstall) -> anyhow::Result<Self> {
+        let log = std::fs::read_to_string(install.sandbox_log()).unwrap_or_default();
         let mut calls = BTreeMap::new();
         // The last line may be on its way: a write that crosses a page is seen in two parts.
         let (whole, _) = log.rsplit_once('\n').unwrap_or_default();
@@ -63,8 +63,8 @@ pub struct Deliveries(pub Vec<DeliveryRow>);
 ///
 /// # Errors
 /// Fails where the query does, or a row is not of the type.
-pub async fn query<T: serde::de::DeserializeOwned>(house: &House, sql: &str) -> anyhow::Result<Vec<T>> {
-    let mut lines = house.clickhouse.query(sql).fetch_bytes("JSONEachRow")?;
+pub async fn query<T: serde::de::DeserializeOwned>(install: &TestInstall, sql: &str) -> anyhow::Result<Vec<T>> {
+    let mut lines = install.clickhouse.query(sql).fetch_bytes("JSONEachRow")?;
     let text = lines.collect().await?;
     let rows = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     rows.map(|line| serde_json::from_slice(line).with_context(|| String::from_utf8_lossy(line).into_owned())).collect()
@@ -74,12 +74,12 @@ pub async fn query<T: serde::de::DeserializeOwned>(house: &House, sql: &str) -> 
 ///
 /// # Errors
 /// Fails where the query does.
-pub async fn number(house: &House, sql: &str) -> anyhow::Result<u64> {
+pub async fn number(install: &TestInstall, sql: &str) -> anyhow::Result<u64> {
     #[derive(Deserialize)]
     struct Row {
         n: serde_json::Value,
     }
-    let rows: Vec<Row> = query(house, sql).await?;
+    let rows: Vec<Row> = query(install, sql).await?;
     let value = &rows.first().context("no row")?.n;
     value.as_u64().or_else(|| value.as_str()?.parse().ok()).with_context(|| format!("not a number: {value}"))
 }
@@ -88,15 +88,15 @@ pub async fn number(house: &House, sql: &str) -> anyhow::Result<u64> {
 ///
 /// # Errors
 /// Fails when patience ends.
-pub async fn until(house: &House, what: &str, sql: &str, wanted: u64) -> anyhow::Result<()> {
+pub async fn until(install: &TestInstall, what: &str, sql: &str, wanted: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         // ClickHouse may be the one that is down.
-        let found = number(house, sql).await;
+        let found = number(install, sql).await;
         if matches!(found, Ok(found) if found == wanted) {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "{what}: {found:?} and not {wanted}\n{}", house.worker_log());
+        ensure!(Instant::now() < deadline, "{what}: {found:?} and not {wanted}\n{}", install.worker_log());
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 }
@@ -106,9 +106,9 @@ impl Deliveries {
     ///
     /// # Errors
     /// Fails where ClickHouse does not answer.
-    pub async fn read(house: &House) -> anyhow::Result<Self> {
+    pub async fn read(install: &TestInstall) -> anyhow::Result<Self> {
         let sql = "SELECT delivery_id, notification_id, request_id, state, reason FROM deliveries";
-        Ok(Deliveries(query(house, sql).await?))
+        Ok(Deliveries(query(install, sql).await?))
     }
 
     /// How many are in each state.
@@ -126,7 +126,7 @@ impl Deliveries {
 ///
 /// # Errors
 /// Fails with the first traces that are still none when patience ends.
-pub async fn traces_are_trees(house: &House) -> anyhow::Result<()> {
+pub async fn traces_are_trees(install: &TestInstall) -> anyhow::Result<()> {
     let sql = "
         WITH spans AS (SELECT trace_id, span_id, parent_span_id, event FROM trace_events FINAL)
         SELECT toString(trace_id) AS trace,
@@ -137,11 +137,11 @@ pub async fn traces_are_trees(house: &House) -> anyhow::Result<()> {
         FROM spans GROUP BY trace_id HAVING roots != 1 OR repeats != 0 OR orphans != 0 LIMIT 5";
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let broken: Vec<serde_json::Value> = query(house, sql).await?;
+        let broken: Vec<serde_json::Value> = query(install, sql).await?;
         if broken.is_empty() {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "traces that are no trees: {broken:?}\n{}", house.worker_log());
+        ensure!(Instant::now() < deadline, "traces that are no trees: {broken:?}\n{}", install.worker_log());
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
@@ -152,21 +152,21 @@ pub async fn traces_are_trees(house: &House) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Fails with what is lost, doubled or not in order.
-pub async fn nothing_lost_nothing_doubled(house: &House, count: u64) -> anyhow::Result<usize> {
+pub async fn nothing_lost_nothing_doubled(install: &TestInstall, count: u64) -> anyhow::Result<usize> {
     let ended = "SELECT count() AS n FROM notifications WHERE state != 'pending'";
-    until(house, "notifications that ended", ended, count).await?;
-    until(house, "delivered", "SELECT count() AS n FROM deliveries WHERE state = 'delivered'", count).await?;
-    let all = number(house, "SELECT count() AS n FROM notifications").await?;
+    until(install, "notifications that ended", ended, count).await?;
+    until(install, "delivered", "SELECT count() AS n FROM deliveries WHERE state = 'delivered'", count).await?;
+    let all = number(install, "SELECT count() AS n FROM notifications").await?;
     ensure!(all == count, "{all} notifications of {count} submissions");
-    let states = Deliveries::read(house).await?;
+    let states = Deliveries::read(install).await?;
     ensure!(states.by_state() == BTreeMap::from([("delivered", count as usize)]), "{:?}", states.by_state());
 
     let false_duplicates = "SELECT count() AS n FROM trace_events FINAL WHERE reason = 'duplicate'";
-    ensure!(number(house, false_duplicates).await? == 0, "the ledger took a redelivery for a duplicate");
-    ensure!(house.stored("DEAD").await? == 0, "dead letters");
-    traces_are_trees(house).await?;
+    ensure!(number(install, false_duplicates).await? == 0, "the ledger took a redelivery for a duplicate");
+    ensure!(install.stored("DEAD").await? == 0, "dead letters");
+    traces_are_trees(install).await?;
 
-    let calls = Calls::read(house)?;
+    let calls = Calls::read(install)?;
     let twice: Vec<_> = calls.0.iter().filter(|(_, calls)| **calls > 1).collect();
     ensure!(twice.is_empty(), "attempts that called twice: {twice:?}");
     let deliveries = calls.by_delivery();

@@ -1,8 +1,13 @@
-//! A nats-server for a test: started here and nowhere else, gone when dropped. What cannot be set up panics.
+//! A nats-server or a ClickHouse for a test: started here and nowhere else, gone when dropped. A server that cannot be set
+//! up panics.
+//!
+//! Tests that start one live in a module called `servers`; `make test-fast` leaves those out, and [`options`] fails a
+//! test that it finds elsewhere.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot set up must fail")]
 
 use std::{
+    ffi::OsString,
     fmt,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,7 +18,7 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, RetentionPolicy},
 };
 use bytes::Bytes;
-use chasqui_embedded::{Embedded, NatsOptions, Options};
+use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, NatsOptions, Options};
 use chasqui_nats::{ConnectOptions, Outgoing, connect};
 use chasqui_runtime::{settings::Settings, topology};
 use tokio::time::Instant;
@@ -23,9 +28,34 @@ pub fn cache() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cache/chasqui")
 }
 
-/// What embedded servers are started with, in `data_dir`: neither NATS nor ClickHouse until somebody says so.
+/// What embedded servers are started with, in `data_dir`: neither NATS nor ClickHouse until the caller adds them.
 pub fn options(data_dir: impl Into<PathBuf>) -> Options {
+    assert!(
+        std::env::var_os("CHASQUI_TEST_FAST").is_none(),
+        "this test starts a server: move it to a module called `servers`, which `make test-fast` leaves out"
+    );
     Options { nats: None, clickhouse: None, ..Options::new(data_dir, cache()) }
+}
+
+/// A ClickHouse as tests start it. `extra_config` is XML beside our own; `variables`, as `NAME=value`, are set in its
+/// environment.
+pub fn clickhouse_options(extra_config: String, variables: &[&str]) -> ClickHouseOptions {
+    let mut args: Vec<OsString> = variables.iter().map(Into::into).collect();
+    args.extend([built("chasqui").into(), chasqui_embedded::CLICKHOUSE_SUBCOMMAND.into()]);
+    let child = ChildProgram { program: "/usr/bin/env".into(), args };
+    ClickHouseOptions { child: Some(child), extra_config, ..ClickHouseOptions::default() }
+}
+
+/// A program of this workspace, where cargo put it beside the test that runs.
+pub fn built(program: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let built = test.ancestors().nth(2).unwrap().join(program);
+    assert!(
+        built.is_file(),
+        "{} is missing: run `make test`, or `cargo build --workspace --bins` first",
+        built.display()
+    );
+    built
 }
 
 /// A nats-server with JetStream that syncs before it acknowledges, in a directory of its own.
@@ -107,6 +137,48 @@ impl Nats {
         let server = Embedded::start(Options { nats, ..options(self.dir.path().join("data")) }, |_| {}).await.unwrap();
         self.url = server.nats_url().unwrap().to_owned();
         self.server = Some(server);
+    }
+}
+
+/// A ClickHouse in a directory of its own.
+pub struct ClickHouse {
+    server: Embedded,
+    url: String,
+    _dir: tempfile::TempDir,
+}
+
+impl ClickHouse {
+    /// Starts it, with what [`clickhouse_options`] explains.
+    pub async fn start(extra_config: String, variables: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clickhouse = Some(clickhouse_options(extra_config, variables));
+        let options = Options { clickhouse, ..options(dir.path().join("data")) };
+        let server = Embedded::start(options, |step| eprintln!("{step}")).await.unwrap();
+        let url = server.clickhouse_url().unwrap().to_owned();
+        ClickHouse { server, url, _dir: dir }
+    }
+
+    /// `http://127.0.0.1:…`, the same after [`ClickHouse::crash`].
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A client of the database `chasqui`, as the default user.
+    pub fn client(&self) -> clickhouse::Client {
+        clickhouse::Client::default().with_url(&self.url).with_database("chasqui")
+    }
+
+    /// Its process, to send signals to.
+    pub fn pid(&self) -> u32 {
+        self.server.clickhouse().unwrap().pid().unwrap()
+    }
+
+    /// Kills it as a crash would, and waits until its supervisor has it back.
+    pub async fn crash(&self) {
+        let server = self.server.clickhouse().unwrap();
+        let before = server.restarts();
+        server.kill();
+        assert!(server.restarted(before + 1).await, "it did not come back");
     }
 }
 

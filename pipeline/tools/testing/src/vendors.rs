@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{House, oracle};
+use crate::{TestInstall, oracle};
 
 /// Settings that send everything to the lab: to two vendors where there are two, with waits of seconds, because an
 /// outage in a test takes seconds. After an ambiguous attempt the channels do what they do by default: SMS holds, the
@@ -43,7 +43,7 @@ pub fn person(number: u64) -> String {
 ///
 /// # Errors
 /// Fails where the records cannot be stored.
-pub async fn import(house: &House, lab: &Lab, count: u64) -> anyhow::Result<()> {
+pub async fn import(install: &TestInstall, lab: &Lab, count: u64) -> anyhow::Result<()> {
     // Making a key for every browser would take longer than the test.
     let browsers = (0..10).map(|_| lab.subscribe("")).collect::<Result<Vec<Value>, _>>()?;
     let contacts = |number: u64| {
@@ -61,7 +61,7 @@ pub async fn import(house: &House, lab: &Lab, count: u64) -> anyhow::Result<()> 
     let people: BTreeMap<String, Value> = (0..count).map(|number| (person(number), contacts(number))).collect();
     let file = tempfile::NamedTempFile::new()?;
     serde_json::to_writer(&file, &people)?;
-    house.run(&["contacts", "import", &file.path().to_string_lossy()]).await?;
+    install.run(&["contacts", "import", &file.path().to_string_lossy()]).await?;
     Ok(())
 }
 
@@ -127,7 +127,7 @@ impl Account {
 /// # Errors
 /// Fails where the vendors' ledgers, the inboxes and ClickHouse contradict each other, with the first contradictions; and
 /// where a vendor was asked what its documentation does not allow.
-pub async fn accounts(house: &House, lab: &Lab) -> anyhow::Result<Vec<Account>> {
+pub async fn accounts(install: &TestInstall, lab: &Lab) -> anyhow::Result<Vec<Account>> {
     let wrong = lab.ledger().wrong();
     ensure!(wrong.is_empty(), "{} requests are not as documented: {:?}", wrong.len(), wrong[0]);
     let mut calls: BTreeMap<Uuid, Vec<Call>> = BTreeMap::new();
@@ -136,9 +136,9 @@ pub async fn accounts(house: &House, lab: &Lab) -> anyhow::Result<Vec<Account>> 
         let delivery = call.delivery_id.parse().with_context(|| format!("a call without a delivery: {call:?}"))?;
         calls.entry(delivery).or_default().push(call);
     }
-    let mut inboxes = inboxes(house).await?;
+    let mut inboxes = inboxes(install).await?;
     let rows = "SELECT delivery_id, request_id, channel, provider, state, reason, attempts FROM deliveries";
-    let rows: Vec<Row> = oracle::query(house, rows).await?;
+    let rows: Vec<Row> = oracle::query(install, rows).await?;
     let mut accounts = Vec::with_capacity(rows.len());
     let mut contradictions = Vec::new();
     for row in rows {
@@ -160,14 +160,14 @@ pub async fn accounts(house: &House, lab: &Lab) -> anyhow::Result<Vec<Account>> 
 }
 
 /// How often each delivery stands in an in-app inbox.
-async fn inboxes(house: &House) -> anyhow::Result<BTreeMap<Uuid, usize>> {
+async fn inboxes(install: &TestInstall) -> anyhow::Result<BTreeMap<Uuid, usize>> {
     #[derive(Deserialize)]
     struct Message {
         delivery_id: Uuid,
     }
     let mut inboxes = BTreeMap::new();
-    let count = house.stored(stream::INBOX).await?;
-    let inbox = jetstream::new(house.nats.clone()).get_stream(stream::INBOX).await?;
+    let count = install.stored(stream::INBOX).await?;
+    let inbox = jetstream::new(install.nats.clone()).get_stream(stream::INBOX).await?;
     let messages = inbox.create_consumer(pull::OrderedConfig::default()).await?.messages().await?;
     let mut messages = messages.take(count as usize);
     while let Some(message) = messages.try_next().await? {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::support::{House, PUBLIC_URL, config, message, receipts};
+use super::support::{Gateway, PUBLIC_URL, config, message, receipts};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chasqui_schemas::{OptOut, bucket::address_key, receipt::Actor};
 use chasqui_testing::servers::Nats;
@@ -24,17 +24,17 @@ fn opt_out(reason: &str, address: &str) -> Option<OptOut> {
 }
 
 /// A gateway with one provider's credential in a file.
-async fn house(nats: &Nats, dir: &std::path::Path, setting: &str, secret: &str) -> House {
+async fn gateway(nats: &Nats, dir: &std::path::Path, setting: &str, secret: &str) -> Gateway {
     let file = dir.join("credential");
     std::fs::write(&file, secret).unwrap();
-    House::start(nats, &config(dir, &format!("engagement.{setting}.file = '{}'", file.display()))).await
+    Gateway::start(nats, &config(dir, &format!("engagement.{setting}.file = '{}'", file.display()))).await
 }
 
 #[tokio::test]
 async fn twilio_signs_the_public_address_and_the_form() {
     let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let house = house(&nats, dir.path(), "twilio.auth_token", "auth-token").await;
+    let gateway = gateway(&nats, dir.path(), "twilio.auth_token", "auth-token").await;
     let ids = message(1);
     let path = format!("/v1/callbacks/twilio?notification_id={}&delivery_id={}", ids.notification_id, ids.delivery_id);
     let sign = |path: &str, body: &str| {
@@ -45,7 +45,7 @@ async fn twilio_signs_the_public_address_and_the_form() {
         STANDARD.encode(hmac::sign(&key, signed.as_bytes()))
     };
     let post = async |path: &str, body: &'static str, signature: String| -> Response {
-        let request = house.client.post(house.here(path)).header("X-Twilio-Signature", signature).body(body);
+        let request = gateway.client.post(gateway.here(path)).header("X-Twilio-Signature", signature).body(body);
         request.send().await.unwrap()
     };
     let delivered = "MessageSid=SM1&MessageStatus=delivered&To=%2B15551234567";
@@ -53,7 +53,7 @@ async fn twilio_signs_the_public_address_and_the_form() {
     assert_eq!(post(&path, delivered, sign(&path, failed)).await.status(), 401);
     let elsewhere = "/v1/callbacks/twilio?notification_id=x&delivery_id=y";
     assert_eq!(post(elsewhere, delivered, sign(&path, delivered)).await.status(), 401, "the ids are signed too");
-    assert_eq!(house.post(&path, delivered).await.status(), 401);
+    assert_eq!(gateway.post(&path, delivered).await.status(), 401);
     assert_eq!(post(elsewhere, delivered, sign(elsewhere, delivered)).await.status(), 200, "not ours: politely");
     assert_eq!(receipts(&nats).await, []);
 
@@ -69,7 +69,7 @@ async fn twilio_signs_the_public_address_and_the_form() {
     assert_eq!((receipt.delivery_id, receipt.notification_id), (ids.delivery_id, ids.notification_id));
     let wish: Option<OptOut> = wish.as_deref().map(|text| serde_json::from_str(text).unwrap());
     assert_eq!(wish, opt_out("unsubscribe", "+15551234567"));
-    house.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -82,10 +82,11 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
     let prefix = "3059301306072a8648ce3d020106082a8648ce3d030107034200";
     let prefix = (0..prefix.len()).step_by(2).map(|at| u8::from_str_radix(&prefix[at..at + 2], 16).unwrap());
     let public = STANDARD.encode(prefix.chain(key.public_key().as_ref().iter().copied()).collect::<Vec<u8>>());
-    let house = House::start(&nats, &config(dir.path(), &format!("engagement.sendgrid.public_key = '{public}'"))).await;
+    let gateway =
+        Gateway::start(&nats, &config(dir.path(), &format!("engagement.sendgrid.public_key = '{public}'"))).await;
     let post = async |signed: &str, sent: &str| -> Response {
         let signature = key.sign(&random, format!("1600112502{signed}").as_bytes()).unwrap();
-        let request = house.client.post(house.here("/v1/callbacks/sendgrid")).body(sent.to_owned());
+        let request = gateway.client.post(gateway.here("/v1/callbacks/sendgrid")).body(sent.to_owned());
         let request = request.header("X-Twilio-Email-Event-Webhook-Signature", STANDARD.encode(signature));
         request.header("X-Twilio-Email-Event-Webhook-Timestamp", "1600112502").send().await.unwrap()
     };
@@ -112,7 +113,7 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
     assert_eq!(post(&body, &body).await.status(), 200);
     assert_eq!(post("[]\r\n", "[]\r\n").await.status(), 200);
     assert_eq!(post("nonsense", "nonsense").await.status(), 200, "it would be no better the next time");
-    assert_eq!(house.post("/v1/callbacks/sendgrid", "x".repeat(1_100_000)).await.status(), 413);
+    assert_eq!(gateway.post("/v1/callbacks/sendgrid", "x".repeat(1_100_000)).await.status(), 413);
     let receipts = receipts(&nats).await;
     let told: Vec<_> = receipts.iter().map(|(subject, receipt, _)| (subject.as_str(), receipt.by)).collect();
     assert_eq!(
@@ -125,14 +126,14 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
     );
     let wish: Option<OptOut> = receipts[2].2.as_deref().map(|text| serde_json::from_str(text).unwrap());
     assert_eq!(wish, opt_out("complaint", "ada@example.com"));
-    house.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn mailgun_signs_a_token_that_counts_once() {
     let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let mut house = Some(house(&nats, dir.path(), "mailgun.signing_key", "signing-key").await);
+    let mut gateway = Some(gateway(&nats, dir.path(), "mailgun.signing_key", "signing-key").await);
     let sign = |age_s: i64, token: &str, event: Value| {
         let at = (Timestamp::now().as_second() - age_s).to_string();
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"signing-key");
@@ -141,36 +142,41 @@ async fn mailgun_signs_a_token_that_counts_once() {
     };
     let ids = |n: u128| json!({"notification_id": message(n).notification_id, "delivery_id": message(n).delivery_id});
     let opened = |n: u128| json!({"event": "opened", "user-variables": ids(n), "client-info": {"bot": "gmail"}});
-    let post = async |house: &House, body: String| house.post("/v1/callbacks/mailgun", body).await.status().as_u16();
+    let post =
+        async |gateway: &Gateway, body: String| gateway.post("/v1/callbacks/mailgun", body).await.status().as_u16();
     {
-        let house = house.as_ref().unwrap();
-        assert_eq!(post(house, sign(0, "a", opened(1)).replace("\"token\":\"a\"", "\"token\":\"b\"")).await, 401);
-        assert_eq!(post(house, "{}".into()).await, 401);
-        assert_eq!(post(house, sign(13 * 3_600, "c", opened(1))).await, 406, "too old to be true");
-        assert_eq!(post(house, sign(0, "d", json!({}))).await, 406, "do not try again");
-        assert_eq!(post(house, sign(0, "e", json!({"event": "opened", "user-variables": []}))).await, 200, "not ours");
+        let gateway = gateway.as_ref().unwrap();
+        assert_eq!(post(gateway, sign(0, "a", opened(1)).replace("\"token\":\"a\"", "\"token\":\"b\"")).await, 401);
+        assert_eq!(post(gateway, "{}".into()).await, 401);
+        assert_eq!(post(gateway, sign(13 * 3_600, "c", opened(1))).await, 406, "too old to be true");
+        assert_eq!(post(gateway, sign(0, "d", json!({}))).await, 406, "do not try again");
+        assert_eq!(
+            post(gateway, sign(0, "e", json!({"event": "opened", "user-variables": []}))).await,
+            200,
+            "not ours"
+        );
         assert_eq!(receipts(&nats).await, []);
-        assert_eq!(post(house, sign(0, "f", opened(1))).await, 200);
-        assert_eq!(post(house, sign(0, "f", opened(2))).await, 406, "somebody plays it again, with another event");
+        assert_eq!(post(gateway, sign(0, "f", opened(1))).await, 200);
+        assert_eq!(post(gateway, sign(0, "f", opened(2))).await, 406, "somebody plays it again, with another event");
         let receipts = receipts(&nats).await;
         assert_eq!((receipts.len(), receipts[0].1.by), (1, Actor::Machine));
     }
     // Refused for want of room, it comes again with the same token and counts.
-    house.take().unwrap().stop().await;
+    gateway.take().unwrap().stop().await;
     let file = dir.path().join("credential");
     let full = format!("[engagement]\nspool_bytes = 10\nmailgun.signing_key.file = '{}'", file.display());
-    let house = House::start(&nats, &config(dir.path(), &full)).await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), &full)).await;
     nats.stop().await;
     let body = sign(0, "g", opened(3));
-    assert_eq!(post(&house, body.clone()).await, 503);
+    assert_eq!(post(&gateway, body.clone()).await, 503);
     nats.start_again().await;
     let patience = std::time::Instant::now();
-    while post(&house, body.clone()).await != 200 {
+    while post(&gateway, body.clone()).await != 200 {
         assert!(patience.elapsed().as_secs() < 60, "it is never taken");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     assert_eq!(receipts(&nats).await.len(), 2);
-    house.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -185,24 +191,24 @@ async fn vonage_signs_or_knows_a_secret() {
     let reference = format!("{}.{}", message(1).notification_id.simple(), message(1).delivery_id.simple());
     let receipt = json!({"status": "delivered", "client-ref": reference, "err-code": "0", "msisdn": "15551234567"});
 
-    let house = House::start(&nats, &with("signature_secret")).await;
+    let gateway = Gateway::start(&nats, &with("signature_secret")).await;
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"s3cret");
     let parameters = format!("&client-ref={reference}&err-code=0&msisdn=15551234567&status=delivered");
     let mut signed = receipt.clone();
     signed["sig"] = json!(hex(hmac::sign(&key, parameters.as_bytes()).as_ref()));
-    assert_eq!(house.post("/v1/callbacks/vonage", receipt.to_string()).await.status(), 401);
-    assert_eq!(house.post("/v1/callbacks/vonage?secret=s3cret", receipt.to_string()).await.status(), 401);
-    assert_eq!(house.post("/v1/callbacks/vonage", signed.to_string()).await.status(), 200);
+    assert_eq!(gateway.post("/v1/callbacks/vonage", receipt.to_string()).await.status(), 401);
+    assert_eq!(gateway.post("/v1/callbacks/vonage?secret=s3cret", receipt.to_string()).await.status(), 401);
+    assert_eq!(gateway.post("/v1/callbacks/vonage", signed.to_string()).await.status(), 200);
     assert_eq!(receipts(&nats).await.len(), 1);
-    house.stop().await;
+    gateway.stop().await;
 
-    let house = House::start(&nats, &with("address_secret")).await;
+    let gateway = Gateway::start(&nats, &with("address_secret")).await;
     let mut failed = receipt.clone();
     failed["status"] = json!("failed");
     failed["err-code"] = json!("3");
-    assert_eq!(house.post("/v1/callbacks/vonage?secret=wrong", failed.to_string()).await.status(), 401);
-    assert_eq!(house.post("/v1/callbacks/vonage?secret=s3cret", failed.to_string()).await.status(), 200);
+    assert_eq!(gateway.post("/v1/callbacks/vonage?secret=wrong", failed.to_string()).await.status(), 401);
+    assert_eq!(gateway.post("/v1/callbacks/vonage?secret=s3cret", failed.to_string()).await.status(), 200);
     let stored = receipts(&nats).await;
     assert_eq!((stored.len(), stored[1].0.as_str()), (2, "notify.receipt.bounced.sms"));
-    house.stop().await;
+    gateway.stop().await;
 }

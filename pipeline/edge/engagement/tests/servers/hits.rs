@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::support::{House, config, links, message, receipts, wait_for};
+use super::support::{Gateway, config, links, message, receipts, wait_for};
 use chasqui_schemas::{OptOut, receipt::Actor};
 use chasqui_testing::servers::Nats;
 use serde_json::json;
@@ -20,9 +20,9 @@ fn newsletter() -> OptOut {
 async fn opens_and_clicks_become_receipts() {
     let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let house = House::start(&nats, &config(dir.path(), "")).await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), "")).await;
 
-    let pixel = house.get(&links().open(&message(1))).await;
+    let pixel = gateway.get(&links().open(&message(1))).await;
     assert_eq!(pixel.status(), 200);
     assert_eq!(pixel.headers()["content-type"], "image/gif");
     assert_eq!(pixel.headers()["cache-control"], "no-store");
@@ -30,13 +30,13 @@ async fn opens_and_clicks_become_receipts() {
     assert_eq!((image.len(), &image[..6]), (43, &b"GIF89a"[..]));
 
     let target = "https://shop.example.com/orders/7?a=b#c";
-    let click = house.get(&links().click(&message(2), 3, target).unwrap()).await;
+    let click = gateway.get(&links().click(&message(2), 3, target).unwrap()).await;
     assert_eq!((click.status().as_u16(), click.headers()["location"].to_str().unwrap()), (302, target));
     assert_eq!(click.headers()["referrer-policy"], "no-referrer");
     // A repeat within the window is the same message.
-    house.get(&links().click(&message(2), 3, target).unwrap()).await;
+    gateway.get(&links().click(&message(2), 3, target).unwrap()).await;
 
-    let head = house.client.head(house.here(&links().open(&message(3)))).send().await.unwrap();
+    let head = gateway.client.head(gateway.here(&links().open(&message(3)))).send().await.unwrap();
     assert_eq!(head.status(), 200);
 
     let receipts = wait_for(&nats, 3).await;
@@ -54,33 +54,33 @@ async fn opens_and_clicks_become_receipts() {
     );
     assert_eq!(receipts[0].1.delivery_id, message(1).delivery_id);
     assert!(receipts.iter().all(|(_, receipt, _)| receipt.at.is_some()), "a replay later must not change the time");
-    house.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn following_every_link_at_once_is_a_machine() {
     let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let house = House::start(&nats, &config(dir.path(), "")).await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), "")).await;
     for link in 0..4 {
-        house.get(&links().click(&message(1), link, "https://shop.example.com/").unwrap()).await;
+        gateway.get(&links().click(&message(1), link, "https://shop.example.com/").unwrap()).await;
     }
     let machines = wait_for(&nats, 4).await.iter().filter(|(_, receipt, _)| receipt.by == Actor::Machine).count();
     assert_eq!(machines, 3, "all but the first, as documented");
-    house.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn strangers_learn_nothing_and_leave_no_trace() {
     let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let house = House::start(&nats, &config(dir.path(), "")).await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), "")).await;
     let forge = |url: String| {
         let at = url.rfind('.').unwrap() + 20;
         let other = if &url[at..=at] == "A" { "B" } else { "A" };
         format!("{}{other}{}", &url[..at], &url[at + 1..])
     };
-    let genuine = house.get(&links().open(&message(1))).await;
+    let genuine = gateway.get(&links().open(&message(1))).await;
     let headers = |response: &reqwest::Response| {
         let mut headers = response.headers().clone();
         headers.remove("date");
@@ -91,12 +91,12 @@ async fn strangers_learn_nothing_and_leave_no_trace() {
     let open = links().open(&message(1));
     let forged = forge(open.trim_end_matches(".gif").to_owned()) + ".gif";
     for url in [&forged, "/t/o/x.gif", "/t/o/%ff", "/t/o/k1.", "/t/o/k9.AAAA.gif"] {
-        let response = house.get(url).await;
+        let response = gateway.get(url).await;
         assert_eq!((response.status().as_u16(), headers(&response)), (200, genuine_headers.clone()), "{url}");
         assert_eq!(response.bytes().await.unwrap(), genuine_image, "{url}");
     }
 
-    let missing = house.get("/nothing/here").await;
+    let missing = gateway.get("/nothing/here").await;
     assert_eq!(missing.status(), 404);
     let page = missing.text().await.unwrap();
     let click = forge(links().click(&message(1), 0, "https://shop.example.com/").unwrap());
@@ -104,7 +104,7 @@ async fn strangers_learn_nothing_and_leave_no_trace() {
     // A token of another kind is no better than a forged one.
     let other_kind = open.replace("/t/o/", "/t/c/").replace(".gif", "");
     for url in [&click, &unsubscribe, &other_kind, "/t/c/", "/t/c/x", "/t/u/x", "/t", "/v1/callbacks/twilio"] {
-        let response = house.get(url).await;
+        let response = gateway.get(url).await;
         let is_other_method = url.starts_with("/v1/");
         assert_eq!(response.status(), if is_other_method { 405 } else { 404 }, "{url}");
         if !is_other_method {
@@ -112,11 +112,11 @@ async fn strangers_learn_nothing_and_leave_no_trace() {
         }
     }
     for url in [&unsubscribe, "/v1/callbacks/twilio", "/v1/callbacks/nobody"] {
-        let response = house.post(url, "List-Unsubscribe=One-Click").await;
+        let response = gateway.post(url, "List-Unsubscribe=One-Click").await;
         assert_eq!((response.status().as_u16(), response.text().await.unwrap()), (404, page.clone()), "{url}");
     }
     wait_for(&nats, 1).await;
-    house.stop().await;
+    gateway.stop().await;
     assert_eq!(receipts(&nats).await.len(), 1, "the genuine one");
 }
 
@@ -124,26 +124,26 @@ async fn strangers_learn_nothing_and_leave_no_trace() {
 async fn unsubscribing_takes_a_post_that_says_so() {
     let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let house = House::start(&nats, &config(dir.path(), "")).await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), "")).await;
     let url = links().unsubscribe(&message(1), &newsletter()).unwrap();
 
-    let page = house.get(&url).await;
+    let page = gateway.get(&url).await;
     assert_eq!(page.status(), 200);
     assert!(page.headers().get("set-cookie").is_none());
     let text = page.text().await.unwrap();
     assert!(text.contains("newsletter") && text.contains("method=\"post\"") && !text.contains("ada"), "{text}");
-    assert_eq!(house.post(&url, "").await.status(), 400);
-    assert_eq!(house.post(&url, "x".repeat(5_000)).await.status(), 413);
+    assert_eq!(gateway.post(&url, "").await.status(), 400);
+    assert_eq!(gateway.post(&url, "x".repeat(5_000)).await.status(), 413);
     assert_eq!(receipts(&nats).await, [], "nothing has happened");
 
-    let done = house.post(&url, "List-Unsubscribe=One-Click").await;
+    let done = gateway.post(&url, "List-Unsubscribe=One-Click").await;
     assert_eq!(done.status(), 200);
     let receipts = receipts(&nats).await;
     let (subject, receipt, opt_out) = &receipts[0];
     assert_eq!((receipts.len(), subject.as_str()), (1, "notify.receipt.unsubscribed.email"), "stored when answered");
     assert_eq!(receipt.delivery_id, message(1).delivery_id);
     assert_eq!(serde_json::from_str::<OptOut>(opt_out.as_ref().unwrap()).unwrap(), newsletter());
-    house.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -152,16 +152,16 @@ async fn apps_report_with_their_token() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "t0ken\n").unwrap();
-    let house =
-        House::start(&nats, &config(dir.path(), &format!("apps.shop.token.file = '{}'", token.display()))).await;
+    let gateway =
+        Gateway::start(&nats, &config(dir.path(), &format!("apps.shop.token.file = '{}'", token.display()))).await;
     let reports: Vec<_> = (1..=1_000)
         .map(|n| json!({"kind": "opened", "channel": "push", "by": "human", "delivery_id": Uuid::from_u128(n), "notification_id": message(1).notification_id}))
         .collect();
     let post = |token: &str, body: &serde_json::Value| {
-        house.client.post(house.here("/v1/receipts")).bearer_auth(token).body(body.to_string()).send()
+        gateway.client.post(gateway.here("/v1/receipts")).bearer_auth(token).body(body.to_string()).send()
     };
     assert_eq!(post("other", &json!(reports)).await.unwrap().status(), 401);
-    assert_eq!(house.post("/v1/receipts", "[]").await.status(), 401);
+    assert_eq!(gateway.post("/v1/receipts", "[]").await.status(), 401);
     let wrong = post("t0ken", &json!([reports[0], {"kind": "opened"}])).await.unwrap();
     assert_eq!(wrong.status(), 400);
     assert!(wrong.text().await.unwrap().contains("[1]"), "which one");
@@ -174,16 +174,16 @@ async fn apps_report_with_their_token() {
     assert!(receipts.iter().zip(1..).all(|((_, receipt, _), n)| receipt.delivery_id == Uuid::from_u128(n)), "in order");
     assert_eq!(post("t0ken", &json!(vec![&reports[0]; 1_001])).await.unwrap().status(), 400);
     assert_eq!(post("t0ken", &json!("x".repeat(600_000))).await.unwrap().status(), 413);
-    house.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn a_head_that_is_too_large_or_never_comes_is_refused() {
     let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let house = House::start(&nats, &config(dir.path(), "gateway.connections = 1")).await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), "gateway.connections = 1")).await;
     let answer = async |request: &[u8]| {
-        let mut stream = TcpStream::connect(house.address).await.unwrap();
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
         // The server may hang up before all is said.
         _ = stream.write_all(request).await;
         let mut answer = Vec::new();
@@ -197,5 +197,5 @@ async fn a_head_that_is_too_large_or_never_comes_is_refused() {
     // It holds the only turn, and gives it up when it has said nothing for too long.
     assert_eq!(answer(b"GET /health").await.lines().next().unwrap_or_default(), "");
     assert!(answer(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ends_with("ok\n"));
-    house.stop().await;
+    gateway.stop().await;
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::support::{House, config, links, message, receipts, wait_for};
+use super::support::{Gateway, config, links, message, receipts, wait_for};
 use chasqui_schemas::OptOut;
 use chasqui_testing::servers::Nats;
 use serde_json::json;
@@ -27,8 +27,8 @@ async fn everybody_is_answered_while_nats_is_away_and_all_of_it_arrives_in_order
     const COUNT: u128 = 200;
     let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let house = House::start(&nats, &config(dir.path(), "")).await;
-    house.get(&links().open(&message(0))).await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), "")).await;
+    gateway.get(&links().open(&message(0))).await;
     wait_for(&nats, 1).await;
 
     nats.stop().await;
@@ -37,13 +37,13 @@ async fn everybody_is_answered_while_nats_is_away_and_all_of_it_arrives_in_order
         let began = Instant::now();
         let status = match n % 4 {
             0 => {
-                house
+                gateway
                     .post(&links().unsubscribe(&message(n), &newsletter()).unwrap(), "List-Unsubscribe=One-Click")
                     .await
             }
-            1 => house.get(&links().open(&message(n))).await,
-            2 => house.get(&links().click(&message(n), 1, "https://shop.example.com/").unwrap()).await,
-            _ => house.get("/readyz").await,
+            1 => gateway.get(&links().open(&message(n))).await,
+            2 => gateway.get(&links().click(&message(n), 1, "https://shop.example.com/").unwrap()).await,
+            _ => gateway.get("/readyz").await,
         };
         answers.push(began.elapsed());
         assert!(matches!(status.status().as_u16(), 200 | 302), "{n}: {}", status.status());
@@ -59,14 +59,14 @@ async fn everybody_is_answered_while_nats_is_away_and_all_of_it_arrives_in_order
     let order: Vec<_> = stored.iter().map(|(_, receipt, _)| receipt.delivery_id.as_u128() - 1_000).collect();
     let expected: Vec<_> = (0..=COUNT).filter(|n| n % 4 != 3).collect();
     assert_eq!(order, expected);
-    assert_eq!(house.lost(), 0);
+    assert_eq!(gateway.lost(), 0);
 
     // From here on directly again.
     let late =
-        house.post(&links().unsubscribe(&message(900), &newsletter()).unwrap(), "List-Unsubscribe=One-Click").await;
+        gateway.post(&links().unsubscribe(&message(900), &newsletter()).unwrap(), "List-Unsubscribe=One-Click").await;
     assert_eq!(late.status(), 200);
     assert_eq!(receipts(&nats).await.len(), expected.len() + 1);
-    house.stop().await;
+    gateway.stop().await;
     assert_eq!(spool_files(dir.path()), 0);
 }
 
@@ -75,20 +75,20 @@ async fn what_was_answered_outlives_the_gateway() {
     let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "");
-    let house = House::start(&nats, &config).await;
+    let gateway = Gateway::start(&nats, &config).await;
     nats.stop().await;
     for n in 0..20 {
         let url = links().unsubscribe(&message(n), &newsletter()).unwrap();
-        assert_eq!(house.post(&url, "List-Unsubscribe=One-Click").await.status(), 200);
+        assert_eq!(gateway.post(&url, "List-Unsubscribe=One-Click").await.status(), 200);
     }
-    house.crash().await;
+    gateway.crash().await;
     nats.start_again().await;
     assert_eq!(receipts(&nats).await.len(), 0);
 
-    let house = House::start(&nats, &config).await;
+    let gateway = Gateway::start(&nats, &config).await;
     let receipts = wait_for(&nats, 20).await;
     assert!(receipts.iter().all(|(_, _, opt_out)| opt_out.is_some()), "with what they switch off");
-    house.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,18 +96,18 @@ async fn stopping_loses_nothing_that_was_taken() {
     let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "");
-    let house = House::start(&nats, &config).await;
+    let gateway = Gateway::start(&nats, &config).await;
     nats.stop().await;
     for n in 0..50 {
-        house.get(&links().open(&message(n))).await;
+        gateway.get(&links().open(&message(n))).await;
     }
-    house.stop().await;
+    gateway.stop().await;
     nats.start_again().await;
-    let house = House::start(&nats, &config).await;
+    let gateway = Gateway::start(&nats, &config).await;
     let stored = wait_for(&nats, 50).await;
     let ids: HashSet<Uuid> = stored.iter().map(|(_, receipt, _)| receipt.delivery_id).collect();
     assert_eq!(ids.len(), 50);
-    house.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,14 +117,14 @@ async fn a_full_spool_refuses_posts_and_counts_what_it_loses() {
     let token = dir.path().join("token");
     std::fs::write(&token, "t0ken").unwrap();
     let changes = format!("engagement.spool_bytes = 80000\napps.shop.token.file = '{}'", token.display());
-    let house = House::start(&nats, &config(dir.path(), &changes)).await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), &changes)).await;
     nats.stop().await;
     let post = async |n: u128| {
         let reports: Vec<_> = (0..20)
             .map(|i| json!({"kind": "opened", "channel": "push", "delivery_id": Uuid::from_u128(1 + n * 20 + i), "notification_id": message(n).notification_id}))
             .collect();
         let body = json!(reports).to_string();
-        house.client.post(house.here("/v1/receipts")).bearer_auth("t0ken").body(body).send().await.unwrap()
+        gateway.client.post(gateway.here("/v1/receipts")).bearer_auth("t0ken").body(body).send().await.unwrap()
     };
     let mut accepted = 0;
     let refused = loop {
@@ -137,14 +137,14 @@ async fn a_full_spool_refuses_posts_and_counts_what_it_loses() {
     };
     assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "5"));
     assert!(accepted > 0);
-    assert_eq!(house.get("/readyz").await.status(), 503);
-    assert_eq!(house.get("/healthz").await.status(), 200);
-    assert_eq!(house.lost(), 0, "what was refused is not lost");
+    assert_eq!(gateway.get("/readyz").await.status(), 503);
+    assert_eq!(gateway.get("/healthz").await.status(), 200);
+    assert_eq!(gateway.lost(), 0, "what was refused is not lost");
 
     // A pixel is a pixel; what cannot be kept of it is counted. A few may still fit.
     let before = Instant::now();
-    while house.lost() == 0 {
-        let pixel = house.get(&links().open(&message(7))).await;
+    while gateway.lost() == 0 {
+        let pixel = gateway.get(&links().open(&message(7))).await;
         assert_eq!((pixel.status().as_u16(), pixel.bytes().await.unwrap().len()), (200, 43));
         assert!(before.elapsed() < Duration::from_secs(60), "nothing is lost");
     }
@@ -162,5 +162,5 @@ async fn a_full_spool_refuses_posts_and_counts_what_it_loses() {
         .map(|(_, receipt, _)| receipt.delivery_id)
         .collect();
     assert_eq!(reported.len() as u128, (accepted + 1) * 20, "what was accepted, and what was refused and came again");
-    house.stop().await;
+    gateway.stop().await;
 }

@@ -1,7 +1,7 @@
 //! `bench --traces`: how fast traces are written, how soon they are answered, and what they take on disk.
 //!
 //! Synthetic notifications of three days go the writer's way into ClickHouse; see [`super::measure`]. Queries are
-//! asked while the server still merges what was written, as it would be at any time in a working house.
+//! asked while the server still merges what was written, as it would be at any time in operation.
 
 use std::{fs, path::Path};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use async_nats::jetstream::{self, message::PublishMessage};
 use bytes::Bytes;
-use chasqui_testing::{House, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{TestInstall, oracle, settings::IMPATIENT, submissions};
 use futures::StreamExt;
 use serde_json::json;
 use uuid::Uuid;
@@ -47,11 +47,11 @@ fn bad_submissions() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_submissions_are_rejected_with_reasons_and_good_ones_pass() -> anyhow::Result<()> {
-    let house = House::start(IMPATIENT).await?;
-    let worker = house.worker("")?;
-    let context = jetstream::new(house.nats.clone());
+    let install = TestInstall::start(IMPATIENT).await?;
+    let worker = install.worker("")?;
+    let context = jetstream::new(install.nats.clone());
     // As a producer listens: no consumer, no stream, a plain subscription.
-    let mut rejections = house.nats.subscribe("notify.rejected.bad").await?;
+    let mut rejections = install.nats.subscribe("notify.rejected.bad").await?;
     let bad = bad_submissions();
     for (content_type, payload, reason, words) in &bad {
         let message =
@@ -67,14 +67,14 @@ async fn bad_submissions_are_rejected_with_reasons_and_good_ones_pass() -> anyho
         ensure!(rejected.payload == payload[..], "the bytes are not kept: {reason} {words}");
 
         let id = Uuid::now_v7();
-        house.publish("notify.submit.normal.good", &id.to_string(), &submissions::mail(id, "ada")).await?;
+        install.publish("notify.submit.normal.good", &id.to_string(), &submissions::mail(id, "ada")).await?;
     }
     let count = bad.len() as u64;
     let rejected = "SELECT count() AS n FROM trace_events FINAL WHERE state = 'rejected' AND app = 'bad'";
-    oracle::until(&house, "rejected traces", rejected, count).await?;
+    oracle::until(&install, "rejected traces", rejected, count).await?;
     let delivered = "SELECT count() AS n FROM deliveries WHERE state = 'delivered' AND app = 'good'";
-    oracle::until(&house, "good ones", delivered, count).await?;
-    ensure!(house.stored("DEAD").await? == count, "every rejection is kept");
+    oracle::until(&install, "good ones", delivered, count).await?;
+    ensure!(install.stored("DEAD").await? == count, "every rejection is kept");
     // What the bombs declared is thousands of times this.
     let peak = worker.peak_memory()?;
     ensure!(peak < 300 << 20, "the worker took {} MiB", peak >> 20);
@@ -84,12 +84,12 @@ async fn bad_submissions_are_rejected_with_reasons_and_good_ones_pass() -> anyho
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_megabytes_are_refused_at_the_door() -> anyhow::Result<()> {
-    let house = House::start(IMPATIENT).await?;
-    let context = jetstream::new(house.nats.clone());
+    let install = TestInstall::start(IMPATIENT).await?;
+    let context = jetstream::new(install.nats.clone());
     let refused = context.publish("notify.submit.normal.bad", Bytes::from(vec![b'x'; 10_000_000])).await;
     ensure!(refused.is_err(), "the client sends what the server said it would not take");
     // A client that does not look is cut off by the server, and nobody else.
-    let address = house.servers().nats_url().context("embedded")?.trim_start_matches("nats://").to_owned();
+    let address = install.servers().nats_url().context("embedded")?.trim_start_matches("nats://").to_owned();
     let cut = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
         use std::io::{Read, Write};
         let mut socket = std::net::TcpStream::connect(address)?;
@@ -103,20 +103,20 @@ async fn ten_megabytes_are_refused_at_the_door() -> anyhow::Result<()> {
     });
     let answer = cut.await??;
     ensure!(answer.contains("Maximum Payload Violation"), "{answer}");
-    ensure!(house.stored("STAGE_VALIDATE_NORMAL").await? == 0, "nothing of it is stored");
+    ensure!(install.stored("STAGE_VALIDATE_NORMAL").await? == 0, "nothing of it is stored");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_data_stays_data() -> anyhow::Result<()> {
-    let house = House::start(IMPATIENT).await?;
+    let install = TestInstall::start(IMPATIENT).await?;
     let template = json!({ "channels": { "email": { "default": {
         "title": "Hi {{ name }}", "body": "{{ name }}", "html": "<p>{{ name }}</p>" } } } });
-    house.run(&["templates", "put", "greeting", &template.to_string()]).await?;
+    install.run(&["templates", "put", "greeting", &template.to_string()]).await?;
     let endless = json!({ "channels": { "email": { "default": {
         "body": "{% for a in range(10000) %}{% for b in range(10000) %}x{% endfor %}{% endfor %}" } } } });
-    house.run(&["templates", "put", "endless", &endless.to_string()]).await?;
-    let worker = house.worker("")?;
+    install.run(&["templates", "put", "endless", &endless.to_string()]).await?;
+    let worker = install.worker("")?;
     for (name, template) in [("{{ 7 * 191 }}{% include 'x' %}", "greeting"), ("<script>", "greeting"), ("x", "endless")]
     {
         let id = Uuid::now_v7();
@@ -124,11 +124,11 @@ async fn hostile_data_stays_data() -> anyhow::Result<()> {
         mail["template"] = json!(template);
         mail["data"] = json!({ "name": name });
         mail.as_object_mut().context("an object")?.remove("content");
-        house.publish("notify.submit.normal.test", &id.to_string(), &mail).await?;
+        install.publish("notify.submit.normal.test", &id.to_string(), &mail).await?;
     }
-    oracle::until(&house, "sent", "SELECT count() AS n FROM deliveries WHERE state = 'delivered'", 2).await?;
+    oracle::until(&install, "sent", "SELECT count() AS n FROM deliveries WHERE state = 'delivered'", 2).await?;
     let failed = "SELECT count() AS n FROM notifications WHERE state = 'dead' AND reason = 'render_failed'";
-    oracle::until(&house, "the endless one ends", failed, 1).await?;
+    oracle::until(&install, "the endless one ends", failed, 1).await?;
     worker.terminate().await?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::ensure;
 use chasqui_testing::{
-    House,
+    TestInstall,
     lab::{Fate, Lab, PUBLIC_URL, Posted, Reporting, Script},
     oracle, vendors,
 };
@@ -26,9 +26,9 @@ async fn what_vendors_report_of_a_delivery_is_what_the_analyst_reads() -> anyhow
         "[gateway]\npublic_url = '{PUBLIC_URL}'\n[links]\nkeys = [{{ id = 'k1', secret = {{ env = 'LINKS_KEY' }} }}]\n[engagement]\nspool_dir = '{}'",
         dir.path().join("spool").display()
     );
-    let house = House::start(&format!("{}\n{gateway}", vendors::settings(&lab))).await?;
+    let install = TestInstall::start(&format!("{}\n{gateway}", vendors::settings(&lab))).await?;
     let variables = [("CHASQUI_GATEWAY__BIND", bind.as_str()), ("LINKS_KEY", "0123456789abcdef0123456789abcdef")];
-    let worker = house.worker_with("", &variables)?;
+    let worker = install.worker_with("", &variables)?;
     lab.callbacks_to(format!("http://{bind}/v1/callbacks/{{vendor}}"));
 
     for number in 0..EACH {
@@ -41,30 +41,30 @@ async fn what_vendors_report_of_a_delivery_is_what_the_analyst_reads() -> anyhow
                 "id": id, "category": "order", "recipients": [recipient], "channels": [channel],
                 "content": { "title": "Sent", "body": "It is on its way.", "html": "<p>It is on its way.</p>" },
             });
-            house.publish("notify.submit.normal.shop", &id.to_string(), &submission).await?;
+            install.publish("notify.submit.normal.shop", &id.to_string(), &submission).await?;
         }
     }
     let reported = "SELECT count() AS n FROM deliveries WHERE state IN ('delivered', 'bounced')";
-    oracle::until(&house, "deliveries that were reported", reported, u64::from(2 * EACH)).await?;
+    oracle::until(&install, "deliveries that were reported", reported, u64::from(2 * EACH)).await?;
     let opened = "SELECT count() AS n FROM deliveries WHERE opened_at IS NOT NULL AND clicked_at IS NOT NULL";
-    oracle::until(&house, "mails that were opened", opened, u64::from(EACH / 3)).await?;
+    oracle::until(&install, "mails that were opened", opened, u64::from(EACH / 3)).await?;
 
     let mut told = BTreeSet::new();
-    for vendors::Account { row, calls } in vendors::accounts(&house, &lab).await? {
+    for vendors::Account { row, calls } in vendors::accounts(&install, &lab).await? {
         let fate = calls.last().map(|call| &call.fate);
         let expected = if matches!(fate, Some(Fate::Undelivered(_))) { "bounced" } else { "delivered" };
         ensure!(row.state == expected, "{row:?} {fate:?}");
         told.insert((row.provider, row.state));
     }
     ensure!(told.len() == 8, "four vendors, two states each: {told:?}");
-    let deadline = Instant::now() + chasqui_testing::house::PATIENCE;
+    let deadline = Instant::now() + chasqui_testing::install::PATIENCE;
     while lab.posted().pending > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // Mailgun is told not to repeat itself again.
     let posted = lab.posted();
     ensure!(matches!(posted, Posted { unanswered: 0, pending: 0, .. }) && posted.taken > posted.refused, "{posted:?}");
-    oracle::traces_are_trees(&house).await?;
+    oracle::traces_are_trees(&install).await?;
     worker.terminate().await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::grafana::{
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use chasqui_schemas::{Channel, ReceiptKind, subject};
-use chasqui_testing::{House, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{TestInstall, oracle, settings::IMPATIENT, submissions};
 use clickhouse::Client;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -25,8 +25,8 @@ const KEY: &str = "order-1042-shipped";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dashboards_show_what_happened_and_the_alerts_tell_what_is_wrong() -> Result<()> {
-    let house = start().await?;
-    let client = house.clickhouse.clone().with_user("grafana").with_password("chasqui");
+    let install = start().await?;
+    let client = install.clickhouse.clone().with_user("grafana").with_password("chasqui");
     // As Grafana's plugin asks: with its time limit.
     let client = client.with_setting("max_execution_time", "60");
     for rule in alerts::rules()? {
@@ -36,9 +36,9 @@ async fn the_dashboards_show_what_happened_and_the_alerts_tell_what_is_wrong() -
         ensure!((rule.no_data_state == State::Alerting) == (rule.uid == "chasqui-no-consumer"), rule.uid);
     }
 
-    let order = play(&house).await?;
-    sample_queues(&house).await?;
-    oracle::traces_are_trees(&house).await?;
+    let order = play(&install).await?;
+    sample_queues(&install).await?;
+    oracle::traces_are_trees(&install).await?;
     let dashboards = dashboards()?;
     ensure!(dashboards.len() == 5);
     for dashboard in &dashboards {
@@ -46,7 +46,7 @@ async fn the_dashboards_show_what_happened_and_the_alerts_tell_what_is_wrong() -
     }
     let notification = dashboards.iter().find(|dashboard| dashboard.name == "notification").context("missing")?;
     it_is_found_by_whatever_is_known_of_it(&client, notification, &order).await?;
-    every_trace_is_drawn(&house, &client, notification).await?;
+    every_trace_is_drawn(&install, &client, notification).await?;
     what_is_wrong_is_raised(&client).await
 }
 
@@ -60,30 +60,30 @@ struct Order {
 
 /// Everything that a panel tells apart: all channels, a campaign in two variants with opens and clicks, retries, dead
 /// letters, suppressions, deferrals, rejections, a repeated key; and at the end somebody who is still on the way.
-async fn play(house: &House) -> Result<Order> {
+async fn play(install: &TestInstall) -> Result<Order> {
     let ada = json!({
         "emails": ["ada@example.com"], "phones": ["+447700900101"], "locale": "es",
         "devices": [{ "id": "d", "platform": "android", "token": "ada", "registered_at": "2026-01-10T08:00:00Z" }],
     });
-    house.run(&["contacts", "put", "ada", &ada.to_string()]).await?;
-    house.run(&["contacts", "put", "bob", r#"{"emails": ["bob@example.com"]}"#]).await?;
-    house.run(&["preferences", "put", "bob", r#"{"enabled": false}"#]).await?;
+    install.run(&["contacts", "put", "ada", &ada.to_string()]).await?;
+    install.run(&["contacts", "put", "bob", r#"{"emails": ["bob@example.com"]}"#]).await?;
+    install.run(&["preferences", "put", "bob", r#"{"enabled": false}"#]).await?;
     let mail =
         json!({ "default": { "title": "Spring", "body": "Sale" }, "es": { "title": "Primavera", "body": "Rebajas" } });
     let spring = json!({
         "channels": { "email": mail },
         "variants": { "plain": { "weight": 1, "channels": {} }, "urgent": { "weight": 1, "channels": { "email": mail } } },
     });
-    house.run(&["templates", "put", "spring", &spring.to_string()]).await?;
+    install.run(&["templates", "put", "spring", &spring.to_string()]).await?;
     let endless = "{% for a in range(10000) %}{% for b in range(10000) %}x{% endfor %}{% endfor %}";
     let endless = json!({ "channels": { "email": { "default": { "body": endless } } } });
-    house.run(&["templates", "put", "endless", &endless.to_string()]).await?;
-    let worker = house.worker("")?;
+    install.run(&["templates", "put", "endless", &endless.to_string()]).await?;
+    let worker = install.worker("")?;
 
     let send = async |lane: &str, mut submission: Value| -> Result<Uuid> {
         let id = Uuid::now_v7();
         submission["id"] = json!(id);
-        house.publish(&format!("notify.submit.{lane}.shop"), &id.to_string(), &submission).await?;
+        install.publish(&format!("notify.submit.{lane}.shop"), &id.to_string(), &submission).await?;
         Ok(id)
     };
     let content = json!({ "title": "Order", "body": "On its way", "html": "<p>On its way</p>" });
@@ -98,7 +98,7 @@ async fn play(house: &House) -> Result<Order> {
     });
     let request_id = send("high", order.clone()).await?;
     let sent = "SELECT count() AS n FROM deliveries WHERE state = 'delivered' AND category = 'order'";
-    oracle::until(house, "the order", sent, 4).await?;
+    oracle::until(install, "the order", sent, 4).await?;
     send("high", order).await?;
     for user in ["bob", "nobody"] {
         send("normal", json!({ "category": "news", "recipients": [user], "content": content })).await?;
@@ -124,20 +124,20 @@ async fn play(house: &House) -> Result<Order> {
 
     // All but the one that is rejected.
     let ended = "SELECT count() AS n FROM notifications WHERE state != 'pending'";
-    oracle::until(house, "notifications that ended", ended, (READERS + UNLUCKY + 10) as u64).await?;
-    engage(house).await?;
+    oracle::until(install, "notifications that ended", ended, (READERS + UNLUCKY + 10) as u64).await?;
+    engage(install).await?;
     worker.terminate().await?;
 
-    let _worker = house.worker("validate,writer")?;
+    let _worker = install.worker("validate,writer")?;
     for _ in 0..3 {
         send("normal", submissions::mail(Uuid::nil(), "stuck")).await?;
     }
-    oracle::until(house, "stuck", "SELECT count() AS n FROM notifications WHERE state = 'pending'", 3).await?;
+    oracle::until(install, "stuck", "SELECT count() AS n FROM notifications WHERE state = 'pending'", 3).await?;
 
     let found = format!(
         "SELECT notification_id, delivery_id FROM deliveries WHERE request_id = '{request_id}' AND channel = 'sms'"
     );
-    let found: Vec<Value> = oracle::query(house, &found).await?;
+    let found: Vec<Value> = oracle::query(install, &found).await?;
     let text = |name: &str| anyhow::Ok(found.first().context("no order")?[name].as_str().context("no id")?.to_owned());
     Ok(Order {
         request_id: request_id.to_string(),
@@ -148,10 +148,10 @@ async fn play(house: &House) -> Result<Order> {
 }
 
 /// Half of the readers open, a third of these click, one of them leaves and one complains.
-async fn engage(house: &House) -> Result<()> {
+async fn engage(install: &TestInstall) -> Result<()> {
     let sql = "SELECT delivery_id, notification_id FROM deliveries WHERE template = 'spring' ORDER BY delivery_id";
-    let readers: Vec<Value> = oracle::query(house, sql).await?;
-    let context = jetstream::new(house.nats.clone());
+    let readers: Vec<Value> = oracle::query(install, sql).await?;
+    let context = jetstream::new(install.nats.clone());
     for (kind, step) in [
         (ReceiptKind::Opened, 2),
         (ReceiptKind::Clicked, 6),
@@ -167,13 +167,13 @@ async fn engage(house: &House) -> Result<()> {
     }
     let engaged = "SELECT countIf(opened_human_at IS NOT NULL) + countIf(clicked_human_at IS NOT NULL)
         + countIf(unsubscribed_at IS NOT NULL) + countIf(complained_at IS NOT NULL) AS n FROM deliveries";
-    oracle::until(house, "opens and clicks", engaged, (READERS / 2 + READERS / 6 + 2) as u64).await
+    oracle::until(install, "opens and clicks", engaged, (READERS / 2 + READERS / 6 + 2) as u64).await
 }
 
 /// Samples as the monitor takes them, beside its own, because no test can wait until a queue is really an hour old: one
 /// queue that is well, and one in each kind of trouble. From two minutes ago to
 /// five ahead, so that they are the latest at any moment of the test.
-async fn sample_queues(house: &House) -> Result<()> {
+async fn sample_queues(install: &TestInstall) -> Result<()> {
     let sql = "INSERT INTO queue_metrics
             (sampled_at, stage, lane, channel, stream, consumer, pending, oldest_ms, waiting, out_per_s)
         SELECT now64(3) - INTERVAL ago SECOND, q.1, q.2, q.3, q.4, q.5, q.6, q.7, q.8, q.9
@@ -186,7 +186,7 @@ async fn sample_queues(house: &House) -> Result<()> {
             ('traces', '', '', 'TRACES', 'writer', 5000, 90000, 1, 100.),
             ('dead', '', '', 'DEAD', '', 8, 86400000, 0, 0.)
         ] AS q";
-    Ok(house.clickhouse.query(sql).execute().await?)
+    Ok(install.clickhouse.query(sql).execute().await?)
 }
 
 async fn every_panel_shows_something(client: &Client, dashboard: &Dashboard, order: &Order) -> Result<()> {
@@ -239,9 +239,9 @@ async fn it_is_found_by_whatever_is_known_of_it(client: &Client, dashboard: &Das
     Ok(())
 }
 
-async fn every_trace_is_drawn(house: &House, client: &Client, dashboard: &Dashboard) -> Result<()> {
+async fn every_trace_is_drawn(install: &TestInstall, client: &Client, dashboard: &Dashboard) -> Result<()> {
     let panel = dashboard.panel("Trace")?;
-    let traces: Vec<Value> = oracle::query(house, "SELECT DISTINCT trace_id FROM trace_events").await?;
+    let traces: Vec<Value> = oracle::query(install, "SELECT DISTINCT trace_id FROM trace_events").await?;
     let mut names = BTreeSet::new();
     let mut tags = String::new();
     for trace in &traces {
@@ -280,7 +280,7 @@ async fn what_is_wrong_is_raised(client: &Client) -> Result<()> {
 }
 
 /// Servers where ClickHouse has the users of `compose.yaml`, with `chasqui` as every password.
-async fn start() -> Result<House> {
+async fn start() -> Result<TestInstall> {
     let compose = std::fs::read_to_string(root().join("compose.yaml"))?;
     let users = compose.split("<clickhouse>").find(|part| part.contains("<users>")).context("no users")?;
     let mut users = users.split_inclusive("</clickhouse>").next().context("no end")?.to_owned();
@@ -301,5 +301,5 @@ async fn start() -> Result<House> {
     std::fs::write(dir.path().join("users.d/chasqui.xml"), format!("<clickhouse>{users}"))?;
     // Those who fail here shall not take the provider out of service for the others.
     let settings = format!("{IMPATIENT}\n[send.breaker]\nmin_calls = 1000000\n");
-    House::start_with(dir, &settings, format!("<users_config>{}</users_config>", own.display())).await
+    TestInstall::start_with(dir, &settings, format!("<users_config>{}</users_config>", own.display())).await
 }

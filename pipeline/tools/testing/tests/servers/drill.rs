@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, ensure};
 use chasqui_schemas::{Lane, stream, subject};
 use chasqui_testing::{
-    House,
+    TestInstall,
     lab::{Answered, Behaviour, Call, Cut, Fault, Lab, Rule, Script, Vendor, When},
     oracle,
     vendors::{self, Account},
@@ -52,7 +52,7 @@ fn troubles() -> Script {
 }
 
 /// Publishes one message to everybody, on all channels and all lanes but the critical one.
-async fn publish_to_all(house: &House) -> anyhow::Result<()> {
+async fn publish_to_all(install: &TestInstall) -> anyhow::Result<()> {
     let publishing = streams::iter(0..PEOPLE).map(|number| async move {
         let id = Uuid::now_v7();
         let lane = [Lane::High, Lane::Normal, Lane::Bulk][number as usize % 3];
@@ -61,14 +61,14 @@ async fn publish_to_all(house: &House) -> anyhow::Result<()> {
             "channels": ["push", "sms", "email", "in_app"],
             "content": { "title": "News", "body": format!("Number {number}."), "html": "<p>News.</p>" },
         });
-        house.publish(&subject::submit(lane, "shop"), &id.to_string(), &submission).await
+        install.publish(&subject::submit(lane, "shop"), &id.to_string(), &submission).await
     });
     publishing.buffer_unordered(32).try_collect().await
 }
 
 /// Publishes an urgent message again and again, on each channel in turn, until `over`. Returns their ids, and when each
 /// was about to be published, by the lab's clock.
-async fn publish_urgent(house: &House, lab: &Lab, over: &AtomicBool) -> anyhow::Result<Vec<(Uuid, Duration)>> {
+async fn publish_urgent(install: &TestInstall, lab: &Lab, over: &AtomicBool) -> anyhow::Result<Vec<(Uuid, Duration)>> {
     let mut published = Vec::new();
     let mut ticks = tokio::time::interval(URGENT_EVERY);
     while !over.load(Ordering::Relaxed) {
@@ -80,7 +80,7 @@ async fn publish_urgent(house: &House, lab: &Lab, over: &AtomicBool) -> anyhow::
             "channels": [channel], "content": { "title": "Alarm", "body": "Go.", "html": "<p>Go.</p>" },
         });
         published.push((id, lab.elapsed()));
-        house.publish(&subject::submit(Lane::Critical, "login"), &id.to_string(), &submission).await?;
+        install.publish(&subject::submit(Lane::Critical, "login"), &id.to_string(), &submission).await?;
     }
     Ok(published)
 }
@@ -136,38 +136,38 @@ fn all_was_trouble(accounts: &[Account]) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn vendors_that_fail_lose_nothing_double_nothing_and_delay_nothing_urgent() -> anyhow::Result<()> {
     let lab = Lab::start(Script::default()).await?;
-    let house = House::start_hasty(&vendors::settings(&lab)).await?;
-    vendors::import(&house, &lab, PEOPLE).await?;
-    let worker = house.worker("")?;
-    house.until_running(1).await?;
+    let install = TestInstall::start_without_sync(&vendors::settings(&lab)).await?;
+    vendors::import(&install, &lab, PEOPLE).await?;
+    let worker = install.worker("")?;
+    install.until_running(1).await?;
 
     lab.play(&troubles())?;
     let began = lab.elapsed();
     let over = AtomicBool::new(false);
     let to_all = async {
-        let published = publish_to_all(&house).await;
+        let published = publish_to_all(&install).await;
         let ended = "SELECT count() AS n FROM deliveries WHERE lane != 'critical' AND state != 'pending'";
         let ended = match published {
-            Ok(()) => oracle::until(&house, "deliveries that ended", ended, DELIVERIES).await,
+            Ok(()) => oracle::until(&install, "deliveries that ended", ended, DELIVERIES).await,
             failed => failed,
         };
         over.store(true, Ordering::Relaxed);
         ended
     };
-    let (ended, urgent) = tokio::join!(to_all, publish_urgent(&house, &lab, &over));
+    let (ended, urgent) = tokio::join!(to_all, publish_urgent(&install, &lab, &over));
     let ((), urgent) = (ended?, urgent?);
     let took = lab.elapsed().saturating_sub(began);
     let ended = "SELECT count() AS n FROM deliveries WHERE lane = 'critical' AND state != 'pending'";
-    oracle::until(&house, "urgent deliveries that ended", ended, urgent.len() as u64).await?;
+    oracle::until(&install, "urgent deliveries that ended", ended, urgent.len() as u64).await?;
 
-    let accounts = vendors::accounts(&house, &lab).await?;
+    let accounts = vendors::accounts(&install, &lab).await?;
     ensure!(accounts.len() as u64 == DELIVERIES + urgent.len() as u64, "{} deliveries", accounts.len());
     let held = accounts.iter().filter(|account| account.row.state == "dead").count();
     ensure!(
-        house.stored(stream::DEAD).await? == held as u64,
+        install.stored(stream::DEAD).await? == held as u64,
         "{held} deliveries are dead, and as many letters are not"
     );
-    oracle::traces_are_trees(&house).await?;
+    oracle::traces_are_trees(&install).await?;
     all_was_trouble(&accounts)?;
     ensure!(!lab.ledger().accepted(Vendor::Slack).is_empty(), "nobody was told");
 

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use async_nats::jetstream;
 use chasqui_links::{Links, Origin};
 use chasqui_schemas::{Channel, OptOut, ReceiptKind, header, stream, subject};
-use chasqui_testing::{House, oracle, settings::IMPATIENT};
+use chasqui_testing::{TestInstall, oracle, settings::IMPATIENT};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +20,7 @@ const PUBLIC_URL: &str = "https://n.example.com";
 /// One request, one answer. The process may still be starting.
 async fn http(port: u16, method: &str, url: &str, body: &str) -> anyhow::Result<String> {
     let path = url.trim_start_matches(PUBLIC_URL);
-    let deadline = std::time::Instant::now() + chasqui_testing::house::PATIENCE;
+    let deadline = std::time::Instant::now() + chasqui_testing::install::PATIENCE;
     let mut stream = loop {
         match TcpStream::connect(("127.0.0.1", port)).await {
             Ok(stream) => break stream,
@@ -46,13 +46,13 @@ async fn a_click_and_an_unsubscription_reach_the_analyst_and_the_preferences() -
         "{IMPATIENT}\n[gateway]\npublic_url = '{PUBLIC_URL}'\n[links]\nkeys = [{{ id = 'k1', secret = {{ env = 'LINKS_KEY' }} }}]\n[engagement]\nspool_dir = '{}'",
         dir.path().join("spool").display()
     );
-    let house = House::start(&settings).await?;
+    let install = TestInstall::start(&settings).await?;
     let bind = format!("127.0.0.1:{port}");
     let variables = [("CHASQUI_GATEWAY__BIND", bind.as_str()), ("LINKS_KEY", KEY)];
     let contacts = dir.path().join("contacts.json");
     std::fs::write(&contacts, json!({"ada": {"emails": ["ada@example.com"]}}).to_string())?;
-    house.run(&["contacts", "import", &contacts.to_string_lossy()]).await?;
-    let worker = house.worker_with("", &variables)?;
+    install.run(&["contacts", "import", &contacts.to_string_lossy()]).await?;
+    let worker = install.worker_with("", &variables)?;
 
     let submission = |id: Uuid| {
         json!({
@@ -61,11 +61,11 @@ async fn a_click_and_an_unsubscription_reach_the_analyst_and_the_preferences() -
         })
     };
     let first = Uuid::now_v7();
-    house.publish("notify.submit.normal.shop", &first.to_string(), &submission(first)).await?;
-    oracle::until(&house, "delivered", "SELECT count() AS n FROM deliveries WHERE state = 'delivered'", 2).await?;
+    install.publish("notify.submit.normal.shop", &first.to_string(), &submission(first)).await?;
+    oracle::until(&install, "delivered", "SELECT count() AS n FROM deliveries WHERE state = 'delivered'", 2).await?;
 
     // The link as the app shows it.
-    let inbox = jetstream::new(house.nats.clone()).get_stream(stream::INBOX).await?;
+    let inbox = jetstream::new(install.nats.clone()).get_stream(stream::INBOX).await?;
     let message = inbox.get_last_raw_message_by_subject(&subject::inbox("shop", "ada")).await?;
     let message: Value = serde_json::from_slice(&message.payload)?;
     let url = message["url"].as_str().with_context(|| message.to_string())?;
@@ -76,11 +76,11 @@ async fn a_click_and_an_unsubscription_reach_the_analyst_and_the_preferences() -
         "{answer}"
     );
     let clicked = "SELECT count() AS n FROM deliveries WHERE channel = 'in_app' AND clicked_at IS NOT NULL";
-    oracle::until(&house, "clicked", clicked, 1).await?;
+    oracle::until(&install, "clicked", clicked, 1).await?;
 
     // The mailbox provider's button. The mail itself went to a provider that keeps nothing, so its link is made anew.
     let ids = "SELECT delivery_id, notification_id, request_id, state, reason FROM deliveries WHERE channel = 'email'";
-    let mail: Vec<chasqui_testing::oracle::DeliveryRow> = oracle::query(&house, ids).await?;
+    let mail: Vec<chasqui_testing::oracle::DeliveryRow> = oracle::query(&install, ids).await?;
     let mail = mail.first().context("no mail")?;
     let origin =
         Origin { delivery_id: mail.delivery_id, notification_id: mail.notification_id, channel: Channel::Email };
@@ -91,36 +91,36 @@ async fn a_click_and_an_unsubscription_reach_the_analyst_and_the_preferences() -
     ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     // What was answered survives whoever answered.
     worker.kill().await?;
-    let _worker = house.worker_with("", &variables)?;
+    let _worker = install.worker_with("", &variables)?;
     let unsubscribed = "SELECT count() AS n FROM deliveries WHERE channel = 'email' AND unsubscribed_at IS NOT NULL";
-    oracle::until(&house, "unsubscribed", unsubscribed, 1).await?;
-    let preferences: Value = serde_json::from_str(&house.run(&["preferences", "get", "ada"]).await?)?;
+    oracle::until(&install, "unsubscribed", unsubscribed, 1).await?;
+    let preferences: Value = serde_json::from_str(&install.run(&["preferences", "get", "ada"]).await?)?;
     ensure!(preferences["categories"]["news"] == json!(false), "{preferences}");
 
     let second = Uuid::now_v7();
-    house.publish("notify.submit.normal.shop", &second.to_string(), &submission(second)).await?;
+    install.publish("notify.submit.normal.shop", &second.to_string(), &submission(second)).await?;
     let suppressed =
         "SELECT count() AS n FROM notifications WHERE state = 'suppressed' AND reason = 'opted_out_category'";
-    oracle::until(&house, "suppressed", suppressed, 1).await?;
-    oracle::traces_are_trees(&house).await
+    oracle::until(&install, "suppressed", suppressed, 1).await?;
+    oracle::traces_are_trees(&install).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_opt_out_beside_several_receipts_is_performed_and_all_of_them_recorded() -> anyhow::Result<()> {
-    let house = House::start(IMPATIENT).await?;
+    let install = TestInstall::start(IMPATIENT).await?;
     let receipt = |n| json!({"delivery_id": Uuid::from_u128(n), "notification_id": Uuid::now_v7()});
     let off = OptOut::Category { app: "shop".into(), user: "ada".into(), category: "news".into() };
     let message = jetstream::message::PublishMessage::build()
         .payload(json!([receipt(1), receipt(2)]).to_string().into())
         .header(header::OPT_OUT, serde_json::to_string(&off)?.as_str());
     let subject = subject::receipt(ReceiptKind::Unsubscribed, Channel::Email);
-    jetstream::new(house.nats.clone()).send_publish(subject, message).await?.await?;
+    jetstream::new(install.nats.clone()).send_publish(subject, message).await?.await?;
 
-    let _worker = house.worker("receipts,writer")?;
+    let _worker = install.worker("receipts,writer")?;
     let recorded = "SELECT uniqExact(delivery_id) AS n FROM trace_events WHERE event = 'unsubscribed'";
-    oracle::until(&house, "recorded", recorded, 2).await?;
+    oracle::until(&install, "recorded", recorded, 2).await?;
     // Events are published after the opt-out is stored.
-    let preferences: Value = serde_json::from_str(&house.run(&["preferences", "get", "ada"]).await?)?;
+    let preferences: Value = serde_json::from_str(&install.run(&["preferences", "get", "ada"]).await?)?;
     ensure!(preferences["categories"]["news"] == json!(false), "{preferences}");
     Ok(())
 }

@@ -7,8 +7,8 @@ use anyhow::{Context, ensure};
 use async_nats::jetstream;
 use chasqui_schemas::{Channel, ReceiptKind, header, stream, subject};
 use chasqui_testing::{
-    Collector, House, Mood,
-    house::PATIENCE,
+    Collector, Mood, TestInstall,
+    install::PATIENCE,
     oracle::{self, DeliveryRow},
     settings::IMPATIENT,
     submissions,
@@ -25,23 +25,23 @@ use uuid::Uuid;
 
 const PRODUCER: [&str; 2] = ["0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"];
 
-async fn house(collector: &Collector, more: &str) -> anyhow::Result<House> {
-    House::start(&format!("{IMPATIENT}\n[export]\nendpoint = '{}'\n{more}", collector.endpoint)).await
+async fn install(collector: &Collector, more: &str) -> anyhow::Result<TestInstall> {
+    TestInstall::start(&format!("{IMPATIENT}\n[export]\nendpoint = '{}'\n{more}", collector.endpoint)).await
 }
 
 /// As a producer that has a trace of its own.
-async fn publish(house: &House, mailbox: &str) -> anyhow::Result<()> {
+async fn publish(install: &TestInstall, mailbox: &str) -> anyhow::Result<()> {
     let submission = submissions::mail(Uuid::now_v7(), mailbox);
     let message = jetstream::message::PublishMessage::build()
         .payload(submission.to_string().into())
         .header(header::TRACEPARENT, format!("00-{}-{}-01", PRODUCER[0], PRODUCER[1]).as_str());
-    jetstream::new(house.nats.clone()).send_publish("notify.submit.normal.test", message).await?.await?;
+    jetstream::new(install.nats.clone()).send_publish("notify.submit.normal.test", message).await?.await?;
     Ok(())
 }
 
-async fn delivered(house: &House, wanted: u64) -> anyhow::Result<()> {
+async fn delivered(install: &TestInstall, wanted: u64) -> anyhow::Result<()> {
     let delivered = "SELECT count() AS n FROM deliveries WHERE state = 'delivered'";
-    oracle::until(house, "delivered", delivered, wanted).await
+    oracle::until(install, "delivered", delivered, wanted).await
 }
 
 /// A span as both sides can tell it.
@@ -103,18 +103,18 @@ fn told((service, span): (String, Span)) -> anyhow::Result<Told> {
 }
 
 /// What ClickHouse has, by span.
-async fn in_clickhouse(house: &House) -> anyhow::Result<Vec<Told>> {
+async fn in_clickhouse(install: &TestInstall) -> anyhow::Result<Vec<Told>> {
     let sql = "SELECT SpanId AS span, TraceId AS trace, ParentSpanId AS parent, SpanName AS name, SpanKind AS kind,
                       ServiceName AS service, toString(toUnixTimestamp64Nano(Timestamp)) AS began,
                       toString(Duration) AS took, StatusCode AS code, StatusMessage AS message,
                       arrayZip(`Links.TraceId`, `Links.SpanId`) AS links, SpanAttributes AS attributes
                FROM otel_traces ORDER BY span";
-    oracle::query(house, sql).await
+    oracle::query(install, sql).await
 }
 
 /// Waits until the collector was sent what ClickHouse has, but for what is `other` there.
 async fn both_have_the_same(
-    house: &House,
+    install: &TestInstall,
     collector: &Collector,
     other: impl Fn(&mut Told),
 ) -> anyhow::Result<Vec<Told>> {
@@ -122,12 +122,12 @@ async fn both_have_the_same(
     loop {
         let spans = collector.spans()?;
         let exported: Vec<Told> = spans.into_values().map(told).collect::<anyhow::Result<_>>()?;
-        let mut written = in_clickhouse(house).await?;
+        let mut written = in_clickhouse(install).await?;
         written.iter_mut().for_each(&other);
         if exported == written {
             return Ok(exported);
         }
-        ensure!(Instant::now() < deadline, "{exported:#?}\nand not\n{written:#?}\n{}", house.worker_log());
+        ensure!(Instant::now() < deadline, "{exported:#?}\nand not\n{written:#?}\n{}", install.worker_log());
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -136,31 +136,31 @@ async fn both_have_the_same(
 async fn a_collector_that_was_away_gets_what_clickhouse_has() -> anyhow::Result<()> {
     let collector = Collector::start().await?;
     collector.set(Mood::Away);
-    let house = house(&collector, "").await?;
-    let worker = house.worker("")?;
+    let install = install(&collector, "").await?;
+    let worker = install.worker("")?;
     for mailbox in ["ada", "bob", "fails-1-times"] {
-        publish(&house, mailbox).await?;
+        publish(&install, mailbox).await?;
     }
-    delivered(&house, 3).await?;
+    delivered(&install, 3).await?;
     // All is in ClickHouse; whoever held it for the collector dies, and the next one meets a collector that is busy.
     worker.kill().await?;
     collector.set(Mood::Busy);
-    let worker = house.worker("")?;
-    publish(&house, "eve").await?;
-    delivered(&house, 4).await?;
+    let worker = install.worker("")?;
+    publish(&install, "eve").await?;
+    delivered(&install, 4).await?;
     collector.set(Mood::Takes);
 
-    let exported = both_have_the_same(&house, &collector, |_| {}).await?;
+    let exported = both_have_the_same(&install, &collector, |_| {}).await?;
     let roots = exported.iter().filter(|span| span.parent.is_empty());
     let producer = vec![(PRODUCER[0].to_owned(), PRODUCER[1].to_owned())];
     ensure!(roots.clone().count() == 4 && roots.clone().all(|root| root.links == producer), "{exported:#?}");
 
     // Both have all of it: the stream is freed.
     let deadline = Instant::now() + PATIENCE;
-    while house.stored(stream::TRACES).await? > 0 {
-        let traces = jetstream::new(house.nats.clone()).get_stream(stream::TRACES).await?;
+    while install.stored(stream::TRACES).await? > 0 {
+        let traces = jetstream::new(install.nats.clone()).get_stream(stream::TRACES).await?;
         let consumers: Vec<_> = traces.consumers().try_collect().await?;
-        ensure!(Instant::now() < deadline, "the stream is not freed: {consumers:?}\n{}", house.worker_log());
+        ensure!(Instant::now() < deadline, "the stream is not freed: {consumers:?}\n{}", install.worker_log());
         sleep(Duration::from_millis(100)).await;
     }
     worker.terminate().await?;
@@ -170,24 +170,24 @@ async fn a_collector_that_was_away_gets_what_clickhouse_has() -> anyhow::Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_collector_refuses_over_grpc_is_told_and_holds_nothing_up() -> anyhow::Result<()> {
     let collector = Collector::start().await?;
-    let house = house(&collector, "protocol = 'grpc'").await?;
-    let _worker = house.worker("")?;
+    let install = install(&collector, "protocol = 'grpc'").await?;
+    let _worker = install.worker("")?;
     for (number, mood) in [Mood::Refuses, Mood::TakesWithout(1), Mood::Busy].into_iter().enumerate() {
         collector.set(mood);
         let before = collector.requests().len();
-        publish(&house, "ada").await?;
-        delivered(&house, number as u64 + 1).await?;
+        publish(&install, "ada").await?;
+        delivered(&install, number as u64 + 1).await?;
         let deadline = Instant::now() + PATIENCE;
         while collector.requests().len() == before {
-            ensure!(Instant::now() < deadline, "nothing was sent: {mood:?}\n{}", house.worker_log());
+            ensure!(Instant::now() < deadline, "nothing was sent: {mood:?}\n{}", install.worker_log());
             sleep(Duration::from_millis(50)).await;
         }
     }
     collector.set(Mood::Takes);
-    publish(&house, "bounces").await?;
-    oracle::until(&house, "bounced", "SELECT count() AS n FROM deliveries WHERE state = 'bounced'", 1).await?;
-    both_have_the_same(&house, &collector, |_| {}).await?;
-    let log = house.worker_log();
+    publish(&install, "bounces").await?;
+    oracle::until(&install, "bounced", "SELECT count() AS n FROM deliveries WHERE state = 'bounced'", 1).await?;
+    both_have_the_same(&install, &collector, |_| {}).await?;
+    let log = install.worker_log();
     ensure!(log.contains("refuses traces for good") && log.contains("too old") && log.contains("status 3"), "{log}");
     Ok(())
 }
@@ -195,27 +195,27 @@ async fn what_a_collector_refuses_over_grpc_is_told_and_holds_nothing_up() -> an
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_has_its_notifications_in_its_own_trace() -> anyhow::Result<()> {
     let collector = Collector::start().await?;
-    let house = house(&collector, "parent = 'producer'").await?;
-    let worker = house.worker("")?;
-    publish(&house, "ada").await?;
-    delivered(&house, 1).await?;
+    let install = install(&collector, "parent = 'producer'").await?;
+    let worker = install.worker("")?;
+    publish(&install, "ada").await?;
+    delivered(&install, 1).await?;
     let in_the_producers = |span: &mut Told| {
         span.trace = PRODUCER[0].to_owned();
         if span.parent.is_empty() {
             span.parent = PRODUCER[1].to_owned();
         }
     };
-    both_have_the_same(&house, &collector, in_the_producers).await?;
+    both_have_the_same(&install, &collector, in_the_producers).await?;
     // Another process, which knows nothing of it, and a receipt that names no producer.
     worker.terminate().await?;
-    let _worker = house.worker("receipts,writer,exporter")?;
+    let _worker = install.worker("receipts,writer,exporter")?;
     let sql = "SELECT delivery_id, notification_id, request_id, state, reason FROM deliveries";
-    let delivery: DeliveryRow = oracle::query(&house, sql).await?.pop().context("no delivery")?;
+    let delivery: DeliveryRow = oracle::query(&install, sql).await?.pop().context("no delivery")?;
     let receipt = json!({"delivery_id": delivery.delivery_id, "notification_id": delivery.notification_id});
     let subject = subject::receipt(ReceiptKind::Opened, Channel::Email);
-    jetstream::new(house.nats.clone()).publish(subject, receipt.to_string().into()).await?.await?;
-    oracle::until(&house, "opened", "SELECT count() AS n FROM deliveries WHERE opened_at IS NOT NULL", 1).await?;
+    jetstream::new(install.nats.clone()).publish(subject, receipt.to_string().into()).await?.await?;
+    oracle::until(&install, "opened", "SELECT count() AS n FROM deliveries WHERE opened_at IS NOT NULL", 1).await?;
 
-    both_have_the_same(&house, &collector, in_the_producers).await?;
+    both_have_the_same(&install, &collector, in_the_producers).await?;
     Ok(())
 }

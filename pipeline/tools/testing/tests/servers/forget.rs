@@ -7,7 +7,7 @@ use chasqui_schemas::{
     record::{Record, Suppression},
     stream,
 };
-use chasqui_testing::{House, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{TestInstall, oracle, settings::IMPATIENT, submissions};
 use futures::TryStreamExt;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -17,8 +17,8 @@ const USER: &str = "zora-quimby";
 const WORDS: [&str; 3] = ["zora-quimby", "+15550137531", "z.quimby@"];
 
 /// Streams that hold one of the words, by name; also where a subject or a header does.
-async fn holding(house: &House) -> anyhow::Result<Vec<String>> {
-    let context = jetstream::new(house.nats.clone());
+async fn holding(install: &TestInstall) -> anyhow::Result<Vec<String>> {
+    let context = jetstream::new(install.nats.clone());
     let mut holding = Vec::new();
     let names: Vec<String> = context.stream_names().try_collect().await?;
     for name in names {
@@ -44,10 +44,10 @@ async fn holding(house: &House) -> anyhow::Result<Vec<String>> {
 }
 
 /// The same once what was acknowledged is released, and its traces are written.
-async fn holding_at_rest(house: &House, expected: &[&str]) -> anyhow::Result<()> {
+async fn holding_at_rest(install: &TestInstall, expected: &[&str]) -> anyhow::Result<()> {
     let mut found = Vec::new();
     for _ in 0..300 {
-        found = holding(house).await?;
+        found = holding(install).await?;
         if found == expected {
             return Ok(());
         }
@@ -57,106 +57,111 @@ async fn holding_at_rest(house: &House, expected: &[&str]) -> anyhow::Result<()>
 }
 
 /// Rows of ClickHouse, its record of mutations included, that hold one of the words.
-async fn rows_holding(house: &House) -> anyhow::Result<u64> {
+async fn rows_holding(install: &TestInstall) -> anyhow::Result<u64> {
     let mut rows = 0;
     for table in STORED.into_iter().chain(["system.mutations", "system.parts_columns"]) {
         for word in WORDS {
             let sql = format!("SELECT count() AS n FROM {table} WHERE toString(tuple(*)) ILIKE '%{word}%'");
-            rows += oracle::number(house, &sql).await?;
+            rows += oracle::number(install, &sql).await?;
         }
     }
     Ok(rows)
 }
 
-async fn publish(house: &House, lane: &str, submission: Value) -> anyhow::Result<()> {
-    house.publish(&format!("notify.submit.{lane}.test"), &Uuid::now_v7().to_string(), &submission).await
+async fn publish(install: &TestInstall, lane: &str, submission: Value) -> anyhow::Result<()> {
+    install.publish(&format!("notify.submit.{lane}.test"), &Uuid::now_v7().to_string(), &submission).await
 }
 
-async fn forget(house: &House, more: &str) -> anyhow::Result<Value> {
-    Ok(serde_json::from_str(&house.run(&["forget", USER, "--json", more]).await?)?)
+async fn forget(install: &TestInstall, more: &str) -> anyhow::Result<Value> {
+    Ok(serde_json::from_str(&install.run(&["forget", USER, "--json", more]).await?)?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_forget_only_what_the_report_names_is_left() -> anyhow::Result<()> {
-    let house = House::start(IMPATIENT).await?;
-    let _worker = house.worker("")?;
+    let install = TestInstall::start(IMPATIENT).await?;
+    let _worker = install.worker("")?;
     let contacts = json!({
         "emails": ["Z.Quimby@example.com", "dead@example.com"], "phones": ["+15550137531"], "locale": "en",
         "devices": [{ "id": "zora-quimby-phone", "platform": "android", "token": "t" }],
     });
-    house.run(&["contacts", "put", USER, &contacts.to_string()]).await?;
-    house.run(&["contacts", "put", "bob", r#"{"emails":["bob@example.com"]}"#]).await?;
-    house
+    install.run(&["contacts", "put", USER, &contacts.to_string()]).await?;
+    install.run(&["contacts", "put", "bob", r#"{"emails":["bob@example.com"]}"#]).await?;
+    install
         .run(&["preferences", "put", USER, r#"{"channels":{"sms":false},"devices":{"zora-quimby-phone":false}}"#])
         .await?;
-    house.run(&["suppressions", "put", "dead@example.com", r#"{"reason":"bounce"}"#]).await?;
+    install.run(&["suppressions", "put", "dead@example.com", r#"{"reason":"bounce"}"#]).await?;
     let content = json!({ "title": "A test", "body": "For you" });
     let to = |recipient: Value, channels: &[&str]| json!({ "category": "test", "recipients": [recipient], "channels": channels, "content": content });
     // Delivered: two mails, in-app and push, where a device is switched off; one to the address itself.
     let mut labelled = to(json!(USER), &["email", "in_app", "push", "sms"]);
     labelled["metadata"] = json!({ "said": "zora-quimby" });
     labelled["transaction_id"] = json!("of-zora-quimby");
-    publish(&house, "normal", labelled).await?;
-    publish(&house, "normal", to(json!({ "email": "z.quimby@example.com" }), &["email"])).await?;
-    publish(&house, "normal", to(json!("bob"), &["email", "in_app"])).await?;
+    publish(&install, "normal", labelled).await?;
+    publish(&install, "normal", to(json!({ "email": "z.quimby@example.com" }), &["email"])).await?;
+    publish(&install, "normal", to(json!("bob"), &["email", "in_app"])).await?;
     // Dead letters: the user's, the address's, a rejected submission's, and bob's.
     for recipient in [json!(USER), json!({ "email": "z.quimby@example.com" }), json!("bob")] {
         let mut dead = to(recipient, &["email"]);
         dead.as_object_mut().context("object")?.remove("content");
         dead["template"] = json!("there-is-none");
-        publish(&house, "normal", dead).await?;
+        publish(&install, "normal", dead).await?;
     }
-    publish(&house, "normal", json!({ "recipients": [{ "userId": USER }] })).await?;
-    oracle::until(&house, "ended", "SELECT count() AS n FROM notifications WHERE state NOT IN ('pending', 'sent')", 6)
-        .await?;
-    ensure!(rows_holding(&house).await? > 0, "the test looks for nothing");
+    publish(&install, "normal", json!({ "recipients": [{ "userId": USER }] })).await?;
+    oracle::until(
+        &install,
+        "ended",
+        "SELECT count() AS n FROM notifications WHERE state NOT IN ('pending', 'sent')",
+        6,
+    )
+    .await?;
+    ensure!(rows_holding(&install).await? > 0, "the test looks for nothing");
     let rates = "SELECT sum(deliveries) + 1000 * sum(delivered) AS n FROM delivery_stats";
-    let before = oracle::number(&house, rates).await?;
+    let before = oracle::number(&install, rates).await?;
 
-    let foretold = forget(&house, "--dry-run").await?;
+    let foretold = forget(&install, "--dry-run").await?;
     let counts =
         json!({ "contacts": true, "preferences": true, "inbox_messages": 1, "dead_letters": 3, "notifications": 2 });
     ensure!(foretold["erased"] == counts, "{foretold}");
     let held = ["DEAD", "INBOX", "KV_contacts", "KV_preferences"];
-    holding_at_rest(&house, &held).await?;
+    holding_at_rest(&install, &held).await?;
 
-    let report = forget(&house, "--yes").await?;
+    let report = forget(&install, "--yes").await?;
     ensure!(report["erased"] == counts, "{report}");
-    holding_at_rest(&house, &[]).await?;
-    ensure!(rows_holding(&house).await? == 0, "ClickHouse knows the user");
-    ensure!(oracle::number(&house, rates).await? == before, "the rates of the past have changed");
-    ensure!(house.stored(stream::DEAD).await? == 1 && house.stored(stream::INBOX).await? == 1, "bob's are gone");
-    oracle::traces_are_trees(&house).await?;
+    holding_at_rest(&install, &[]).await?;
+    ensure!(rows_holding(&install).await? == 0, "ClickHouse knows the user");
+    ensure!(oracle::number(&install, rates).await? == before, "the rates of the past have changed");
+    ensure!(install.stored(stream::DEAD).await? == 1 && install.stored(stream::INBOX).await? == 1, "bob's are gone");
+    oracle::traces_are_trees(&install).await?;
     // The suppression list outlives it, and says so.
     ensure!(report["remains"].to_string().contains("suppression list"), "{report}");
-    house.run(&[Suppression::BUCKET, "get", "dead@example.com"]).await?;
+    install.run(&[Suppression::BUCKET, "get", "dead@example.com"]).await?;
     // Nothing is left to be forgotten.
     let nothing =
         json!({ "contacts": false, "preferences": false, "inbox_messages": 0, "dead_letters": 0, "notifications": 0 });
-    ensure!(forget(&house, "--yes").await?["erased"] == nothing);
+    ensure!(forget(&install, "--yes").await?["erased"] == nothing);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_its_time_is_reported_and_never_sent() -> anyhow::Result<()> {
-    let house = House::start(IMPATIENT).await?;
-    let _worker = house.worker("")?;
-    house.run(&["contacts", "put", USER, r#"{"emails":["z.quimby@example.com"]}"#]).await?;
+    let install = TestInstall::start(IMPATIENT).await?;
+    let _worker = install.worker("")?;
+    install.run(&["contacts", "put", USER, r#"{"emails":["z.quimby@example.com"]}"#]).await?;
     // Waits at enrich for its time.
     let mut mail = submissions::mail(Uuid::now_v7(), "unused");
     mail["recipients"] = json!([USER]);
     mail["send_at"] = json!((jiff::Timestamp::now() + jiff::SignedDuration::from_secs(20)).to_string());
-    publish(&house, "normal", mail).await?;
-    oracle::until(&house, "waiting", "SELECT count() AS n FROM notifications WHERE reason = 'scheduled'", 1).await?;
+    publish(&install, "normal", mail).await?;
+    oracle::until(&install, "waiting", "SELECT count() AS n FROM notifications WHERE reason = 'scheduled'", 1).await?;
 
-    let report = forget(&house, "--yes").await?;
+    let report = forget(&install, "--yes").await?;
     ensure!(report["remains"].to_string().contains("1 messages that wait"), "{report}");
-    holding_at_rest(&house, &["DEFERRED", "KV_preferences"]).await?;
+    holding_at_rest(&install, &["DEFERRED", "KV_preferences"]).await?;
     let ended = "SELECT count() AS n FROM notifications WHERE state = 'suppressed' AND reason = 'unknown_user'";
-    oracle::until(&house, "suppressed", ended, 1).await?;
-    let report = forget(&house, "--yes").await?;
+    oracle::until(&install, "suppressed", ended, 1).await?;
+    let report = forget(&install, "--yes").await?;
     ensure!(report["erased"]["preferences"] == json!(true), "{report}");
-    holding_at_rest(&house, &[]).await?;
-    ensure!(rows_holding(&house).await? == 0, "ClickHouse knows the user");
+    holding_at_rest(&install, &[]).await?;
+    ensure!(rows_holding(&install).await? == 0, "ClickHouse knows the user");
     Ok(())
 }

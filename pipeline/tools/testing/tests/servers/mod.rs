@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod callbacks;
+mod console;
 mod crash;
 mod dashboards;
 mod drill;
@@ -14,4 +15,3 @@ mod monitor;
 #[cfg(target_os = "linux")]
 mod power_loss;
 mod telemetry;
-mod ui;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chasqui_testing::{House, house::PATIENCE, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{TestInstall, install::PATIENCE, oracle, settings::IMPATIENT, submissions};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -58,21 +58,21 @@ fn value(metrics: &str, series: &str) -> Option<f64> {
     metrics.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 
-async fn count(house: &House, sql: &str) -> Result<u64> {
-    Ok(house.clickhouse.query(sql).fetch_one().await?)
+async fn count(install: &TestInstall, sql: &str) -> Result<u64> {
+    Ok(install.clickhouse.query(sql).fetch_one().await?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queues_are_in_clickhouse_and_metrics_once_however_many_watch() -> Result<()> {
-    let house = House::start(IMPATIENT).await?;
+    let install = TestInstall::start(IMPATIENT).await?;
     let (one, two) = (free()?, free()?);
     let often = ("CHASQUI_MONITOR__SAMPLE_MS", "1000");
-    let all = house.worker_with("", &[often, ("CHASQUI_HEALTH", &one)])?;
-    let other = house.worker_with("monitor", &[often, ("CHASQUI_HEALTH", &two)])?;
+    let all = install.worker_with("", &[often, ("CHASQUI_HEALTH", &one)])?;
+    let other = install.worker_with("monitor", &[often, ("CHASQUI_HEALTH", &two)])?;
     let moments = async |more: u64| {
         let sampled = "SELECT uniqExact(sampled_at) FROM queue_metrics";
-        let enough = count(&house, sampled).await? + more;
-        while count(&house, sampled).await? < enough {
+        let enough = count(&install, sampled).await? + more;
+        while count(&install, sampled).await? < enough {
             sleep(Duration::from_millis(100)).await;
         }
         anyhow::Ok(())
@@ -80,9 +80,9 @@ async fn queues_are_in_clickhouse_and_metrics_once_however_many_watch() -> Resul
     // So that there is something to compare with.
     moments(2).await?;
     let id = Uuid::now_v7();
-    house.publish("notify.submit.normal.test", &id.to_string(), &submissions::mail(id, "ada")).await?;
+    install.publish("notify.submit.normal.test", &id.to_string(), &submissions::mail(id, "ada")).await?;
     let delivered = format!("SELECT count() AS n FROM deliveries WHERE state = 'delivered' AND request_id = '{id}'");
-    oracle::until(&house, "delivered", &delivered, 1).await?;
+    oracle::until(&install, "delivered", &delivered, 1).await?;
 
     ensure!(is_ok(&until(&one, "/readyz", is_ok).await?) && is_ok(&ask(&one, "/healthz").await));
     let expected = [
@@ -117,29 +117,29 @@ async fn queues_are_in_clickhouse_and_metrics_once_however_many_watch() -> Resul
     // Not even before merging: the second insert of a moment has no effect.
     let doubled = "SELECT count() FROM (SELECT count() AS c FROM queue_metrics
                    GROUP BY sampled_at, stage, lane, channel, consumer HAVING c > 1)";
-    ensure!(count(&house, doubled).await? == 0);
+    ensure!(count(&install, doubled).await? == 0);
     let whole = "SELECT max(c) FROM (SELECT count() AS c FROM queue_metrics GROUP BY sampled_at)";
-    ensure!(count(&house, whole).await? == 51);
+    ensure!(count(&install, whole).await? == 51);
     let consumed =
         "SELECT max(waiting) FROM queue_metrics WHERE stage = 'send' AND lane = 'normal' AND channel = 'email'";
-    ensure!(count(&house, consumed).await? > 0);
+    ensure!(count(&install, consumed).await? > 0);
     let came = "SELECT countIf(in_per_s > 0) FROM queue_metrics WHERE stage = 'ledger'";
-    ensure!(count(&house, came).await? > 0, "its claim went into the ledger");
+    ensure!(count(&install, came).await? > 0, "its claim went into the ledger");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_without_its_servers_is_well_but_not_ready() -> Result<()> {
-    let house = House::start(IMPATIENT).await?;
+    let install = TestInstall::start(IMPATIENT).await?;
     let (writer, stage) = (free()?, free()?);
     let often = ("CHASQUI_MONITOR__SAMPLE_MS", "500");
-    let worker = house.worker_with("writer,monitor", &[often, ("CHASQUI_HEALTH", &writer)])?;
-    let other = house.worker_with("render", &[("CHASQUI_HEALTH", &stage)])?;
+    let worker = install.worker_with("writer,monitor", &[often, ("CHASQUI_HEALTH", &writer)])?;
+    let other = install.worker_with("render", &[("CHASQUI_HEALTH", &stage)])?;
     until(&writer, "/readyz", is_ok).await?;
     until(&stage, "/readyz", is_ok).await?;
 
     // A process that is stopped answers as little as one that hangs.
-    let clickhouse = house.servers().clickhouse().context("no ClickHouse")?.pid().context("no process")?;
+    let clickhouse = install.servers().clickhouse().context("no ClickHouse")?.pid().context("no process")?;
     let signal = async |pid: u32, name: &str| {
         let status = tokio::process::Command::new("kill").args([name, &pid.to_string()]).status().await?;
         ensure!(status.success());
@@ -153,15 +153,15 @@ async fn a_process_without_its_servers_is_well_but_not_ready() -> Result<()> {
     signal(clickhouse, "-CONT").await?;
     until(&writer, "/readyz", is_ok).await?;
 
-    let nats = house.servers().nats().context("no NATS")?.pid().context("no process")?;
+    let nats = install.servers().nats().context("no NATS")?.pid().context("no process")?;
     signal(nats, "-STOP").await?;
     until(&stage, "/readyz", is_503).await?;
     ensure!(is_ok(&ask(&stage, "/healthz").await));
     signal(nats, "-CONT").await?;
     until(&stage, "/readyz", is_ok).await?;
     until(&writer, "/readyz", is_ok).await?;
-    let samples = count(&house, "SELECT count() FROM queue_metrics").await?;
-    while count(&house, "SELECT count() FROM queue_metrics").await? <= samples {
+    let samples = count(&install, "SELECT count() FROM queue_metrics").await?;
+    while count(&install, "SELECT count() FROM queue_metrics").await? <= samples {
         sleep(Duration::from_millis(100)).await;
     }
     worker.terminate().await?;
@@ -171,8 +171,8 @@ async fn a_process_without_its_servers_is_well_but_not_ready() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_starts_while_nats_is_away_and_what_it_took_arrives() -> Result<()> {
-    let house = House::start(IMPATIENT).await?;
-    let server = house.servers().nats().context("no NATS")?;
+    let install = TestInstall::start(IMPATIENT).await?;
+    let server = install.servers().nats().context("no NATS")?;
     let (bind, health) = (free()?, free()?);
     let pid = server.pid().context("no process")?.to_string();
     let signal = |name: &'static str| tokio::process::Command::new("kill").args([name, &pid]).status();
@@ -184,7 +184,7 @@ async fn a_gateway_starts_while_nats_is_away_and_what_it_took_arrives() -> Resul
         ("CHASQUI_GATEWAY__SPOOL_DIR", spool.path().to_str().context("no text")?),
         ("CHASQUI_HEALTH", &health),
     ];
-    let gateway = house.worker_with("gateway", &settings)?;
+    let gateway = install.worker_with("gateway", &settings)?;
     until(&bind, "/readyz", is_ok).await?;
     ensure!(is_ok(&until(&health, "/readyz", is_ok).await?), "it can do without");
     let body = format!(
@@ -201,7 +201,7 @@ async fn a_gateway_starts_while_nats_is_away_and_what_it_took_arrives() -> Resul
     ensure!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
 
     ensure!(signal("-CONT").await?.success());
-    while house.stored("RECEIPTS").await? == 0 {
+    while install.stored("RECEIPTS").await? == 0 {
         sleep(Duration::from_millis(100)).await;
     }
     gateway.terminate().await?;

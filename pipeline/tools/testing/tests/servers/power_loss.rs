@@ -21,7 +21,7 @@ use chasqui_nats::{Outgoing, Publisher};
 use chasqui_runtime::{settings::Settings, topology};
 use chasqui_schemas::{Lane, Stage, header, id, stream, subject};
 use chasqui_testing::{
-    House,
+    TestInstall,
     disk::{Disk, Unsynced},
     oracle::nothing_lost_nothing_doubled,
     servers,
@@ -169,12 +169,12 @@ async fn every_acknowledged_notification_reaches_its_end() -> anyhow::Result<()>
     let dir = tempfile::tempdir()?;
     std::fs::create_dir(dir.path().join("data"))?;
     let mut disk = Disk::mount(&dir.path().join("data/nats"))?;
-    let house = House::start_in(dir, IMPATIENT).await?;
-    let nats = house.servers().nats().context("no NATS")?;
-    let worker = house.worker("")?;
+    let install = TestInstall::start_in(dir, IMPATIENT).await?;
+    let nats = install.servers().nats().context("no NATS")?;
+    let worker = install.worker("")?;
 
     let (published, enough) = (AtomicU64::new(0), AtomicBool::new(false));
-    let publisher = Publisher::new(jetstream::new(house.nats.clone()));
+    let publisher = Publisher::new(jetstream::new(install.nats.clone()));
     let publishing = async {
         for size in [1, 40, 1, 17, 3].into_iter().cycle() {
             // Every tenth fails at first.
@@ -204,7 +204,7 @@ async fn every_acknowledged_notification_reaches_its_end() -> anyhow::Result<()>
         anyhow::Ok(())
     };
     tokio::try_join!(publishing, cutting)?;
-    let repeated = nothing_lost_nothing_doubled(&house, published.into_inner()).await?;
+    let repeated = nothing_lost_nothing_doubled(&install, published.into_inner()).await?;
     // A server that comes back may hand out again what a worker still has in hand.
     ensure!(repeated <= CUTS as usize * 2 * SLOTS, "{repeated} calls repeated: more than were in flight");
     worker.terminate().await?;

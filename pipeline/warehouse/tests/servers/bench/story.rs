@@ -1,5 +1,7 @@
 //! What the stages record about notifications, made as the runtime makes it.
 
+#![allow(clippy::expect_used, reason = "a test may fail")]
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};

@@ -58,7 +58,7 @@ pub async fn wait_for(nats: &Nats, count: usize) -> Vec<(String, Receipt, Option
 }
 
 /// A gateway at work.
-pub struct House {
+pub struct Gateway {
     pub client: Client,
     pub address: SocketAddr,
     pub lost: Arc<AtomicU64>,
@@ -101,7 +101,7 @@ pub fn config(dir: &Path, changes: &str) -> Config {
     chasqui_settings::read(&defaults, None, &serde_json::Value::Null).unwrap()
 }
 
-impl House {
+impl Gateway {
     pub async fn start(nats: &Nats, config: &Config) -> Self {
         // Plain HTTP needs none, but the client asks for one.
         _ = rustls::crypto::ring::default_provider().install_default();
@@ -125,7 +125,7 @@ impl House {
             tokio::join!(chasqui_http::serve(listener, router, connections, &stopped), carrier.run());
         });
         let client = Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
-        House { client, address, lost, stop, running }
+        Gateway { client, address, lost, stop, running }
     }
 
     /// Asks for the path of `url`, which links have with their public address.

@@ -1,23 +1,24 @@
-//! Servers and worker processes of one test. Everything is gone when it is dropped.
+//! What an operator runs, for one test: nats-server, ClickHouse and `chasqui` processes. All of it is gone when the value
+//! is dropped.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use async_nats::jetstream;
-use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, NatsOptions, SyncInterval};
+use chasqui_embedded::{Embedded, NatsOptions, SyncInterval};
 use tokio::process::{Child, Command};
 
 use crate::servers;
 
-/// How long a test waits for what must happen. Far above what is needed, because machines are shared.
+/// The longest that a test waits for what must happen: far more than it takes, so that a busy machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What an operator runs, in a directory of its own.
-pub struct House {
+pub struct TestInstall {
     dir: tempfile::TempDir,
     servers: Embedded,
     settings: PathBuf,
@@ -27,27 +28,28 @@ pub struct House {
     pub clickhouse: clickhouse::Client,
 }
 
-impl House {
+impl TestInstall {
     /// Starts servers and creates streams and tables. `settings` is TOML, as an operator would write it.
     ///
     /// # Errors
-    /// Whatever keeps them from starting.
+    /// What keeps them from starting.
     pub async fn start(settings: &str) -> anyhow::Result<Self> {
         Self::start_in(tempfile::tempdir()?, settings).await
     }
 
-    /// The same, but nobody waits for the disk: for tests that are about something else and time it.
+    /// The same, but nats-server acknowledges before the disk has what it stored: for tests that measure how long something
+    /// else takes.
     ///
     /// # Errors
-    /// Whatever keeps them from starting.
-    pub async fn start_hasty(settings: &str) -> anyhow::Result<Self> {
+    /// What keeps them from starting.
+    pub async fn start_without_sync(settings: &str) -> anyhow::Result<Self> {
         Self::open(tempfile::tempdir()?, settings, SyncInterval::Every(Duration::from_secs(60)), String::new()).await
     }
 
-    /// The same in a directory where something is prepared: the servers' data is in `data` there.
+    /// The same in a directory that the test has prepared: the servers' data is in `data` there.
     ///
     /// # Errors
-    /// Whatever keeps them from starting.
+    /// What keeps them from starting.
     pub async fn start_in(dir: tempfile::TempDir, settings: &str) -> anyhow::Result<Self> {
         Self::open(dir, settings, SyncInterval::Always, String::new()).await
     }
@@ -55,7 +57,7 @@ impl House {
     /// The same, with more of ClickHouse's own configuration, as XML.
     ///
     /// # Errors
-    /// Whatever keeps them from starting.
+    /// What keeps them from starting.
     pub async fn start_with(dir: tempfile::TempDir, settings: &str, clickhouse: String) -> anyhow::Result<Self> {
         Self::open(dir, settings, SyncInterval::Always, clickhouse).await
     }
@@ -68,23 +70,16 @@ impl House {
     ) -> anyhow::Result<Self> {
         let mut options = servers::options(dir.path().join("data"));
         options.nats = Some(NatsOptions { sync_interval, ..NatsOptions::default() });
-        options.clickhouse = Some(ClickHouseOptions {
-            child: Some(ChildProgram {
-                program: binary()?,
-                args: vec![chasqui_embedded::CLICKHOUSE_SUBCOMMAND.into()],
-            }),
-            extra_config: clickhouse,
-            ..ClickHouseOptions::default()
-        });
+        options.clickhouse = Some(servers::clickhouse_options(clickhouse, &[]));
         let servers = Embedded::start(options, |_| {}).await?;
         let path = dir.path().join("settings.toml");
         std::fs::write(&path, settings)?;
         let url = servers.clickhouse_url().context("no ClickHouse")?;
         let clickhouse = clickhouse::Client::default().with_url(url).with_database("chasqui");
         let nats = async_nats::connect(servers.nats_url().context("no NATS")?).await?;
-        let house = House { dir, servers, settings: path, nats, clickhouse };
-        house.run(&["migrate"]).await?;
-        Ok(house)
+        let install = TestInstall { dir, servers, settings: path, nats, clickhouse };
+        install.run(&["migrate"]).await?;
+        Ok(install)
     }
 
     /// The servers, to kill.
@@ -99,14 +94,14 @@ impl House {
 
     /// A command line against these servers.
     fn command(&self, args: &[&str]) -> anyhow::Result<Command> {
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(servers::built("chasqui"));
         command
             .args(args)
             .env("CHASQUI_CONFIG", &self.settings)
             .env("CHASQUI_NATS__URL", self.servers.nats_url().context("no NATS")?)
             .env("CHASQUI_CLICKHOUSE__URL", self.servers.clickhouse_url().context("no ClickHouse")?)
             .env("CHASQUI_SEND__SANDBOX__LOG", self.sandbox_log())
-            // Many workers, one machine: tests that want a gateway name a port.
+            // Many workers run on one machine: tests that want a gateway name a port.
             .env("CHASQUI_GATEWAY__BIND", "")
             .kill_on_drop(true);
         Ok(command)
@@ -206,10 +201,10 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The most memory it ever had resident, in bytes. Linux tells it.
+    /// The most memory it ever had resident, in bytes; Linux counts it.
     ///
     /// # Errors
-    /// Fails where it is gone, or the system does not tell.
+    /// Fails where the process is gone, or on a system without `/proc`.
     pub fn peak_memory(&self) -> anyhow::Result<u64> {
         let pid = self.child.id().context("the worker is gone")?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -239,12 +234,4 @@ impl Worker {
         anyhow::ensure!(status.success(), "it ended with {status}");
         Ok(began.elapsed())
     }
-}
-
-/// The `chasqui` that cargo built beside this test.
-fn binary() -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let built = test.parent().and_then(Path::parent).context("not in a target directory")?.join("chasqui");
-    anyhow::ensure!(built.is_file(), "{} is missing: run `make test`, or `cargo build --bins` first", built.display());
-    Ok(built)
 }

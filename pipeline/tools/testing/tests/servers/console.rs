@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use chasqui_testing::{House, browser::Browser, oracle, settings::IMPATIENT};
+use chasqui_testing::{TestInstall, browser::Browser, oracle, settings::IMPATIENT};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -54,7 +54,7 @@ const HARD_TO_READ: &str = r"(() => {
 
 /// One delivered at the third attempt and opened, one that nobody can get, one that waits for tomorrow, one that nobody
 /// knows, one with words that bite.
-async fn publish(house: &House, dir: &Path) -> anyhow::Result<Vec<Uuid>> {
+async fn publish(install: &TestInstall, dir: &Path) -> anyhow::Result<Vec<Uuid>> {
     let contacts = json!({
         "ada": {
             "emails": ["ada-opens@example.com"], "locale": "en",
@@ -64,7 +64,7 @@ async fn publish(house: &House, dir: &Path) -> anyhow::Result<Vec<Uuid>> {
     });
     let path = dir.join("contacts.json");
     std::fs::write(&path, contacts.to_string())?;
-    house.run(&["contacts", "import", &path.to_string_lossy()]).await?;
+    install.run(&["contacts", "import", &path.to_string_lossy()]).await?;
     let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
     let mut ids = Vec::new();
     for (user, lane, more) in [
@@ -81,7 +81,7 @@ async fn publish(house: &House, dir: &Path) -> anyhow::Result<Vec<Uuid>> {
         });
         let fields = submission.as_object_mut().context("no object")?;
         fields.extend(more.as_object().cloned().unwrap_or_default());
-        house.publish(&format!("notify.submit.{lane}.shop"), &id.to_string(), &submission).await?;
+        install.publish(&format!("notify.submit.{lane}.shop"), &id.to_string(), &submission).await?;
         ids.push(id);
     }
     Ok(ids)
@@ -126,16 +126,16 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
     let dir = tempfile::tempdir()?;
     let port = chasqui_embedded::free_port()?;
     let settings = format!("{IMPATIENT}\n[engagement]\nspool_dir = '{}'", dir.path().join("spool").display());
-    let house = House::start(&settings).await?;
-    let _worker = house.worker_with("", &[("CHASQUI_GATEWAY__BIND", &format!("127.0.0.1:{port}"))])?;
-    let requests = publish(&house, dir.path()).await?;
+    let install = TestInstall::start(&settings).await?;
+    let _worker = install.worker_with("", &[("CHASQUI_GATEWAY__BIND", &format!("127.0.0.1:{port}"))])?;
+    let requests = publish(&install, dir.path()).await?;
     let opened = "SELECT count() AS n FROM deliveries WHERE opened_at IS NOT NULL";
-    oracle::until(&house, "opened", opened, 1).await?;
+    oracle::until(&install, "opened", opened, 1).await?;
     for (state, count) in [("delivered", 2), ("dead", 1), ("suppressed", 1), ("pending", 1)] {
         let sql = format!("SELECT count() AS n FROM notifications WHERE state = '{state}'");
-        oracle::until(&house, state, &sql, count).await?;
+        oracle::until(&install, state, &sql, count).await?;
     }
-    house.clickhouse.query(SAMPLES).execute().await?;
+    install.clickhouse.query(SAMPLES).execute().await?;
     let page = |path: &str| format!("http://127.0.0.1:{port}{path}");
 
     // The list, and what a search finds.
@@ -170,7 +170,7 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
     let shown = browser.eval("document.querySelectorAll('.steps summary').length").await?;
     let known = "SELECT count() AS n FROM trace_events FINAL WHERE trace_id IN
         (SELECT replaceAll(toString(notification_id), '-', '') FROM notifications WHERE lane = 'high')";
-    ensure!(shown == oracle::number(&house, known).await?, "{shown} steps");
+    ensure!(shown == oracle::number(&install, known).await?, "{shown} steps");
     let outside = "[...document.querySelectorAll('.steps .work, .steps .wait')].filter((bar) => {
         const [own, all] = [bar.getBoundingClientRect(), bar.ownerSVGElement.getBoundingClientRect()];
         return own.left < all.left - 6 || own.right > all.right + 6;
@@ -227,7 +227,7 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
     is_well_made(&mut browser, "queues").await?;
     let queues = text(&mut browser, "#live").await?;
     ensure!(queues.contains("behind") && queues.contains("4000"), "{queues}");
-    house.clickhouse.query(&SAMPLES.replace("4000", "4321")).execute().await?;
+    install.clickhouse.query(&SAMPLES.replace("4000", "4321")).execute().await?;
     browser.eval("document.getElementById('follow').click()").await?;
     browser.until("document.getElementById('live').innerText.includes('4321')").await?;
 
@@ -247,7 +247,7 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
 
     // With a token only the token opens, and a browser remembers it for all that belongs to the page.
     let guarded = std::net::SocketAddr::from(([127, 0, 0, 1], chasqui_embedded::free_port()?));
-    let _guarded = house.worker_with(
+    let _guarded = install.worker_with(
         "gateway",
         &[
             ("CHASQUI_GATEWAY__BIND", &guarded.to_string()),
@@ -256,7 +256,7 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
             ("UI_TOKEN", TOKEN),
         ],
     )?;
-    house.until_running(2).await?;
+    install.until_running(2).await?;
     let mut connection = TcpStream::connect(guarded).await?;
     connection.write_all(b"GET /ui HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").await?;
     let mut answer = String::new();
@@ -267,7 +267,7 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
 
     // While ClickHouse hangs there is a page that says so, and everything else is answered at once.
     browser.open(&page("/ui")).await?;
-    let clickhouse = house.servers().clickhouse().and_then(|server| server.pid()).context("no ClickHouse")?;
+    let clickhouse = install.servers().clickhouse().and_then(|server| server.pid()).context("no ClickHouse")?;
     ensure!(Command::new("kill").args(["-STOP", &clickhouse.to_string()]).status().await?.success());
     let first = "Promise.race([...[1, 2, 3, 4].map((n) => fetch('/ui').then(() => 'ui')),
         fetch('/healthz').then(() => 'healthz')])";
