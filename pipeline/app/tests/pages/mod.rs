@@ -82,8 +82,7 @@ fn every_command_is_one() {
 fn every_target_of_make_is_one() {
     let makefile = fs::read_to_string(pages::root().join("Makefile")).unwrap();
     for page in pages::all().unwrap() {
-        let shown = page.blocks().into_iter().filter(|(language, _)| *language == "sh").map(|(_, line)| line);
-        for line in shown.chain(page.spans()) {
+        for line in page.shell().into_iter().chain(page.spans()) {
             let words: Vec<_> = line.split_whitespace().skip_while(|word| word.contains('=')).collect();
             let ["make", target, ..] = words[..] else { continue };
             let rule = format!("{target}:");

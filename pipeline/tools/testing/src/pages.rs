@@ -49,23 +49,17 @@ pub fn all() -> io::Result<Vec<Page>> {
 }
 
 impl Page {
-    /// Lines of fenced blocks, with the language of the block; lines that a `\` continues are one.
-    pub fn blocks(&self) -> Vec<(&str, String)> {
-        let mut lines = Vec::new();
-        let mut language = None;
-        let mut begun = String::new();
-        for line in self.text.lines() {
-            match (line.trim_start().strip_prefix("```"), language) {
-                (Some(word), None) => language = Some(word.trim()),
-                (Some(_), Some(_)) => language = None,
-                (None, Some(word)) => match line.strip_suffix('\\') {
-                    Some(start) => begun.push_str(start),
-                    None => lines.push((word, std::mem::take(&mut begun) + line)),
-                },
-                (None, None) => {}
-            }
-        }
-        lines
+    /// Fenced blocks of code in a language.
+    pub fn blocks(&self, language: &str) -> Vec<String> {
+        let fenced = self.text.split("```").skip(1).step_by(2);
+        let blocks = fenced.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n'));
+        blocks.map(str::to_owned).collect()
+    }
+
+    /// Lines for a shell; those that a `\` continues are one.
+    pub fn shell(&self) -> Vec<String> {
+        let blocks = self.blocks("sh").concat().replace("\\\n", "");
+        blocks.lines().map(str::to_owned).collect()
     }
 
     /// The text outside of fenced blocks.
@@ -93,8 +87,7 @@ impl Page {
 
     /// The commands of `program` in blocks for a shell, as their arguments.
     pub fn commands(&self, program: &str) -> Vec<Vec<String>> {
-        let shown = self.blocks().into_iter().filter(|(language, _)| *language == "sh");
-        shown.filter_map(|(_, line)| arguments(&line, program)).collect()
+        self.shell().iter().filter_map(|line| arguments(line, program)).collect()
     }
 
     /// The commands of `program` between backticks, which need not be complete.

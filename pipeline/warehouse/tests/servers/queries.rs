@@ -16,6 +16,7 @@ use chasqui_schemas::{
     Delivery, Notification, ReceiptKind, delivery::Address, id, notification::Recipient, receipt::Actor,
     trace::TraceEvent,
 };
+use chasqui_testing::pages;
 use clickhouse::Client;
 use jiff::SignedDuration;
 use serde_json::Value;
@@ -39,6 +40,11 @@ async fn every_query_runs_as_the_analysts_user() -> Result<()> {
         for (name, sql) in &queries {
             let answer = ask(&analyst(&bench), sql).await.with_context(|| name.clone())?;
             assert!(!filled || !answer.rows.is_empty(), "{name} finds nothing");
+        }
+    }
+    for page in pages::all()? {
+        for sql in page.blocks("sql") {
+            ask(&analyst(&bench), &sql).await.with_context(|| format!("{}: {sql}", page.path.display()))?;
         }
     }
     Ok(())

@@ -130,7 +130,7 @@ async fn story(
     );
     println!("  chasqui trace ID            what happened to it");
     println!("  chasqui dead list           what was given up, and `dead replay`");
-    println!("  README.md                   one notification's way through the code");
+    println!("  docs/architecture.md        one notification's way through the code");
     stay(args, addresses, page.as_deref()).await?;
     worker.stop().await?;
     Ok(ExitCode::SUCCESS)

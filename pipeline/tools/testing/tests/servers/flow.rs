@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::ensure;
-use chasqui_testing::{Deliveries, TestInstall, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{Deliveries, TestInstall, oracle, pages, settings::IMPATIENT, submissions};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -111,5 +111,14 @@ async fn a_producer_in_python_needs_only_nats() -> anyhow::Result<()> {
     let found = format!(
         "SELECT count() AS n FROM notifications WHERE request_id = '{request_id}' AND app = 'shop' AND state = 'delivered'"
     );
-    oracle::until(&install, "the notification", &found, 1).await
+    oracle::until(&install, "the notification", &found, 1).await?;
+    // The programs that the pages show, as they stand but for the address.
+    for page in pages::all()? {
+        for program in page.blocks("python").iter().filter(|program| program.starts_with("import")) {
+            let output = python(&["-c", &program.replace("nats://127.0.0.1:4222", nats)]).output().await?;
+            ensure!(output.status.success(), "{}: {}", page.path.display(), String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    let shown = "SELECT count() AS n FROM notifications WHERE idempotency_key = 'order-1042-shipped'";
+    oracle::until(&install, "the notifications of the pages", shown, 4).await
 }
