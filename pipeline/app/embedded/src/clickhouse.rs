@@ -1,7 +1,7 @@
 //! ClickHouse as a supervised process: the parent's side of [`crate::clickhouse_child`].
 //!
 //! Guarantee: it is ours that answers. ClickHouse goes on without a word when its port is taken, so the server is
-//! configured to tell its name at a path of its own, and only that name counts as an answer.
+//! configured to answer with its name at a path of its own, and only that name counts as an answer.
 //!
 //! After a crash: MergeTree tables recover by themselves; an insert that was cut off is either whole or absent.
 
@@ -22,7 +22,7 @@ use crate::error::{EmbeddedError, files_error};
 use crate::options::{ChildProgram, ClickHouseOptions};
 use crate::supervise::{Answer, Program, Running};
 
-/// Where the server tells its name.
+/// The path at which the server answers with its name.
 const NAME_PATH: &str = "/chasqui-instance";
 const ASK_BOUND: Duration = Duration::from_secs(2);
 /// The longest answer that is read, bytes; it is about 500.
@@ -142,10 +142,10 @@ impl Program for ClickHouse {
             io::Result::Ok(answer)
         };
         match timeout(ASK_BOUND, exchange).await {
-            Ok(Ok(answer)) if answer.is_empty() => Answer::Nobody,
+            Ok(Ok(answer)) if answer.is_empty() => Answer::Nothing,
             Ok(Ok(answer)) if answer.windows(self.name.len()).any(|part| part == self.name.as_bytes()) => Answer::Ours,
             Ok(Ok(_)) => Answer::SomeoneElse,
-            Ok(Err(_)) | Err(_) => Answer::Nobody,
+            Ok(Err(_)) | Err(_) => Answer::Nothing,
         }
     }
 

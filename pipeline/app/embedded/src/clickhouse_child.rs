@@ -130,7 +130,7 @@ fn leash(mut parent: std::fs::File, server: PipeWriter) {
     drop(server);
     std::thread::sleep(STOP_BOUND);
     // Still here, so the server hangs. Nothing is lost by SIGKILL that a crash would not lose, and if it should fail
-    // there is nobody left to tell.
+    // no process is left to report to.
     let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
 }
 

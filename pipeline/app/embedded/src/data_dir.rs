@@ -36,7 +36,7 @@ impl DataDir {
     /// Creates the directory if need be and locks it.
     pub(crate) async fn lock(path: &Path) -> Result<Self, EmbeddedError> {
         let mut builder = DirBuilder::new();
-        // Recipients' addresses are in there: nobody else's business.
+        // Recipients' addresses are in there: no other user of the machine may read them.
         builder.recursive(true).mode(0o700);
         for part in ["logs", "nats", "clickhouse"] {
             builder.create(path.join(part)).map_err(files_error(path))?;

@@ -119,7 +119,7 @@ fn a_wrong_sum_is_refused_and_nothing_stays() {
     let error = bench.fetch(Some(&wrong)).unwrap_err();
     assert!(matches!(error, FetchError::Mismatch { .. }), "{error:?}");
     let text = error.to_string();
-    assert!(text.contains(&wrong) && text.contains(&bench.sum), "both sums are told: {text}");
+    assert!(text.contains(&wrong) && text.contains(&bench.sum), "both sums are in the error: {text}");
     assert!(bench.leftovers().is_empty(), "{:?}", bench.leftovers());
 }
 

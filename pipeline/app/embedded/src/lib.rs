@@ -60,8 +60,8 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Fetches what is missing and starts the servers, both at a time; returns when they answer. `progress` is told
-    /// what takes long, in words for the user. Must be called in a tokio runtime with I/O and time.
+    /// Fetches what is missing and starts the servers, both at a time; returns when they answer. `progress` gets
+    /// a line for the user before each step that takes long. Must be called in a tokio runtime with I/O and time.
     ///
     /// # Errors
     /// [`EmbeddedError`]; nothing is left running then.

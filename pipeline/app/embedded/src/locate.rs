@@ -22,7 +22,7 @@ pub const MIN_NATS_VERSION: (u32, u32) = (2, 14);
 /// `nats-server --version` answers in milliseconds, even from a cold disk.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A nats-server to run: the named one, one on `PATH`, or the pinned one. Blocks; `progress` is told what takes time.
+/// A nats-server to run: the named one, one on `PATH`, or the pinned one. Blocks; `progress` gets a line for each step that takes time.
 ///
 /// # Errors
 /// [`FetchError`]; its text says what to do.
@@ -46,7 +46,7 @@ pub fn nats_server(cache_dir: &Path, named: Option<&Path>, progress: &dyn Fn(&st
         .run(&this_platform())
 }
 
-/// The ClickHouse library to load: the named one or the pinned one. Blocks; `progress` is told what takes time.
+/// The ClickHouse library to load: the named one or the pinned one. Blocks; `progress` gets a line for each step that takes time.
 ///
 /// # Errors
 /// [`FetchError`]; its text says what to do.

@@ -144,13 +144,13 @@ impl Program for Nats {
             io::Result::Ok(line)
         };
         let Ok(Ok(line)) = timeout(ASK_BOUND, exchange).await else {
-            return Answer::Nobody;
+            return Answer::Nothing;
         };
         let info = line.strip_prefix("INFO ").and_then(|info| serde_json::from_str::<Info>(info).ok());
         match info {
             Some(info) if info.server_name == self.name => Answer::Ours,
             Some(_) => Answer::SomeoneElse,
-            None if line.is_empty() => Answer::Nobody,
+            None if line.is_empty() => Answer::Nothing,
             None => Answer::SomeoneElse,
         }
     }

@@ -1,4 +1,4 @@
-//! What one-machine mode can be told.
+//! The options of one-machine mode.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ pub struct NatsOptions {
     pub sync_interval: SyncInterval,
     /// The largest message, bytes.
     pub max_payload_bytes: u64,
-    /// Bound of JetStream's files, bytes. Always told: the server's own choice, three quarters of the free disk, would
+    /// Bound of JetStream's files, bytes. Always set: the server's own choice, three quarters of the free disk, would
     /// decide by the machine whether the streams fit.
     pub max_file_store_bytes: u64,
     /// Bound of JetStream's memory streams, bytes.
@@ -112,7 +112,7 @@ impl ChildProgram {
     /// The current executable with the hidden subcommand [`CLICKHOUSE_SUBCOMMAND`].
     ///
     /// # Errors
-    /// If the system does not tell the path of the current executable.
+    /// If the system does not know the path of the current executable.
     pub fn this_executable() -> std::io::Result<Self> {
         Ok(Self { program: std::env::current_exe()?, args: vec![CLICKHOUSE_SUBCOMMAND.into()] })
     }

@@ -44,7 +44,7 @@ pub(crate) enum Client {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Pin {
     pub(crate) package: String,
-    /// The platform tag pip has to be told, so that it does not choose by the Python it runs on.
+    /// The platform tag that pip is given, so that it does not choose by the Python it runs on.
     pub(crate) tag: Option<String>,
     /// The archive's name as the client saves it.
     pub(crate) file: String,

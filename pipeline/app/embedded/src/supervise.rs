@@ -56,10 +56,10 @@ pub(crate) trait Program: Send + Sync + 'static {
     fn stop(&self, running: &mut Running);
 }
 
-/// Who answers on a port.
+/// What answers on a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    Nobody,
+    Nothing,
     Ours,
     SomeoneElse,
 }
@@ -94,7 +94,7 @@ impl Drop for Running {
         // Fails only if it has ended already.
         let _ = self.child.start_kill();
         // A word on the leash before it goes: there is nothing left to be killed, and the process id may soon be
-        // another's. Fails only if nobody listens any more.
+        // another's. Fails only if the receiver is gone.
         if let Some(leash) = &mut self.leash {
             let _ = leash.write_all(b"\n");
         }
@@ -224,7 +224,7 @@ async fn start_once<P: Program>(program: &P) -> Result<Running, Failure> {
     let asking = async {
         loop {
             match program.ask().await {
-                Answer::Nobody => sleep(POLL).await,
+                Answer::Nothing => sleep(POLL).await,
                 answer => break answer,
             }
         }
@@ -240,7 +240,7 @@ async fn start_once<P: Program>(program: &P) -> Result<Running, Failure> {
     }
 }
 
-/// Starts the server again whenever it ends, until told to stop.
+/// Starts the server again whenever it ends, until it is stopped.
 async fn keep_running<P: Program>(
     program: P,
     mut running: Running,
@@ -266,7 +266,7 @@ async fn keep_running<P: Program>(
             }
         }
         state.send_modify(|state| state.pid = None);
-        // Now, not when another takes its place: it tells the watcher that this process id is nobody's any more.
+        // Now, not when another takes its place: the watcher learns from it that this process id is free again.
         drop(running);
         if since.elapsed() > STEADY {
             pause = FIRST_PAUSE;
@@ -310,7 +310,7 @@ fn is_free(port: u16) -> bool {
     TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// A port that nobody listens on, drawn from below those that outgoing connections are given: one of those could take it
+/// A port that no program listens on, drawn from below those that outgoing connections are given: one of those could take it
 /// before the server does, even that by which we ask whether the server answers.
 ///
 /// # Errors

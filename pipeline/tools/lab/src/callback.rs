@@ -1,7 +1,7 @@
 //! What vendors report later about the messages they accepted.
 //!
 //! A message's reports have a natural order (`sent`, `delivered`); the script delays each by itself, so that they
-//! may come in any, and repeats some. A callback that is refused with a 5xx, or finds nobody, is tried again some
+//! may come in any, and repeats some. A callback that is refused with a 5xx, or finds no listener, is tried again some
 //! times, as vendors do. What was accepted is reported however the connection of its call ended.
 //!
 //! Callbacks go to one place, whatever address the request gave: its path and query are kept, and Twilio's signature

@@ -143,7 +143,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, vendor: Vendor, mut listener: Tcp
     let mut open = watch::channel(()).0;
     loop {
         if shared.outage(vendor) {
-            // Nobody listens, so the system itself refuses.
+            // Nothing listens, so the system itself refuses.
             drop(listener);
             open = watch::channel(()).0;
             while shared.outage(vendor) {
@@ -224,7 +224,7 @@ async fn answer(
     let body = tokio::time::timeout(MAX_READ, Limited::new(body, MAX_BODY).collect()).await;
     let body = match body {
         Ok(Ok(body)) => body.to_bytes(),
-        // Beyond all limits, or broken off; then nobody reads this.
+        // Beyond all limits, or broken off; then the caller does not read this.
         Ok(Err(_)) => return Ok(whole(&Reply::empty(413, "413"))),
         Err(_late) => return Ok(whole(&Reply::empty(408, "408"))),
     };
@@ -238,7 +238,7 @@ async fn answer(
     let decided = decide(&shared, vendor, &request);
     let place = match shared.ledger.enter(decided.call) {
         Ok(place) => place,
-        // Nobody may believe a ledger that misses a call.
+        // A ledger that misses a call must not be believed.
         Err(error) => {
             let words = format!("the lab cannot write its log: {error}");
             return Ok(whole(&Reply::text(500, "log", &words)));

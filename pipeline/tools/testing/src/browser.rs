@@ -35,7 +35,7 @@ pub struct Browser {
     complaints: Vec<String>,
 }
 
-/// What a screen reader is told of an element.
+/// An element as a screen reader gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accessible {
     /// Its ARIA role.
@@ -111,7 +111,7 @@ impl Browser {
         }
     }
 
-    /// The next message; what it tells of the page is kept.
+    /// The next message; what the page complains of in it is kept.
     async fn next(&mut self, deadline: Instant) -> anyhow::Result<Value> {
         let mut bytes = Vec::new();
         let left = deadline.saturating_duration_since(Instant::now());
@@ -227,7 +227,7 @@ impl Browser {
         Ok(std::fs::write(path, BASE64_STANDARD.decode(data)?)?)
     }
 
-    /// What a screen reader is told, in order.
+    /// What a screen reader gets of the page, in order.
     ///
     /// # Errors
     /// Fails where the browser refuses.
@@ -235,8 +235,8 @@ impl Browser {
         let answer = self.call("Accessibility.getFullAXTree", json!({})).await?;
         let nodes = answer["nodes"].as_array().context("no tree")?;
         let word = |node: &Value, key: &str| node[key]["value"].as_str().unwrap_or_default().to_owned();
-        let told = nodes.iter().filter(|node| node["ignored"] != true);
-        Ok(told.map(|node| Accessible { role: word(node, "role"), name: word(node, "name") }).collect())
+        let exposed = nodes.iter().filter(|node| node["ignored"] != true);
+        Ok(exposed.map(|node| Accessible { role: word(node, "role"), name: word(node, "name") }).collect())
     }
 
     /// What the page's console said since it was asked last: errors, blocked resources, exceptions.

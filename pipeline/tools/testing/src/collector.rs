@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector's side of OTLP, over HTTP and gRPC on one port: keeps what it is sent, and answers as told.
+//! An OpenTelemetry collector's side of OTLP, over HTTP and gRPC on one port: keeps what it is sent, and answers as the test sets.
 
 use std::{
     collections::BTreeMap,

@@ -123,7 +123,7 @@ impl Nats {
         assert!(server.restarted(before + 1).await, "it did not come back");
     }
 
-    /// Stops it, and nobody starts it.
+    /// Stops it; its supervisor does not start it again.
     pub async fn stop(&mut self) {
         if let Some(server) = self.server.take() {
             server.shutdown().await;
@@ -166,11 +166,6 @@ impl ClickHouse {
     /// A client of the database `chasqui`, as the default user.
     pub fn client(&self) -> clickhouse::Client {
         clickhouse::Client::default().with_url(&self.url).with_database("chasqui")
-    }
-
-    /// Its process, to send signals to.
-    pub fn pid(&self) -> u32 {
-        self.server.clickhouse().unwrap().pid().unwrap()
     }
 
     /// Kills it as a crash would, and waits until its supervisor has it back.

@@ -16,7 +16,7 @@ use crate::{TestInstall, oracle};
 
 /// Settings that send everything to the lab: to two vendors where there are two, with waits of seconds, because an
 /// outage in a test takes seconds. After an ambiguous attempt the channels do what they do by default: SMS holds, the
-/// others retry. A busy machine is nobody's trouble: calls and messages have more time than such a machine takes.
+/// others retry. Calls and messages have more time than a busy machine takes, so that its slowness fails no test.
 pub fn settings(lab: &Lab) -> String {
     let mut settings = lab.settings().clone();
     let send = &mut settings.tables["send"];
@@ -74,7 +74,7 @@ pub struct Row {
     pub request_id: Uuid,
     /// What kind of address it went to.
     pub channel: String,
-    /// Whom it was given to last.
+    /// The account that it was given to last.
     pub provider: String,
     /// Where it has got to.
     pub state: String,
@@ -117,7 +117,7 @@ impl Account {
             _ => false,
         };
         let once = channel != "sms" || self.accepted() <= 1;
-        // An attempt that found nobody listening is no call; none is two calls.
+        // An attempt at an address where nothing listens is no call; no attempt is two calls.
         story && once && self.calls.len() <= *attempts && (channel == "in_app") == (inbox > 0)
     }
 }

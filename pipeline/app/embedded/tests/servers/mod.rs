@@ -227,7 +227,7 @@ async fn a_server_that_cannot_start_says_why() -> Result<()> {
     Ok(())
 }
 
-/// Not a test by itself: the process that `no_server_outlives_a_killed_parent` kills. It tells its servers' ids.
+/// Not a test by itself: the process that `no_server_outlives_a_killed_parent` kills. It prints its servers' process ids.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by no_server_outlives_a_killed_parent"]
 async fn parent_to_be_killed() -> Result<()> {

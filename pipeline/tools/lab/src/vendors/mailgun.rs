@@ -60,7 +60,7 @@ impl Mailgun {
         if let Some((place, why)) = self.spec.violation(&mail) {
             return Err(error(400, &format!("{place}: {why}")));
         }
-        // Mailgun would ignore the field, and nobody would know.
+        // Mailgun would ignore the field, and the mistake would stay hidden.
         let known = |name: &str| self.spec.names(name) || name.starts_with("h:") || name.starts_with("v:");
         if let Some((name, _)) = fields.iter().find(|(name, _)| !known(name)) {
             return Err(error(400, &format!("{name}: no such parameter")));

@@ -123,7 +123,7 @@ impl Api for Twilio {
             "account_sid": account, "api_version": "2010-04-01", "body": text, "date_created": now,
             "date_sent": null, "date_updated": now, "direction": "outbound-api", "error_code": null,
             "error_message": null, "from": message["From"], "messaging_service_sid": service, "num_media": "0",
-            // With a messaging service nobody knows yet.
+            // With a messaging service, the number is not known yet.
             "num_segments": if service.is_null() { sms::parts(text).to_string() } else { "0".to_owned() },
             "price": null, "price_unit": null, "sid": sid,
             "status": if service.is_null() { "queued" } else { "accepted" },

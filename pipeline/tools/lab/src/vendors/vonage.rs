@@ -114,7 +114,7 @@ impl Api for Vonage {
                 message_part
             })
             .collect();
-        // Whoever has more to say in a reference ends it with the delivery, after a dot.
+        // A reference that says more ends with the delivery, after a dot.
         let reference = text("client-ref").rsplit('.').next().unwrap_or_default();
         let delivery_id = delivery_of(text("callback")).unwrap_or_else(|| reference.to_owned());
         let echo = json!({

@@ -48,7 +48,7 @@ pub struct Disk {
 struct Power {
     state: Mutex<State>,
     cut: watch::Sender<bool>,
-    /// Told when calls that hang are to fail: there is nobody left to be told a lie.
+    /// Notified when calls that hang are to fail: the process that made them has been killed, and reads no answer.
     released: Condvar,
 }
 
@@ -83,7 +83,7 @@ impl Disk {
     }
 
     fn switch_off(&mut self) {
-        // Nobody shall find an empty directory there and take it for the disk.
+        // An empty directory there would be taken for the disk.
         let _ = std::fs::remove_file(&self.path);
         self.power.state().released = true;
         self.power.released.notify_all();
@@ -108,7 +108,7 @@ impl Disk {
         self.power.state().tree.sync_all();
     }
 
-    /// Brings back what is durable. Whoever used the disk must have been killed: its calls return now, with errors.
+    /// Brings back what is durable. The process that used the disk must have been killed: its calls return now, with errors.
     ///
     /// # Errors
     /// Fails where it cannot be mounted.

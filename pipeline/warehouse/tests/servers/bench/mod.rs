@@ -1,36 +1,31 @@
 //! A real nats-server and a real ClickHouse for one test, the streams this crate reads, and a road between writer
 //! and ClickHouse that can be closed.
 
-#![allow(dead_code, reason = "not every test uses all of it")]
-
 pub(crate) mod story;
 
 use std::{
     collections::HashMap,
-    ffi::OsString,
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use async_nats::jetstream::{
-    self, Context,
+    Context,
     consumer::{AckPolicy, PullConsumer, pull},
     stream::Config,
 };
-use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, Options};
 use chasqui_nats::Publisher;
 use chasqui_schemas::{
     consumer, stream, subject,
     trace::{self, TraceEvent},
 };
 use chasqui_services::run_receipts;
-use chasqui_testing::servers;
+use chasqui_testing::servers::{ClickHouse, Nats};
 use chasqui_trace::TraceSink;
 use chasqui_warehouse::{MigrateSettings, WriterSettings, migrate, run_writer};
 use clickhouse::Client;
@@ -50,36 +45,30 @@ pub(crate) struct Bench {
     pub(crate) nats: Context,
     pub(crate) clickhouse: Client,
     pub(crate) clickhouse_url: String,
-    embedded: Embedded,
-    _dir: tempfile::TempDir,
+    pub(crate) clickhouse_server: ClickHouse,
+    _nats_server: Nats,
 }
 
 impl Bench {
     pub(crate) async fn start() -> Result<Self> {
-        let program = clickhouse_program()?;
-        Self::start_with(ChildProgram { program, args: Vec::new() }, String::new()).await
+        Self::start_with(String::new(), &[]).await
     }
 
     /// With users from a file of ClickHouse's own kind, and the variables that it refers to. The client is still the
     /// default user's.
     pub(crate) async fn start_with_users(users: &Path, variables: &[&str]) -> Result<Self> {
-        let mut args: Vec<OsString> = variables.iter().map(Into::into).collect();
-        args.push(clickhouse_program()?.into());
-        let child = ChildProgram { program: "/usr/bin/env".into(), args };
-        Self::start_with(child, format!("<users_config>{}</users_config>", users.display())).await
+        Self::start_with(format!("<users_config>{}</users_config>", users.display()), variables).await
     }
 
-    async fn start_with(child: ChildProgram, extra_config: String) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let options = Options {
-            clickhouse: Some(ClickHouseOptions { child: Some(child), extra_config, ..ClickHouseOptions::default() }),
-            ..Options::new(dir.path(), servers::cache())
-        };
-        let embedded = Embedded::start(options, |step| eprintln!("{step}")).await?;
-        let nats = jetstream::new(async_nats::connect(embedded.nats_url().context("nats")?).await?);
-        let clickhouse_url = embedded.clickhouse_url().context("clickhouse")?.to_owned();
-        let clickhouse = Client::default().with_url(&clickhouse_url).with_database("chasqui");
-        Ok(Bench { nats, clickhouse, clickhouse_url, embedded, _dir: dir })
+    async fn start_with(extra_config: String, variables: &[&str]) -> Result<Self> {
+        let (nats_server, clickhouse_server) = tokio::join!(Nats::start(), ClickHouse::start(extra_config, variables));
+        Ok(Bench {
+            nats: nats_server.context().await,
+            clickhouse: clickhouse_server.client(),
+            clickhouse_url: clickhouse_server.url().to_owned(),
+            clickhouse_server,
+            _nats_server: nats_server,
+        })
     }
 
     /// With streams and tables.
@@ -122,10 +111,6 @@ impl Bench {
         Ok(())
     }
 
-    pub(crate) fn clickhouse_pid(&self) -> Result<u32> {
-        self.embedded.clickhouse().and_then(|server| server.pid()).context("clickhouse")
-    }
-
     /// Merges all parts of a table. ClickHouse declines while it is merging some of them by itself.
     pub(crate) async fn merge(&self, table: &str) -> Result<()> {
         let sql = format!("OPTIMIZE TABLE {table} FINAL SETTINGS optimize_throw_if_noop = 1");
@@ -135,14 +120,6 @@ impl Bench {
             }
         };
         timeout(PATIENCE, merged).await.with_context(|| format!("merging {table}"))
-    }
-
-    /// Kills ClickHouse, for the `times`th time, and waits until it is back.
-    pub(crate) async fn kill_clickhouse(&self, times: u64) -> Result<()> {
-        let server = self.embedded.clickhouse().context("clickhouse")?;
-        server.kill();
-        ensure!(timeout(PATIENCE, server.restarted(times)).await?, "ClickHouse did not come back");
-        Ok(())
     }
 
     /// Runs the writer with small batches; `url` is where ClickHouse is for it.
@@ -275,24 +252,6 @@ impl Running {
         self.stop.cancel();
         Ok(timeout(PATIENCE, self.task).await???)
     }
-}
-
-/// The program that becomes ClickHouse: of another package, so cargo does not build it with these tests.
-fn clickhouse_program() -> Result<PathBuf> {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(program) = PROGRAM.get() {
-        return Ok(program.clone());
-    }
-    let executable = std::env::current_exe()?;
-    let profile = executable.ancestors().nth(2).context("target directory")?;
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--package", "chasqui-embedded", "--bin", "chasqui-clickhouse"]);
-    build.arg("--target-dir").arg(profile.parent().context("target directory")?);
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    ensure!(build.status()?.success(), "building chasqui-clickhouse");
-    Ok(PROGRAM.get_or_init(|| profile.join("chasqui-clickhouse")).clone())
 }
 
 /// What a [`Road`] does with a connection.
