@@ -6,15 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use chasqui_contract::Provider;
+use chasqui_providers::{apns, fcm, mailgun, sandbox, sendgrid, smtp, twilio, vonage, webpush};
 use chasqui_rules::{Candidate, Routes};
 use chasqui_schemas::{Channel, record::Platform};
 use chasqui_settings::SettingsError;
 use serde::Deserialize;
 
-use crate::{
-    alerts, breaker,
-    providers::{apns, fcm, mailgun, sandbox, sendgrid, smtp, twilio, vonage, webpush},
-};
+use crate::{alerts, breaker};
 
 /// Every setting with its default, as commented TOML.
 pub const DEFAULTS: &str = include_str!("../send.toml");
@@ -110,6 +108,12 @@ impl Config {
             Channel::Email => &self.email,
             Channel::InApp => &self.in_app,
         }
+    }
+
+    /// The settings of every provider.
+    pub(crate) fn accounts(&self) -> chasqui_providers::Configs<'_> {
+        let Config { apns, fcm, webpush, twilio, vonage, smtp, sendgrid, mailgun, sandbox, .. } = self;
+        chasqui_providers::Configs { apns, fcm, webpush, twilio, vonage, smtp, sendgrid, mailgun, sandbox }
     }
 
     /// Which providers serve what: for prioritize, which writes one into the delivery, and for send's failover.

@@ -18,7 +18,6 @@ use crate::{
     attempt::{Attempts, PATIENCE, Start},
     circuit::{Circuit, Permit},
     consent::withdrawn,
-    providers,
     retire::retire,
     retry::{decide_from, wait_until},
 };
@@ -67,7 +66,7 @@ impl SendStage {
     /// # Errors
     /// See [`SettingsError`].
     pub fn from_config(config: &Config, ports: Ports) -> Result<Self, SettingsError> {
-        let providers = providers::build(config, ports.inbox.clone(), ports.clock.clone())?;
+        let providers = chasqui_providers::build(config.accounts(), ports.inbox.clone(), ports.clock.clone())?;
         let alerts = Alerts::start(&config.alerts, &providers, ports.clock.clone())?;
         Ok(SendStage { alerts: Some(alerts), ..Self::new(config, providers, ports)? })
     }

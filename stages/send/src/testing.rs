@@ -21,12 +21,10 @@ use chasqui_schemas::{
 };
 use chasqui_settings::SecretSource;
 use jiff::{SignedDuration, Timestamp};
-use reqwest::{StatusCode, header::HeaderMap};
-use serde_json::Value;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-use crate::{Config, DEFAULTS, http::Reply};
+use crate::{Config, DEFAULTS};
 
 /// The default configuration.
 pub(crate) fn config() -> Config {
@@ -98,17 +96,6 @@ pub(crate) fn delivery_to(address: Address) -> Delivery {
         pass: 0,
         sending_since: None,
     }
-}
-
-/// `delivery` with `overrides.<provider>`.
-pub(crate) fn overridden(delivery: Delivery, provider: &str, over: Value) -> Delivery {
-    Delivery { overrides: [(provider.to_owned(), over)].into_iter().collect(), ..delivery }
-}
-
-/// What a provider answers.
-pub(crate) fn reply(status: u16, headers: &[(&'static str, &str)], body: impl Into<Bytes>) -> Reply {
-    let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-    Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::from_iter(headers), body: body.into() }
 }
 
 /// A place that holds a credential, as long as the file lives.

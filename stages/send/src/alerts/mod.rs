@@ -22,7 +22,6 @@
 //! memory: a crash forgets them, and the failures themselves are in ClickHouse as ever.
 
 mod aggregate;
-mod slack;
 
 use std::{
     sync::{
@@ -33,6 +32,7 @@ use std::{
 };
 
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
+use chasqui_providers::slack;
 use chasqui_schemas::{
     Delivery, Lane, Reason,
     delivery::{Address, Endpoint},

@@ -1,0 +1,110 @@
+//! Push to Android devices, through Firebase Cloud Messaging, HTTP v1.
+//!
+//! Guarantee: one request per call, and a second one only where Google refused the first because our access token did
+//! not hold. The answer says `NoAnswer` exactly when the request may have been taken without our knowing; what happens
+//! before it, waiting for a turn and for an access token, is never ambiguous. Access tokens live in this process only;
+//! a restart fetches one anew.
+//!
+//! # What an answer means
+//! | status, `errorCode` | means |
+//! |---|---|
+//! | 200 with a `name` | accepted; the name is its id |
+//! | 404 `UNREGISTERED` | dead endpoint |
+//! | 400 `INVALID_ARGUMENT` | dead endpoint; refused, where a `BadRequest` names a field of the message |
+//! | 403 `SENDER_ID_MISMATCH` | refused: the token is of another project |
+//! | 429 `QUOTA_EXCEEDED`, any other 429 | throttled, for `Retry-After` or 60 s |
+//! | 500 `INTERNAL`, 503 `UNAVAILABLE` | try later |
+//! | 401 `THIRD_PARTY_AUTH_ERROR` | misconfigured |
+//! | 401 without a code | a new access token, once; then misconfigured |
+//! | 403, 404 without a code of these | misconfigured: the account, the project or the address |
+//! | any other | as [its status](crate::http::Reply::by_status) |
+//!
+//! Google asks to wait 10 s before the first repeat, longer each time, and to give up within the hour: the channel's
+//! schedule and horizon do. It also limits messages per device (240 a minute, 5,000 an hour) and answers 429.
+//!
+//! Sources: [error codes](https://firebase.google.com/docs/cloud-messaging/error-codes),
+//! [quotas](https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas).
+
+mod classify;
+mod config;
+mod oauth;
+mod request;
+#[cfg(test)]
+pub(crate) mod test_key;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chasqui_contract::{Answer, Clock, Provider};
+use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_settings::SettingsError;
+use reqwest::{
+    Method, Request, Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+};
+
+pub use self::config::Config;
+use self::{classify::classify, oauth::OAuth};
+use crate::http::{self, Http};
+
+/// The provider's name.
+pub const NAME: &str = "fcm";
+
+/// Pushes to Android devices.
+pub(crate) struct Fcm {
+    http: Http,
+    url: Url,
+    oauth: OAuth,
+    clock: Arc<dyn Clock>,
+}
+
+impl Fcm {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        let account = config.account()?;
+        let http = Http::new("send.fcm", &config.reach())?;
+        let base = http::address("send.fcm.base_url", &config.base_url)?;
+        Ok(Fcm {
+            url: http::below(base, &["v1", "projects", &account.project, "messages:send"]),
+            oauth: OAuth::new(account, http.clone(), clock.clone()),
+            http,
+            clock,
+        })
+    }
+
+    async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
+        let deadline = self.http.deadline();
+        let body = request::body(delivery, self.clock.now())?;
+        let mut renewed = false;
+        loop {
+            let token = self.oauth.get(deadline).await?;
+            let mut request = Request::new(Method::POST, self.url.clone());
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            request.headers_mut().insert(AUTHORIZATION, token.clone());
+            *request.body_mut() = Some(body.clone().into());
+            let reply = self.http.exchange_by(deadline, request).await?;
+            if !renewed && classify::is_unauthenticated(&reply) {
+                renewed = true;
+                self.oauth.forget(&token);
+                continue;
+            }
+            return Ok(classify(&reply, self.clock.now()));
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Fcm {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
+        channel == Channel::Push && platform == Some(Platform::Android)
+    }
+
+    async fn send(&self, delivery: &Delivery) -> Answer {
+        self.call(delivery).await.unwrap_or_else(|answer| answer)
+    }
+}

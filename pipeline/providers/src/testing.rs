@@ -1,0 +1,157 @@
+//! What the crate's tests share: settings, deliveries, answers, an inbox.
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chasqui_contract::{Inbox, StoreError};
+use chasqui_schemas::{
+    Channel, Delivery, Lane,
+    delivery::{Address, Endpoint},
+    id,
+    record::Platform,
+    submission::Content,
+};
+use chasqui_settings::SecretSource;
+use jiff::{SignedDuration, Timestamp};
+use reqwest::{StatusCode, header::HeaderMap};
+use serde_json::Value;
+use tempfile::NamedTempFile;
+use uuid::Uuid;
+
+use crate::{Configs, apns, fcm, http::Reply, mailgun, sandbox, sendgrid, smtp, twilio, vonage, webpush};
+
+/// The manual of all of them.
+pub(crate) const DEFAULTS: &str = include_str!("../../../stages/send/send.toml");
+
+/// What of `[send]` concerns providers.
+#[derive(serde::Deserialize)]
+pub(crate) struct Config {
+    pub(crate) apns: apns::Config,
+    pub(crate) fcm: fcm::Config,
+    pub(crate) webpush: webpush::Config,
+    pub(crate) twilio: twilio::Config,
+    pub(crate) vonage: vonage::Config,
+    pub(crate) smtp: smtp::Config,
+    pub(crate) sendgrid: sendgrid::Config,
+    pub(crate) mailgun: mailgun::Config,
+    pub(crate) sandbox: sandbox::Config,
+}
+
+impl Config {
+    pub(crate) fn all(&self) -> Configs<'_> {
+        let Config { apns, fcm, webpush, twilio, vonage, smtp, sendgrid, mailgun, sandbox } = self;
+        Configs { apns, fcm, webpush, twilio, vonage, smtp, sendgrid, mailgun, sandbox }
+    }
+}
+
+/// The default configuration.
+pub(crate) fn config() -> Config {
+    config_with("").unwrap()
+}
+
+/// The default configuration with a TOML text over it, as the runtime lays it.
+pub(crate) fn config_with(over: &str) -> Result<Config, toml::de::Error> {
+    fn lay(over: toml::Table, under: &mut toml::Table) {
+        for (key, value) in over {
+            match (value, under.get_mut(&key)) {
+                (toml::Value::Table(over), Some(toml::Value::Table(under))) => lay(over, under),
+                (value, _) => _ = under.insert(key, value),
+            }
+        }
+    }
+    let mut whole: toml::Table = DEFAULTS.parse().unwrap();
+    lay(over.parse()?, &mut whole);
+    whole.remove("send").unwrap().try_into()
+}
+
+/// Seconds after the moment at which every test begins.
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    "2026-03-01T12:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds)
+}
+
+/// A first attempt, submitted at `at(0)`.
+pub(crate) fn delivery(channel: Channel) -> Delivery {
+    let address = match channel {
+        Channel::Push => Address::Device { platform: Platform::Android, token: "token-1".into(), registered_at: None },
+        Channel::Sms => Address::Phone("+491711234567".into()),
+        Channel::Email => Address::Mailbox("ada@example.com".into()),
+        Channel::InApp => Address::Inbox("ada".into()),
+    };
+    delivery_to(address)
+}
+
+/// A first attempt to an address.
+pub(crate) fn delivery_to(address: Address) -> Delivery {
+    let endpoint = Endpoint { id: "endpoint".into(), address };
+    let notification_id = id::notification(at(0), Uuid::nil(), "ada");
+    Delivery {
+        id: id::delivery(notification_id, endpoint.channel(), &endpoint.id),
+        notification_id,
+        request_id: Uuid::nil(),
+        app: "shop".into(),
+        category: "order".into(),
+        template: String::new(),
+        variant: String::new(),
+        locale: String::new(),
+        lane: Lane::Normal,
+        category_lane: None,
+        user: Some("ada".into()),
+        endpoint,
+        content: Content {
+            title: Some("Your order".into()),
+            body: Some("It is on its way.".into()),
+            ..Content::default()
+        },
+        sms_segments: 0,
+        submitted_at: at(0),
+        expires_at: None,
+        collapse_key: None,
+        overrides: serde_json::Map::new(),
+        unsubscribe_url: None,
+        traceparent: None,
+        provider: "script".into(),
+        attempt: 1,
+        pass: 0,
+        sending_since: None,
+    }
+}
+
+/// `delivery` with `overrides.<provider>`.
+pub(crate) fn overridden(delivery: Delivery, provider: &str, over: Value) -> Delivery {
+    Delivery { overrides: [(provider.to_owned(), over)].into_iter().collect(), ..delivery }
+}
+
+/// What a provider answers.
+pub(crate) fn reply(status: u16, headers: &[(&'static str, &str)], body: impl Into<Bytes>) -> Reply {
+    let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::from_iter(headers), body: body.into() }
+}
+
+/// A place that holds a credential, as long as the file lives.
+pub(crate) fn secret(text: &str) -> (SecretSource, NamedTempFile) {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{text}\n")).unwrap();
+    (SecretSource { file: Some(file.path().to_owned()), env: None }, file)
+}
+
+/// One appended message: app, user, delivery, JSON.
+pub(crate) type Appended = (String, String, Uuid, Bytes);
+
+/// An inbox in memory; it fails with `error`, where there is one.
+#[derive(Default)]
+pub(crate) struct TestInbox {
+    pub(crate) appended: Mutex<Vec<Appended>>,
+    pub(crate) error: Mutex<Option<StoreError>>,
+}
+
+#[async_trait]
+impl Inbox for TestInbox {
+    async fn append(&self, app: &str, user: &str, delivery_id: Uuid, message: Bytes) -> Result<(), StoreError> {
+        if let Some(error) = self.error.lock().unwrap().take() {
+            return Err(error);
+        }
+        self.appended.lock().unwrap().push((app.to_owned(), user.to_owned(), delivery_id, message));
+        Ok(())
+    }
+}
