@@ -32,6 +32,7 @@ SELECT
                 'lane', toString(lane),
                 'channel', toString(channel),
                 'provider', toString(provider),
+                'vendor', toString(vendor),
                 'status', toString(status),
                 'state', toString(state),
                 'reason', toString(reason),

@@ -20,6 +20,7 @@ SELECT
     CAST(s.channel, 'LowCardinality(String)') AS channel,
     substring(s.lane, 7) AS lane,
     substring(s.provider, 7) AS provider,
+    substring(s.vendor, 7) AS vendor,
     transform(toUInt8OrZero(substring(outcome, 1, 1)), [1, 2, 3, 4, 5, 6, 7], ['rejected', 'suppressed', 'expired', 'dead', 'sent', 'delivered', 'bounced'], 'pending') AS state,
     substring(outcome, 7) AS reason,
     transform(stage_rank, [1, 2, 3, 4, 5, 6, 7], ['validate', 'enrich', 'filter', 'dedupe', 'render', 'prioritize', 'send'], '') AS stage,
@@ -58,7 +59,8 @@ ALTER TABLE deliveries
     COMMENT COLUMN locale 'Locale that was rendered',
     COMMENT COLUMN channel 'push, sms, email or in_app',
     COMMENT COLUMN lane 'critical, high, normal or bulk: the one it was sent on',
-    COMMENT COLUMN provider 'Provider called last',
+    COMMENT COLUMN provider 'Account called last',
+    COMMENT COLUMN vendor 'Vendor of that account',
     COMMENT COLUMN state 'pending, rejected, suppressed, expired, dead, sent (accepted, nothing more known), delivered or bounced',
     COMMENT COLUMN reason 'Reason code of that state; empty where there is none',
     COMMENT COLUMN stage 'The furthest stage reached',
@@ -190,6 +192,7 @@ SELECT
     locale,
     channel,
     provider,
+    vendor,
     lane,
     state,
     count() AS deliveries,
@@ -204,7 +207,7 @@ SELECT
     countIf(complained_at IS NOT NULL) AS complained,
     sum(attempts) AS attempts
 FROM deliveries
-GROUP BY minute, app, category, template, variant, locale, channel, provider, lane, state
+GROUP BY minute, app, category, template, variant, locale, channel, provider, vendor, lane, state
 COMMENT 'Deliveries by minute of submission and every dimension';
 
 ALTER TABLE delivery_stats
@@ -215,7 +218,8 @@ ALTER TABLE delivery_stats
     COMMENT COLUMN variant 'Variant of the template',
     COMMENT COLUMN locale 'Locale that was rendered',
     COMMENT COLUMN channel 'push, sms, email or in_app',
-    COMMENT COLUMN provider 'Provider called last',
+    COMMENT COLUMN provider 'Account called last',
+    COMMENT COLUMN vendor 'Vendor of that account',
     COMMENT COLUMN lane 'critical, high, normal or bulk: the one it was sent on',
     COMMENT COLUMN state 'pending, rejected, suppressed, expired, dead, sent (accepted, nothing more known), delivered or bounced',
     COMMENT COLUMN deliveries 'Number of deliveries',
@@ -242,6 +246,7 @@ SELECT
     lane,
     channel,
     provider,
+    vendor,
     stage,
     reason,
     attempt,
@@ -264,7 +269,8 @@ ALTER TABLE dead_letters
     COMMENT COLUMN category 'The kind of message',
     COMMENT COLUMN lane 'critical, high, normal or bulk',
     COMMENT COLUMN channel 'push, sms, email or in_app; empty before render',
-    COMMENT COLUMN provider 'Provider called last',
+    COMMENT COLUMN provider 'Account called last',
+    COMMENT COLUMN vendor 'Vendor of that account',
     COMMENT COLUMN stage 'The stage that gave up',
     COMMENT COLUMN reason 'Reason code',
     COMMENT COLUMN attempt 'Provider attempts that were made',

@@ -49,7 +49,7 @@ pub struct Delivery {
     /// A newer message with the same key replaces an older one on the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collapse_key: Option<String>,
-    /// Fields for the payload of a provider, by the provider's name.
+    /// Fields for the payload of a vendor, by the vendor's name.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub overrides: Map<String, Value>,
     /// Where one POST unsubscribes the recipient (RFC 8058); only for mail of categories that are not mandatory.
@@ -58,7 +58,7 @@ pub struct Delivery {
     /// As [`crate::notification::Request::traceparent`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
-    /// Set by prioritize: the provider to call. Empty before.
+    /// Set by prioritize: the account to send through. Empty before.
     #[serde(default)]
     pub provider: String,
     /// The attempt to make next; the first is 1.
@@ -72,6 +72,36 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// Chasqui's own message to those who run it: an alert. It belongs to no submission.
+    pub fn notice(id: Uuid, address: Address, content: Content, at: Timestamp) -> Self {
+        Delivery {
+            id,
+            notification_id: id,
+            request_id: id,
+            app: "chasqui".to_owned(),
+            category: "alert".to_owned(),
+            template: String::new(),
+            variant: String::new(),
+            locale: String::new(),
+            lane: Lane::High,
+            category_lane: None,
+            user: None,
+            endpoint: Endpoint { id: "developers".to_owned(), address },
+            content,
+            sms_segments: 0,
+            submitted_at: at,
+            expires_at: None,
+            collapse_key: None,
+            overrides: Map::new(),
+            unsubscribe_url: None,
+            traceparent: None,
+            provider: String::new(),
+            attempt: 1,
+            pass: 0,
+            sending_since: None,
+        }
+    }
+
     /// The channel it goes out on.
     pub fn channel(&self) -> Channel {
         self.endpoint.channel()

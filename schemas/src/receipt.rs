@@ -46,9 +46,12 @@ pub struct Receipt {
     /// When it happened, by the reporter's clock; when the receipt was stored, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
-    /// The reporter, a provider's name for example.
+    /// The reporter: the account that carried the delivery, or an app's own word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
+    /// The vendor of that account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vendor: Option<String>,
     /// The reporter's own code or words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,

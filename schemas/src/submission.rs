@@ -76,7 +76,7 @@ pub struct Submission {
     /// The producer's own labels. They are stored in the trace and never sent. At most 16 KiB.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// Fields for the payload of a provider, by the provider's name. At most 16 KiB.
+    /// Fields for the payload of a vendor, by the vendor's name. At most 16 KiB.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub overrides: Map<String, Value>,
 }

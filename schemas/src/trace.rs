@@ -67,9 +67,9 @@ pub mod event {
 /// The columns of words, which are often the same from one event to the next; their places in lists of all of them.
 #[allow(missing_docs, reason = "documented at the trace event")]
 pub mod word {
-    pub const COLUMNS: [&str; 13] = [
-        "app", "category", "template", "variant", "locale", "lane", "channel", "provider", "stage", "event", "status",
-        "state", "reason",
+    pub const COLUMNS: [&str; 14] = [
+        "app", "category", "template", "variant", "locale", "lane", "channel", "provider", "vendor", "stage", "event",
+        "status", "state", "reason",
     ];
     pub const APP: usize = 0;
     pub const CATEGORY: usize = 1;
@@ -79,11 +79,12 @@ pub mod word {
     pub const LANE: usize = 5;
     pub const CHANNEL: usize = 6;
     pub const PROVIDER: usize = 7;
-    pub const STAGE: usize = 8;
-    pub const EVENT: usize = 9;
-    pub const STATUS: usize = 10;
-    pub const STATE: usize = 11;
-    pub const REASON: usize = 12;
+    pub const VENDOR: usize = 8;
+    pub const STAGE: usize = 9;
+    pub const EVENT: usize = 10;
+    pub const STATUS: usize = 11;
+    pub const STATE: usize = 12;
+    pub const REASON: usize = 13;
 }
 
 /// What else explains a step: names and values.
@@ -122,8 +123,10 @@ pub struct TraceEvent {
     pub lane: CompactString,
     /// The channel of the delivery.
     pub channel: CompactString,
-    /// The provider called.
+    /// The account called, or the reporter of a receipt.
     pub provider: CompactString,
+    /// The vendor of that account; empty before it is called, and on receipts of apps.
+    pub vendor: CompactString,
     /// The stage, or `receipt`.
     pub stage: CompactString,
     /// See [`event`].
@@ -161,6 +164,7 @@ impl TraceEvent {
             &self.lane,
             &self.channel,
             &self.provider,
+            &self.vendor,
             &self.stage,
             &self.event,
             &self.status,
@@ -187,6 +191,7 @@ impl TraceEvent {
             lane: word(word::LANE),
             channel: word(word::CHANNEL),
             provider: word(word::PROVIDER),
+            vendor: word(word::VENDOR),
             stage: word(word::STAGE),
             event: word(word::EVENT),
             status: word(word::STATUS),

@@ -67,7 +67,8 @@ pub struct StatsArgs {
     /// Submitted since: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, default_value = "24h", value_parser = since)]
     pub since: Timestamp,
-    /// What deliveries are told apart by: app, category, template, variant, locale, channel, provider, lane, state or hour.
+    /// What deliveries are told apart by: app, category, template, variant, locale, channel, provider, vendor, lane, state or
+    /// hour.
     #[arg(long, default_value = "channel", value_parser = dimension)]
     pub by: Dimension,
     /// Prints JSON.
@@ -249,7 +250,7 @@ pub struct DeadFilter {
     /// Only from this stage, or from the services `trace` and `receipt`; rejected submissions are validate's.
     #[arg(long, value_parser = dead_stage)]
     pub stage: Option<String>,
-    /// Only from this provider.
+    /// Only from this account.
     #[arg(long)]
     pub provider: Option<String>,
     /// Only of this notification, delivery or rejected request.

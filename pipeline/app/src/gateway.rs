@@ -39,6 +39,7 @@ impl Gateway {
             public_url: &gateway.public_url,
             links: settings.links.open(&gateway.public_url)?,
             reporters: Reporters::of(&tokens, is_local)?,
+            callbacks: chasqui_providers::callbacks(&settings.accounts, &gateway.public_url)?,
             client,
             clock,
         })?;

@@ -5,29 +5,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use chasqui_rules::{RouteSettings, Routes};
 use chasqui_schemas::Lane;
 use chasqui_settings::{SecretSource, SettingsError};
 use serde::Deserialize;
 use serde_json::Value;
 
 /// The manuals, in the order in which `chasqui config` prints them.
-const DEFAULTS: [&str; 11] = [
+const DEFAULTS: [&str; 13] = [
     include_str!("../app.toml"),
     chasqui_nats::settings::DEFAULTS,
     chasqui_warehouse::settings::DEFAULTS,
     chasqui_runtime::settings::DEFAULTS,
     chasqui_stores::pepper::DEFAULTS,
     chasqui_services::monitor::DEFAULTS,
+    chasqui_rules::routes::DEFAULTS,
     chasqui_send::DEFAULTS,
     chasqui_http::settings::DEFAULTS,
     chasqui_links::settings::DEFAULTS,
     chasqui_engagement::settings::DEFAULTS,
     chasqui_console::DEFAULTS,
+    // Last, because the example accounts follow.
+    chasqui_providers::DEFAULTS,
 ];
 
-/// The manual of every setting, with its default.
+/// The manual of every setting, with its default, and an example account of each vendor.
 pub fn manual() -> String {
-    DEFAULTS.join("\n")
+    DEFAULTS.join("\n") + &chasqui_providers::manual()
 }
 
 /// All settings.
@@ -42,7 +46,9 @@ pub struct Settings {
     pub runner: chasqui_runtime::RunnerSettings,
     pub privacy: chasqui_stores::PrivacySettings,
     pub monitor: chasqui_services::MonitorSettings,
-    pub send: chasqui_send::Config,
+    pub accounts: chasqui_providers::Accounts,
+    pub routes: RouteSettings,
+    pub send: chasqui_send::Settings,
     pub gateway: chasqui_http::Settings,
     pub links: chasqui_links::Settings,
     pub engagement: chasqui_engagement::Settings,
@@ -62,6 +68,8 @@ pub struct AppSettings {
     pub lanes: Option<Vec<Lane>>,
     #[serde(default)]
     pub token: SecretSource,
+    #[serde(default)]
+    pub routes: RouteSettings,
 }
 
 /// `[log]`
@@ -119,6 +127,12 @@ impl Settings {
         Ok(settings)
     }
 
+    /// The routes of every app.
+    pub fn routes(&self) -> Routes {
+        let own = self.apps.iter().map(|(app, settings)| (app.clone(), settings.routes.clone()));
+        Routes::new(self.routes.clone(), own)
+    }
+
     /// Lanes by app, for those that may not use all.
     pub fn app_lanes(&self) -> BTreeMap<String, Vec<Lane>> {
         self.apps.iter().filter_map(|(app, settings)| Some((app.clone(), settings.lanes.clone()?))).collect()
@@ -149,6 +163,18 @@ mod tests {
         let settings = with("[apps.shop]\nlanes = [\"bulk\"]\n[apps.crm]\ntoken = { env = \"X\" }").unwrap();
         assert_eq!(settings.app_lanes(), BTreeMap::from([("shop".to_owned(), vec![Lane::Bulk])]));
         assert!(settings.apps["crm"].token.is_set());
+    }
+
+    #[test]
+    fn an_app_may_have_routes_of_its_own() {
+        let settings =
+            with("[accounts.twilio-shop]\nvendor = 'twilio'\n[apps.shop.routes]\nsms = ['twilio-shop']").unwrap();
+        let keys: Vec<_> = settings.routes().all().into_iter().map(|route| route.key).collect();
+        assert!(
+            keys.contains(&"apps.shop.routes.sms".to_owned()) && keys.contains(&"routes.sms".to_owned()),
+            "{keys:?}"
+        );
+        assert_eq!(settings.accounts.keys().collect::<Vec<_>>(), ["inbox", "sandbox", "twilio-shop"]);
     }
 
     #[test]

@@ -222,16 +222,18 @@ impl Worker {
             Stage::Render => {
                 self.run(Render::new(directory, config.links.open(&config.gateway.public_url)?), config, parts, on)
             }
-            Stage::Prioritize => self.run(Prioritize { clock, routes: config.send.routes() }, config, parts, on),
+            Stage::Prioritize => self.run(Prioritize { clock, routes: config.routes() }, config, parts, on),
             Stage::Send => {
                 let ports = Ports {
                     ledger: parts.ledger.clone(),
                     address_book: directory.clone(),
                     directory,
-                    inbox: Arc::new(NatsInbox::new(parts.broker.publisher.clone())),
-                    clock,
+                    clock: clock.clone(),
                 };
-                let send = SendStage::from_config(&config.send, ports)?;
+                let inbox = Arc::new(NatsInbox::new(parts.broker.publisher.clone()));
+                let ports_of_providers = chasqui_providers::Ports { inbox, clock };
+                let providers = chasqui_providers::senders(&config.accounts, &ports_of_providers)?;
+                let send = SendStage::with_alerts(&config.send, config.routes(), providers, ports)?;
                 config.runner.check_longest_call(send.longest_call())?;
                 self.run(send, config, parts, on);
             }

@@ -12,36 +12,40 @@ use chasqui_contract::{Answer, Outcome, with_sources};
 use chasqui_settings::SettingsError;
 use reqwest::{Client, Request, RequestBuilder, Url};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+use serde::Deserialize;
 use tokio::{sync::Semaphore, time::Instant};
 
 pub use self::reply::{MAX_RETRY_AFTER, Reply};
-use crate::rate::Rate;
+use crate::{Account, rate::Rate};
 
-/// Most bytes of an answer that are read; providers' answers are small.
+/// Maximum bytes of an answer that are read; providers' answers are small.
 pub const MAX_BODY: usize = 64 * 1024;
 /// Connections are kept this long without use: APNs and FCM ask for hours.
 const KEEP_IDLE: Duration = Duration::from_secs(60 * 60);
 /// Connections that died unnoticed are found this soon.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Longest exchange that may be set.
-const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-/// Most exchanges at once that may be set.
+/// Maximum milliseconds of an exchange that may be set: a worker that is busy longer looks dead.
+const MAX_TIMEOUT_MS: u64 = 10 * 60 * 1_000;
+/// Maximum exchanges at once that may be set: more would take more sockets than a process has.
 const MAX_CONCURRENCY: usize = 10_000;
 
-/// How to reach a provider.
-#[derive(Debug, Clone, Default)]
-pub struct Reach {
-    /// Speak HTTP/2 and nothing else, from the first byte also where the address is `http://`: a lab on this machine.
-    /// Without, `https://` servers choose, and `http://` means HTTP/1.1.
-    pub http2_only: bool,
-    /// Certificate authorities to trust beside the system's, as PEM.
+/// What accounts at all vendors that are called over HTTP have in common.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[allow(missing_docs, reason = "documented in accounts.toml")]
+pub struct HttpSettings {
     pub ca_file: Option<PathBuf>,
-    /// Longest exchange: waiting for a turn, connecting and the whole answer included.
-    pub timeout: Duration,
-    /// Exchanges at once.
+    pub timeout_ms: u64,
     pub concurrency: usize,
-    /// Exchanges per second; 0: no limit.
     pub per_second: u32,
+}
+
+/// Which HTTP a vendor speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// `https://` servers choose, and `http://` means HTTP/1.1.
+    Any,
+    /// HTTP/2 and nothing else, from the first byte also where the address is `http://`: a lab on this machine.
+    Http2,
 }
 
 /// A pool of connections to one provider.
@@ -78,33 +82,37 @@ impl From<Failure> for Answer {
 }
 
 impl Http {
-    /// A pool. `key` is the provider's section, for errors.
+    /// An account's pool.
     ///
     /// # Errors
     /// Where the limits cannot work, or the certificate authorities cannot be read or used.
-    pub fn new(key: &str, reach: &Reach) -> Result<Self, SettingsError> {
-        let timeout_fits = !reach.timeout.is_zero() && reach.timeout <= MAX_TIMEOUT;
-        if !timeout_fits || !(1..=MAX_CONCURRENCY).contains(&reach.concurrency) {
+    pub(crate) fn open(
+        account: &Account<'_>,
+        settings: &HttpSettings,
+        version: Version,
+    ) -> Result<Self, SettingsError> {
+        let timeout_fits = (1..=MAX_TIMEOUT_MS).contains(&settings.timeout_ms);
+        if !timeout_fits || !(1..=MAX_CONCURRENCY).contains(&settings.concurrency) {
             let problem = "`timeout_ms` must be 1 to 600,000, and `concurrency` 1 to 10,000";
-            return Err(SettingsError::invalid(key, problem));
+            return Err(account.contradiction(problem));
         }
         let mut builder = Client::builder()
-            .tls_backend_preconfigured(tls(key, reach)?)
+            .tls_backend_preconfigured(tls(account, settings.ca_file.as_ref(), version)?)
             .redirect(reqwest::redirect::Policy::none())
             .pool_idle_timeout(KEEP_IDLE)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .http2_keep_alive_while_idle(true)
             .tcp_nodelay(true)
             .user_agent(concat!("chasqui/", env!("CARGO_PKG_VERSION")));
-        if reach.http2_only {
+        if version == Version::Http2 {
             builder = builder.http2_prior_knowledge();
         }
-        let client = builder.build().map_err(|error| SettingsError::invalid(key, words(&error)))?;
+        let client = builder.build().map_err(|error| account.contradiction(words(&error)))?;
         Ok(Http {
             client,
-            turns: Arc::new(Semaphore::new(reach.concurrency)),
-            rate: Arc::new(Rate::new(reach.per_second)),
-            timeout: reach.timeout,
+            turns: Arc::new(Semaphore::new(settings.concurrency)),
+            rate: Arc::new(Rate::new(settings.per_second)),
+            timeout: Duration::from_millis(settings.timeout_ms),
         })
     }
 
@@ -191,12 +199,12 @@ pub fn below(mut url: Url, segments: &[&str]) -> Url {
     url
 }
 
-fn tls(key: &str, reach: &Reach) -> Result<ClientConfig, SettingsError> {
+fn tls(account: &Account<'_>, ca_file: Option<&PathBuf>, version: Version) -> Result<ClientConfig, SettingsError> {
     let mut roots = RootCertStore::empty();
     // A machine without a certificate store can still talk to a lab; a real provider then fails with a clear error.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = &reach.ca_file {
-        let wrong = |problem: String| SettingsError::invalid(format!("{key}.ca_file"), problem);
+    if let Some(path) = ca_file {
+        let wrong = |problem: String| account.invalid("ca_file", problem);
         let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
         for certificate in certificates {
             let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
@@ -205,10 +213,13 @@ fn tls(key: &str, reach: &Reach) -> Result<ClientConfig, SettingsError> {
     }
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| SettingsError::invalid(key, error.to_string()))?;
+        .map_err(|error| account.contradiction(error.to_string()))?;
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     // The client leaves a configuration it is given as it is; without these there is no HTTP/2 over TLS.
-    config.alpn_protocols = if reach.http2_only { vec![b"h2".into()] } else { vec![b"h2".into(), b"http/1.1".into()] };
+    config.alpn_protocols = match version {
+        Version::Http2 => vec![b"h2".into()],
+        Version::Any => vec![b"h2".into(), b"http/1.1".into()],
+    };
     Ok(config)
 }
 
@@ -225,10 +236,17 @@ mod tests {
     };
 
     use super::*;
-    use crate::loopback::{Loopback, Turn};
+    use crate::{
+        loopback::{Loopback, Turn},
+        testing::account,
+    };
 
-    fn reach() -> Reach {
-        Reach { timeout: Duration::from_secs(20), concurrency: 1, ..Reach::default() }
+    fn settings() -> HttpSettings {
+        HttpSettings { ca_file: None, timeout_ms: 20_000, concurrency: 1, per_second: 0 }
+    }
+
+    fn open(settings: &HttpSettings) -> Result<Http, SettingsError> {
+        Http::open(&account(&crate::twilio::VENDOR), settings, Version::Any)
     }
 
     /// Serves one connection: reads a little, writes `answer`, and stays open or not.
@@ -248,8 +266,7 @@ mod tests {
     }
 
     async fn get(url: &str) -> Result<Reply, Failure> {
-        let reach = Reach { timeout: Duration::from_millis(300), ..reach() };
-        let http = Http::new("send.x", &reach).unwrap();
+        let http = open(&HttpSettings { timeout_ms: 300, ..settings() }).unwrap();
         http.exchange(http.client().get(url).build().unwrap()).await
     }
 
@@ -276,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_whose_time_is_up_sends_nothing() {
-        let http = Http::new("send.x", &reach()).unwrap();
+        let http = open(&settings()).unwrap();
         let request = http.client().get(server(b"", true).await).build().unwrap();
         assert!(matches!(http.exchange_by(Instant::now(), request).await, Err(Failure::Busy(_))));
     }
@@ -284,8 +301,8 @@ mod tests {
     #[tokio::test]
     async fn our_own_limit_spends_no_request_and_is_not_the_providers_trouble() {
         let server = Loopback::start((0..50).map(|_| Turn::say(200, ""))).await;
-        let reach = Reach { timeout: Duration::from_secs(1), concurrency: 50, per_second: 1, ..reach() };
-        let http = Http::new("send.x", &reach).unwrap();
+        let limited = HttpSettings { timeout_ms: 1_000, concurrency: 50, per_second: 1, ..settings() };
+        let http = open(&limited).unwrap();
         let exchange = || http.exchange(http.client().get(&server.url).build().unwrap());
         let ends = futures::future::join_all((0..50).map(|_| exchange())).await;
         let busy: Vec<_> = ends.into_iter().filter_map(Result::err).collect();
@@ -305,29 +322,28 @@ mod tests {
 
     #[test]
     fn an_unusable_authority_is_refused_by_name() {
-        let reach = Reach { ca_file: Some("/nowhere/at/all".into()), ..reach() };
-        let error = Http::new("send.apns", &reach).unwrap_err();
-        assert!(error.to_string().starts_with("send.apns.ca_file"), "{error}");
+        let error = open(&HttpSettings { ca_file: Some("/nowhere/at/all".into()), ..settings() }).unwrap_err();
+        assert!(error.to_string().starts_with("accounts.twilio.ca_file"), "{error}");
     }
 
     #[test]
     fn limits_that_cannot_work_are_refused_by_name() {
-        for reach in [
-            Reach { timeout: Duration::ZERO, ..reach() },
-            Reach { timeout: MAX_TIMEOUT + Duration::from_millis(1), ..reach() },
-            Reach { concurrency: 0, ..reach() },
-            Reach { concurrency: MAX_CONCURRENCY + 1, ..reach() },
+        for settings in [
+            HttpSettings { timeout_ms: 0, ..settings() },
+            HttpSettings { timeout_ms: MAX_TIMEOUT_MS + 1, ..settings() },
+            HttpSettings { concurrency: 0, ..settings() },
+            HttpSettings { concurrency: MAX_CONCURRENCY + 1, ..settings() },
         ] {
-            let error = Http::new("send.x", &reach).unwrap_err().to_string();
-            assert!(error.starts_with("send.x: `timeout_ms`"), "{error}");
+            let error = open(&settings).unwrap_err().to_string();
+            assert!(error.starts_with("accounts.twilio: `timeout_ms`"), "{error}");
         }
     }
 
     #[test]
     fn an_address_is_of_the_web_and_grows_by_segments() {
         for text in ["", "push.example.com", "ftp://a.example", "mailto:secret@b.example"] {
-            let error = address("send.x.base_url", text).unwrap_err().to_string();
-            assert!(error.starts_with("send.x.base_url") && !error.contains("secret"), "{text}: {error}");
+            let error = address("accounts.x.base_url", text).unwrap_err().to_string();
+            assert!(error.starts_with("accounts.x.base_url") && !error.contains("secret"), "{text}: {error}");
         }
         for text in ["https://a.example/v", "https://a.example/v/"] {
             assert_eq!(below(address("k", text).unwrap(), &["3", "a/b?c"]).as_str(), "https://a.example/v/3/a%2Fb%3Fc");

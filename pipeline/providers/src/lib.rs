@@ -1,16 +1,36 @@
-//! The providers: one folder each, and one line in [`build`].
+//! Vendors: one folder each, and one line in [`VENDORS`].
 //!
-//! | channel | providers |
+//! | channel | vendors |
 //! |---|---|
 //! | push | [`apns`] (iOS), [`fcm`] (Android), [`webpush`] (browsers) |
 //! | SMS | [`twilio`], [`vonage`] |
 //! | mail | [`smtp`], [`sendgrid`], [`mailgun`] |
 //! | in-app | [`inbox`] |
 //! | any | [`sandbox`], which delivers nowhere |
+//! | none: alerts only | [`slack`] |
+//!
+//! An operator names accounts at vendors ([`Accounts`]). An account is opened twice, by those who need it: as a
+//! [`Provider`] by processes that send ([`senders`]), and as [`Callbacks`] by the gateway ([`callbacks`]), so that a
+//! gateway needs no credential that sends.
 //!
 //! A provider makes one attempt and classifies what comes back; it never retries, and knows nothing of ledgers,
-//! schedules or queues. Its future may be dropped at any moment, when its time is up.
+//! schedules or queues. Its future may be dropped at any moment, when its time is up. Callbacks are read by pure
+//! functions of the request.
+//!
+//! # What a vendor's folder holds
+//! | file | holds |
+//! |---|---|
+//! | `<vendor>.toml` | the manual of an account, and its defaults |
+//! | `mod.rs` | what an answer means, as a table; [`Vendor`]; the call |
+//! | `settings.rs` | the account's settings, checked |
+//! | `request.rs` | from a delivery to a request |
+//! | `classify.rs` | from a reply to an answer |
+//! | `callback.rs` | from a signed request to reports |
+//! | `codes.rs` | what sending and callbacks share |
+//!
+//! Vendors share [`http`], `rate`, `jwt`, `mail`, `phone`, `push`, `payload` and `reported`.
 
+mod account;
 pub mod apns;
 pub mod fcm;
 pub mod http;
@@ -24,6 +44,7 @@ mod payload;
 mod phone;
 mod push;
 mod rate;
+mod reported;
 pub mod sandbox;
 pub mod sendgrid;
 pub mod slack;
@@ -38,67 +59,126 @@ mod vendor_spec;
 pub mod vonage;
 pub mod webpush;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use chasqui_contract::{Clock, Inbox, Provider};
-use chasqui_schemas::{Delivery, Receipt, receipt::Actor};
+use chasqui_contract::{Callbacks, Clock, Inbox, Provider};
+use chasqui_schemas::{Channel, record::Platform};
 use chasqui_settings::SettingsError;
 
-use self::{
-    apns::Apns, fcm::Fcm, inbox::InboxProvider, mailgun::Mailgun, sandbox::Sandbox, sendgrid::Sendgrid, smtp::Smtp,
-    twilio::Twilio, vonage::Vonage, webpush::WebPush,
-};
-/// The settings of every provider.
-#[derive(Debug, Clone, Copy)]
-#[allow(missing_docs, reason = "one for each provider")]
-pub struct Configs<'a> {
-    pub apns: &'a apns::Config,
-    pub fcm: &'a fcm::Config,
-    pub webpush: &'a webpush::Config,
-    pub twilio: &'a twilio::Config,
-    pub vonage: &'a vonage::Config,
-    pub smtp: &'a smtp::Config,
-    pub sendgrid: &'a sendgrid::Config,
-    pub mailgun: &'a mailgun::Config,
-    pub sandbox: &'a sandbox::Config,
+pub use self::account::{Account, AccountSettings, Accounts};
+
+/// The manual of accounts, with those that are built in.
+pub const DEFAULTS: &str = include_str!("../accounts.toml");
+
+/// Every vendor.
+static VENDORS: [&Vendor; 11] = [
+    &apns::VENDOR,
+    &fcm::VENDOR,
+    &webpush::VENDOR,
+    &twilio::VENDOR,
+    &vonage::VENDOR,
+    &smtp::VENDOR,
+    &sendgrid::VENDOR,
+    &mailgun::VENDOR,
+    &slack::VENDOR,
+    &inbox::VENDOR,
+    &sandbox::VENDOR,
+];
+
+/// Maximum characters of an account's name: it is a label of metrics and a part of callbacks' addresses.
+const MAX_NAME: usize = 64;
+
+/// Opens an account to send.
+pub type OpenSender = fn(&Account<'_>, &Ports) -> Result<Arc<dyn Provider>, SettingsError>;
+/// Opens an account to read its callbacks, given the public address of the gateway.
+pub type OpenCallbacks = fn(&Account<'_>, &str) -> Result<Option<Arc<dyn Callbacks>>, SettingsError>;
+
+/// What is known of a vendor without an account.
+pub struct Vendor {
+    /// Its name: in `vendor = "…"`, in statistics and in `overrides`.
+    pub name: &'static str,
+    /// What it can carry; for push also to which platform.
+    pub serves: &'static [(Channel, Option<Platform>)],
+    /// The manual of an account, and the defaults of its settings, as commented TOML.
+    pub manual: &'static str,
+    /// Opens an account to send.
+    pub sender: OpenSender,
+    /// Opens an account to read its callbacks; it answers `None` where the account's settings do not say how they are
+    /// believed.
+    pub callbacks: Option<OpenCallbacks>,
 }
 
-/// Every provider that is set up.
+impl fmt::Debug for Vendor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// What providers need of the world.
+#[derive(Clone)]
+pub struct Ports {
+    /// In-app inboxes.
+    pub inbox: Arc<dyn Inbox>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Every account, opened to send.
 ///
 /// # Errors
-/// Where a setting cannot be used.
-pub fn build(
-    config: Configs<'_>,
-    inbox: Arc<dyn Inbox>,
-    clock: Arc<dyn Clock>,
-) -> Result<Vec<Arc<dyn Provider>>, SettingsError> {
-    fn made<P: Provider + 'static>(provider: P) -> Arc<dyn Provider> {
-        Arc::new(provider)
-    }
-    let clock = || clock.clone();
-    let providers = [
-        Some(Ok(made(InboxProvider::new(inbox)))),
-        Some(Sandbox::new(config.sandbox, clock()).map(made)),
-        config.apns.is_set_up().then(|| Apns::new(config.apns, clock()).map(made)),
-        config.fcm.is_set_up().then(|| Fcm::new(config.fcm, clock()).map(made)),
-        config.webpush.is_set_up().then(|| WebPush::new(config.webpush, clock()).map(made)),
-        config.twilio.is_set_up().then(|| Twilio::new(config.twilio, clock()).map(made)),
-        config.vonage.is_set_up().then(|| Vonage::new(config.vonage, clock()).map(made)),
-        config.smtp.is_set_up().then(|| Smtp::new(config.smtp, clock()).map(made)),
-        config.sendgrid.is_set_up().then(|| Sendgrid::new(config.sendgrid, clock()).map(made)),
-        config.mailgun.is_set_up().then(|| Mailgun::new(config.mailgun, clock()).map(made)),
-    ];
-    providers.into_iter().flatten().collect()
+/// Names the setting that cannot be used.
+pub fn senders(accounts: &Accounts, ports: &Ports) -> Result<Vec<Arc<dyn Provider>>, SettingsError> {
+    each(accounts).map(|account| account.and_then(|account| (account.vendor.sender)(&account, ports))).collect()
 }
 
-/// A receipt that a provider knows with its answer. Its time is when it is stored.
-fn receipt(provider: &str, delivery: &Delivery, by: Actor) -> Receipt {
-    Receipt {
-        delivery_id: delivery.id,
-        notification_id: delivery.notification_id,
-        at: None,
-        provider: Some(provider.to_owned()),
-        detail: None,
-        by,
+/// The callbacks of every account that has some. `public_url` is where vendors reach the gateway; empty where they do not.
+///
+/// # Errors
+/// Names the setting that cannot be used.
+pub fn callbacks(accounts: &Accounts, public_url: &str) -> Result<Vec<Arc<dyn Callbacks>>, SettingsError> {
+    let opened = each(accounts).map(|account| {
+        let account = account?;
+        account.vendor.callbacks.map_or(Ok(None), |open| open(&account, public_url))
+    });
+    opened.filter_map(Result::transpose).collect()
+}
+
+/// An example account of each vendor, commented out: `##` begins an explanation, `#` a setting.
+pub fn manual() -> String {
+    let mut text = String::new();
+    for vendor in VENDORS {
+        text += &format!("\n#[accounts.{0}]\n#vendor = \"{0}\"\n", vendor.name);
+        for line in vendor.manual.lines() {
+            text += &match line.strip_prefix("# ") {
+                Some(setting) if is_setting(setting) => format!("#{setting}\n"),
+                Some(words) => format!("## {words}\n"),
+                None if line.is_empty() => "#\n".to_owned(),
+                None => format!("#{line}\n"),
+            };
+        }
     }
+    text
+}
+
+/// Whether a comment of a manual is an example of a setting: `name = …`.
+fn is_setting(comment: &str) -> bool {
+    let name = comment.split_once(" = ").map_or("", |(name, _)| name);
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+/// Every account with its vendor.
+fn each(accounts: &Accounts) -> impl Iterator<Item = Result<Account<'_>, SettingsError>> {
+    accounts.iter().map(|(name, AccountSettings { vendor, own })| {
+        let is_fit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+        if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_fit) {
+            let problem = format!("the name must be 1 to {MAX_NAME} of: lower-case letters, digits, `-`, `_`");
+            return Err(SettingsError::invalid(format!("accounts.{name}"), problem));
+        }
+        let Some(vendor) = VENDORS.into_iter().find(|known| known.name == vendor) else {
+            let known = VENDORS.map(|vendor| vendor.name).join(", ");
+            let problem = format!("there is no vendor `{vendor}`: name one of {known}");
+            return Err(SettingsError::invalid(format!("accounts.{name}.vendor"), problem));
+        };
+        Ok(Account { name, vendor, own })
+    })
 }

@@ -49,6 +49,21 @@ pub(super) struct Letter<'a> {
     pub(super) headers: Vec<(&'static str, String)>,
 }
 
+/// An enhanced status code (RFC 3463): class, subject, detail.
+pub(crate) type EnhancedStatus = (u16, u16, u16);
+
+/// The enhanced status code that a reply begins with: `5.1.1`.
+pub(crate) fn enhanced_status(words: &str) -> Option<EnhancedStatus> {
+    let mut numbers = words.split_whitespace().next()?.split('.').map(str::parse::<u16>);
+    let status = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+    (numbers.next().is_none() && matches!(status.0, 2 | 4 | 5)).then_some(status)
+}
+
+/// Whether there is no such mailbox. `5.2.2` (full) and `5.7.x` (policy) are not about the address.
+pub(crate) fn is_dead_mailbox(status: EnhancedStatus) -> bool {
+    matches!(status, (5, 1, 1 | 2 | 3 | 6) | (5, 2, 1))
+}
+
 /// Why a delivery cannot be made a mail.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(super) enum Error {

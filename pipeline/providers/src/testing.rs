@@ -1,10 +1,10 @@
 //! What the crate's tests share: settings, deliveries, answers, an inbox.
 
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chasqui_contract::{Inbox, StoreError};
+use chasqui_contract::{Answer, Inbox, StoreError};
 use chasqui_schemas::{
     Channel, Delivery, Lane,
     delivery::{Address, Endpoint},
@@ -15,55 +15,33 @@ use chasqui_schemas::{
 use chasqui_settings::SecretSource;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{StatusCode, header::HeaderMap};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-use crate::{Configs, apns, fcm, http::Reply, mailgun, sandbox, sendgrid, smtp, twilio, vonage, webpush};
+use crate::{Account, Vendor, account::Call, http::Reply};
 
-/// The manual of all of them.
-pub(crate) const DEFAULTS: &str = include_str!("../../../stages/send/send.toml");
-
-/// What of `[send]` concerns providers.
-#[derive(serde::Deserialize)]
-pub(crate) struct Config {
-    pub(crate) apns: apns::Config,
-    pub(crate) fcm: fcm::Config,
-    pub(crate) webpush: webpush::Config,
-    pub(crate) twilio: twilio::Config,
-    pub(crate) vonage: vonage::Config,
-    pub(crate) smtp: smtp::Config,
-    pub(crate) sendgrid: sendgrid::Config,
-    pub(crate) mailgun: mailgun::Config,
-    pub(crate) sandbox: sandbox::Config,
+/// An account of a vendor, under the vendor's name and without settings of its own.
+pub(crate) fn account(vendor: &'static Vendor) -> Account<'static> {
+    static NOTHING: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+    Account { name: vendor.name, vendor, own: &NOTHING }
 }
 
-impl Config {
-    pub(crate) fn all(&self) -> Configs<'_> {
-        let Config { apns, fcm, webpush, twilio, vonage, smtp, sendgrid, mailgun, sandbox } = self;
-        Configs { apns, fcm, webpush, twilio, vonage, smtp, sendgrid, mailgun, sandbox }
+/// The settings that a vendor reads from a TOML text, over the defaults of its manual.
+pub(crate) fn settings<T: DeserializeOwned>(vendor: &'static Vendor, text: &str) -> T {
+    let own: Map<String, Value> = toml::from_str(text).unwrap();
+    Account { own: &own, ..account(vendor) }.settings().unwrap()
+}
+
+/// What a vendor's call answers, however it ends.
+pub(crate) trait Ask: Call {
+    fn send(&self, delivery: &Delivery) -> impl Future<Output = Answer> + Send {
+        async { self.call(delivery).await.unwrap_or_else(|answer| answer) }
     }
 }
 
-/// The default configuration.
-pub(crate) fn config() -> Config {
-    config_with("").unwrap()
-}
-
-/// The default configuration with a TOML text over it, as the runtime lays it.
-pub(crate) fn config_with(over: &str) -> Result<Config, toml::de::Error> {
-    fn lay(over: toml::Table, under: &mut toml::Table) {
-        for (key, value) in over {
-            match (value, under.get_mut(&key)) {
-                (toml::Value::Table(over), Some(toml::Value::Table(under))) => lay(over, under),
-                (value, _) => _ = under.insert(key, value),
-            }
-        }
-    }
-    let mut whole: toml::Table = DEFAULTS.parse().unwrap();
-    lay(over.parse()?, &mut whole);
-    whole.remove("send").unwrap().try_into()
-}
+impl<C: Call> Ask for C {}
 
 /// Seconds after the moment at which every test begins.
 pub(crate) fn at(seconds: i64) -> Timestamp {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use chasqui_contract::{Answer, ManualClock, Outcome};
-use chasqui_schemas::{Channel, delivery::Address, record::Platform};
+use chasqui_schemas::{Channel, Delivery, delivery::Address, record::Platform};
 use futures::future::join_all;
 use reqwest::Version;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use super::*;
 use crate::{
     loopback::{self, Loopback, Turn},
-    testing::{DEFAULTS, TestInbox, at, config_with, delivery, delivery_to, secret},
+    testing::{TestInbox, at, delivery, delivery_to, secret},
 };
 
 /// A provider, and what it needs to be called.
@@ -112,9 +112,8 @@ impl Case {
         let place = format!("{{ file = {credential:?} }}");
         let settings = self.settings.replace("SECRET", &place).replace("URL", url);
         let base_url = if self.has_base_url() { format!("base_url = {url:?}") } else { String::new() };
-        let config = config_with(&format!("[send.{}]\n{settings}\n{base_url}\n{over}", self.name)).unwrap();
-        let providers = build(config.all(), Arc::new(TestInbox::default()), Arc::new(ManualClock::new(at(0))))?;
-        Ok(providers.into_iter().find(|provider| provider.name() == self.name).expect("it is set up, and not built"))
+        let text = format!("[{0}]\nvendor = \"{0}\"\n{settings}\n{base_url}\n{over}", self.name);
+        Ok(senders(&toml::from_str(&text).unwrap(), &ports())?.remove(0))
     }
 
     async fn send(&self, url: &str, over: &str) -> Answer {
@@ -224,7 +223,7 @@ fn a_provider_serves_its_channel_and_for_push_its_platform() {
 fn settings_that_cannot_work_are_refused_by_name() {
     for case in cases() {
         let refused = |result: Result<Arc<dyn Provider>, SettingsError>, key: &str| {
-            let (error, key) = (result.err().unwrap().to_string(), format!("send.{}{key}", case.name));
+            let (error, key) = (result.err().unwrap().to_string(), format!("accounts.{}{key}", case.name));
             assert!(error.starts_with(&key) && !error.contains(&case.credential), "{key}: {error}");
         };
         let url = "https://api.example.com";
@@ -242,17 +241,110 @@ fn settings_that_cannot_work_are_refused_by_name() {
 
 #[test]
 fn a_call_ends_before_its_channel_gives_it_up() {
+    let send: toml::Table = include_str!("../../../stages/send/send.toml").parse().unwrap();
+    let ms = |table: &toml::Table| table["timeout_ms"].as_integer().unwrap();
     for case in cases() {
-        let ms = |section: &str| defaults_of(section)["timeout_ms"].as_integer().unwrap();
-        assert!(ms(case.name) < ms(case.channel.as_str()), "{}: or every slow call is ambiguous", case.name);
+        let channel = send["send"][case.channel.as_str()].as_table().unwrap();
+        assert!(ms(&defaults_of(case.name)) < ms(channel), "{}: or every slow call is ambiguous", case.name);
     }
 }
 
-/// A section of the default settings.
-fn defaults_of(section: &str) -> toml::Table {
-    let mut whole: toml::Table = DEFAULTS.parse().unwrap();
-    let toml::Value::Table(found) = whole["send"].as_table_mut().unwrap().remove(section).unwrap() else {
-        panic!("{section} is no section");
-    };
-    found
+/// The defaults of a vendor's manual.
+fn defaults_of(vendor: &str) -> toml::Table {
+    VENDORS.into_iter().find(|known| known.name == vendor).unwrap().manual.parse().unwrap()
+}
+
+fn ports() -> Ports {
+    Ports { inbox: Arc::new(TestInbox::default()), clock: Arc::new(ManualClock::new(at(0))) }
+}
+
+fn opened(text: &str) -> Result<Vec<Arc<dyn Provider>>, SettingsError> {
+    senders(&toml::from_str(text).unwrap(), &ports())
+}
+
+#[test]
+fn the_accounts_that_are_built_in_are_opened() {
+    #[derive(serde::Deserialize)]
+    struct Whole {
+        accounts: Accounts,
+    }
+    let Whole { accounts } = toml::from_str(DEFAULTS).unwrap();
+    let names: Vec<_> = senders(&accounts, &ports()).unwrap().iter().map(|each| each.account().to_owned()).collect();
+    assert_eq!(names, ["inbox", "sandbox"]);
+    assert!(callbacks(&accounts, "").unwrap().is_empty());
+}
+
+#[test]
+fn every_example_of_the_manual_can_be_read_once_it_is_uncommented() {
+    #[derive(serde::Deserialize)]
+    struct Whole {
+        accounts: Accounts,
+    }
+    let uncommented = |line: &str| line.strip_prefix('#').unwrap_or(line).to_owned() + "\n";
+    let text: String = manual().lines().map(uncommented).collect();
+    let Whole { accounts } = toml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(accounts.len(), VENDORS.len());
+    for (name, account) in accounts {
+        let one = Accounts::from([(name.clone(), account)]);
+        // Its files and variables are not here; everything else must fit.
+        let missing = |error: SettingsError| {
+            let is_missing = [".env", ".file", ".ca_file"].iter().any(|end| error.key.ends_with(end));
+            assert!(is_missing, "{name}: {error}");
+        };
+        senders(&one, &ports()).map_or_else(missing, |_| ());
+        callbacks(&one, "https://notify.example.com").map_or_else(missing, |_| ());
+    }
+}
+
+#[test]
+fn one_vendor_may_have_several_accounts() {
+    let both = opened("[quiet]\nvendor = 'sandbox'\n[slow-2]\nvendor = 'sandbox'\nlatency_ms = 5").unwrap();
+    let names: Vec<_> = both.iter().map(|each| (each.account(), each.vendor())).collect();
+    assert_eq!(names, [("quiet", "sandbox"), ("slow-2", "sandbox")]);
+}
+
+#[tokio::test]
+async fn receipts_that_come_with_the_answer_name_account_and_vendor() {
+    let provider = opened("[quiet]\nvendor = 'sandbox'").unwrap().remove(0);
+    let answer = provider.send(&delivery(Channel::Sms)).await;
+    let (_, receipt) = &answer.receipts[0];
+    assert_eq!((receipt.provider.as_deref(), receipt.vendor.as_deref()), (Some("quiet"), Some("sandbox")));
+}
+
+#[test]
+fn an_account_that_cannot_work_is_refused_by_name() {
+    let twilio = "[twilio-shop]\nvendor = 'twilio'\nfrom = '+1'\naccount_sid = 'AC00112233445566778899aabbccddeeff'";
+    for (text, expected) in [
+        ("[x]\nvendor = 'twillio'", "accounts.x.vendor: there is no vendor `twillio`: name one of apns, fcm"),
+        ("[Shop]\nvendor = 'sandbox'", "accounts.Shop: the name must be"),
+        ("[x]\nvendor = 'sandbox'\nlatency = 5", "accounts.x.latency: unknown field"),
+        ("[x]\nvendor = 'sandbox'\nlatency_ms = 'x'", "accounts.x.latency_ms: invalid type"),
+        ("[x]\nvendor = 'inbox'\nlatency_ms = 5", "accounts.x.latency_ms: unknown field"),
+        (twilio, "accounts.twilio-shop.auth_token: name one of `env` and `file`"),
+        (&format!("{twilio}\ntimeout = 5"), "accounts.twilio-shop: unknown field `timeout`"),
+        (&format!("{twilio}\napi_key_sid = 5"), "accounts.twilio-shop.api_key_sid: invalid type"),
+        ("[x]\nvendor = 'twilio'", "accounts.x.account_sid: must be given"),
+    ] {
+        let error = opened(text).err().unwrap().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn callbacks_are_opened_without_the_credentials_that_send() {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "secret").unwrap();
+    let (place, away) = (format!("{{ file = {:?} }}", file.path()), "{ file = \"/nowhere/at/all\" }");
+    let text = format!(
+        "[a]\nvendor = 'twilio'\naccount_sid = 'x'\nauth_token = {place}\ncallback_url = 'x'\napi_key_secret = {away}\n\
+         [b]\nvendor = 'twilio'\naccount_sid = 'x'\nauth_token = {away}\n\
+         [c]\nvendor = 'mailgun'\ndomain = 'x'\nfrom = 'x'\nsigning_key = {place}\napi_key = {away}\n\
+         [d]\nvendor = 'sandbox'"
+    );
+    let accounts = toml::from_str(&text).unwrap();
+    let opened = callbacks(&accounts, "https://notify.example.com").unwrap();
+    let found: Vec<_> = opened.iter().map(|each| (each.account(), each.vendor(), each.channel())).collect();
+    assert_eq!(found, [("a", "twilio", Channel::Sms), ("c", "mailgun", Channel::Email)], "b asks for no callbacks");
+    let error = callbacks(&accounts, "").err().unwrap().to_string();
+    assert!(error.starts_with("gateway.public_url: Twilio signs"), "{error}");
 }

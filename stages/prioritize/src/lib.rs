@@ -1,9 +1,9 @@
-//! Prioritize: the lane on which a delivery waits for its provider, and which provider that is.
+//! Prioritize: the lane on which a delivery waits for its account, and which account that is.
 //!
 //! The category's lane, where an operator has set one, holds over the lane that the producer published on:
 //! from here on a campaign published as critical waits with the other campaigns.
 //!
-//! Guarantee: what goes on names a provider that is configured for its channel, and was not too late. Of several the
+//! Guarantee: what goes on names an account that is on the route of its app and channel, and was not too late. Of several the
 //! delivery's id draws one, by weight ([`chasqui_rules::Routes`]); whether it is in service is for send to know,
 //! which goes on to the next where it is not.
 //!
@@ -22,7 +22,7 @@ mod tests;
 pub struct Prioritize {
     /// Tells whether it is too late.
     pub clock: Arc<dyn Clock>,
-    /// The providers, by channel and platform.
+    /// The accounts, by app, channel and platform.
     pub routes: Routes,
 }
 
@@ -36,7 +36,7 @@ impl Decide for Prioritize {
             return Ok(Decision::suppress(Reason::Expired));
         }
         let Some(provider) = self.routes.order(&delivery).first().map(|&name| name.to_owned()) else {
-            let detail = format!("no provider is configured for channel `{}`", delivery.channel());
+            let detail = format!("no account is on the route of channel `{}`", delivery.channel());
             return Ok(Decision::dead(Reason::NoProvider, detail));
         };
         delivery.provider = provider;

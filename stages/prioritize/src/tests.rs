@@ -1,9 +1,6 @@
-use std::collections::BTreeMap;
-
 use chasqui_contract::ManualClock;
-use chasqui_rules::Candidate;
 use chasqui_schemas::{
-    Channel, Lane,
+    Lane,
     delivery::{Address, Endpoint},
     record::Platform,
 };
@@ -34,18 +31,12 @@ fn delivery() -> Delivery {
     .unwrap()
 }
 
-fn candidates(names: &[&str]) -> Vec<Candidate> {
-    names.iter().map(|name| Candidate { name: (*name).to_owned(), weight: 1 }).collect()
-}
-
 fn decide(delivery: Delivery) -> Decision {
-    let routes = BTreeMap::from([
-        ((Channel::Email, None), candidates(&["smtp"])),
-        ((Channel::InApp, None), candidates(&["inbox"])),
-        ((Channel::Sms, None), candidates(&["twilio", "vonage"])),
-        ((Channel::Push, Some(Platform::Ios)), candidates(&["apns"])),
-    ]);
-    let stage = Prioritize { clock: Arc::new(ManualClock::new(NOW.parse().unwrap())), routes: Routes(routes) };
+    let settings = json!({
+        "email": ["smtp"], "in_app": ["inbox"], "sms": ["twilio", "vonage"], "push": { "ios": ["apns"] },
+    });
+    let routes = Routes::new(serde_json::from_value(settings).unwrap(), []);
+    let stage = Prioritize { clock: Arc::new(ManualClock::new(NOW.parse().unwrap())), routes };
     block_on(stage.decide(delivery)).unwrap()
 }
 

@@ -45,7 +45,7 @@ impl Circuit {
         let (after, phase) = (breaker.era(), breaker.phase());
         drop(breaker);
         if before != after {
-            let (provider, to) = (self.provider.name(), phase.as_str());
+            let (provider, to) = (self.provider.account(), phase.as_str());
             match phase {
                 Phase::Open => tracing::warn!(provider, "out of service: too many calls failed or were slow"),
                 Phase::HalfOpen => tracing::info!(provider, "a few calls probe whether it is well again"),
@@ -84,7 +84,7 @@ impl Permit<'_> {
         if let Some(call) = self.call.take() {
             self.circuit.with(|breaker| breaker.end(call, ended, answer.is_providers_fault()));
         }
-        let (provider, channel, lane) = (provider.name(), delivery.channel().as_str(), delivery.lane.as_str());
+        let (provider, channel, lane) = (provider.account(), delivery.channel().as_str(), delivery.lane.as_str());
         let outcome = answer.outcome.as_str();
         let ms = ended.duration_since(began).as_millis_f64().max(0.0);
         measure!(ProviderCalls, 1_u64, provider, channel, outcome);

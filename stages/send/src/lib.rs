@@ -51,35 +51,31 @@
 //! before the decision is published.
 //!
 //! # Providers
-//! One folder in [`chasqui_providers`] each, and one line in its `build`. One that keeps failing is told to developers, by
-//! [`alerts`].
+//! The stage is handed providers by the port [`Provider`](chasqui_contract::Provider), one for each account, and knows no
+//! vendor. An account that keeps failing is reported to developers, by [`alerts`].
 //!
 //! | module | does |
 //! |---|---|
 //! | `stage` | the steps above, in order |
-//! | [`config`] | settings; which lists of providers there are, and who may stand on them |
+//! | [`settings`] | settings; which accounts may stand on a route |
 //! | `attempt` | the claim and the end |
-//! | [`breaker`], `circuit` | when a provider is left alone; a provider behind its breaker |
+//! | [`breaker`], `circuit` | when an account is left alone; a provider behind its breaker |
 //! | [`retry`] | from an answer to a decision |
 //! | `consent`, `retire` | opt-outs since filter; dead addresses |
-//! | [`alerts`] | telling developers of a provider that keeps failing |
+//! | [`alerts`] | reports accounts that keep failing to developers |
 
 pub mod alerts;
 mod attempt;
 pub mod breaker;
 mod circuit;
-pub mod config;
 mod consent;
-#[cfg(test)]
-#[path = "../../../pipeline/providers/src/loopback.rs"]
-#[allow(dead_code, reason = "its own crate uses the rest")]
-mod loopback;
 mod retire;
 pub mod retry;
+pub mod settings;
 mod stage;
 #[cfg(test)]
 mod testing;
 
 pub use attempt::Finished;
-pub use config::{Ambiguity, ChannelPolicy, Config, DEFAULTS};
+pub use settings::{Ambiguity, ChannelPolicy, DEFAULTS, Settings};
 pub use stage::{Ports, SendStage};

@@ -6,20 +6,21 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chasqui_contract::{
-    AddressBook, Answer, Clock, Decide, Decision, Directory, Inbox, Ledger, Output, Provider, StoreError, Verdict,
+    AddressBook, Answer, Clock, Decide, Decision, Directory, Ledger, Output, Provider, StoreError, Verdict,
 };
 use chasqui_rules::Routes;
 use chasqui_schemas::{Channel, Delivery, Reason, text, trace::Attributes};
 use chasqui_settings::SettingsError;
 
 use crate::{
-    Config, Finished,
+    Finished, Settings,
     alerts::Alerts,
     attempt::{Attempts, PATIENCE, Start},
     circuit::{Circuit, Permit},
     consent::withdrawn,
     retire::retire,
     retry::{decide_from, wait_until},
+    settings::check_routes,
 };
 
 /// Longest provider's code kept, in characters.
@@ -34,15 +35,13 @@ pub struct Ports {
     pub directory: Arc<dyn Directory>,
     /// Where dead addresses are taken out of use.
     pub address_book: Arc<dyn AddressBook>,
-    /// In-app inboxes.
-    pub inbox: Arc<dyn Inbox>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
 
 /// The last stage: hands deliveries to providers.
 pub struct SendStage {
-    config: Config,
+    settings: Settings,
     routes: Routes,
     circuits: BTreeMap<String, Circuit>,
     attempts: Attempts,
@@ -60,30 +59,39 @@ enum Plan<'a> {
 }
 
 impl SendStage {
-    /// The stage as configured, with every provider that is set up, and alerts where developers want them: these need
-    /// a tokio runtime.
+    /// The stage with alerts, which need a tokio runtime where settings name somebody to alert.
     ///
     /// # Errors
-    /// See [`SettingsError`].
-    pub fn from_config(config: &Config, ports: Ports) -> Result<Self, SettingsError> {
-        let providers = chasqui_providers::build(config.accounts(), ports.inbox.clone(), ports.clock.clone())?;
-        let alerts = Alerts::start(&config.alerts, &providers, ports.clock.clone())?;
-        Ok(SendStage { alerts: Some(alerts), ..Self::new(config, providers, ports)? })
+    /// As [`SendStage::new`], and where an alert cannot be delivered as set.
+    pub fn with_alerts(
+        settings: &Settings,
+        routes: Routes,
+        providers: Vec<Arc<dyn Provider>>,
+        ports: Ports,
+    ) -> Result<Self, SettingsError> {
+        let alerts = Alerts::start(&settings.alerts, &providers, ports.clock.clone())?;
+        Ok(SendStage { alerts: Some(alerts), ..Self::new(settings, routes, providers, ports)? })
     }
 
-    /// The stage with the providers given, and without alerts.
+    /// The stage with the providers given, one for each account, and without alerts.
     ///
     /// # Errors
-    /// A setting that cannot work, or a list that names a provider which is not given or cannot serve it.
-    pub fn new(config: &Config, providers: Vec<Arc<dyn Provider>>, ports: Ports) -> Result<Self, SettingsError> {
-        config.check(&providers)?;
+    /// A setting that cannot work, or a route that names an account which is not given or cannot serve it.
+    pub fn new(
+        settings: &Settings,
+        routes: Routes,
+        providers: Vec<Arc<dyn Provider>>,
+        ports: Ports,
+    ) -> Result<Self, SettingsError> {
+        settings.check()?;
+        check_routes(&routes, &providers)?;
         let circuit = |provider: Arc<dyn Provider>| {
-            let name = provider.name().to_owned();
-            (name, Circuit::new(provider, config.breaker.clone(), ports.clock.clone()))
+            let account = provider.account().to_owned();
+            (account, Circuit::new(provider, settings.breaker.clone(), ports.clock.clone()))
         };
         Ok(SendStage {
-            config: config.clone(),
-            routes: config.routes(),
+            settings: settings.clone(),
+            routes,
             circuits: providers.into_iter().map(circuit).collect(),
             attempts: Attempts::new(ports.ledger.clone()),
             alerts: None,
@@ -94,7 +102,7 @@ impl SendStage {
     /// The longest that a worker may hold a message without a sign of life: the longest provider call, and what
     /// it takes to record its answer. An `ack_wait` shorter than this would hand out a message that is in work.
     pub fn longest_call(&self) -> Duration {
-        let timeouts = Channel::ALL.map(|channel| self.config.policy(channel).timeout());
+        let timeouts = Channel::ALL.map(|channel| self.settings.policy(channel).timeout());
         timeouts.into_iter().max().unwrap_or_default() + PATIENCE
     }
 
@@ -131,7 +139,7 @@ impl SendStage {
                 Ok(permit) => return Ok((Plan::Call(permit), passed_over)),
                 Err(refusal) => {
                     refusals.push(refusal);
-                    let name = circuit.provider().name();
+                    let name = circuit.provider().account();
                     passed_over.push((format!("skipped.{name}").into(), Reason::CircuitOpen.as_str().into()));
                 }
             }
@@ -140,7 +148,7 @@ impl SendStage {
             return stop(Reason::NoProvider);
         };
         let since = delivery.sending_since.unwrap_or(now);
-        let plan = match wait_until(delivery, soonest, self.config.policy(delivery.channel()), since) {
+        let plan = match wait_until(delivery, soonest, self.settings.policy(delivery.channel()), since) {
             Ok(until) => {
                 let waiting = Delivery { sending_since: Some(since), ..delivery.clone() };
                 let message = Box::new(Output::Delivery(waiting));
@@ -153,7 +161,7 @@ impl SendStage {
 
     /// One call, timed as a whole, and cleaned of addresses.
     async fn call(&self, permit: Permit<'_>, delivery: &Delivery) -> Answer {
-        let mut answer = permit.call(delivery, self.config.policy(delivery.channel()).timeout()).await;
+        let mut answer = permit.call(delivery, self.settings.policy(delivery.channel()).timeout()).await;
         answer.detail = text::redact(&answer.detail, Some(delivery.endpoint.address.text()));
         answer.code = answer.code.chars().take(MAX_CODE).collect();
         self.alerts.iter().for_each(|alerts| alerts.note(&delivery.provider, &answer));
@@ -166,7 +174,7 @@ fn stopped(delivery: &Delivery, reason: Reason) -> Decision {
     match reason {
         Reason::NoProvider => {
             let Delivery { provider, .. } = delivery;
-            Decision::dead(reason, format!("no provider `{provider}` is set up for {}", delivery.channel()))
+            Decision::dead(reason, format!("there is no account `{provider}` for {}", delivery.channel()))
         }
         Reason::RetriesExhausted => {
             Decision::dead(reason, "every provider that could take it was out of service until the channel's horizon")
@@ -188,11 +196,11 @@ impl Decide for SendStage {
         };
 
         let now = self.ports.clock.now();
-        let called = call.as_ref().map(|permit| permit.provider().name()).map_err(|reason| *reason);
+        let called = call.as_ref().map(|permit| permit.provider().account()).map_err(|reason| *reason);
         let started = self.attempts.start(&delivery, now, called).await?;
         let (started_at, finished) = match (started, call) {
             (Start::Ours, Ok(permit)) => {
-                permit.provider().name().clone_into(&mut delivery.provider);
+                permit.provider().account().clone_into(&mut delivery.provider);
                 let answer = self.call(permit, &delivery).await;
                 let ours = Finished { at: self.ports.clock.now(), interrupted: false, answer };
                 let finished = self.attempts.finish(&delivery, ours).await?;
@@ -215,12 +223,13 @@ impl Decide for SendStage {
         };
 
         let retired = retire(&*self.ports.address_book, &delivery, &finished).await?;
-        let policy = self.config.policy(delivery.channel());
-        let order: Vec<&str> = self.order(&delivery).into_iter().map(|circuit| circuit.provider().name()).collect();
+        let policy = self.settings.policy(delivery.channel());
+        let order: Vec<&str> = self.order(&delivery).into_iter().map(|circuit| circuit.provider().account()).collect();
         let since = delivery.sending_since.unwrap_or(started_at);
         let mut decision = decide_from(&delivery, &finished, policy, &order, since);
         decision.attributes.extend(retired.map(|(key, value)| (key.into(), value.into())));
         decision.attributes.extend(passed_over);
+        decision.vendor = self.circuits.get(&delivery.provider).map(|circuit| circuit.provider().vendor().to_owned());
         Ok(decision)
     }
 }

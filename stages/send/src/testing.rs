@@ -1,17 +1,10 @@
 //! What the crate's tests share: a provider that follows a script, deliveries.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use chasqui_contract::{Answer, Inbox, Provider, StoreError};
+use chasqui_contract::{Answer, Provider};
+use chasqui_rules::Routes;
 use chasqui_schemas::{
     Channel, Delivery, Lane,
     delivery::{Address, Endpoint},
@@ -19,31 +12,39 @@ use chasqui_schemas::{
     record::Platform,
     submission::Content,
 };
-use chasqui_settings::SecretSource;
 use jiff::{SignedDuration, Timestamp};
-use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-use crate::{Config, DEFAULTS};
+use crate::{DEFAULTS, Settings};
 
-/// The default configuration.
-pub(crate) fn config() -> Config {
-    config_with("").unwrap()
+/// The default settings.
+pub(crate) fn settings() -> Settings {
+    settings_with("").unwrap()
 }
 
-/// The default configuration with a TOML text over it, as the runtime lays it.
-pub(crate) fn config_with(over: &str) -> Result<Config, toml::de::Error> {
-    fn lay(over: toml::Table, under: &mut toml::Table) {
-        for (key, value) in over {
-            match (value, under.get_mut(&key)) {
-                (toml::Value::Table(over), Some(toml::Value::Table(under))) => lay(over, under),
-                (value, _) => _ = under.insert(key, value),
-            }
-        }
-    }
+/// The default settings with a TOML text over them.
+pub(crate) fn settings_with(over: &str) -> Result<Settings, toml::de::Error> {
     let mut whole: toml::Table = DEFAULTS.parse().unwrap();
     lay(over.parse()?, &mut whole);
     whole.remove("send").unwrap().try_into()
+}
+
+/// The default routes with a TOML text over them.
+pub(crate) fn routes(over: &str) -> Routes {
+    let mut whole: toml::Table = chasqui_rules::routes::DEFAULTS.parse().unwrap();
+    let mut routes: toml::Table = whole.remove("routes").unwrap().try_into().unwrap();
+    lay(over.parse().unwrap(), &mut routes);
+    Routes::new(routes.try_into().unwrap(), [])
+}
+
+/// Lays one table over another, as the program does.
+fn lay(over: toml::Table, under: &mut toml::Table) {
+    for (key, value) in over {
+        match (value, under.get_mut(&key)) {
+            (toml::Value::Table(over), Some(toml::Value::Table(under))) => lay(over, under),
+            (value, _) => _ = under.insert(key, value),
+        }
+    }
 }
 
 /// Seconds after the moment at which every test begins.
@@ -98,21 +99,13 @@ pub(crate) fn delivery_to(address: Address) -> Delivery {
     }
 }
 
-/// A place that holds a credential, as long as the file lives.
-pub(crate) fn secret(text: &str) -> (SecretSource, NamedTempFile) {
-    let file = NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), format!("{text}\n")).unwrap();
-    (SecretSource { file: Some(file.path().to_owned()), env: None }, file)
-}
-
 /// A provider that follows a script, and counts its calls.
 pub(crate) struct ScriptedProvider {
     name: &'static str,
-    /// The one channel that it serves; all if none.
-    serves: Option<Channel>,
+    serves: Vec<Channel>,
     answers: Mutex<VecDeque<Answer>>,
     delay: Duration,
-    calls: AtomicUsize,
+    sent: Mutex<Vec<Delivery>>,
 }
 
 impl ScriptedProvider {
@@ -123,7 +116,7 @@ impl ScriptedProvider {
     /// Every call takes `delay`.
     pub(crate) fn slow(delay: Duration, answers: impl IntoIterator<Item = Answer>) -> Self {
         let answers = Mutex::new(answers.into_iter().collect());
-        ScriptedProvider { name: "script", serves: None, answers, delay, calls: AtomicUsize::new(0) }
+        ScriptedProvider { name: "script", serves: Channel::ALL.to_vec(), answers, delay, sent: Mutex::default() }
     }
 
     pub(crate) fn named(self, name: &'static str) -> Self {
@@ -131,48 +124,41 @@ impl ScriptedProvider {
     }
 
     pub(crate) fn only(self, channel: Channel) -> Self {
-        ScriptedProvider { serves: Some(channel), ..self }
+        ScriptedProvider { serves: vec![channel], ..self }
+    }
+
+    /// It serves no channel.
+    pub(crate) fn for_alerts(self) -> Self {
+        ScriptedProvider { serves: Vec::new(), ..self }
     }
 
     pub(crate) fn calls(&self) -> usize {
-        self.calls.load(Ordering::SeqCst)
+        self.sent.lock().unwrap().len()
+    }
+
+    /// The texts that it was asked to send.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        self.sent.lock().unwrap().iter().map(|delivery| delivery.content.body.clone().unwrap()).collect()
     }
 }
 
 #[async_trait]
 impl Provider for ScriptedProvider {
-    fn name(&self) -> &str {
+    fn account(&self) -> &str {
         self.name
     }
 
-    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
-        self.serves.is_none_or(|only| only == channel)
+    fn vendor(&self) -> &str {
+        "scripted"
     }
 
-    async fn send(&self, _: &Delivery) -> Answer {
-        self.calls.fetch_add(1, Ordering::SeqCst);
+    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
+        self.serves.contains(&channel)
+    }
+
+    async fn send(&self, delivery: &Delivery) -> Answer {
+        self.sent.lock().unwrap().push(delivery.clone());
         tokio::time::sleep(self.delay).await;
         self.answers.lock().unwrap().pop_front().expect("a call more than the script has")
-    }
-}
-
-/// One appended message: app, user, delivery, JSON.
-pub(crate) type Appended = (String, String, Uuid, Bytes);
-
-/// An inbox in memory; it fails with `error`, where there is one.
-#[derive(Default)]
-pub(crate) struct TestInbox {
-    pub(crate) appended: Mutex<Vec<Appended>>,
-    pub(crate) error: Mutex<Option<StoreError>>,
-}
-
-#[async_trait]
-impl Inbox for TestInbox {
-    async fn append(&self, app: &str, user: &str, delivery_id: Uuid, message: Bytes) -> Result<(), StoreError> {
-        if let Some(error) = self.error.lock().unwrap().take() {
-            return Err(error);
-        }
-        self.appended.lock().unwrap().push((app.to_owned(), user.to_owned(), delivery_id, message));
-        Ok(())
     }
 }

@@ -18,8 +18,10 @@ pub struct Decision {
     pub attributes: Attributes,
     /// Receipts that the stage learned of; they are published beside.
     pub receipts: Vec<(ReceiptKind, Receipt)>,
-    /// The provider that was called, where that is another than the message names.
+    /// The account that was called, where that is another than the message names.
     pub provider: Option<String>,
+    /// The vendor of that account.
+    pub vendor: Option<String>,
 }
 
 /// What happens to a message.
@@ -88,7 +90,7 @@ impl Verdict {
 impl Decision {
     /// A decision without further explanation.
     pub fn new(verdict: Verdict) -> Self {
-        Decision { verdict, attributes: Vec::new(), receipts: Vec::new(), provider: None }
+        Decision { verdict, attributes: Vec::new(), receipts: Vec::new(), provider: None, vendor: None }
     }
 
     /// Forwards one notification to the next stage.

@@ -2,7 +2,7 @@
 //!
 //! A stage ([`Decide`]) is pure: a message in, a [`Decision`] out. It asks the world only through ports: [`Directory`],
 //! [`AddressBook`], [`Ledger`], [`Inbox`], [`Provider`], [`Clock`]. The runtime does what stages decide: it publishes,
-//! traces and acknowledges. Nothing here does I/O.
+//! traces and acknowledges. The gateway reads what vendors report through [`Callbacks`]. Nothing here does I/O.
 //!
 //! ```text
 //! stages ──► contract ◄── runtime, stores, trace
@@ -12,6 +12,7 @@
 //! ```
 
 pub mod address_book;
+pub mod callbacks;
 pub mod clock;
 pub mod decide;
 pub mod decision;
@@ -23,6 +24,7 @@ pub mod message;
 pub mod provider;
 
 pub use address_book::AddressBook;
+pub use callbacks::{Callbacks, Refusal, Reported, SignedRequest};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use decide::Decide;
 pub use decision::{Decision, Output, Verdict};

@@ -74,6 +74,7 @@ pub struct Context {
     pub lane: Option<Lane>,
     pub channel: Option<Channel>,
     pub provider: CompactString,
+    pub vendor: CompactString,
     pub attempt: u32,
     pub pass: u32,
     pub traceparent: CompactString,
@@ -156,6 +157,8 @@ impl StageInput for Delivery {
             lane: Some(self.lane),
             channel: Some(self.channel()),
             provider: self.provider.as_str().into(),
+            // Only send knows whose account it is.
+            vendor: CompactString::default(),
             attempt: self.attempt,
             pass: self.pass,
             traceparent: text(self.traceparent.as_deref()),

@@ -13,15 +13,15 @@ use serde::{Deserialize, Serialize};
 /// is an [`Answer`] too. No provider is idempotent; the caller records the attempt first.
 #[async_trait]
 pub trait Provider: Send + Sync {
-    /// Its name in configuration, traces and `overrides`.
-    fn name(&self) -> &str;
+    /// The account through which it sends: its name in settings, routes, traces and metrics.
+    fn account(&self) -> &str;
 
-    /// Whether it can carry deliveries of a channel, for push to devices of a platform. Asked at start-up of every
-    /// list that names it.
-    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
-        let _ = (channel, platform);
-        true
-    }
+    /// The vendor whose account it is: its name in statistics and in `overrides`.
+    fn vendor(&self) -> &str;
+
+    /// Whether it can carry deliveries of a channel, for push to devices of a platform. Every route that names the
+    /// account is checked at start-up.
+    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool;
 
     /// Makes one attempt. `delivery.attempt` says which.
     async fn send(&self, delivery: &Delivery) -> Answer;

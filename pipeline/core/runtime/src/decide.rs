@@ -98,8 +98,11 @@ pub(crate) async fn decide<S: Decide>(
         }
         Ending::PutBack(after) => return DecisionResult::PutBack { sequence: incoming.sequence, after },
     };
-    if let Some(called) = decision.provider.as_deref() {
-        context.provider = called.into();
+    if let Some(account) = decision.provider.as_deref() {
+        context.provider = account.into();
+    }
+    if let Some(vendor) = decision.vendor.as_deref() {
+        context.vendor = vendor.into();
     }
     if let Verdict::Dead { reason, detail } = &decision.verdict {
         tracing::warn!(stage = %S::STAGE, trace_id = %context.trace_id, %reason, detail, "dead letter");

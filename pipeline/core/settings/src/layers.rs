@@ -4,6 +4,7 @@ use std::path::Path;
 
 use figment::{
     Figment,
+    error::Kind,
     providers::{Env, Format, Serialized, Toml},
 };
 use serde::de::DeserializeOwned;
@@ -41,6 +42,28 @@ pub fn read<T: DeserializeOwned>(defaults: &[&str], file: Option<&Path>, over: &
         });
         let problem = format!("{}{}; `chasqui config` prints every setting", error.kind, place.unwrap_or_default());
         SettingsError::invalid(key, problem)
+    })
+}
+
+/// Lays a part's own `values` over its `defaults` (a TOML text), where the part stands at `key` of the whole: the settings
+/// of an account, which only its vendor's module can read.
+///
+/// # Errors
+/// Where a name or value cannot be used, or one is missing; the error names the setting below `key`.
+pub fn overlay<T: DeserializeOwned>(defaults: &str, values: &Value, key: &str) -> Result<T, SettingsError> {
+    let layers = Figment::from(Toml::string(defaults)).merge(Serialized::defaults(values));
+    layers.extract().map_err(|error| {
+        let (named, problem) = match &error.kind {
+            Kind::MissingField(name) => (Some(name.to_string()), "must be given".to_owned()),
+            Kind::UnknownField(name, _) => {
+                (Some(name.clone()), "unknown field; look for the right name in the manual".to_owned())
+            }
+            other => (None, other.to_string()),
+        };
+        // A field that is missing does not stand in the path, one that is unknown may.
+        let named = named.filter(|name| error.path.last() != Some(name));
+        let path = [key.to_owned()].into_iter().chain(error.path.iter().cloned()).chain(named);
+        SettingsError::invalid(path.collect::<Vec<_>>().join("."), problem)
     })
 }
 
@@ -93,6 +116,20 @@ mod tests {
             assert!(error.key.starts_with(key) && error.problem.contains("my.toml"), "{error}");
         }
         assert!(with("[runner]\nwindoww = 7").unwrap_err().to_string().contains("windoww"));
+    }
+
+    #[test]
+    fn a_part_is_laid_over_its_defaults_and_errors_name_its_place() {
+        let read = |values| overlay::<Runner>("window = 640", &values, "parts.one");
+        assert_eq!(read(serde_json::json!({"slots": 9})).unwrap(), Runner { window: 640, slots: 9 });
+        for (values, expected) in [
+            (serde_json::json!({}), "parts.one.slots: must be given"),
+            (serde_json::json!({"slots": "x"}), "parts.one.slots: invalid type"),
+            (serde_json::json!({"slots": 1, "slotss": 1}), "parts.one.slotss: unknown field"),
+        ] {
+            let error = read(values).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
     }
 
     #[test]

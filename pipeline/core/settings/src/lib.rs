@@ -12,5 +12,5 @@ mod layers;
 mod secret;
 
 pub use error::SettingsError;
-pub use layers::read;
+pub use layers::{overlay, read};
 pub use secret::{Secret, SecretSource};

@@ -99,6 +99,7 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
             if stage == Stage::Send {
                 // No provider was called.
                 event.provider.clear();
+                event.vendor.clear();
                 event.event = event::STAGE.into();
                 event.span_id = id::span(context.trace_id, WAIT, context.delivery_id, context.pass.saturating_add(1));
             }
@@ -126,6 +127,7 @@ fn base(stage: Stage, context: &Context, timing: &Timing) -> TraceEvent {
         lane: context.lane.map(chasqui_schemas::Lane::as_str).unwrap_or_default().into(),
         channel: context.channel.map(Channel::as_str).unwrap_or_default().into(),
         provider: context.provider.clone(),
+        vendor: context.vendor.clone(),
         stage: stage.as_str().into(),
         event: if stage == Stage::Send { event::ATTEMPT } else { event::STAGE }.into(),
         attempt: if stage == Stage::Send { context.attempt } else { 0 },

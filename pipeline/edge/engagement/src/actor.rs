@@ -24,6 +24,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use chasqui_rules::actor;
 use chasqui_schemas::receipt::Actor;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -36,8 +37,6 @@ pub(crate) const SETTLING: SignedDuration = SignedDuration::from_secs(10);
 pub(crate) const BURST: SignedDuration = SignedDuration::from_millis(1_500);
 /// Messages whose last click is remembered: about 6 MB in each of two generations.
 const REMEMBERED: usize = 65_536;
-/// Maximum bytes of a user agent that are looked at.
-const MAX_AGENT_BYTES: usize = 512;
 
 /// What is seen of a hit.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +53,7 @@ pub(crate) struct Seen<'a> {
 
 /// Who it was.
 pub(crate) fn judge(seen: &Seen<'_>) -> Actor {
-    let agent = of_user_agent(seen.user_agent);
+    let agent = actor::of_user_agent(seen.user_agent);
     if seen.prefetch || seen.burst || seen.age < ARRIVAL || agent == Actor::Machine {
         Actor::Machine
     } else if seen.age < SETTLING && !is_image_proxy(seen.user_agent) {
@@ -64,73 +63,9 @@ pub(crate) fn judge(seen: &Seen<'_>) -> Actor {
     }
 }
 
-/// What a user agent alone says.
-pub(crate) fn of_user_agent(agent: Option<&str>) -> Actor {
-    /// Parts of names of programs that fetch by themselves.
-    const MACHINES: [&str; 38] = [
-        "bot",
-        "crawl",
-        "spider",
-        "scan",
-        "preview",
-        "prefetch",
-        "headless",
-        "phantom",
-        "monitor",
-        "validator",
-        "linkcheck",
-        "urlcheck",
-        "safelinks",
-        "barracuda",
-        "proofpoint",
-        "mimecast",
-        "symantec",
-        "trendmicro",
-        "fortinet",
-        "sophos",
-        "zscaler",
-        "ironport",
-        "messagelabs",
-        "cloudmark",
-        "facebookexternalhit",
-        "whatsapp",
-        "curl/",
-        "wget/",
-        "python",
-        "go-http-client",
-        "java/",
-        "okhttp",
-        "apache-httpclient",
-        "libwww",
-        "node-fetch",
-        "axios",
-        "ruby",
-        "edge/12.246 mozilla/5.0",
-    ];
-    /// Browsers and mail programs begin with, or contain, one of these.
-    const PEOPLE: [&str; 6] = ["mozilla/", "opera/", "outlook", "thunderbird", "microsoft office", "yahoomailproxy"];
-    let Some(agent) = agent.map(str::trim).filter(|agent| !agent.is_empty()) else { return Actor::Machine };
-    let agent = cut(agent).to_ascii_lowercase();
-    if agent == "mozilla/5.0" || MACHINES.iter().any(|name| agent.contains(name)) {
-        Actor::Machine
-    } else if PEOPLE.iter().any(|name| agent.contains(name)) {
-        Actor::Human
-    } else {
-        Actor::Unknown
-    }
-}
-
 /// Proxies that fetch when a person opens the mail, so that even a quick fetch is a person's.
 fn is_image_proxy(agent: Option<&str>) -> bool {
     agent.is_some_and(|agent| agent.contains("GoogleImageProxy") || agent.contains("YahooMailProxy"))
-}
-
-fn cut(text: &str) -> &str {
-    let mut end = text.len().min(MAX_AGENT_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 /// The last click of recent messages.
@@ -170,34 +105,6 @@ mod tests {
 
     const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
     const GMAIL: &str = "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)";
-    const GMAIL_PREFETCH: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) \
-                                  Chrome/42.0.2311.135 Safari/537.36 Edge/12.246 Mozilla/5.0";
-    const YAHOO: &str = "YahooMailProxy; https://help.yahoo.com/kb/yahoo-mail-proxy-SLN28749.html";
-
-    #[test]
-    fn agents_tell_what_they_tell() {
-        for (agent, actor) in [
-            (None, Actor::Machine),
-            (Some("  "), Actor::Machine),
-            (Some("Mozilla/5.0"), Actor::Machine),
-            (Some(GMAIL_PREFETCH), Actor::Machine),
-            (Some("Mozilla/5.0 (compatible; Googlebot/2.1)"), Actor::Machine),
-            (Some("Mozilla/5.0 (X11; Linux x86_64) HeadlessChrome/120.0"), Actor::Machine),
-            (Some("Barracuda Sentinel (EE)"), Actor::Machine),
-            (Some("python-requests/2.31"), Actor::Machine),
-            (Some("Go-http-client/2.0"), Actor::Machine),
-            (Some("BingPreview/1.0b"), Actor::Machine),
-            (Some(FIREFOX), Actor::Human),
-            (Some(GMAIL), Actor::Human),
-            (Some("Microsoft Office/16.0 (Windows NT 10.0; Microsoft Outlook 16.0.17328; Pro)"), Actor::Human),
-            (Some("Thunderbird/128"), Actor::Human),
-            (Some("SomethingElse/1.0"), Actor::Unknown),
-            (Some(YAHOO), Actor::Human),
-        ] {
-            assert_eq!(of_user_agent(agent), actor, "{agent:?}");
-        }
-        assert_eq!(of_user_agent(Some(&format!("Mozilla/4 {}bot", "é".repeat(400)))), Actor::Human, "cut");
-    }
 
     #[test]
     fn everything_seen_counts() {

@@ -56,6 +56,7 @@ mod tests {
             notification_id: Uuid::from_u128(2),
             at: Some(Timestamp::from_second(1).unwrap()),
             provider: None,
+            vendor: None,
             detail: None,
             by: Actor::Human,
         };

@@ -7,7 +7,7 @@
 //! | `POST /t/u/{token}` | a mailbox provider's "unsubscribe" (RFC 8058), or the form of the page below | 200 |
 //! | `GET /t/u/{token}` | the recipient, or a scanner | a page that asks; nothing happens yet |
 //! | `POST /v1/receipts` | apps | 202 |
-//! | `POST /v1/callbacks/{provider}` | Twilio, Vonage, SendGrid, Mailgun | 200 |
+//! | `POST /v1/callbacks/{account}` | vendors | 200 |
 //! | `GET /healthz`, `/readyz` | probes | 200, or 503 where hits would be refused |
 //!
 //! What they report ends as messages on `notify.receipt.<kind>.<channel>`; the service `receipts` makes trace
@@ -33,14 +33,14 @@
 //! | [`settings`] | `[engagement]`, and which apps may report |
 //! | `routes` | paths, and what their handlers share |
 //! | `track` | pixels, clicks, unsubscriptions |
-//! | `actor` | tells people from machines |
+//! | `actor` | tells people from machines, by all that is seen of a hit |
 //! | `reports` | `/v1/receipts` |
-//! | `callbacks` | one module per provider |
+//! | `callbacks` | what vendors report, by the port [`Callbacks`](chasqui_contract::Callbacks) |
 //! | `hit` | what a request becomes: one message |
 //! | [`hit_queue`], [`spool`] | the way to NATS |
 
 mod actor;
-pub mod callbacks;
+mod callbacks;
 
 mod hit;
 pub mod hit_queue;

@@ -86,6 +86,8 @@ fn hit(report: Report, now: Timestamp) -> Result<Hit, (&'static str, &'static st
         notification_id: report.notification_id,
         at: Some(report.at.unwrap_or(now)),
         provider: report.provider,
+        // Apps know the accounts that they were told, not whose they are.
+        vendor: None,
         detail: report.detail,
         by: report.by,
     };

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use chasqui_contract::Clock;
+use chasqui_contract::{Callbacks, Clock};
 use chasqui_http::request::come_again;
 use chasqui_links::Links;
 use chasqui_nats::Publisher;
@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{
     Reporters, Settings,
     actor::Clicks,
-    callbacks::{self, Verifiers},
+    callbacks,
     hit_queue::{Carrier, HitQueue},
     pages, reports,
     spool::{Spool, SpoolError},
@@ -38,6 +38,8 @@ pub struct Setup<'a> {
     pub links: Option<Links>,
     /// Who may report.
     pub reporters: Reporters,
+    /// What vendors report, by account.
+    pub callbacks: Vec<Arc<dyn Callbacks>>,
     /// Where receipts go. It may be away.
     pub client: async_nats::Client,
     /// What time it is.
@@ -54,10 +56,9 @@ impl Engagement {
     /// Opens the spool. Nothing is answered before its router is served, and nothing carried before its carrier runs.
     ///
     /// # Errors
-    /// Where a setting or the spool cannot be used. With NATS away it is no error: then hits are kept.
-    pub fn open(setup: Setup<'_>) -> Result<Self, EngagementError> {
-        let Setup { settings, public_url, links, reporters, client, clock } = setup;
-        let verifiers = Verifiers::new(settings, public_url)?;
+    /// Where the spool cannot be used. With NATS away it is no error: then hits are kept.
+    pub fn open(setup: Setup<'_>) -> Result<Self, SpoolError> {
+        let Setup { settings, public_url, links, reporters, callbacks, client, clock } = setup;
         let spool = Spool::open(&settings.spool_dir, settings.spool_bytes)?;
         let publisher = Publisher::new(async_nats::jetstream::new(client.clone()));
         let (hits, carrier) = HitQueue::new(client, &publisher, spool, settings.queue_hits);
@@ -66,7 +67,7 @@ impl Engagement {
             links,
             clicks: Clicks::default(),
             reporters,
-            verifiers,
+            callbacks,
             public_url: public_url.trim_end_matches('/').to_owned(),
             clock,
             bulk: Semaphore::new(MAX_BULK),
@@ -85,24 +86,13 @@ impl Engagement {
     }
 }
 
-/// Engagement cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum EngagementError {
-    /// A setting cannot be used.
-    #[error(transparent)]
-    Settings(#[from] chasqui_settings::SettingsError),
-    /// The spool cannot be used.
-    #[error(transparent)]
-    Spool(#[from] SpoolError),
-}
-
 /// What requests share.
 pub(crate) struct App {
     pub(crate) hits: HitQueue,
     pub(crate) links: Option<Links>,
     pub(crate) clicks: Clicks,
     pub(crate) reporters: Reporters,
-    pub(crate) verifiers: Verifiers,
+    pub(crate) callbacks: Vec<Arc<dyn Callbacks>>,
     /// Without a slash at the end.
     pub(crate) public_url: String,
     clock: Arc<dyn Clock>,
@@ -126,7 +116,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/t/c/{token}", get(track::click))
         .route("/t/u/{token}", get(track::confirm).post(track::unsubscribe))
         .route("/v1/receipts", post(reports::report))
-        .route("/v1/callbacks/{provider}", post(callbacks::receive))
+        .route("/v1/callbacks/{account}", post(callbacks::receive))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .fallback(|| async { pages::missing() })

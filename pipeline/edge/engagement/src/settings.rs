@@ -10,8 +10,6 @@ use chasqui_schemas::subject;
 use chasqui_settings::{SecretSource, SettingsError};
 use serde::Deserialize;
 
-use crate::callbacks;
-
 /// The manual, with every default.
 pub const DEFAULTS: &str = include_str!("../engagement.toml");
 
@@ -23,10 +21,6 @@ pub struct Settings {
     pub queue_hits: usize,
     pub spool_dir: PathBuf,
     pub spool_bytes: u64,
-    pub twilio: callbacks::twilio::Config,
-    pub vonage: callbacks::vonage::Config,
-    pub sendgrid: callbacks::sendgrid::Config,
-    pub mailgun: callbacks::mailgun::Config,
 }
 
 /// Who may report receipts.

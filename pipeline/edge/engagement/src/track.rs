@@ -133,6 +133,7 @@ fn hit(kind: ReceiptKind, origin: &Origin, at: Timestamp, by: Actor, detail: Opt
         notification_id: origin.notification_id,
         at: Some(at),
         provider: None,
+        vendor: None,
         detail,
         by,
     };

@@ -21,26 +21,41 @@
 //! [tokens](https://developer.apple.com/documentation/usernotifications/establishing-a-token-based-connection-to-apns).
 
 mod classify;
-mod config;
 mod request;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Provider};
+use chasqui_contract::{Answer, Clock};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
 use chasqui_settings::SettingsError;
 use reqwest::{Url, header::AUTHORIZATION};
 
-pub use self::config::Config;
+use self::settings::Settings;
 use self::{classify::classify, tokens::Tokens};
-use crate::http::{self, Http};
+use crate::{
+    Account, Vendor,
+    account::Call,
+    http::{self, Http, Version},
+};
 
-/// The provider's name.
-pub const NAME: &str = "apns";
+/// The vendor's name, for `overrides`.
+const NAME: &str = "apns";
+
+/// The vendor.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: NAME,
+    serves: &[(Channel::Push, Some(Platform::Ios))],
+    manual: include_str!("apns.toml"),
+    sender: |account, ports| {
+        let call = Apns::new(account, account.settings()?, ports.clock.clone())?;
+        Ok(account.provider(call))
+    },
+    callbacks: None,
+};
 
 /// Pushes to Apple devices.
 pub(crate) struct Apns {
@@ -52,17 +67,19 @@ pub(crate) struct Apns {
 }
 
 impl Apns {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
-        config.check()?;
+    pub(crate) fn new(account: &Account<'_>, settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        settings.check(account)?;
         Ok(Apns {
-            http: Http::new("send.apns", &config.reach())?,
-            base: http::address("send.apns.base_url", &config.base_url)?,
-            topic: config.topic.clone(),
-            tokens: Tokens::new(config)?,
+            http: Http::open(account, &settings.http, Version::Http2)?,
+            base: http::address(&account.key("base_url"), &settings.base_url)?,
+            tokens: Tokens::new(account, &settings)?,
+            topic: settings.topic,
             clock,
         })
     }
+}
 
+impl Call for Apns {
     async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let deadline = self.http.deadline();
         let mut rejected = None;
@@ -78,20 +95,5 @@ impl Apns {
             }
             return Ok(classify(&reply, self.clock.now()));
         }
-    }
-}
-
-#[async_trait]
-impl Provider for Apns {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
-        channel == Channel::Push && platform == Some(Platform::Ios)
-    }
-
-    async fn send(&self, delivery: &Delivery) -> Answer {
-        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

@@ -11,9 +11,14 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    http::HttpSettings,
     loopback::{Loopback, Turn},
-    testing::{at, config, delivery_to, secret},
+    testing::{Ask, account, at, delivery_to, secret, settings},
 };
+
+fn defaults() -> Settings {
+    settings(&VENDOR, "key_id = ''\nteam_id = ''\ntopic = ''")
+}
 
 struct World {
     provider: Apns,
@@ -25,17 +30,16 @@ impl World {
     fn new(server: &Loopback) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let (source, _file) = secret(&key.serialize_pem());
-        let config = Config {
+        let settings = Settings {
             key: source,
             key_id: "ABC123DEFG".into(),
             team_id: "DEF123GHIJ".into(),
             topic: "com.example.shop".into(),
             base_url: server.url.clone(),
-            timeout_ms: 20_000,
-            ..config().apns
+            http: HttpSettings { timeout_ms: 20_000, ..defaults().http },
         };
         let clock = Arc::new(ManualClock::new(at(0)));
-        let provider = Apns::new(&config, clock.clone()).unwrap();
+        let provider = Apns::new(&account(&VENDOR), settings, clock.clone()).unwrap();
         World { provider, clock, key }
     }
 
@@ -141,14 +145,14 @@ async fn a_payload_too_large_is_not_sent() {
 #[test]
 fn an_account_that_cannot_work_is_refused_by_name() {
     let (key, _file) = secret("hunter2");
-    let account = Config { key, key_id: "K".into(), team_id: "T".into(), topic: "t".into(), ..config().apns };
-    for (config, wrong) in [
-        (account.clone(), "send.apns.key:"),
-        (Config { topic: String::new(), ..account.clone() }, "send.apns.topic:"),
-        (Config { team_id: "é".into(), ..account.clone() }, "send.apns.team_id:"),
+    let valid = Settings { key, key_id: "K".into(), team_id: "T".into(), topic: "t".into(), ..defaults() };
+    for (settings, wrong) in [
+        (valid.clone(), "accounts.apns.key:"),
+        (Settings { topic: String::new(), ..valid.clone() }, "accounts.apns.topic:"),
+        (Settings { team_id: "é".into(), ..valid.clone() }, "accounts.apns.team_id:"),
     ] {
-        let error = Apns::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
+        let error =
+            Apns::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
         assert!(error.starts_with(wrong) && !error.contains("hunter2"), "{error}");
     }
-    assert!(!config().apns.is_set_up());
 }

@@ -13,8 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::header::HeaderValue;
 use serde::Serialize;
 
-use super::Config;
-use crate::{jwt::Signer, push};
+use super::Settings;
+use crate::{Account, jwt::Signer, push};
 
 /// A token serves this long.
 const SERVES: SignedDuration = SignedDuration::from_mins(40);
@@ -34,10 +34,10 @@ struct Claims<'a> {
 }
 
 impl Tokens {
-    pub(super) fn new(config: &Config) -> Result<Self, SettingsError> {
-        let signer = Signer::es256_pem(config.key.require("send.apns.key")?.expose())
-            .map_err(|error| SettingsError::invalid("send.apns.key", error.to_string()))?;
-        let (key_id, team_id) = (config.key_id.clone(), config.team_id.clone());
+    pub(super) fn new(account: &Account<'_>, settings: &Settings) -> Result<Self, SettingsError> {
+        let signer = Signer::es256_pem(account.secret("key", &settings.key)?.expose())
+            .map_err(|error| account.invalid("key", error.to_string()))?;
+        let (key_id, team_id) = (settings.key_id.clone(), settings.team_id.clone());
         Ok(Tokens { signer, key_id, team_id, last: Mutex::new(None) })
     }
 

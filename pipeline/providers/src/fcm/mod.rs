@@ -26,9 +26,9 @@
 //! [quotas](https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas).
 
 mod classify;
-mod config;
 mod oauth;
 mod request;
+mod settings;
 #[cfg(test)]
 pub(crate) mod test_key;
 #[cfg(test)]
@@ -36,8 +36,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Provider};
+use chasqui_contract::{Answer, Clock};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
 use chasqui_settings::SettingsError;
 use reqwest::{
@@ -45,12 +44,28 @@ use reqwest::{
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
 
-pub use self::config::Config;
+use self::settings::Settings;
 use self::{classify::classify, oauth::OAuth};
-use crate::http::{self, Http};
+use crate::{
+    Account, Vendor,
+    account::Call,
+    http::{self, Http, Version},
+};
 
-/// The provider's name.
-pub const NAME: &str = "fcm";
+/// The vendor's name, for `overrides`.
+const NAME: &str = "fcm";
+
+/// The vendor.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: NAME,
+    serves: &[(Channel::Push, Some(Platform::Android))],
+    manual: include_str!("fcm.toml"),
+    sender: |account, ports| {
+        let call = Fcm::new(account, account.settings()?, ports.clock.clone())?;
+        Ok(account.provider(call))
+    },
+    callbacks: None,
+};
 
 /// Pushes to Android devices.
 pub(crate) struct Fcm {
@@ -61,18 +76,20 @@ pub(crate) struct Fcm {
 }
 
 impl Fcm {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
-        let account = config.account()?;
-        let http = Http::new("send.fcm", &config.reach())?;
-        let base = http::address("send.fcm.base_url", &config.base_url)?;
+    pub(crate) fn new(account: &Account<'_>, settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        let key = settings.key(account)?;
+        let http = Http::open(account, &settings.http, Version::Any)?;
+        let base = http::address(&account.key("base_url"), &settings.base_url)?;
         Ok(Fcm {
-            url: http::below(base, &["v1", "projects", &account.project, "messages:send"]),
-            oauth: OAuth::new(account, http.clone(), clock.clone()),
+            url: http::below(base, &["v1", "projects", &key.project, "messages:send"]),
+            oauth: OAuth::new(key, http.clone(), clock.clone()),
             http,
             clock,
         })
     }
+}
 
+impl Call for Fcm {
     async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let deadline = self.http.deadline();
         let body = request::body(delivery, self.clock.now())?;
@@ -91,20 +108,5 @@ impl Fcm {
             }
             return Ok(classify(&reply, self.clock.now()));
         }
-    }
-}
-
-#[async_trait]
-impl Provider for Fcm {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
-        channel == Channel::Push && platform == Some(Platform::Android)
-    }
-
-    async fn send(&self, delivery: &Delivery) -> Answer {
-        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
-use super::config::Account;
+use super::settings::Key;
 use crate::{
     http::{Failure, Http, Reply},
     push,
@@ -41,7 +41,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Fetches tokens and keeps the last one.
 pub(super) struct OAuth {
-    account: Account,
+    key: Key,
     http: Http,
     clock: Arc<dyn Clock>,
     last: Mutex<Option<Token>>,
@@ -65,8 +65,8 @@ struct Claims<'a> {
 }
 
 impl OAuth {
-    pub(super) fn new(account: Account, http: Http, clock: Arc<dyn Clock>) -> Self {
-        OAuth { account, http, clock, last: Mutex::new(None), fetching: AsyncMutex::new(None) }
+    pub(super) fn new(key: Key, http: Http, clock: Arc<dyn Clock>) -> Self {
+        OAuth { key, http, clock, last: Mutex::new(None), fetching: AsyncMutex::new(None) }
     }
 
     /// The `Authorization` to use now.
@@ -133,7 +133,7 @@ impl OAuth {
     }
 
     async fn fetch(&self, deadline: Instant) -> Result<Token, Answer> {
-        let Account { email, key_id, signer, audience, token_url, .. } = &self.account;
+        let Key { email, key_id, signer, audience, token_url, .. } = &self.key;
         let now = self.clock.now();
         let iat = now.as_second();
         let claims = Claims { iss: email, scope: SCOPE, aud: audience, iat, exp: iat + ASSERTION_S };

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    http::HttpSettings,
     loopback::{Loopback, Turn},
-    testing::{at, config, delivery, secret},
+    testing::{self, Ask, at, delivery, secret},
 };
 
 const LATER: Outcome = Outcome::TryLater { after: None };
@@ -29,16 +30,21 @@ fn account(server: &Loopback) -> Value {
     })
 }
 
-fn config_with_file(text: &str, change: impl FnOnce(Config) -> Config) -> (Config, tempfile::NamedTempFile) {
+fn settings_with_file(text: &str, change: impl FnOnce(Settings) -> Settings) -> (Settings, tempfile::NamedTempFile) {
     let (service_account, file) = secret(text);
-    (change(Config { service_account, ..config().fcm }), file)
+    (change(Settings { service_account, ..testing::settings(&VENDOR, "") }), file)
 }
 
-fn provider_with(server: &Loopback, change: impl FnOnce(Config) -> Config) -> (Fcm, Arc<ManualClock>) {
-    let base = |config| change(Config { base_url: server.url.clone(), timeout_ms: 20_000, ..config });
-    let (config, _file) = config_with_file(&account(server).to_string(), base);
+/// With calls of at most so many milliseconds.
+fn within(timeout_ms: u64, settings: Settings) -> Settings {
+    Settings { http: HttpSettings { timeout_ms, ..settings.http.clone() }, ..settings }
+}
+
+fn provider_with(server: &Loopback, change: impl FnOnce(Settings) -> Settings) -> (Fcm, Arc<ManualClock>) {
+    let base = |settings| change(Settings { base_url: server.url.clone(), ..within(20_000, settings) });
+    let (settings, _file) = settings_with_file(&account(server).to_string(), base);
     let clock = Arc::new(ManualClock::new(at(0)));
-    (Fcm::new(&config, clock.clone()).unwrap(), clock)
+    (Fcm::new(&testing::account(&VENDOR), settings, clock.clone()).unwrap(), clock)
 }
 
 async fn send(provider: &Fcm) -> Answer {
@@ -66,7 +72,7 @@ fn seen(server: &Loopback) -> Vec<String> {
 #[tokio::test]
 async fn a_push_goes_with_an_access_token_for_a_signed_assertion() {
     let server = Loopback::start([token("t1"), ok()]).await;
-    let (provider, _) = provider_with(&server, |config| config);
+    let (provider, _) = provider_with(&server, |settings| settings);
     let answer = send(&provider).await;
     assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "projects/shop-1/messages/0:1"));
 
@@ -101,7 +107,7 @@ async fn a_push_goes_with_an_access_token_for_a_signed_assertion() {
 #[tokio::test]
 async fn an_access_token_serves_until_shortly_before_it_ends() {
     let server = Loopback::start([token("t1"), ok(), ok(), token("t2"), ok()]).await;
-    let (provider, clock) = provider_with(&server, |config| config);
+    let (provider, clock) = provider_with(&server, |settings| settings);
     for minutes in [0, 54, 2] {
         clock.advance(SignedDuration::from_mins(minutes));
         assert_eq!(send(&provider).await.outcome, Outcome::Accepted);
@@ -114,7 +120,7 @@ async fn an_access_token_serves_until_shortly_before_it_ends() {
 async fn an_access_token_that_cannot_be_replaced_serves_to_its_end() {
     let down = || say(503, json!({}));
     let server = Loopback::start([token("t1"), ok(), down(), ok(), Turn::Stall, ok(), down()]).await;
-    let (provider, clock) = provider_with(&server, |config| Config { timeout_ms: 6_000, ..config });
+    let (provider, clock) = provider_with(&server, |settings| within(6_000, settings));
     for (minutes, expected) in [(0, Outcome::Accepted), (57, Outcome::Accepted), (1, Outcome::Accepted), (2, LATER)] {
         clock.advance(SignedDuration::from_mins(minutes));
         assert_eq!(send(&provider).await.outcome, expected, "{minutes}");
@@ -126,7 +132,7 @@ async fn many_calls_fetch_one_access_token_even_a_short_lived_one() {
     let short_lived = say(200, json!({ "access_token": "t1", "expires_in": 60 }));
     for token in [token("t1"), short_lived] {
         let server = Loopback::start([token].into_iter().chain((0..20).map(|_| ok()))).await;
-        let (provider, _) = provider_with(&server, |config| config);
+        let (provider, _) = provider_with(&server, |settings| settings);
         let answers = futures::future::join_all((0..20).map(|_| send(&provider))).await;
         assert!(answers.iter().all(|answer| answer.outcome == Outcome::Accepted), "{answers:?}");
         assert_eq!(seen(&server).iter().filter(|line| *line == TOKEN).count(), 1);
@@ -136,7 +142,7 @@ async fn many_calls_fetch_one_access_token_even_a_short_lived_one() {
 #[tokio::test]
 async fn many_calls_share_a_failed_fetch_and_the_next_one_tries_again() {
     let server = Loopback::start([say(503, json!({})), token("t1"), ok()]).await;
-    let (provider, _) = provider_with(&server, |config| config);
+    let (provider, _) = provider_with(&server, |settings| settings);
     let answers = futures::future::join_all((0..20).map(|_| send(&provider))).await;
     assert!(answers.iter().all(|answer| answer.outcome == LATER), "{answers:?}");
     assert_eq!(seen(&server), [TOKEN]);
@@ -153,7 +159,7 @@ async fn a_failed_fetch_is_never_ambiguous() {
         (say(401, json!({ "error": "invalid_client" })), 20_000, Outcome::Misconfigured, "invalid_client"),
     ] {
         let server = Loopback::start([turn.clone()]).await;
-        let (provider, _) = provider_with(&server, |config| Config { timeout_ms, ..config });
+        let (provider, _) = provider_with(&server, |settings| within(timeout_ms, settings));
         let answer = send(&provider).await;
         assert_eq!((answer.outcome, answer.code.as_str()), (expected, code), "{turn:?}");
         assert_eq!(seen(&server), [TOKEN], "{turn:?}");
@@ -165,7 +171,7 @@ async fn an_access_token_that_is_not_taken_is_fetched_again_once() {
     let unauthenticated = || say(401, json!({ "error": { "status": "UNAUTHENTICATED" } }));
     let script = [token("t1"), unauthenticated(), token("t2"), ok(), unauthenticated(), token("t3"), unauthenticated()];
     let server = Loopback::start(script).await;
-    let (provider, _) = provider_with(&server, |config| config);
+    let (provider, _) = provider_with(&server, |settings| settings);
     assert_eq!(send(&provider).await.outcome, Outcome::Accepted);
     let answer = send(&provider).await;
     assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Misconfigured, "UNAUTHENTICATED"));
@@ -192,13 +198,16 @@ fn an_account_that_cannot_work_is_refused_by_name_and_not_shown() {
         (without("private_key", json!(rcgen::KeyPair::generate().unwrap().serialize_pem())), "`private_key`"),
         (without("token_uri", json!("oauth2")), "address"),
     ] {
-        let (config, _file) = config_with_file(&file, |config| config);
-        let error = Fcm::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
-        assert!(error.starts_with("send.fcm.service_account:") && error.contains(told), "{error}");
+        let (settings, _file) = settings_with_file(&file, |settings| settings);
+        let error = Fcm::new(&testing::account(&VENDOR), settings, Arc::new(ManualClock::new(at(0))))
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.starts_with("accounts.fcm.service_account:") && error.contains(told), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
-    let (config, _file) = config_with_file(&whole.to_string(), |config| config);
-    assert!(Fcm::new(&config, Arc::new(ManualClock::new(at(0)))).is_ok());
+    let (settings, _file) = settings_with_file(&whole.to_string(), |settings| settings);
+    assert!(Fcm::new(&testing::account(&VENDOR), settings, Arc::new(ManualClock::new(at(0)))).is_ok());
 }
 
 #[tokio::test]
@@ -206,7 +215,7 @@ async fn access_tokens_come_from_another_address_where_told_so() {
     let tokens = Loopback::start([token("t1")]).await;
     let api = Loopback::start([ok()]).await;
     let elsewhere = Some(format!("{}/elsewhere", tokens.url));
-    let (provider, _) = provider_with(&api, |config| Config { token_uri: elsewhere, ..config });
+    let (provider, _) = provider_with(&api, |settings| Settings { token_uri: elsewhere, ..settings });
     assert_eq!(send(&provider).await.outcome, Outcome::Accepted);
     assert_eq!((seen(&tokens), seen(&api).len()), (vec!["POST /elsewhere".to_owned()], 1));
 }

@@ -5,16 +5,34 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Class, Inbox, Outcome, Provider, StoreError};
-use chasqui_schemas::{
-    Channel, Delivery, ReceiptKind, delivery::Address, inbox::InboxMessage, receipt::Actor, record::Platform,
+use chasqui_contract::{Answer, Class, Inbox, Outcome, StoreError};
+use chasqui_schemas::{Channel, Delivery, ReceiptKind, delivery::Address, inbox::InboxMessage, receipt::Actor};
+use serde::Deserialize;
+
+use crate::{
+    Vendor,
+    account::{Call, receipt},
 };
 
-use super::receipt;
+/// The vendor's name, for `overrides`.
+const NAME: &str = "inbox";
 
-/// The provider's name.
-pub const NAME: &str = "inbox";
+/// The vendor, which is Chasqui itself.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: NAME,
+    serves: &[(Channel::InApp, None)],
+    manual: include_str!("inbox.toml"),
+    sender: |account, ports| {
+        let Settings {} = account.settings()?;
+        Ok(account.provider(InboxProvider::new(ports.inbox.clone())))
+    },
+    callbacks: None,
+};
+
+/// See `inbox.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {}
 
 /// Appends to inboxes.
 pub(crate) struct InboxProvider {
@@ -27,19 +45,10 @@ impl InboxProvider {
     }
 }
 
-#[async_trait]
-impl Provider for InboxProvider {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
-        channel == Channel::InApp
-    }
-
-    async fn send(&self, delivery: &Delivery) -> Answer {
+impl Call for InboxProvider {
+    async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let Address::Inbox(user) = &delivery.endpoint.address else {
-            return Answer::new(Outcome::Misconfigured, "channel", "the inbox serves the channel in_app only");
+            return Err(Answer::new(Outcome::Misconfigured, "channel", "the inbox serves the channel in_app only"));
         };
         let message = InboxMessage {
             notification_id: delivery.notification_id,
@@ -53,18 +62,14 @@ impl Provider for InboxProvider {
             expires_at: delivery.expires_at,
             data: delivery.overrides.get(NAME),
         };
-        let json = match serde_json::to_vec(&message) {
-            Ok(json) => json,
-            Err(error) => return Answer::new(Outcome::Refused, "json", error.to_string()),
-        };
-        match self.inbox.append(&delivery.app, user, delivery.id, json.into()).await {
-            Ok(()) => Answer {
-                message_id: delivery.id.to_string(),
-                receipts: vec![(ReceiptKind::Delivered, receipt(NAME, delivery, Actor::Unknown))],
-                ..Answer::new(Outcome::Accepted, "", "")
-            },
-            Err(error) => classify(&error),
-        }
+        let json =
+            serde_json::to_vec(&message).map_err(|error| Answer::new(Outcome::Refused, "json", error.to_string()))?;
+        self.inbox.append(&delivery.app, user, delivery.id, json.into()).await.map_err(|error| classify(&error))?;
+        Ok(Answer {
+            message_id: delivery.id.to_string(),
+            receipts: vec![(ReceiptKind::Delivered, receipt(delivery, Actor::Unknown))],
+            ..Answer::new(Outcome::Accepted, "", "")
+        })
     }
 }
 
@@ -93,7 +98,7 @@ mod tests {
         delivery.content = Content { url: Some("https://example.com/o/1".into()), ..delivery.content };
         delivery.overrides = json!({"inbox": {"badge": 3}, "sandbox": {}}).as_object().unwrap().clone();
 
-        let answer = InboxProvider::new(inbox.clone()).send(&delivery).await;
+        let answer = InboxProvider::new(inbox.clone()).call(&delivery).await.unwrap();
 
         assert_eq!(answer.outcome, Outcome::Accepted);
         assert_eq!(answer.receipts[0].0, ReceiptKind::Delivered);
@@ -120,7 +125,7 @@ mod tests {
         ] {
             let inbox = Arc::new(TestInbox::default());
             *inbox.error.lock().unwrap() = Some(error);
-            let outcome = InboxProvider::new(inbox).send(&delivery(Channel::InApp)).await.outcome;
+            let outcome = InboxProvider::new(inbox).call(&delivery(Channel::InApp)).await.unwrap_err().outcome;
             let tried_again = matches!(outcome, Outcome::TryLater { .. } | Outcome::Throttled { .. });
             assert_eq!(tried_again, transient, "{outcome:?}");
         }
@@ -129,7 +134,7 @@ mod tests {
     #[tokio::test]
     async fn other_channels_are_a_configuration_error() {
         let inbox = Arc::new(TestInbox::default());
-        let answer = InboxProvider::new(inbox.clone()).send(&delivery(Channel::Sms)).await;
+        let answer = InboxProvider::new(inbox.clone()).call(&delivery(Channel::Sms)).await.unwrap_err();
         assert_eq!(answer.outcome, Outcome::Misconfigured);
         assert!(inbox.appended.lock().unwrap().is_empty());
     }

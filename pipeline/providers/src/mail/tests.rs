@@ -100,6 +100,6 @@ fn our_headers_are_kept_however_they_are_spelt() {
 #[test]
 fn a_sender_must_be_a_mailbox() {
     assert_eq!(sender("k", "Shop <no-reply@example.com>").unwrap().email.domain(), "example.com");
-    let error = sender("send.smtp.from", "").unwrap_err();
-    assert!(error.to_string().starts_with("send.smtp.from"), "{error}");
+    let error = sender("accounts.smtp.from", "").unwrap_err();
+    assert!(error.to_string().starts_with("accounts.smtp.from"), "{error}");
 }

@@ -24,28 +24,44 @@
 //! minutes. It knows no priority and no collapse key. `overrides.mailgun` is laid over the parameters, by their names
 //! (`o:tracking`, `template`, `t:variables`, …); the recipient, our variables and our headers stay ours.
 
+mod callback;
 mod classify;
-mod config;
 mod request;
+mod settings;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Provider};
-use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_contract::{Answer, Clock};
+use chasqui_schemas::{Channel, Delivery};
 use chasqui_settings::{Secret, SettingsError};
 use lettre::message::Mailbox;
 use reqwest::{Url, header::CONTENT_TYPE};
 use uuid::Uuid;
 
-pub use self::config::Config;
+use self::settings::Settings;
 use super::mail;
-use crate::http::{self, Http};
+use crate::{
+    Account, Vendor,
+    account::Call,
+    http::{self, Http, Version},
+};
 
-/// The provider's name.
-pub const NAME: &str = "mailgun";
+/// The vendor's name, for `overrides`.
+const NAME: &str = "mailgun";
+
+/// The vendor.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: NAME,
+    serves: &[(Channel::Email, None)],
+    manual: include_str!("mailgun.toml"),
+    sender: |account, ports| {
+        let call = Mailgun::new(account, account.settings()?, ports.clock.clone())?;
+        Ok(account.provider(call))
+    },
+    callbacks: Some(callback::open),
+};
 
 /// A domain at Mailgun.
 pub(crate) struct Mailgun {
@@ -58,18 +74,20 @@ pub(crate) struct Mailgun {
 }
 
 impl Mailgun {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
-        let base = http::address("send.mailgun.base_url", &config.base_url)?;
+    pub(crate) fn new(account: &Account<'_>, settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        let base = http::address(&account.key("base_url"), &settings.base_url)?;
         Ok(Mailgun {
-            http: Http::new("send.mailgun", &config.reach())?,
-            url: http::below(base, &["v3", &config.domain, "messages"]),
-            key: config.api_key.require("send.mailgun.api_key")?,
-            from: mail::sender("send.mailgun.from", &config.from)?,
-            test_mode: config.test_mode,
+            http: Http::open(account, &settings.http, Version::Any)?,
+            url: http::below(base, &["v3", &settings.domain, "messages"]),
+            key: account.secret("api_key", &settings.api_key)?,
+            from: mail::sender(&account.key("from"), &settings.from)?,
+            test_mode: settings.test_mode,
             clock,
         })
     }
+}
 
+impl Call for Mailgun {
     async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let parameters = request::parameters(delivery, &self.from, self.test_mode, self.clock.now())?;
         let boundary = Uuid::new_v4().simple().to_string();
@@ -78,20 +96,5 @@ impl Mailgun {
         let request = http::built(request.body(request::multipart(&parameters, &boundary)))?;
         let reply = self.http.exchange(request).await?;
         Ok(classify::classify(&reply, self.clock.now()))
-    }
-}
-
-#[async_trait]
-impl Provider for Mailgun {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
-        channel == Channel::Email
-    }
-
-    async fn send(&self, delivery: &Delivery) -> Answer {
-        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     http::MAX_RETRY_AFTER,
     loopback::{Loopback, Seen, Turn},
     payload::Form,
-    testing::{at, config, delivery, overridden, reply, secret},
+    testing::{Ask, account, at, delivery, overridden, reply, secret, settings},
     vendor_spec::Spec,
 };
 
@@ -237,15 +237,15 @@ proptest! {
 
 fn provider(url: &str) -> Mailgun {
     let (api_key, _file) = secret("hunter2");
-    let config = Config {
+    let settings = Settings {
         api_key,
         domain: "mg.shop.example".into(),
         from: "Shop <no-reply@shop.example>".into(),
         base_url: url.to_owned(),
         test_mode: true,
-        ..config().mailgun
+        ..settings(&VENDOR, "domain = ''\nfrom = ''")
     };
-    Mailgun::new(&config, Arc::new(ManualClock::new(at(0)))).unwrap()
+    Mailgun::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(0)))).unwrap()
 }
 
 /// The parameters of a multipart body (RFC 7578).

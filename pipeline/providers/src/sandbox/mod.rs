@@ -34,26 +34,44 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Outcome, Provider};
-use chasqui_schemas::{Delivery, ReceiptKind, receipt::Actor};
+use chasqui_contract::{Answer, Clock, Outcome};
+use chasqui_schemas::{Channel, Delivery, ReceiptKind, receipt::Actor, record::Platform};
 use chasqui_settings::SettingsError;
 use serde::Deserialize;
 
 use self::magic::Ending;
-use super::receipt;
+use crate::{
+    Account, Vendor,
+    account::{Call, receipt},
+};
 
-/// The provider's name.
-pub const NAME: &str = "sandbox";
+const NAME: &str = "sandbox";
 
-/// `[send.sandbox]`.
+/// The vendor.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: NAME,
+    serves: &[
+        (Channel::Push, Some(Platform::Ios)),
+        (Channel::Push, Some(Platform::Android)),
+        (Channel::Push, Some(Platform::Web)),
+        (Channel::Sms, None),
+        (Channel::Email, None),
+        (Channel::InApp, None),
+    ],
+    manual: include_str!("sandbox.toml"),
+    sender: |account, ports| {
+        let call = Sandbox::new(account, &account.settings()?, ports.clock.clone())?;
+        Ok(account.provider(call))
+    },
+    callbacks: None,
+};
+
+/// See `sandbox.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
-    /// How long every call takes, in milliseconds.
-    pub latency_ms: u64,
-    /// The file that gets a line per call. It grows without bound.
-    pub log: Option<PathBuf>,
+pub(crate) struct Settings {
+    pub(crate) latency_ms: u64,
+    pub(crate) log: Option<PathBuf>,
 }
 
 /// Delivers nowhere.
@@ -64,11 +82,15 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+    pub(crate) fn new(
+        account: &Account<'_>,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SettingsError> {
         let open = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
-        let log = config.log.as_ref().map(open).transpose();
-        let log = log.map_err(|source| SettingsError::file("send.sandbox.log", source))?;
-        Ok(Sandbox { latency: Duration::from_millis(config.latency_ms), log, clock })
+        let log = settings.log.as_ref().map(open).transpose();
+        let log = log.map_err(|source| SettingsError::file(account.key("log"), source))?;
+        Ok(Sandbox { latency: Duration::from_millis(settings.latency_ms), log, clock })
     }
 
     /// One line, one write: lines of several processes do not mix.
@@ -79,30 +101,25 @@ impl Sandbox {
     }
 }
 
-#[async_trait]
-impl Provider for Sandbox {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    async fn send(&self, delivery: &Delivery) -> Answer {
+impl Call for Sandbox {
+    async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         if let Err(error) = self.record(delivery) {
             // A test that trusts the log must not go on without it.
-            return Answer::new(Outcome::Misconfigured, "log", error.to_string());
+            return Err(Answer::new(Outcome::Misconfigured, "log", error.to_string()));
         }
         let magic = magic::read(&delivery.endpoint.address);
         let latency = self.latency.saturating_add(magic.slow);
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
-        answer(delivery, magic.ending)
+        Ok(answer(delivery, magic.ending))
     }
 }
 
 fn answer(delivery: &Delivery, ending: Ending) -> Answer {
     let accepted = |receipts: &[(ReceiptKind, Actor)]| Answer {
         message_id: format!("{NAME}-{}-{}", delivery.id, delivery.attempt),
-        receipts: receipts.iter().map(|&(kind, by)| (kind, receipt(NAME, delivery, by))).collect(),
+        receipts: receipts.iter().map(|&(kind, by)| (kind, receipt(delivery, by))).collect(),
         ..Answer::new(Outcome::Accepted, "ok", "")
     };
     let delivered = (ReceiptKind::Delivered, Actor::Unknown);
@@ -129,19 +146,19 @@ fn answer(delivery: &Delivery, ending: Ending) -> Answer {
 #[cfg(test)]
 mod tests {
     use chasqui_contract::ManualClock;
-    use chasqui_schemas::{Channel, delivery::Address};
+    use chasqui_schemas::delivery::Address;
     use tokio::time::Instant;
 
     use super::*;
-    use crate::testing::{at, delivery, delivery_to};
+    use crate::testing::{account, at, delivery, delivery_to};
 
     fn sandbox(latency_ms: u64, log: Option<PathBuf>) -> Sandbox {
-        Sandbox::new(&Config { latency_ms, log }, Arc::new(ManualClock::new(at(5)))).unwrap()
+        Sandbox::new(&account(&VENDOR), &Settings { latency_ms, log }, Arc::new(ManualClock::new(at(5)))).unwrap()
     }
 
     async fn send(local: &str, attempt: u32) -> Answer {
         let to = delivery_to(Address::Mailbox(format!("{local}@example.com")));
-        sandbox(0, None).send(&Delivery { attempt, ..to }).await
+        sandbox(0, None).call(&Delivery { attempt, ..to }).await.unwrap()
     }
 
     fn kinds(answer: &Answer) -> Vec<ReceiptKind> {
@@ -151,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn every_channel_is_served() {
         for channel in Channel::ALL {
-            let answer = sandbox(0, None).send(&delivery(channel)).await;
+            let answer = sandbox(0, None).call(&delivery(channel)).await.unwrap();
             assert_eq!(answer.outcome, Outcome::Accepted);
             assert_eq!(kinds(&answer), [ReceiptKind::Delivered]);
         }
@@ -179,7 +196,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn latency_is_what_is_set_and_what_the_address_adds() {
         let began = Instant::now();
-        sandbox(300, None).send(&delivery_to(Address::Inbox("slow-700".into()))).await;
+        sandbox(300, None).call(&delivery_to(Address::Inbox("slow-700".into()))).await.unwrap();
         assert_eq!(began.elapsed(), Duration::from_secs(1));
     }
 
@@ -189,9 +206,9 @@ mod tests {
         let path = directory.path().join("log");
         let sandbox = sandbox(0, Some(path.clone()));
         let delivery = delivery_to(Address::Inbox("slow-60000".into()));
-        let cut_off = tokio::time::timeout(Duration::from_millis(5), sandbox.send(&delivery)).await;
+        let cut_off = tokio::time::timeout(Duration::from_millis(5), sandbox.call(&delivery)).await;
         assert!(cut_off.is_err());
-        sandbox.send(&Delivery { attempt: 2, ..delivery_to(Address::Inbox("ada".into())) }).await;
+        sandbox.call(&Delivery { attempt: 2, ..delivery_to(Address::Inbox("ada".into())) }).await.unwrap();
 
         let log = std::fs::read_to_string(path).unwrap();
         let (nanos, pid) = (at(5).as_nanosecond(), std::process::id());
@@ -201,8 +218,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_log_that_cannot_be_opened_is_refused_at_start_up() {
-        let config = Config { latency_ms: 0, log: Some("/nowhere/at/all".into()) };
-        let error = Sandbox::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap();
-        assert!(error.to_string().starts_with("send.sandbox.log"), "{error}");
+        let settings = Settings { latency_ms: 0, log: Some("/nowhere/at/all".into()) };
+        let error = Sandbox::new(&account(&VENDOR), &settings, Arc::new(ManualClock::new(at(0)))).err().unwrap();
+        assert!(error.to_string().starts_with("accounts.sandbox.log"), "{error}");
     }
 }

@@ -27,27 +27,43 @@
 //! category is ours. SendGrid knows no priority, no expiry and no collapse key. `overrides.sendgrid` is merged into the
 //! request (`template_id`, `asm`, `reply_to`, `tracking_settings`, …); `personalizations` and our headers stay ours.
 
+mod callback;
 mod classify;
-mod config;
 mod request;
+mod settings;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Provider};
-use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_contract::{Answer, Clock};
+use chasqui_schemas::{Channel, Delivery};
 use chasqui_settings::{Secret, SettingsError};
 use lettre::message::Mailbox;
 use reqwest::{Url, header::CONTENT_TYPE};
 
-pub use self::config::Config;
+use self::settings::Settings;
 use super::mail;
-use crate::http::{self, Http};
+use crate::{
+    Account, Vendor,
+    account::Call,
+    http::{self, Http, Version},
+};
 
-/// The provider's name.
-pub const NAME: &str = "sendgrid";
+/// The vendor's name, for `overrides`.
+const NAME: &str = "sendgrid";
+
+/// The vendor.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: NAME,
+    serves: &[(Channel::Email, None)],
+    manual: include_str!("sendgrid.toml"),
+    sender: |account, ports| {
+        let call = Sendgrid::new(account, account.settings()?, ports.clock.clone())?;
+        Ok(account.provider(call))
+    },
+    callbacks: Some(callback::open),
+};
 
 /// An account at SendGrid.
 pub(crate) struct Sendgrid {
@@ -60,38 +76,25 @@ pub(crate) struct Sendgrid {
 }
 
 impl Sendgrid {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
-        let base = http::address("send.sendgrid.base_url", &config.base_url)?;
+    pub(crate) fn new(account: &Account<'_>, settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        let base = http::address(&account.key("base_url"), &settings.base_url)?;
         Ok(Sendgrid {
-            http: Http::new("send.sendgrid", &config.reach())?,
+            http: Http::open(account, &settings.http, Version::Any)?,
             url: http::below(base, &["v3", "mail", "send"]),
-            key: config.api_key.require("send.sendgrid.api_key")?,
-            from: mail::sender("send.sendgrid.from", &config.from)?,
-            sandbox_mode: config.sandbox_mode,
+            key: account.secret("api_key", &settings.api_key)?,
+            from: mail::sender(&account.key("from"), &settings.from)?,
+            sandbox_mode: settings.sandbox_mode,
             clock,
         })
     }
+}
 
+impl Call for Sendgrid {
     async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let body = request::body(delivery, &self.from, self.sandbox_mode)?;
         let request = self.http.client().post(self.url.clone()).bearer_auth(self.key.expose());
         let request = http::built(request.header(CONTENT_TYPE, "application/json").body(body))?;
         let reply = self.http.exchange(request).await?;
         Ok(classify::classify(&reply, self.clock.now()))
-    }
-}
-
-#[async_trait]
-impl Provider for Sendgrid {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
-        channel == Channel::Email
-    }
-
-    async fn send(&self, delivery: &Delivery) -> Answer {
-        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

@@ -11,7 +11,7 @@ use super::{classify::classify, *};
 use crate::{
     http::MAX_RETRY_AFTER,
     loopback::{Loopback, Turn},
-    testing::{at, config, delivery, overridden, reply, secret},
+    testing::{Ask, account, at, delivery, overridden, reply, secret, settings},
     vendor_spec::Spec,
 };
 
@@ -217,9 +217,13 @@ proptest! {
 
 fn provider(url: &str) -> Sendgrid {
     let (api_key, _file) = secret(KEY);
-    let config =
-        Config { api_key, from: "no-reply@shop.example".into(), base_url: url.to_owned(), ..config().sendgrid };
-    Sendgrid::new(&config, Arc::new(ManualClock::new(at(0)))).unwrap()
+    let settings = Settings {
+        api_key,
+        from: "no-reply@shop.example".into(),
+        base_url: url.to_owned(),
+        ..settings(&VENDOR, "from = ''")
+    };
+    Sendgrid::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(0)))).unwrap()
 }
 
 #[tokio::test]

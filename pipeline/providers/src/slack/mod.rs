@@ -11,59 +11,70 @@
 //!
 //! Source: [errors of incoming webhooks](https://api.slack.com/changelog/2016-05-17-changes-to-errors-for-incoming-webhooks).
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Outcome, Provider};
+use chasqui_contract::{Answer, Clock, Outcome};
 use chasqui_schemas::Delivery;
-use chasqui_settings::{Secret, SettingsError};
+use chasqui_settings::{SecretSource, SettingsError};
 use jiff::Timestamp;
 use reqwest::Url;
+use serde::Deserialize;
 use serde_json::json;
 
-use crate::http::{self, Http, Reach, Reply};
+use crate::{
+    Account, Vendor,
+    account::Call,
+    http::{self, Http, HttpSettings, Reply, Version},
+};
 
-/// The setting that names the webhook.
-pub const KEY: &str = "send.alerts.slack_webhook";
-/// Longest exchange.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The vendor. It serves no channel: alerts alone go there.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: "slack",
+    serves: &[],
+    manual: include_str!("slack.toml"),
+    sender: |account, ports| {
+        let call = Slack::new(account, account.settings()?, ports.clock.clone())?;
+        Ok(account.provider(call))
+    },
+    callbacks: None,
+};
+
+/// See `slack.toml`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// The address that messages are posted to, which is the credential.
+    #[serde(default)]
+    webhook: SecretSource,
+    #[serde(flatten)]
+    http: HttpSettings,
+}
 
 /// A channel on Slack.
-pub struct Slack {
+struct Slack {
     http: Http,
     webhook: Url,
     clock: Arc<dyn Clock>,
 }
 
 impl Slack {
-    /// The channel that `webhook` posts to.
-    ///
-    /// # Errors
-    /// Where the webhook is no address.
-    pub fn new(webhook: &Secret, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
-        let webhook = http::address(KEY, webhook.expose().trim())?;
-        let http = Http::new(KEY, &Reach { timeout: TIMEOUT, concurrency: 1, ..Reach::default() })?;
-        Ok(Slack { http, webhook, clock })
+    fn new(account: &Account<'_>, settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        let webhook = account.secret("webhook", &settings.webhook)?;
+        Ok(Slack {
+            http: Http::open(account, &settings.http, Version::Any)?,
+            webhook: http::address(&account.key("webhook"), webhook.expose().trim())?,
+            clock,
+        })
     }
 }
 
-#[async_trait]
-impl Provider for Slack {
-    fn name(&self) -> &str {
-        "slack"
-    }
-
+impl Call for Slack {
     /// Posts the delivery's body; whom it is addressed to is the webhook's business.
-    async fn send(&self, delivery: &Delivery) -> Answer {
+    async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let body = json!({"text": escape(delivery.content.body.as_deref().unwrap_or_default())});
-        let request = match http::built(self.http.client().post(self.webhook.clone()).json(&body)) {
-            Ok(request) => request,
-            Err(answer) => return *answer,
-        };
-        match self.http.exchange(request).await {
-            Ok(reply) => classify(&reply, self.clock.now()),
-            Err(failure) => failure.into(),
-        }
+        let request = http::built(self.http.client().post(self.webhook.clone()).json(&body))?;
+        let reply = self.http.exchange(request).await?;
+        Ok(classify(&reply, self.clock.now()))
     }
 }
 
@@ -83,8 +94,43 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use chasqui_contract::ManualClock;
+    use chasqui_schemas::{Channel, submission::Content};
+
     use super::*;
-    use crate::testing::{at, reply};
+    use crate::{
+        loopback::{Loopback, Turn},
+        testing::{account, at, delivery, reply, secret, settings},
+    };
+
+    fn slack(url: &str) -> Result<Slack, SettingsError> {
+        let (webhook, _file) = secret(url);
+        let settings = Settings { webhook, ..settings(&VENDOR, "") };
+        Slack::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(0))))
+    }
+
+    #[tokio::test]
+    async fn an_alert_is_posted_to_the_webhook() {
+        let server = Loopback::start([Turn::say(200, "ok"), Turn::Cut]).await;
+        let slack = slack(&format!("{}/services/T/B/secret", server.url)).unwrap();
+        let mut alert = delivery(Channel::InApp);
+        alert.content = Content { body: Some("twilio: 3 failures; the last: 503 <busy>".into()), ..Content::default() };
+        assert_eq!(slack.call(&alert).await.unwrap().outcome, Outcome::Accepted);
+        let request = server.only();
+        assert_eq!(request.line, "POST /services/T/B/secret");
+        assert_eq!(request.header("content-type"), "application/json");
+        assert_eq!(request.json()["text"], "twilio: 3 failures; the last: 503 &lt;busy&gt;");
+        let cut = slack.call(&alert).await.unwrap_err();
+        assert_eq!(cut.outcome, Outcome::NoAnswer);
+    }
+
+    #[test]
+    fn a_webhook_that_is_no_address_is_refused_without_being_shown() {
+        let error = slack("not-a-url/T/B/secret").err().unwrap().to_string();
+        assert!(error.starts_with("accounts.slack.webhook: ") && !error.contains("secret"), "{error}");
+    }
 
     #[test]
     fn every_documented_status_means_what_it_says() {

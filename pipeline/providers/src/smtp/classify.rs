@@ -9,6 +9,8 @@ use std::{error::Error as _, io};
 use chasqui_contract::{Answer, Outcome};
 use lettre::transport::smtp::Error;
 
+use crate::mail::{enhanced_status, is_dead_mailbox};
+
 /// How far an exchange had got: it tells whose fault a refusal is, and whether the message may be on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -41,7 +43,7 @@ fn reply(phase: Phase, code: u16, words: &str) -> Answer {
         // Nothing about this message: the account, or what the relay thinks of us.
         (530 | 534 | 535 | 538, _) => Outcome::Misconfigured,
         _ if matches!(phase, Phase::Connect | Phase::Sender) => Outcome::Misconfigured,
-        (_, Some((5, 1, 1 | 2 | 3 | 6) | (5, 2, 1))) => Outcome::DeadEndpoint,
+        (_, Some(status)) if is_dead_mailbox(status) => Outcome::DeadEndpoint,
         // A full mailbox, by its status, or by the code where there is no status.
         (_, Some((5, 2, 2))) | (552, None) => Outcome::TryLater { after: None },
         // 5.7.x is policy; the rest is about the message, or untold. An address counts as dead only if it is called so.
@@ -79,13 +81,6 @@ fn is_bad_handshake(error: &Error) -> bool {
         source = error.source();
     }
     false
-}
-
-/// The enhanced status code that a reply begins with: `5.1.1`.
-fn enhanced_status(words: &str) -> Option<(u16, u16, u16)> {
-    let mut numbers = words.split_whitespace().next()?.split('.').map(str::parse::<u16>);
-    let status = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
-    (numbers.next().is_none() && matches!(status.0, 2 | 4 | 5)).then_some(status)
 }
 
 #[cfg(test)]

@@ -27,7 +27,8 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Config, Tls, classify::Phase};
+use super::{Settings, classify::Phase, settings::Tls};
+use crate::Account;
 
 /// Idle connections are closed after this time: before most relays do it themselves.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -52,22 +53,21 @@ pub(super) struct Lease<'a> {
 }
 
 impl Connections {
-    pub(super) fn new(config: &Config) -> Result<Self, SettingsError> {
-        let tls_parameters = match config.tls {
+    pub(super) fn new(account: &Account<'_>, settings: &Settings) -> Result<Self, SettingsError> {
+        let tls_parameters = match settings.tls {
             Tls::None => None,
             Tls::Starttls | Tls::Wrapper => Some(
-                TlsParameters::new(config.host.clone())
-                    .map_err(|error| SettingsError::invalid("send.smtp.tls", error.to_string()))?,
+                TlsParameters::new(settings.host.clone()).map_err(|error| account.invalid("tls", error.to_string()))?,
             ),
         };
         Ok(Connections {
-            host: config.host.clone(),
-            port: config.port,
-            tls: config.tls,
+            host: settings.host.clone(),
+            port: settings.port,
+            tls: settings.tls,
             tls_parameters,
-            credentials: config.credentials()?,
+            credentials: settings.credentials(account)?,
             hello: ClientId::default(),
-            permits: Semaphore::new(config.pool_size),
+            permits: Semaphore::new(settings.pool_size),
             idle: Mutex::new(Vec::new()),
         })
     }

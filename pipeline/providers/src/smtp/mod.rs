@@ -17,33 +17,44 @@
 //! `overrides.smtp` may hold `reply_to`, a mailbox, and `headers`, texts by `X-…` names. Anything else is refused.
 
 mod classify;
-mod config;
 mod connections;
 mod message;
 #[cfg(test)]
 mod server;
+mod settings;
 #[cfg(test)]
 mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Outcome, Provider};
-use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_contract::{Answer, Clock, Outcome};
+use chasqui_schemas::{Channel, Delivery};
 use chasqui_settings::SettingsError;
 use lettre::message::Mailbox;
 use tokio::time::timeout;
 
-pub use self::config::{Config, Tls};
 use self::{
     classify::{Phase, classify},
     connections::{Connections, Lease},
     message::Mail,
+    settings::Settings,
 };
-use super::mail;
+use crate::{Account, Vendor, account::Call, mail};
 
-/// The provider's name.
-pub const NAME: &str = "smtp";
+/// The vendor's name, for `overrides`.
+const NAME: &str = "smtp";
+
+/// The vendor.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: NAME,
+    serves: &[(Channel::Email, None)],
+    manual: include_str!("smtp.toml"),
+    sender: |account, ports| {
+        let call = Smtp::new(account, account.settings()?, ports.clock.clone())?;
+        Ok(account.provider(call))
+    },
+    callbacks: None,
+};
 
 /// Sends mails.
 pub(crate) struct Smtp {
@@ -54,15 +65,15 @@ pub(crate) struct Smtp {
 }
 
 impl Smtp {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
-        if config.timeout_ms == 0 || config.pool_size == 0 || config.pool_size > 1_000 {
+    pub(crate) fn new(account: &Account<'_>, settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        if settings.timeout_ms == 0 || settings.pool_size == 0 || settings.pool_size > 1_000 {
             let problem = "`timeout_ms` must be more than 0, and `pool_size` 1 to 1,000";
-            return Err(SettingsError::invalid("send.smtp", problem));
+            return Err(account.contradiction(problem));
         }
         Ok(Smtp {
-            connections: Connections::new(config)?,
-            from: mail::sender("send.smtp.from", &config.from)?,
-            timeout: Duration::from_millis(config.timeout_ms),
+            connections: Connections::new(account, &settings)?,
+            from: mail::sender(&account.key("from"), &settings.from)?,
+            timeout: Duration::from_millis(settings.timeout_ms),
             clock,
         })
     }
@@ -112,24 +123,10 @@ impl Smtp {
     }
 }
 
-#[async_trait]
-impl Provider for Smtp {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
-        channel == Channel::Email
-    }
-
-    async fn send(&self, delivery: &Delivery) -> Answer {
-        let mail = match message::build(delivery, &self.from, self.clock.now()) {
-            Ok(mail) => mail,
-            Err(error) => return error.into(),
-        };
-        match self.prepare(&mail).await {
-            Ok(lease) => self.transmit(lease, &mail).await,
-            Err(answer) => *answer,
-        }
+impl Call for Smtp {
+    async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
+        let mail = message::build(delivery, &self.from, self.clock.now())?;
+        let lease = self.prepare(&mail).await?;
+        Ok(self.transmit(lease, &mail).await)
     }
 }

@@ -14,7 +14,7 @@ use tokio_rustls::{
     rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
 };
 
-use super::Tls;
+use super::settings::Tls;
 
 /// A connection, encrypted or not.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}

@@ -8,14 +8,15 @@ use mail_parser::MessageParser;
 
 use super::{
     server::{GOOD, Script, Server, Turn},
+    settings::Tls,
     *,
 };
-use crate::testing::{at, config, delivery, secret};
+use crate::testing::{Ask, account, at, delivery, secret, settings};
 
 const LATER: Outcome = Outcome::TryLater { after: None };
 
-fn config_of(server: &Server) -> Config {
-    Config {
+fn settings_of(server: &Server) -> Settings {
+    Settings {
         host: server.address.ip().to_string(),
         port: server.address.port(),
         tls: Tls::None,
@@ -23,12 +24,12 @@ fn config_of(server: &Server) -> Config {
         // Long enough for any machine: only tests of silence wait for it, and they set their own.
         timeout_ms: 20_000,
         pool_size: 2,
-        ..config().smtp
+        ..settings(&VENDOR, "host = ''\nfrom = ''")
     }
 }
 
-fn provider(config: &Config) -> Smtp {
-    Smtp::new(config, Arc::new(ManualClock::new(at(5)))).unwrap()
+fn provider(settings: Settings) -> Smtp {
+    Smtp::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(5)))).unwrap()
 }
 
 /// One mail to a server with this script.
@@ -36,7 +37,7 @@ async fn answer(script: Script) -> (Answer, server::Seen) {
     let server = Server::start(script).await;
     let silent = [script.greeting, script.data, script.message].iter().any(|turn| matches!(turn, Turn::Stall));
     let timeout_ms = if silent { 1_000 } else { 20_000 };
-    let answer = provider(&Config { timeout_ms, ..config_of(&server) }).send(&delivery(Channel::Email)).await;
+    let answer = provider(Settings { timeout_ms, ..settings_of(&server) }).send(&delivery(Channel::Email)).await;
     (answer, server.seen())
 }
 
@@ -46,7 +47,7 @@ async fn a_mail_arrives_whole() {
     let mut delivery = delivery(Channel::Email);
     delivery.content.body = Some("Dear Ada,\n.\n..\n.hidden\nit is on its way — tomorrow.".into());
     delivery.content.html = Some("<p>on its way</p>".into());
-    let answer = provider(&config_of(&server)).send(&delivery).await;
+    let answer = provider(settings_of(&server)).send(&delivery).await;
 
     assert_eq!(answer.outcome, Outcome::Accepted);
     assert_eq!(answer.code, "250");
@@ -110,18 +111,18 @@ async fn a_relay_that_is_away_is_tried_later() {
     let server = Server::start(GOOD).await;
     // A port that was just free: nobody listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let away = Config { port, ..config_of(&server) };
-    assert_eq!(provider(&away).send(&delivery(Channel::Email)).await.outcome, LATER);
-    let unknown = Config { host: "no-such-host.invalid".into(), timeout_ms: 5_000, ..config_of(&server) };
-    assert_eq!(provider(&unknown).send(&delivery(Channel::Email)).await.outcome, LATER);
+    let away = Settings { port, ..settings_of(&server) };
+    assert_eq!(provider(away).send(&delivery(Channel::Email)).await.outcome, LATER);
+    let unknown = Settings { host: "no-such-host.invalid".into(), timeout_ms: 5_000, ..settings_of(&server) };
+    assert_eq!(provider(unknown).send(&delivery(Channel::Email)).await.outcome, LATER);
 }
 
 #[tokio::test]
 async fn a_relay_without_the_encryption_we_insist_on_is_a_configuration_error() {
     for tls in [Tls::Starttls, Tls::Wrapper] {
         let server = Server::start(GOOD).await;
-        let config = Config { tls, ..config_of(&server) };
-        let answer = provider(&config).send(&delivery(Channel::Email)).await;
+        let settings = Settings { tls, ..settings_of(&server) };
+        let answer = provider(settings).send(&delivery(Channel::Email)).await;
         assert_eq!(answer.outcome, Outcome::Misconfigured, "{tls:?}: {answer:?}");
         assert!(server.seen().messages.is_empty());
     }
@@ -131,8 +132,8 @@ async fn a_relay_without_the_encryption_we_insist_on_is_a_configuration_error() 
 async fn a_certificate_nobody_vouches_for_is_a_configuration_error() {
     for tls in [Tls::Starttls, Tls::Wrapper] {
         let server = Server::encrypted(tls, GOOD).await;
-        let config = Config { tls, host: "localhost".into(), ..config_of(&server) };
-        let answer = provider(&config).send(&delivery(Channel::Email)).await;
+        let settings = Settings { tls, host: "localhost".into(), ..settings_of(&server) };
+        let answer = provider(settings).send(&delivery(Channel::Email)).await;
         assert_eq!(answer.outcome, Outcome::Misconfigured, "{tls:?}: {answer:?}");
         assert!(server.seen().messages.is_empty());
     }
@@ -142,7 +143,7 @@ async fn a_certificate_nobody_vouches_for_is_a_configuration_error() {
 async fn a_mail_goes_encrypted_to_a_relay_we_trust() {
     for tls in [Tls::Starttls, Tls::Wrapper] {
         let server = Server::encrypted(tls, GOOD).await;
-        let mut smtp = provider(&Config { tls, host: "localhost".into(), ..config_of(&server) });
+        let mut smtp = provider(Settings { tls, host: "localhost".into(), ..settings_of(&server) });
         smtp.connections.trust(&server.certificate);
         for _ in 0..2 {
             let answer = smtp.send(&delivery(Channel::Email)).await;
@@ -155,17 +156,20 @@ async fn a_mail_goes_encrypted_to_a_relay_we_trust() {
 #[tokio::test]
 async fn a_password_is_used_and_never_told() {
     let (password, _file) = secret("hunter2");
-    let account =
-        |server: &Server| Config { username: Some("chasqui".into()), password: password.clone(), ..config_of(server) };
+    let account = |server: &Server| Settings {
+        username: Some("chasqui".into()),
+        password: password.clone(),
+        ..settings_of(server)
+    };
 
     let server = Server::start(GOOD).await;
-    let answer = provider(&account(&server)).send(&delivery(Channel::Email)).await;
+    let answer = provider(account(&server)).send(&delivery(Channel::Email)).await;
     assert_eq!(answer.outcome, Outcome::Accepted);
     // Base64 of "\0chasqui\0hunter2".
     assert!(server.seen().commands.contains(&"AUTH PLAIN AGNoYXNxdWkAaHVudGVyMg==".to_owned()));
 
     server.follow(Script { auth: Turn::Say("535 5.7.8 bad credentials"), ..GOOD });
-    let answer = provider(&account(&server)).send(&delivery(Channel::Email)).await;
+    let answer = provider(account(&server)).send(&delivery(Channel::Email)).await;
     assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Misconfigured, "535 5.7.8"));
     assert!(!format!("{answer:?}{:?}", account(&server)).contains("hunter2"));
 }
@@ -173,7 +177,7 @@ async fn a_password_is_used_and_never_told() {
 #[tokio::test]
 async fn connections_are_used_again_even_after_a_refusal() {
     let server = Server::start(Script { rcpt: Turn::Say("550 5.1.1 no such user"), ..GOOD }).await;
-    let smtp = provider(&config_of(&server));
+    let smtp = provider(settings_of(&server));
     assert_eq!(smtp.send(&delivery(Channel::Email)).await.outcome, Outcome::DeadEndpoint);
     server.follow(GOOD);
     for _ in 0..3 {
@@ -186,7 +190,7 @@ async fn connections_are_used_again_even_after_a_refusal() {
 #[tokio::test]
 async fn a_connection_cut_off_half_way_is_never_used_again() {
     let server = Server::start(Script { message: Turn::Stall, ..GOOD }).await;
-    let mut smtp = provider(&Config { timeout_ms: 1_000, ..config_of(&server) });
+    let mut smtp = provider(Settings { timeout_ms: 1_000, ..settings_of(&server) });
     let delivery = delivery(Channel::Email);
     // Once by the provider's own time-out, once dropped from outside: both leave a reply unread.
     assert_eq!(smtp.send(&delivery).await.outcome, Outcome::NoAnswer);
@@ -200,7 +204,7 @@ async fn a_connection_cut_off_half_way_is_never_used_again() {
 #[tokio::test]
 async fn a_connection_that_spoke_out_of_turn_is_never_used_again() {
     let server = Server::start(Script { message: Turn::Say("what?\r\n250 a late reply"), ..GOOD }).await;
-    let smtp = provider(&config_of(&server));
+    let smtp = provider(settings_of(&server));
     assert_eq!(smtp.send(&delivery(Channel::Email)).await.outcome, Outcome::NoAnswer);
     server.follow(GOOD);
     assert_eq!(smtp.send(&delivery(Channel::Email)).await.outcome, Outcome::Accepted);
@@ -210,7 +214,7 @@ async fn a_connection_that_spoke_out_of_turn_is_never_used_again() {
 #[tokio::test]
 async fn an_idle_connection_that_was_closed_is_replaced() {
     let server = Server::start(GOOD).await;
-    let smtp = provider(&config_of(&server));
+    let smtp = provider(settings_of(&server));
     server.follow(Script { message: Turn::Say("250 2.0.0 ok\r\n421 4.4.2 idle too long"), ..GOOD });
     assert_eq!(smtp.send(&delivery(Channel::Email)).await.outcome, Outcome::Accepted);
     server.follow(GOOD);
@@ -221,7 +225,7 @@ async fn an_idle_connection_that_was_closed_is_replaced() {
 #[tokio::test]
 async fn no_more_connections_than_allowed() {
     let server = Server::start(Script { message: Turn::Stall, ..GOOD }).await;
-    let smtp = Arc::new(provider(&config_of(&server)));
+    let smtp = Arc::new(provider(settings_of(&server)));
     for _ in 0..2 {
         let smtp = smtp.clone();
         tokio::spawn(async move { smtp.send(&delivery(Channel::Email)).await });
@@ -238,18 +242,18 @@ async fn no_more_connections_than_allowed() {
 async fn an_address_beyond_ascii_needs_a_relay_that_takes_it() {
     let server = Server::start(GOOD).await;
     let to = crate::testing::delivery_to(chasqui_schemas::delivery::Address::Mailbox("zoë@example.com".into()));
-    let smtp = provider(&config_of(&server));
+    let smtp = provider(settings_of(&server));
     assert_eq!(smtp.send(&to).await.outcome, Outcome::Refused);
 
     server.follow(Script { ehlo: Turn::Say("250-relay.test\r\n250-8BITMIME\r\n250 SMTPUTF8"), ..GOOD });
-    let answer = provider(&config_of(&server)).send(&to).await;
+    let answer = provider(settings_of(&server)).send(&to).await;
     assert_eq!(answer.outcome, Outcome::Accepted, "{answer:?}");
 }
 
 #[tokio::test]
 async fn other_channels_are_a_configuration_error() {
     let server = Server::start(GOOD).await;
-    let answer = provider(&config_of(&server)).send(&delivery(Channel::Sms)).await;
+    let answer = provider(settings_of(&server)).send(&delivery(Channel::Sms)).await;
     assert_eq!(answer.outcome, Outcome::Misconfigured);
     assert_eq!(server.seen().connections, 0);
 }

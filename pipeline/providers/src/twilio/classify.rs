@@ -9,6 +9,7 @@ use chasqui_contract::{Answer, Outcome};
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::codes;
 use crate::http::Reply;
 
 /// The phone is off, or out of reach.
@@ -45,10 +46,8 @@ pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
 /// with a message that was accepted.
 fn meaning(code: u32, after: Option<Duration>) -> Option<Outcome> {
     Some(match code {
-        // The recipient answered STOP.
-        21610 => Outcome::OptedOut,
-        // No such number, or none that takes messages.
-        21211 | 21217 | 21614 | 30005 | 30006 => Outcome::DeadEndpoint,
+        codes::OPTED_OUT => Outcome::OptedOut,
+        code if codes::is_dead_number(code) => Outcome::DeadEndpoint,
         // Too fast, or a queue is full.
         14107 | 20429 | 21611 | 30001 | 30022 => Outcome::Throttled { after },
         // Theirs, the carrier's, or the phone is off.

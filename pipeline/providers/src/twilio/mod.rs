@@ -25,68 +25,75 @@
 //! `overrides.twilio` is laid over the parameters, by their names (`MediaUrl`, `ContentSid`, `From`, …); `To` and
 //! `StatusCallback` stay.
 
+mod callback;
 mod classify;
-mod config;
+mod codes;
 mod request;
+mod settings;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Provider};
-use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_contract::{Answer, Clock};
+use chasqui_schemas::{Channel, Delivery};
 use chasqui_settings::{Secret, SettingsError};
 use reqwest::Url;
 
-pub use self::config::Config;
-use crate::http::{self, Http};
+use self::settings::Settings;
+use crate::{
+    Account, Vendor,
+    account::Call,
+    http::{self, Http, Version},
+};
 
-/// The provider's name.
-pub const NAME: &str = "twilio";
+/// The vendor's name, for `overrides`.
+const NAME: &str = "twilio";
+
+/// The vendor.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: NAME,
+    serves: &[(Channel::Sms, None)],
+    manual: include_str!("twilio.toml"),
+    sender: |account, ports| {
+        let call = Twilio::new(account, account.settings()?, ports.clock.clone())?;
+        Ok(account.provider(call))
+    },
+    callbacks: Some(callback::open),
+};
 
 /// An account at Twilio.
 pub(crate) struct Twilio {
     http: Http,
     url: Url,
     secret: Secret,
-    config: Config,
+    settings: Settings,
     clock: Arc<dyn Clock>,
 }
 
 impl Twilio {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
-        config.check()?;
+    pub(crate) fn new(account: &Account<'_>, settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        settings.check(account)?;
         Ok(Twilio {
-            http: Http::new("send.twilio", &config.reach())?,
-            url: request::url(config)?,
-            secret: config.auth_token.require("send.twilio.auth_token")?,
-            config: config.clone(),
+            http: Http::open(account, &settings.http, Version::Any)?,
+            url: request::url(account, &settings)?,
+            secret: match settings.api_key_sid {
+                Some(_) => account.secret("api_key_secret", &settings.api_key_secret)?,
+                None => account.secret("auth_token", &settings.auth_token)?,
+            },
+            settings,
             clock,
         })
     }
+}
 
+impl Call for Twilio {
     async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
-        let form = request::form(delivery, &self.config, self.clock.now())?;
-        let user = self.config.api_key_sid.as_ref().unwrap_or(&self.config.account_sid);
+        let form = request::form(delivery, &self.settings, self.clock.now())?;
+        let user = self.settings.api_key_sid.as_ref().unwrap_or(&self.settings.account_sid);
         let request = self.http.client().post(self.url.clone()).basic_auth(user, Some(self.secret.expose()));
         let request = http::built(request.form(&form))?;
         let reply = self.http.exchange(request).await?;
         Ok(classify::classify(&reply, self.clock.now()))
-    }
-}
-
-#[async_trait]
-impl Provider for Twilio {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
-        channel == Channel::Sms
-    }
-
-    async fn send(&self, delivery: &Delivery) -> Answer {
-        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

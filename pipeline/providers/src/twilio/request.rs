@@ -6,9 +6,9 @@ use chasqui_settings::SettingsError;
 use jiff::Timestamp;
 use reqwest::Url;
 
-use super::{Config, NAME};
+use super::{NAME, Settings};
 use crate::{
-    http,
+    Account, http,
     payload::{self, Form},
     phone,
 };
@@ -21,20 +21,20 @@ const KEPT: [&str; 2] = ["To", "StatusCallback"];
 const CONTENTS: [&str; 3] = ["Body", "MediaUrl", "ContentSid"];
 
 /// Where messages are created.
-pub(super) fn url(config: &Config) -> Result<Url, SettingsError> {
-    let base = http::address("send.twilio.base_url", &config.base_url)?;
-    Ok(http::below(base, &["2010-04-01", "Accounts", &config.account_sid, "Messages.json"]))
+pub(super) fn url(account: &Account<'_>, settings: &Settings) -> Result<Url, SettingsError> {
+    let base = http::address(&account.key("base_url"), &settings.base_url)?;
+    Ok(http::below(base, &["2010-04-01", "Accounts", &settings.account_sid, "Messages.json"]))
 }
 
 /// The parameters, or why there can be no request.
-pub(super) fn form(delivery: &Delivery, config: &Config, now: Timestamp) -> Result<Form, Box<Answer>> {
+pub(super) fn form(delivery: &Delivery, settings: &Settings, now: Timestamp) -> Result<Form, Box<Answer>> {
     let optional = |name: &str, value: Option<String>| value.map(|value| (name.to_owned(), value));
     let mut form: Form = [
         optional("To", Some(phone::number(delivery)?.to_owned())),
-        optional("From", config.from.clone()),
-        optional("MessagingServiceSid", config.messaging_service_sid.clone()),
+        optional("From", settings.from.clone()),
+        optional("MessagingServiceSid", settings.messaging_service_sid.clone()),
         optional("Body", delivery.content.body.clone()),
-        optional("StatusCallback", callback(config, delivery)),
+        optional("StatusCallback", callback(settings, delivery)),
         optional("ValidityPeriod", delivery.expires_at.map(|expires_at| validity(expires_at, now).to_string())),
     ]
     .into_iter()
@@ -50,8 +50,8 @@ pub(super) fn form(delivery: &Delivery, config: &Config, now: Timestamp) -> Resu
 }
 
 /// The callback's address, with our ids: Twilio's callbacks hold nothing else of ours.
-fn callback(config: &Config, delivery: &Delivery) -> Option<String> {
-    let mut url = Url::parse(config.callback_url.as_deref()?).ok()?;
+fn callback(settings: &Settings, delivery: &Delivery) -> Option<String> {
+    let mut url = Url::parse(settings.callback_url.as_deref()?).ok()?;
     url.query_pairs_mut()
         .append_pair("notification_id", &delivery.notification_id.to_string())
         .append_pair("delivery_id", &delivery.id.to_string());

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     loopback::{Loopback, Seen, Turn},
     payload::{Form, parameter as value},
-    testing::{at, config, delivery, overridden, secret},
+    testing::{Ask, account, at, delivery, overridden, secret, settings},
     vendor_spec::{Spec, decode},
 };
 
@@ -36,12 +36,13 @@ fn made() -> String {
         .to_string()
 }
 
-fn set_up() -> Config {
-    Config { account_sid: ACCOUNT.into(), from: Some(FROM.into()), timeout_ms: 30_000, ..config().twilio }
+fn set_up() -> Settings {
+    let text = format!("account_sid = '{ACCOUNT}'\nfrom = '{FROM}'\ntimeout_ms = 30_000");
+    settings(&VENDOR, &text)
 }
 
-fn everything() -> Config {
-    Config {
+fn everything() -> Settings {
+    Settings {
         messaging_service_sid: Some(SERVICE.into()),
         callback_url: Some("https://notify.example.com/hooks/twilio?v=1".into()),
         ..set_up()
@@ -52,20 +53,25 @@ fn sms() -> Delivery {
     delivery(Channel::Sms)
 }
 
-fn twilio(config: Config) -> Twilio {
-    let (auth_token, _file) = secret(TOKEN);
-    Twilio::new(&Config { auth_token, ..config }, Arc::new(ManualClock::new(at(0)))).unwrap()
+fn twilio(settings: Settings) -> Twilio {
+    let (source, _file) = secret(TOKEN);
+    // The credential that the settings ask for, and no other.
+    let settings = match settings.api_key_sid {
+        Some(_) => Settings { api_key_secret: source, ..settings },
+        None => Settings { auth_token: source, ..settings },
+    };
+    Twilio::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(0)))).unwrap()
 }
 
 /// What comes of sending `delivery` to a server that takes `turn`, and what the server was asked.
-async fn exchange(config: Config, delivery: &Delivery, turn: Turn) -> (Answer, Seen) {
+async fn exchange(settings: Settings, delivery: &Delivery, turn: Turn) -> (Answer, Seen) {
     let server = Loopback::start([turn]).await;
-    let answer = twilio(Config { base_url: server.url.clone(), ..config }).send(delivery).await;
+    let answer = twilio(Settings { base_url: server.url.clone(), ..settings }).send(delivery).await;
     (answer, server.only())
 }
 
-fn form(config: &Config, delivery: &Delivery) -> Result<Form, Box<Answer>> {
-    request::form(delivery, config, at(0))
+fn form(settings: &Settings, delivery: &Delivery) -> Result<Form, Box<Answer>> {
+    request::form(delivery, settings, at(0))
 }
 
 #[tokio::test]
@@ -116,8 +122,8 @@ async fn an_account_logs_in_by_its_token_or_by_a_key() {
     let by_token = "Basic QUMwMDExMjIzMzQ0NTU2Njc3ODg5OWFhYmJjY2RkZWVmZjpub3QtYS1yZWFsLXRva2Vu";
     let by_key = "Basic U0swMDExMjIzMzQ0NTU2Njc3ODg5OWFhYmJjY2RkZWVmZjpub3QtYS1yZWFsLXRva2Vu";
     for (api_key_sid, expected) in [(None, by_token), (Some(KEY.to_owned()), by_key)] {
-        let config = Config { api_key_sid, ..set_up() };
-        let (_, request) = exchange(config, &sms(), Turn::say(201, made())).await;
+        let settings = Settings { api_key_sid, ..set_up() };
+        let (_, request) = exchange(settings, &sms(), Turn::say(201, made())).await;
         assert_eq!(request.header("authorization"), expected);
         assert!(request.line.contains(ACCOUNT), "the path names the account, whoever logs in");
     }
@@ -169,16 +175,16 @@ fn overrides_reach_the_form_but_not_its_recipient_or_our_ids() {
 
 #[test]
 fn settings_that_cannot_work_are_refused_by_name() {
-    assert!(!config().twilio.is_set_up());
-    for (config, key) in [
-        (Config { account_sid: "AC1".into(), ..set_up() }, "send.twilio.account_sid"),
-        (Config { api_key_sid: Some(ACCOUNT.into()), ..set_up() }, "send.twilio.api_key_sid"),
-        (Config { messaging_service_sid: Some("x".into()), ..set_up() }, "send.twilio.messaging_service_sid"),
-        (Config { from: None, ..set_up() }, "send.twilio: needs a sender"),
-        (Config { callback_url: Some("/hooks".into()), ..set_up() }, "send.twilio.callback_url"),
-        (Config { callback_url: Some("https://a_b.example/".into()), ..set_up() }, "send.twilio.callback_url"),
+    for (settings, key) in [
+        (Settings { account_sid: "AC1".into(), ..set_up() }, "accounts.twilio.account_sid"),
+        (Settings { api_key_sid: Some(ACCOUNT.into()), ..set_up() }, "accounts.twilio.api_key_sid"),
+        (Settings { messaging_service_sid: Some("x".into()), ..set_up() }, "accounts.twilio.messaging_service_sid"),
+        (Settings { from: None, ..set_up() }, "accounts.twilio: needs a sender"),
+        (Settings { callback_url: Some("/hooks".into()), ..set_up() }, "accounts.twilio.callback_url"),
+        (Settings { callback_url: Some("https://a_b.example/".into()), ..set_up() }, "accounts.twilio.callback_url"),
     ] {
-        let error = Twilio::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
+        let error =
+            Twilio::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
         assert!(error.starts_with(key), "{error}");
     }
 }

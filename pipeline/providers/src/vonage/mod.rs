@@ -25,73 +25,78 @@
 //! no collapse key. `overrides.vonage` is laid over the parameters, by their names (`from`, `entity-id`,
 //! `message-class`, …); recipient, ids and credentials stay.
 
+mod callback;
 mod classify;
-mod config;
 mod request;
+mod settings;
 mod signature;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Provider};
-use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_contract::{Answer, Clock};
+use chasqui_schemas::{Channel, Delivery};
 use chasqui_settings::SettingsError;
 use reqwest::Url;
 
 use self::request::Credential;
-pub use self::{config::Config, signature::Method};
-use crate::http::{self, Http};
+use self::settings::Settings;
+use self::signature::Signing;
+use crate::{
+    Account, Vendor,
+    account::Call,
+    http::{self, Http, Version},
+};
 
-/// The provider's name.
-pub const NAME: &str = "vonage";
+/// The vendor's name, for `overrides`.
+const NAME: &str = "vonage";
+
+/// The vendor.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: NAME,
+    serves: &[(Channel::Sms, None)],
+    manual: include_str!("vonage.toml"),
+    sender: |account, ports| {
+        let call = Vonage::new(account, account.settings()?, ports.clock.clone())?;
+        Ok(account.provider(call))
+    },
+    callbacks: Some(callback::open),
+};
 
 /// An account at Vonage.
 pub(crate) struct Vonage {
     http: Http,
     url: Url,
     credential: Credential,
-    config: Config,
+    settings: Settings,
     clock: Arc<dyn Clock>,
 }
 
 impl Vonage {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
-        config.check()?;
-        let credential = if config.signature_secret.is_set() {
-            Credential::Signature(config.signature_secret.require("send.vonage.signature_secret")?)
+    pub(crate) fn new(account: &Account<'_>, settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        settings.check(account)?;
+        let credential = if settings.api_secret.is_set() {
+            Credential::Secret(account.secret("api_secret", &settings.api_secret)?)
         } else {
-            Credential::Secret(config.api_secret.require("send.vonage.api_secret")?)
+            let secret = account.secret("signature_secret", &settings.signature_secret)?;
+            Credential::Signature(Signing::new(settings.signature_method, &secret))
         };
         Ok(Vonage {
-            http: Http::new("send.vonage", &config.reach())?,
-            url: request::url(config)?,
+            http: Http::open(account, &settings.http, Version::Any)?,
+            url: request::url(account, &settings)?,
             credential,
-            config: config.clone(),
+            settings,
             clock,
         })
     }
+}
 
+impl Call for Vonage {
     async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
-        let form = request::form(delivery, &self.config, &self.credential, self.clock.now())?;
+        let form = request::form(delivery, &self.settings, &self.credential, self.clock.now())?;
         let request = http::built(self.http.client().post(self.url.clone()).form(&form))?;
         let reply = self.http.exchange(request).await?;
         Ok(classify::classify(&reply, self.clock.now()))
-    }
-}
-
-#[async_trait]
-impl Provider for Vonage {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
-        channel == Channel::Sms
-    }
-
-    async fn send(&self, delivery: &Delivery) -> Answer {
-        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

@@ -6,9 +6,9 @@ use chasqui_settings::{Secret, SettingsError};
 use jiff::Timestamp;
 use reqwest::Url;
 
-use super::{Config, NAME, signature::sign};
+use super::{NAME, Settings, signature::Signing};
 use crate::{
-    http,
+    Account, http,
     payload::{self, Form},
     phone,
 };
@@ -28,18 +28,18 @@ pub(super) enum Credential {
     /// The account's secret, sent along.
     Secret(Secret),
     /// A secret that signs.
-    Signature(Secret),
+    Signature(Signing),
 }
 
 /// Where messages are sent.
-pub(super) fn url(config: &Config) -> Result<Url, SettingsError> {
-    Ok(http::below(http::address("send.vonage.base_url", &config.base_url)?, &["sms", "json"]))
+pub(super) fn url(account: &Account<'_>, settings: &Settings) -> Result<Url, SettingsError> {
+    Ok(http::below(http::address(&account.key("base_url"), &settings.base_url)?, &["sms", "json"]))
 }
 
 /// The parameters, or why there can be no request.
 pub(super) fn form(
     delivery: &Delivery,
-    config: &Config,
+    settings: &Settings,
     credential: &Credential,
     now: Timestamp,
 ) -> Result<Form, Box<Answer>> {
@@ -49,9 +49,9 @@ pub(super) fn form(
     }
     let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let ids = format!("{}.{}", delivery.notification_id.simple(), delivery.id.simple());
-    let mut form = vec![text("from", &config.from), text("to", to), text("client-ref", &ids)];
+    let mut form = vec![text("from", &settings.from), text("to", to), text("client-ref", &ids)];
     form.extend(delivery.content.body.as_deref().map(|body| text("text", body)));
-    form.extend(config.callback_url.as_deref().map(|url| text("callback", url)));
+    form.extend(settings.callback_url.as_deref().map(|url| text("callback", url)));
     form.extend(delivery.expires_at.map(|expires_at| text("ttl", &ttl(expires_at, now).to_string())));
     payload::lay_over_form(&mut form, delivery, NAME, &KEPT);
 
@@ -61,12 +61,12 @@ pub(super) fn form(
         form.push(text("type", "unicode"));
     }
 
-    form.push(text("api_key", &config.api_key));
+    form.push(text("api_key", &settings.api_key));
     match credential {
         Credential::Secret(secret) => form.push(text("api_secret", secret.expose())),
-        Credential::Signature(secret) => {
+        Credential::Signature(signing) => {
             form.push(text("timestamp", &now.as_second().to_string()));
-            form.push(text("sig", &sign(&form, config.signature_method, secret)));
+            form.push(text("sig", &signing.sign(&form)));
         }
     }
     Ok(form)

@@ -2,10 +2,12 @@
 //!
 //! Source: [Signing Messages](https://developer.vonage.com/en/getting-started/concepts/signing-messages). The methods
 //! by MD5, which Vonage has too, are not offered: MD5 is broken.
+//!
+//! Calls and callbacks are signed in the same way, by the same secret and method.
 
-use chasqui_settings::Secret;
 use std::fmt::Write as _;
 
+use chasqui_settings::Secret;
 use ring::hmac;
 use serde::Deserialize;
 
@@ -14,32 +16,47 @@ use crate::payload::Form;
 /// The hash under the HMAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// SHA-1.
+pub(crate) enum Method {
     Sha1,
-    /// SHA-256.
     Sha256,
-    /// SHA-512.
     Sha512,
 }
 
-/// The value of `sig` for these parameters, `timestamp` among them: hexadecimal, of `&name=value` for each in the order
-/// of names, with `&` and `=` in values replaced.
-pub(super) fn sign(form: &Form, method: Method, secret: &Secret) -> String {
-    let algorithm = match method {
-        Method::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
-        Method::Sha256 => hmac::HMAC_SHA256,
-        Method::Sha512 => hmac::HMAC_SHA512,
-    };
+/// Signs and verifies parameters.
+#[derive(Debug)]
+pub(super) struct Signing(hmac::Key);
+
+impl Signing {
+    pub(super) fn new(method: Method, secret: &Secret) -> Self {
+        let algorithm = match method {
+            Method::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            Method::Sha256 => hmac::HMAC_SHA256,
+            Method::Sha512 => hmac::HMAC_SHA512,
+        };
+        Signing(hmac::Key::new(algorithm, secret.expose().as_bytes()))
+    }
+
+    /// The value of `sig` for these parameters, `timestamp` among them, in hexadecimal.
+    pub(super) fn sign(&self, form: &Form) -> String {
+        let tag = hmac::sign(&self.0, signed(form).as_bytes());
+        tag.as_ref().iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a string cannot fail.
+            _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+
+    /// Whether `signature` is that of these parameters.
+    pub(super) fn verifies(&self, form: &Form, signature: &[u8]) -> bool {
+        hmac::verify(&self.0, signed(form).as_bytes(), signature).is_ok()
+    }
+}
+
+/// What is signed: `&name=value` for each parameter in the order of names, with `&` and `=` in values replaced.
+fn signed(form: &Form) -> String {
     let mut form: Vec<_> = form.iter().collect();
     form.sort();
-    let text: String = form.iter().map(|(name, value)| format!("&{name}={}", value.replace(['&', '='], "_"))).collect();
-    let tag = hmac::sign(&hmac::Key::new(algorithm, secret.expose().as_bytes()), text.as_bytes());
-    tag.as_ref().iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a string cannot fail.
-        _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    form.iter().map(|(name, value)| format!("&{name}={}", value.replace(['&', '='], "_"))).collect()
 }
 
 #[cfg(test)]
@@ -62,13 +79,14 @@ mod tests {
                 "812a18f76680fa0fe1b8bd9ee1625466ceb1bd96242e4d050d2cfd9a7b40166c63ed26ec9702168781b6edcf1633db8ff95af9341701004eec3fcf9550572ee8",
             ),
         ] {
-            assert_eq!(sign(&form, method, &Secret::from("secret")), expected, "{method:?}");
+            assert_eq!(Signing::new(method, &Secret::from("secret")).sign(&form), expected, "{method:?}");
         }
     }
 
     #[test]
     fn no_value_can_pass_for_a_parameter() {
-        let sign = |text| sign(&form(&[("text", text)]), Method::Sha256, &Secret::from("secret"));
+        let signing = Signing::new(Method::Sha256, &Secret::from("secret"));
+        let sign = |text| signing.sign(&form(&[("text", text)]));
         assert_eq!(sign("a&to=1"), sign("a_to_1"));
         assert_ne!(sign("a"), sign("b"));
     }

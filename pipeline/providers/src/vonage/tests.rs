@@ -5,11 +5,11 @@ use chasqui_schemas::{Channel, delivery::Address};
 use chasqui_settings::{Secret, SecretSource};
 use serde_json::{Value, json};
 
-use super::*;
+use super::{signature::Method, *};
 use crate::{
     loopback::{Loopback, Seen, Turn},
     payload::{Form, parameter as value},
-    testing::{at, config, delivery, delivery_to, overridden, secret},
+    testing::{Ask, account, at, delivery, delivery_to, overridden, secret, settings},
     vendor_spec::{Spec, decode},
 };
 
@@ -25,8 +25,8 @@ fn taken() -> String {
     json!({"message-count": "1", "messages": [part]}).to_string()
 }
 
-fn set_up() -> Config {
-    Config { api_key: "abcd1234".into(), from: "AcmeInc".into(), timeout_ms: 30_000, ..config().vonage }
+fn set_up() -> Settings {
+    settings(&VENDOR, "api_key = 'abcd1234'\nfrom = 'AcmeInc'\ntimeout_ms = 30_000")
 }
 
 fn sms() -> Delivery {
@@ -39,14 +39,14 @@ fn saying(text: &str) -> Delivery {
     delivery
 }
 
-fn vonage(config: Config) -> Vonage {
+fn vonage(settings: Settings) -> Vonage {
     let (api_secret, _file) = secret(SECRET);
-    Vonage::new(&Config { api_secret, ..config }, Arc::new(ManualClock::new(at(0)))).unwrap()
+    Vonage::new(&account(&VENDOR), Settings { api_secret, ..settings }, Arc::new(ManualClock::new(at(0)))).unwrap()
 }
 
-async fn exchange(config: Config, delivery: &Delivery, turn: Turn) -> (Answer, Seen) {
+async fn exchange(settings: Settings, delivery: &Delivery, turn: Turn) -> (Answer, Seen) {
     let server = Loopback::start([turn]).await;
-    let answer = vonage(Config { base_url: server.url.clone(), ..config }).send(delivery).await;
+    let answer = vonage(Settings { base_url: server.url.clone(), ..settings }).send(delivery).await;
     (answer, server.only())
 }
 
@@ -62,9 +62,9 @@ fn ids(delivery: &Delivery) -> String {
 #[tokio::test]
 async fn a_message_is_one_form_as_the_specification_has_it() {
     let callback = "https://notify.example.com/v1/callbacks/vonage";
-    let config = Config { callback_url: Some(callback.into()), ..set_up() };
+    let settings = Settings { callback_url: Some(callback.into()), ..set_up() };
     let delivery = Delivery { expires_at: Some(at(90)), ..sms() };
-    let (answer, request) = exchange(config, &delivery, Turn::say(200, taken())).await;
+    let (answer, request) = exchange(settings, &delivery, Turn::say(200, taken())).await;
     assert_eq!((answer.outcome, answer.message_id.as_str()), (Outcome::Accepted, "0A0000000123ABCD1"));
 
     assert_eq!(request.line, "POST /sms/json");
@@ -104,17 +104,17 @@ fn the_checker_refuses_what_vonage_would() {
 async fn a_signed_request_has_no_secret_in_it() {
     let server = Loopback::start([Turn::say(200, taken())]).await;
     // The specification's longest `sig` is older than the longer hashes.
-    let config = Config { signature_method: Method::Sha1, base_url: server.url.clone(), ..set_up() };
+    let settings = Settings { signature_method: Method::Sha1, base_url: server.url.clone(), ..set_up() };
     let (signature_secret, _file) = secret(SECRET);
-    let config = Config { signature_secret, ..config };
-    let vonage = Vonage::new(&config, Arc::new(ManualClock::new(at(0)))).unwrap();
+    let settings = Settings { signature_secret, ..settings };
+    let vonage = Vonage::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(0)))).unwrap();
     assert_eq!(vonage.send(&saying("a=b & c")).await.outcome, Outcome::Accepted);
 
     let seen = server.only();
     let body = seen.text();
     assert!(!body.contains(SECRET));
     let (signature, mut form): (Vec<_>, Vec<_>) = decode(body).into_iter().partition(|(name, _)| name == "sig");
-    let sig = signature::sign(&form, Method::Sha1, &Secret::from(SECRET));
+    let sig = Signing::new(Method::Sha1, &Secret::from(SECRET)).sign(&form);
     assert_eq!(signature, [("sig".to_owned(), sig.clone())]);
     assert_eq!(value(&form, "timestamp"), Some(at(0).as_second().to_string().as_str()));
     // The page on signatures has `timestamp`, the specification has not.
@@ -178,23 +178,22 @@ fn overrides_reach_the_form_but_not_recipient_ids_or_credentials() {
 
 #[test]
 fn settings_that_cannot_work_are_refused_by_name() {
-    assert!(!config().vonage.is_set_up());
     let source = || SecretSource { env: Some("CHASQUI_TEST_NO_SUCH_VARIABLE".into()), file: None };
-    let valid = || Config { api_secret: source(), ..set_up() };
-    for (config, key) in [
-        (Config { api_key: "short".into(), ..valid() }, "send.vonage.api_key"),
-        (set_up(), "send.vonage.api_secret: name one"),
-        (Config { signature_secret: source(), ..valid() }, "send.vonage.api_secret: name one"),
-        (Config { from: String::new(), ..valid() }, "send.vonage.from"),
-        (Config { callback_url: Some("hooks".into()), ..valid() }, "send.vonage.callback_url"),
+    let valid = || Settings { api_secret: source(), ..set_up() };
+    for (settings, key) in [
+        (Settings { api_key: "short".into(), ..valid() }, "accounts.vonage.api_key"),
+        (set_up(), "accounts.vonage.api_secret: name one"),
+        (Settings { from: String::new(), ..valid() }, "accounts.vonage.from"),
+        (Settings { callback_url: Some("hooks".into()), ..valid() }, "accounts.vonage.callback_url"),
         (
-            Config { callback_url: Some(format!("https://notify.example.com/{}", "x".repeat(74))), ..valid() },
-            "send.vonage.callback_url",
+            Settings { callback_url: Some(format!("https://notify.example.com/{}", "x".repeat(74))), ..valid() },
+            "accounts.vonage.callback_url",
         ),
     ] {
-        let error = Vonage::new(&config, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
+        let error =
+            Vonage::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(0)))).err().unwrap().to_string();
         assert!(error.starts_with(key), "{error}");
     }
-    let longest = Config { callback_url: Some(format!("https://notify.example.com/{}", "x".repeat(73))), ..valid() };
-    longest.check().unwrap();
+    let longest = Settings { callback_url: Some(format!("https://notify.example.com/{}", "x".repeat(73))), ..valid() };
+    longest.check(&account(&VENDOR)).unwrap();
 }

@@ -20,9 +20,9 @@
 //! [RFC 8292](https://www.rfc-editor.org/rfc/rfc8292).
 
 mod classify;
-mod config;
 mod encrypt;
 mod request;
+mod settings;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -30,19 +30,34 @@ mod vapid;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use chasqui_contract::{Answer, Clock, Outcome, Provider};
+use chasqui_contract::{Answer, Clock, Outcome};
 use chasqui_schemas::{Channel, Delivery, record::Platform};
 use chasqui_settings::SettingsError;
 use reqwest::header::AUTHORIZATION;
 
-pub use self::config::Config;
+use self::settings::Settings;
 use self::{classify::classify, subscription::Subscription, vapid::Vapid};
 use super::push;
-use crate::http::Http;
+use crate::{
+    Account, Vendor,
+    account::Call,
+    http::{Http, Version},
+};
 
-/// The provider's name.
-pub const NAME: &str = "webpush";
+/// The vendor's name, for `overrides`.
+const NAME: &str = "webpush";
+
+/// The vendor.
+pub(crate) static VENDOR: Vendor = Vendor {
+    name: NAME,
+    serves: &[(Channel::Push, Some(Platform::Web))],
+    manual: include_str!("webpush.toml"),
+    sender: |account, ports| {
+        let call = WebPush::new(account, account.settings()?, ports.clock.clone())?;
+        Ok(account.provider(call))
+    },
+    callbacks: None,
+};
 
 /// Pushes to browsers.
 pub(crate) struct WebPush {
@@ -53,15 +68,17 @@ pub(crate) struct WebPush {
 }
 
 impl WebPush {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+    pub(crate) fn new(account: &Account<'_>, settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
         Ok(WebPush {
-            http: Http::new("send.webpush", &config.reach())?,
-            vapid: Vapid::new(config)?,
-            allow_insecure_endpoints: config.allow_insecure_endpoints,
+            http: Http::open(account, &settings.http, Version::Any)?,
+            vapid: Vapid::new(account, &settings)?,
+            allow_insecure_endpoints: settings.allow_insecure_endpoints,
             clock,
         })
     }
+}
 
+impl Call for WebPush {
     async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let now = self.clock.now();
         let token = push::token(delivery, Platform::Web)?;
@@ -71,20 +88,5 @@ impl WebPush {
         request.headers_mut().insert(AUTHORIZATION, self.vapid.authorization(&subscription.endpoint, now)?);
         let reply = self.http.exchange(request).await?;
         Ok(classify(&reply, &subscription.endpoint, self.clock.now()))
-    }
-}
-
-#[async_trait]
-impl Provider for WebPush {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
-        channel == Channel::Push && platform == Some(Platform::Web)
-    }
-
-    async fn send(&self, delivery: &Delivery) -> Answer {
-        self.call(delivery).await.unwrap_or_else(|answer| answer)
     }
 }

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::{encrypt::tests::Browser, vapid::tests::verified, *};
 use crate::{
+    http::HttpSettings,
     loopback::{Loopback, Turn},
-    testing::{at, config, delivery, delivery_to, secret},
+    testing::{Ask, account, at, delivery, delivery_to, secret, settings},
 };
 
 /// A key pair as the common tools print it.
@@ -19,25 +20,30 @@ fn key_pair() -> (String, String) {
     (URL_SAFE_NO_PAD.encode(key.public_key_raw()), URL_SAFE_NO_PAD.encode(private))
 }
 
-fn config_with_key(public: &str, private: &str) -> (Config, tempfile::NamedTempFile) {
+fn settings_with_key(public: &str, private: &str) -> (Settings, tempfile::NamedTempFile) {
     let (private_key, file) = secret(private);
-    let config = Config {
+    let settings = Settings {
         public_key: public.to_owned(),
         private_key,
         subject: "mailto:ops@shop.example".into(),
-        ..config().webpush
+        ..settings(&VENDOR, "public_key = ''\nsubject = ''")
     };
-    (config, file)
+    (settings, file)
 }
 
-fn build(config: &Config) -> Result<WebPush, SettingsError> {
-    WebPush::new(config, Arc::new(ManualClock::new(at(0))))
+fn build(settings: Settings) -> Result<WebPush, SettingsError> {
+    WebPush::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(0))))
 }
 
 fn lab() -> WebPush {
     let (public, private) = key_pair();
-    let (config, _file) = config_with_key(&public, &private);
-    build(&Config { allow_insecure_endpoints: true, timeout_ms: 20_000, ..config }).unwrap()
+    let (settings, _file) = settings_with_key(&public, &private);
+    build(Settings {
+        allow_insecure_endpoints: true,
+        http: HttpSettings { timeout_ms: 20_000, ..settings.http.clone() },
+        ..settings
+    })
+    .unwrap()
 }
 
 fn web(endpoint: &str, browser: &Browser) -> Delivery {
@@ -71,8 +77,8 @@ async fn a_push_arrives_with_our_name_on_it_and_only_the_browser_reads_it() {
 async fn an_endpoint_inside_our_network_is_not_called() {
     let server = Loopback::start([created()]).await;
     let (public, private) = key_pair();
-    let (config, _file) = config_with_key(&public, &private);
-    let provider = build(&config).unwrap();
+    let (settings, _file) = settings_with_key(&public, &private);
+    let provider = build(settings).unwrap();
     for endpoint in [server.url.clone(), server.url.replace("http:", "https:"), "https://localhost/".into()] {
         let answer = provider.send(&web(&endpoint, &Browser::new())).await;
         assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Refused, "subscription"), "{endpoint}");
@@ -91,16 +97,15 @@ fn keys_and_a_subject_that_cannot_work_are_refused_by_name_and_not_shown() {
     let (public, private) = key_pair();
     let (other, _) = key_pair();
     for (public, private, subject, wrong) in [
-        ("", private.as_str(), "mailto:a@b.example", "send.webpush.public_key:"),
-        (private.as_str(), private.as_str(), "mailto:a@b.example", "send.webpush.public_key:"),
-        (public.as_str(), "hunter2", "mailto:a@b.example", "send.webpush.private_key:"),
-        (other.as_str(), private.as_str(), "mailto:a@b.example", "send.webpush.private_key:"),
-        (public.as_str(), private.as_str(), "", "send.webpush.subject:"),
-        (public.as_str(), private.as_str(), "ops@b.example", "send.webpush.subject:"),
+        ("", private.as_str(), "mailto:a@b.example", "accounts.webpush.public_key:"),
+        (private.as_str(), private.as_str(), "mailto:a@b.example", "accounts.webpush.public_key:"),
+        (public.as_str(), "hunter2", "mailto:a@b.example", "accounts.webpush.private_key:"),
+        (other.as_str(), private.as_str(), "mailto:a@b.example", "accounts.webpush.private_key:"),
+        (public.as_str(), private.as_str(), "", "accounts.webpush.subject:"),
+        (public.as_str(), private.as_str(), "ops@b.example", "accounts.webpush.subject:"),
     ] {
-        let (config, _file) = config_with_key(public, private);
-        let error = build(&Config { subject: subject.into(), ..config }).err().unwrap().to_string();
+        let (settings, _file) = settings_with_key(public, private);
+        let error = build(Settings { subject: subject.into(), ..settings }).err().unwrap().to_string();
         assert!(error.starts_with(wrong) && !error.contains("hunter2"), "{error}");
     }
-    assert!(!config().webpush.is_set_up());
 }

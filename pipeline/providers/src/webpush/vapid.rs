@@ -15,8 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::{Url, header::HeaderValue};
 use serde::Serialize;
 
-use super::Config;
-use crate::{jwt::Signer, push};
+use super::Settings;
+use crate::{Account, jwt::Signer, push};
 
 /// How long a token holds. A push service refuses more than 24 hours.
 const HOLDS: SignedDuration = SignedDuration::from_hours(12);
@@ -41,9 +41,9 @@ struct Claims<'a> {
 }
 
 impl Vapid {
-    pub(super) fn new(config: &Config) -> Result<Self, SettingsError> {
-        let (public_key, signer) = config.keys()?;
-        let subject = config.checked_subject()?;
+    pub(super) fn new(account: &Account<'_>, settings: &Settings) -> Result<Self, SettingsError> {
+        let (public_key, signer) = settings.keys(account)?;
+        let subject = settings.checked_subject(account)?;
         Ok(Vapid { signer, public_key: URL_SAFE_NO_PAD.encode(public_key), subject, last: Mutex::default() })
     }
 

@@ -209,6 +209,7 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
         delivery_id: receipt.delivery_id,
         channel: channel.as_str().into(),
         provider: receipt.provider.as_deref().unwrap_or_default().chars().take(MAX_CODE).collect(),
+        vendor: receipt.vendor.as_deref().unwrap_or_default().chars().take(MAX_CODE).collect(),
         stage: RECEIPT_STAGE.into(),
         event: kind.as_str().into(),
         status: status.as_str().into(),
@@ -239,6 +240,7 @@ mod tests {
             notification_id: id::notification(seconds(SUBMITTED), Uuid::nil(), "user:ada"),
             at: None,
             provider: None,
+            vendor: None,
             detail: None,
             by: Actor::Unknown,
         }

@@ -1,4 +1,4 @@
-//! Settings and credential files that point Chasqui's providers at a lab, and let its gateway believe callbacks from there.
+//! Settings and credential files of accounts at a lab: Chasqui sends through them, and believes their callbacks.
 
 use std::{
     fmt::Write as _,
@@ -16,8 +16,8 @@ pub const PUBLIC_URL: &str = "https://notify.example.com";
 /// Settings. Credentials are in files.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The tables `send`, of the providers and the alerts, and `gateway`, of what proves callbacks. Which channels use
-    /// which provider is not among them, nor where the gateway is.
+    /// The tables `accounts`, one account for each vendor under the vendor's name, and `send.alerts`. Routes are not among
+    /// them, nor where the gateway is.
     pub tables: Value,
     /// The files, gone with the lab.
     pub directory: PathBuf,
@@ -35,10 +35,10 @@ pub(crate) fn write(
         Ok::<Value, std::io::Error>(json!({ "file": path }))
     };
     let token_uri = format!("{}/token", url(Vendor::Oauth));
-    let twilio_token = file("twilio", &accounts.twilio_auth_token)?;
     let tables = json!({
-        "send": {
+        "accounts": {
             "apns": {
+                "vendor": "apns",
                 "base_url": url(Vendor::Apns),
                 "team_id": accounts.apns_team_id,
                 "key_id": accounts.apns_key_id,
@@ -46,53 +46,58 @@ pub(crate) fn write(
                 "key": file("AuthKey_LABKEY0001.p8", &accounts.apns_key_pem)?,
             },
             "fcm": {
+                "vendor": "fcm",
                 "base_url": url(Vendor::Fcm),
                 "service_account": file("service-account.json", &accounts.service_account(&token_uri))?,
             },
             // Where to, the subscriptions say.
             "webpush": {
+                "vendor": "webpush",
                 "allow_insecure_endpoints": true,
                 "subject": format!("mailto:{}", accounts.mail_from),
                 "public_key": accounts.vapid_public_key,
                 "private_key": file("vapid", &accounts.vapid_private_key)?,
             },
             "twilio": {
+                "vendor": "twilio",
                 "base_url": url(Vendor::Twilio),
                 "account_sid": accounts.twilio_account_sid,
-                "auth_token": twilio_token,
+                "auth_token": file("twilio", &accounts.twilio_auth_token)?,
                 "from": accounts.twilio_from,
                 "callback_url": format!("{PUBLIC_URL}/v1/callbacks/twilio"),
             },
             "vonage": {
+                "vendor": "vonage",
                 "base_url": url(Vendor::Vonage),
                 "api_key": accounts.vonage_api_key,
                 "api_secret": file("vonage", &accounts.vonage_api_secret)?,
+                "signature_secret": file("vonage-signature", &accounts.vonage_signature_secret)?,
                 "from": accounts.vonage_from,
                 "callback_url": format!("{PUBLIC_URL}/v1/callbacks/vonage"),
                 // The account has no limit but the script's.
                 "per_second": 0,
             },
             "sendgrid": {
+                "vendor": "sendgrid",
                 "base_url": url(Vendor::SendGrid),
                 "api_key": file("sendgrid", &accounts.sendgrid_api_key)?,
                 "from": accounts.mail_from,
+                "webhook_public_key": accounts.sendgrid_webhook_public_key,
             },
             "mailgun": {
+                "vendor": "mailgun",
                 "base_url": url(Vendor::Mailgun),
                 "domain": accounts.mailgun_domain,
                 "api_key": file("mailgun", &accounts.mailgun_api_key)?,
                 "from": accounts.mail_from,
+                "signing_key": file("mailgun-webhook", &accounts.mailgun_signing_key)?,
             },
-            "alerts": {
-                "slack_webhook": file("slack", &format!("{}{}", url(Vendor::Slack), accounts.slack_path))?,
+            "slack": {
+                "vendor": "slack",
+                "webhook": file("slack", &format!("{}{}", url(Vendor::Slack), accounts.slack_path))?,
             },
         },
-        "engagement": {
-            "twilio": { "auth_token": twilio_token },
-            "vonage": { "signature_secret": file("vonage-signature", &accounts.vonage_signature_secret)? },
-            "sendgrid": { "public_key": accounts.sendgrid_webhook_public_key },
-            "mailgun": { "signing_key": file("mailgun-webhook", &accounts.mailgun_signing_key)? },
-        },
+        "send": { "alerts": { "to": [{ "account": "slack" }] } },
     });
     Ok(Settings { tables, directory: directory.to_owned() })
 }
@@ -106,15 +111,22 @@ impl Settings {
             for (section, values) in members(&sections) {
                 let _infallible = writeln!(toml, "\n[{part}.{section}]");
                 for (key, value) in members(&values) {
-                    // Whatever else is of JSON is of TOML too; a place of a credential is a table.
-                    let text = match &value["file"] {
-                        Value::Null => value.to_string(),
-                        path => format!("{{ file = {path} }}"),
-                    };
-                    let _infallible = writeln!(toml, "{key} = {text}");
+                    let _infallible = writeln!(toml, "{key} = {}", inline(&value));
                 }
             }
         }
         toml
+    }
+}
+
+/// A value of JSON as one of TOML: they differ in tables only.
+fn inline(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let members: Vec<_> = members.iter().map(|(key, value)| format!("{key} = {}", inline(value))).collect();
+            format!("{{ {} }}", members.join(", "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", ")),
+        plain => plain.to_string(),
     }
 }

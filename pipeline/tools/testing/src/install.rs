@@ -87,7 +87,7 @@ impl TestInstall {
         &self.servers
     }
 
-    /// Where the sandbox provider's log is, for `send.sandbox.log`. Settings name it by `SANDBOX_LOG`.
+    /// Where the sandbox provider's log is, for `accounts.sandbox.log`.
     pub fn sandbox_log(&self) -> PathBuf {
         self.dir.path().join("sandbox.log")
     }
@@ -100,7 +100,7 @@ impl TestInstall {
             .env("CHASQUI_CONFIG", &self.settings)
             .env("CHASQUI_NATS__URL", self.servers.nats_url().context("no NATS")?)
             .env("CHASQUI_CLICKHOUSE__URL", self.servers.clickhouse_url().context("no ClickHouse")?)
-            .env("CHASQUI_SEND__SANDBOX__LOG", self.sandbox_log())
+            .env("CHASQUI_ACCOUNTS__SANDBOX__LOG", self.sandbox_log())
             // Many workers run on one machine: tests that want a gateway name a port.
             .env("CHASQUI_GATEWAY__BIND", "")
             .kill_on_drop(true);

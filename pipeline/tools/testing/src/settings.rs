@@ -23,7 +23,7 @@ schedule_ms = [200, 400]
 timeout_ms = 2000
 schedule_ms = [200, 400]
 
-[send.sandbox]
+[accounts.sandbox]
 latency_ms = 5
 "#;
 

@@ -19,17 +19,19 @@ use crate::{TestInstall, oracle};
 /// others retry. Calls and messages have more time than a busy machine takes, so that its slowness fails no test.
 pub fn settings(lab: &Lab) -> String {
     let mut settings = lab.settings().clone();
+    settings.tables["routes"] = json!({
+        "push": { "ios": ["apns"], "android": ["fcm"], "web": ["webpush"] },
+        "sms": ["twilio", "vonage"],
+        "email": ["sendgrid", "mailgun"],
+    });
     let send = &mut settings.tables["send"];
-    send["push"] = json!({ "ios": ["apns"], "android": ["fcm"], "web": ["webpush"] });
-    send["sms"] = json!({ "providers": ["twilio", "vonage"] });
-    send["email"] = json!({ "providers": ["sendgrid", "mailgun"] });
     for channel in ["push", "sms", "email", "in_app"] {
         send[channel]["schedule_ms"] = json!([300, 1_000, 2_000]);
         send[channel]["max_attempts"] = json!(50);
         send[channel]["timeout_ms"] = json!(60_000);
     }
     for vendor in ["apns", "fcm", "webpush", "twilio", "vonage", "sendgrid", "mailgun"] {
-        send[vendor]["timeout_ms"] = json!(50_000);
+        settings.tables["accounts"][vendor]["timeout_ms"] = json!(50_000);
     }
     format!("[runner]\nack_wait_ms = 100000\n{}", settings.toml())
 }

@@ -103,6 +103,7 @@ fn attributes(event: &TraceEvent) -> Vec<KeyValue> {
         ("lane", &event.lane),
         ("channel", &event.channel),
         ("provider", &event.provider),
+        ("vendor", &event.vendor),
         ("status", &event.status),
         ("state", &event.state),
         ("reason", &event.reason),

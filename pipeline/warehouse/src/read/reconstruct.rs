@@ -125,6 +125,9 @@ pub struct Node {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub provider: String,
     #[allow(missing_docs, reason = "documented at the trace event")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub vendor: String,
+    #[allow(missing_docs, reason = "documented at the trace event")]
     pub attempt: u32,
     #[allow(missing_docs, reason = "documented at the trace event")]
     #[serde(skip_serializing_if = "Uuid::is_nil")]
@@ -262,6 +265,7 @@ fn node(event: TraceEvent, submitted_ns: i64, children: &mut BTreeMap<u64, Vec<T
         lane: event.lane.into(),
         channel: event.channel.into(),
         provider: event.provider.into(),
+        vendor: event.vendor.into(),
         attempt: event.attempt,
         delivery_id: event.delivery_id,
         attributes: event.attributes.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),

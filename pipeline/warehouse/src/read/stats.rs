@@ -41,6 +41,7 @@ pub enum Dimension {
     Locale,
     Channel,
     Provider,
+    Vendor,
     Lane,
     State,
     /// Of the submission, UTC.
@@ -49,7 +50,7 @@ pub enum Dimension {
 
 impl Dimension {
     /// Every one.
-    pub const ALL: [Dimension; 10] = [
+    pub const ALL: [Dimension; 11] = [
         Dimension::App,
         Dimension::Category,
         Dimension::Template,
@@ -57,6 +58,7 @@ impl Dimension {
         Dimension::Locale,
         Dimension::Channel,
         Dimension::Provider,
+        Dimension::Vendor,
         Dimension::Lane,
         Dimension::State,
         Dimension::Hour,
@@ -72,16 +74,17 @@ impl Dimension {
             Dimension::Locale => "locale",
             Dimension::Channel => "channel",
             Dimension::Provider => "provider",
+            Dimension::Vendor => "vendor",
             Dimension::Lane => "lane",
             Dimension::State => "state",
             Dimension::Hour => "hour",
         }
     }
 
-    /// As `delivery_states` has it: lane and provider behind a rank, the state as a rank.
+    /// As `delivery_states` has it: lane, provider and vendor behind a rank, the state as a rank.
     fn expression(self) -> String {
         match self {
-            Dimension::Provider | Dimension::Lane => format!("substring({}, 7)", self.as_str()),
+            Dimension::Provider | Dimension::Vendor | Dimension::Lane => format!("substring({}, 7)", self.as_str()),
             Dimension::State => {
                 let ranks = State::ALL.map(|state| state.rank().to_string()).join(", ");
                 let words = State::ALL.map(|state| format!("'{state}'")).join(", ");

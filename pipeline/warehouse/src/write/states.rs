@@ -105,6 +105,7 @@ struct DeliveryState {
     id: Uuid,
     common: Known,
     provider: Ranked,
+    vendor: Ranked,
     attempts: u32,
 }
 
@@ -323,6 +324,7 @@ impl DeliveryState {
             id: row.delivery_id,
             common: Known::new(row.trace_id),
             provider: Ranked::default(),
+            vendor: Ranked::default(),
             attempts: 0,
         }
     }
@@ -330,8 +332,11 @@ impl DeliveryState {
     fn add(&mut self, words: &Words, step: &Step) {
         self.common.add(words, step);
         raise(words, &mut self.common.outcome, step.outcome(step.attempt()));
-        if step.word(word::PROVIDER) != 0 {
-            raise(words, &mut self.provider, (step.meaning.stage + 1, step.attempt(), step.word(word::PROVIDER)));
+        for (kept, place) in [(&mut self.provider, word::PROVIDER), (&mut self.vendor, word::VENDOR)] {
+            // An empty word never hides one that is known.
+            if step.word(place) != 0 {
+                raise(words, kept, (step.meaning.stage + 1, step.attempt(), step.word(place)));
+            }
         }
         if step.meaning.is_attempt {
             self.attempts = self.attempts.max(step.row.attempt);
@@ -411,6 +416,7 @@ fn delivery_block(words: &Words, all: &[DeliveryState]) -> Block {
     common_columns(&mut block, words, DELIVERY_WORDS.len(), commons);
     block.uuids("delivery_id", all.iter().map(|each| each.id));
     ranked(&mut block, "provider", words, all.iter().map(|each| each.provider));
+    ranked(&mut block, "vendor", words, all.iter().map(|each| each.vendor));
     block.numbers("attempts", "UInt32", all.iter().map(|each| each.attempts.to_le_bytes()));
     for (moment, column, _) in MOMENTS {
         block.numbers(column, "UInt32", commons().map(|each| each.times.get(moment).to_le_bytes()));

@@ -136,6 +136,7 @@ async fn a_notification_is_reconstructed_with_its_late_receipts() -> Result<()> 
         notification_id: of.notification_id,
         at: Some(at + SignedDuration::from_secs(seconds)),
         provider: Some("twilio".into()),
+        vendor: Some("twilio".into()),
         detail: None,
         by,
     };
@@ -238,7 +239,7 @@ async fn a_notification_is_reconstructed_with_its_late_receipts() -> Result<()> 
             stats::Dimension::Variant => "b",
             stats::Dimension::Locale => "ko",
             stats::Dimension::Channel => "email",
-            stats::Dimension::Provider => "twilio",
+            stats::Dimension::Provider | stats::Dimension::Vendor => "twilio",
             stats::Dimension::Lane => "high",
             stats::Dimension::State => "delivered",
             stats::Dimension::Hour => &at.strftime("%Y-%m-%dT%H:00Z").to_string(),

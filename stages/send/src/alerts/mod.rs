@@ -1,4 +1,6 @@
-//! Alerts: tells developers that a provider keeps failing, once per provider and reason in a window, with counts.
+//! Alerts: developers learn that an account keeps failing, once per account and reason in a window, with counts.
+//!
+//! An alert is a delivery through an account like others: Slack's, a mail relay's.
 //!
 //! Guarantee: sending never waits for an alert. Noting a failure takes a lock for a moment and no I/O; what is to be
 //! told goes to a bounded queue per target, and where that is full, or the target refuses, its next alert says how many
@@ -32,13 +34,8 @@ use std::{
 };
 
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
-use chasqui_providers::slack;
-use chasqui_schemas::{
-    Delivery, Lane, Reason,
-    delivery::{Address, Endpoint},
-    submission::Content,
-};
-use chasqui_settings::{SecretSource, SettingsError};
+use chasqui_schemas::{Channel, Delivery, Reason, delivery::Address, submission::Content};
+use chasqui_settings::SettingsError;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tokio::{
@@ -49,34 +46,39 @@ use uuid::Uuid;
 
 use self::aggregate::{Aggregate, Alert};
 
-/// Most alerts that wait for a target.
+/// Maximum alerts that wait for a target: what is older helps nobody.
 const QUEUE: usize = 32;
 /// How often windows are looked at, for their end.
 const TICK: Duration = Duration::from_secs(1);
-/// Tries per alert and target.
+/// Maximum tries per alert and target: with the waits between them, some minutes.
 const MAX_TRIES: u32 = 8;
-/// Longest try.
+/// Maximum time of a try.
 const MAX_TRY: Duration = Duration::from_secs(60);
-/// Longest wait between tries, also where the target asks for more.
+/// Maximum wait between tries, also where the target asks for more.
 const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
-/// Longest window, in seconds.
+/// Maximum window, in seconds: a week.
 const MAX_WINDOW_S: u32 = 7 * 24 * 60 * 60;
 
 /// `[send.alerts]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
-    /// Seconds in which a provider's failures for one reason are told once.
+pub struct Settings {
+    /// Seconds in which an account's failures for one reason give one alert.
     pub window_s: u32,
-    /// Failures in a window before anything is told.
+    /// Failures in a window before there is an alert.
     pub threshold: u64,
-    /// Where the address of a Slack webhook is.
-    #[serde(default)]
-    pub slack_webhook: SecretSource,
-    /// A mailbox.
-    pub email_to: Option<String>,
-    /// The provider that takes the mail there.
-    pub email_provider: String,
+    /// Who gets them.
+    pub to: Vec<Recipient>,
+}
+
+/// Who gets alerts.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipient {
+    /// The account that they go through.
+    pub account: String,
+    /// The mailbox or phone number that they go to, where the account's channel needs one.
+    pub address: Option<String>,
 }
 
 /// The alerts of this process. Dropped, it lets its tasks tell what is queued, and end.
@@ -101,19 +103,19 @@ struct Target {
 }
 
 impl Alerts {
-    /// Alerts as configured, and one task for each target. `providers` are those that a mail may go through. Without a
+    /// Alerts as set, and one task for each target; `providers` are the accounts that they may go through. Without a
     /// target there is only the log, and no tokio runtime is needed.
     ///
     /// # Errors
     /// See [`SettingsError`].
     pub fn start(
-        config: &Config,
+        settings: &Settings,
         providers: &[Arc<dyn Provider>],
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SettingsError> {
-        let targets = targets(config, providers, &clock)?;
-        let window = SignedDuration::from_secs(config.window_s.into());
-        let aggregate = Mutex::new(Aggregate::new(window, config.threshold));
+        let targets = targets(settings, providers)?;
+        let window = SignedDuration::from_secs(settings.window_s.into());
+        let aggregate = Mutex::new(Aggregate::new(window, settings.threshold));
         let queues = targets.into_iter().map(|target| target.serve(clock.clone())).collect();
         let inner = Arc::new(Inner { aggregate, queues, clock });
         if !inner.queues.is_empty() {
@@ -142,7 +144,7 @@ impl Inner {
     /// Logs it, and hands it to every target that has room.
     fn tell(&self, alert: &Alert) {
         if alert.reason == Reason::ProviderMisconfigured {
-            tracing::error!("{}; correct [send.{}]", text(alert), alert.provider);
+            tracing::error!("{}; correct [accounts.{}]", text(alert), alert.provider);
         } else {
             tracing::warn!("{}", text(alert));
         }
@@ -154,32 +156,41 @@ impl Inner {
     }
 }
 
-fn targets(
-    config: &Config,
-    providers: &[Arc<dyn Provider>],
-    clock: &Arc<dyn Clock>,
-) -> Result<Vec<Target>, SettingsError> {
-    if !(1..=MAX_WINDOW_S).contains(&config.window_s) || config.threshold == 0 {
+fn targets(settings: &Settings, providers: &[Arc<dyn Provider>]) -> Result<Vec<Target>, SettingsError> {
+    if !(1..=MAX_WINDOW_S).contains(&settings.window_s) || settings.threshold == 0 {
         let problem = format!("`window_s` must be 1 to {MAX_WINDOW_S}, and `threshold` more than 0");
         return Err(SettingsError::invalid("send.alerts", problem));
     }
-    let mut targets = Vec::new();
-    if config.slack_webhook.is_set() {
-        let webhook = config.slack_webhook.require(slack::KEY)?;
-        let provider = Arc::new(slack::Slack::new(&webhook, clock.clone())?);
-        targets.push(Target { provider, address: Address::Inbox("developers".to_owned()) });
-    }
-    if let Some(mailbox) = &config.email_to {
-        if mailbox.parse::<lettre::Address>().is_err() {
-            return Err(SettingsError::invalid("send.alerts.email_to", "is not a mailbox"));
-        }
-        let Some(provider) = providers.iter().find(|each| each.name() == config.email_provider) else {
-            let problem = format!("there is no provider `{}` set up", config.email_provider);
-            return Err(SettingsError::invalid("send.alerts.email_provider", problem));
+    let target = |Recipient { account, address }: &Recipient| {
+        let wrong = |problem: String| SettingsError::invalid("send.alerts.to", problem);
+        let provider = providers.iter().find(|each| each.account() == account);
+        let provider = provider.ok_or_else(|| wrong(format!("there is no account `{account}`")))?;
+        let serves = |channel| provider.serves(channel, None);
+        let address = match address {
+            Some(mailbox) if serves(Channel::Email) && is_mailbox(mailbox) => Address::Mailbox(mailbox.clone()),
+            Some(number) if serves(Channel::Sms) && is_number(number) => Address::Phone(number.clone()),
+            Some(text) if serves(Channel::Email) || serves(Channel::Sms) => {
+                return Err(wrong(format!("`{text}` is not an address of `{account}`")));
+            }
+            None if serves(Channel::Email) || serves(Channel::Sms) => {
+                return Err(wrong(format!("`{account}` needs an `address`")));
+            }
+            Some(_) => return Err(wrong(format!("`{account}` takes no `address`"))),
+            // Where such alerts go is the account's own setting.
+            None => Address::Inbox("developers".to_owned()),
         };
-        targets.push(Target { provider: provider.clone(), address: Address::Mailbox(mailbox.clone()) });
-    }
-    Ok(targets)
+        Ok(Target { provider: provider.clone(), address })
+    };
+    settings.to.iter().map(target).collect()
+}
+
+fn is_mailbox(text: &str) -> bool {
+    let (local, domain) = text.split_once('@').unwrap_or_default();
+    !local.is_empty() && !domain.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn is_number(text: &str) -> bool {
+    text.strip_prefix('+').is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The reason under which an answer counts, if it does.
@@ -215,7 +226,7 @@ impl Target {
             while let Some(mut alert) = queue.recv().await {
                 alert.untold += untold.swap(0, Relaxed);
                 if let Err(answer) = self.tell(&delivery(&alert, &self.address, clock.now())).await {
-                    let (target, code, detail) = (self.provider.name(), answer.code, answer.detail);
+                    let (target, code, detail) = (self.provider.account(), answer.code, answer.detail);
                     tracing::error!(target, code, detail, "an alert could not be delivered");
                     untold.fetch_add(1 + alert.untold, Relaxed);
                 }
@@ -260,34 +271,9 @@ fn text(alert: &Alert) -> String {
 
 /// The alert as a message to `address`.
 fn delivery(alert: &Alert, address: &Address, now: Timestamp) -> Delivery {
-    let id = Uuid::now_v7();
     let title = format!("Chasqui: {} {}", alert.provider, alert.reason);
-    Delivery {
-        id,
-        notification_id: id,
-        request_id: id,
-        app: "chasqui".to_owned(),
-        category: "alert".to_owned(),
-        template: String::new(),
-        variant: String::new(),
-        locale: String::new(),
-        lane: Lane::High,
-        category_lane: None,
-        user: None,
-        endpoint: Endpoint { id: "developers".to_owned(), address: address.clone() },
-        content: Content { title: Some(title), body: Some(text(alert)), ..Content::default() },
-        sms_segments: 0,
-        submitted_at: now,
-        expires_at: None,
-        collapse_key: None,
-        overrides: Default::default(),
-        unsubscribe_url: None,
-        traceparent: None,
-        provider: String::new(),
-        attempt: 1,
-        pass: 0,
-        sending_since: None,
-    }
+    let content = Content { title: Some(title), body: Some(text(alert)), ..Content::default() };
+    Delivery::notice(Uuid::now_v7(), address.clone(), content, now)
 }
 
 #[cfg(test)]

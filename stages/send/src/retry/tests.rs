@@ -2,14 +2,14 @@ use chasqui_schemas::{Channel, Receipt, ReceiptKind, receipt::Actor};
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{at, config, delivery};
+use crate::testing::{at, delivery, settings};
 
 fn finished(outcome: Outcome) -> Finished {
     Finished { at: at(10), interrupted: false, answer: Answer::new(outcome, "code", "words") }
 }
 
 fn policy(on_ambiguity: Ambiguity) -> ChannelPolicy {
-    ChannelPolicy { on_ambiguity, ..config().push }
+    ChannelPolicy { on_ambiguity, ..settings().push }
 }
 
 fn verdict(outcome: Outcome, on_ambiguity: Ambiguity) -> Verdict {
@@ -106,6 +106,7 @@ fn a_decision_tells_what_the_provider_said() {
         notification_id: delivery(Channel::Push).notification_id,
         at: None,
         provider: None,
+        vendor: None,
         detail: None,
         by: Actor::Unknown,
     };
@@ -243,7 +244,7 @@ fn a_wait_ends_with_the_delivery_or_the_horizon() {
 proptest! {
     #[test]
     fn a_wait_is_the_schedules_within_a_fifth(attempt in 1u32..50, id: u128, waits in prop::collection::vec(1u64..=604_800_000, 1..8)) {
-        let policy = ChannelPolicy { schedule_ms: waits.clone(), ..config().push };
+        let policy = ChannelPolicy { schedule_ms: waits.clone(), ..settings().push };
         let delivery = Delivery { attempt, id: uuid::Uuid::from_u128(id), ..delivery(Channel::Push) };
         let base = *waits.get(attempt as usize - 1).unwrap_or(waits.last().unwrap()) as f64;
         let wait = delay(&delivery, &policy, attempt - 1, None).as_millis() as f64;
@@ -252,7 +253,7 @@ proptest! {
 
     #[test]
     fn whatever_a_provider_asks_for_the_wait_is_bounded(attempt: u32, secs: u64, nanos in 0u32..1_000_000_000, waits in prop::collection::vec(any::<u64>(), 0..4)) {
-        let policy = ChannelPolicy { schedule_ms: waits.clone(), max_attempts: u32::MAX, horizon_s: u64::MAX, ..config().push };
+        let policy = ChannelPolicy { schedule_ms: waits.clone(), max_attempts: u32::MAX, horizon_s: u64::MAX, ..settings().push };
         let delivery = Delivery { attempt, ..delivery(Channel::Push) };
         let longest = waits.iter().copied().max().unwrap_or(1_000) as f64;
         let after = Some(Duration::new(secs, nanos));

@@ -1,5 +1,5 @@
 use chasqui_contract::{ManualClock, Outcome};
-use chasqui_rules::Candidate;
+use chasqui_rules::{Candidate, RouteSettings, routes::PushRoutes};
 use chasqui_schemas::{
     Lane,
     record::{Contacts, Device, Platform, Preferences},
@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::*;
 use crate::{
     Ambiguity,
-    testing::{ScriptedProvider, TestInbox, at, config, config_with, delivery},
+    testing::{ScriptedProvider, at, delivery, routes, settings, settings_with},
 };
 
 struct World {
@@ -43,7 +43,6 @@ impl World {
             ledger: self.ledger.clone(),
             directory: self.directory.clone(),
             address_book: self.directory.clone(),
-            inbox: Arc::new(TestInbox::default()),
             clock: self.clock.clone(),
         }
     }
@@ -55,17 +54,17 @@ impl World {
 
     /// Every provider serves everything, and two calls are enough for its breaker.
     fn worker_where(&self, on_ambiguity: Ambiguity) -> SendStage {
-        let mut config = config_with("[send.breaker]\nmin_calls = 2").unwrap();
-        let all: Vec<_> = self.providers.iter().map(|each| Candidate { name: each.name().into(), weight: 1 }).collect();
-        for policy in [&mut config.push, &mut config.sms, &mut config.email, &mut config.in_app] {
-            let lists = [&mut policy.ios, &mut policy.android, &mut policy.web, &mut policy.providers];
-            for list in lists.into_iter().filter(|list| !list.is_empty()) {
-                list.clone_from(&all);
-            }
+        let mut settings = settings_with("[send.breaker]\nmin_calls = 2").unwrap();
+        for policy in [&mut settings.push, &mut settings.sms, &mut settings.email, &mut settings.in_app] {
             policy.on_ambiguity = on_ambiguity;
         }
+        let all: Vec<_> =
+            self.providers.iter().map(|each| Candidate { account: each.account().into(), weight: 1 }).collect();
+        let every = || Some(all.clone());
+        let push = PushRoutes { ios: every(), android: every(), web: every() };
+        let routes = RouteSettings { push, sms: every(), email: every(), in_app: every() };
         let providers = self.providers.iter().map(|each| each.clone() as Arc<dyn Provider>).collect();
-        SendStage::new(&config, providers, self.ports()).unwrap()
+        SendStage::new(&settings, Routes::new(routes, []), providers, self.ports()).unwrap()
     }
 
     fn calls(&self) -> usize {
@@ -266,7 +265,7 @@ async fn a_later_attempt_counts_its_horizon_from_the_first() {
     let first = Delivery { submitted_at: at(-86_400), ..delivery(Channel::Push) };
     let second = next(world.worker().decide(first).await.unwrap());
     assert_eq!(second.sending_since, Some(at(0)), "submitted long ago, first tried now");
-    world.wait(i64::try_from(config().push.horizon_s).unwrap());
+    world.wait(i64::try_from(settings().push.horizon_s).unwrap());
     let decision = world.worker().decide(second).await.unwrap();
     assert_eq!(reason(&decision), Some(Reason::RetriesExhausted));
 }
@@ -373,7 +372,7 @@ async fn a_wait_ends_at_expiry_or_with_a_dead_letter_but_not_for_what_was_sent()
         sending_since: Some(at(since)),
         ..sms(n, "a")
     };
-    let horizon = i64::try_from(config().sms.horizon_s).unwrap();
+    let horizon = i64::try_from(settings().sms.horizon_s).unwrap();
     let expired = worker.decide(limited(4, Some(at(5)), 0)).await.unwrap();
     assert_eq!(expired.verdict, Verdict::Suppress(Reason::Expired));
     let exhausted = worker.decide(limited(5, None, -horizon)).await.unwrap();
@@ -423,9 +422,7 @@ async fn a_probe_whose_worker_is_stopped_gives_its_place_back() {
 async fn a_provider_off_the_list_still_serves_what_names_it() {
     let world = World::of([script("a", [Outcome::Accepted]), script("old", [LATER])]);
     let mut worker = world.worker();
-    for list in worker.routes.0.values_mut() {
-        list.retain(|candidate| candidate.name == "a");
-    }
+    worker.routes = routes("sms = [\"a\"]");
     let decision = worker.decide(sms(1, "old")).await.unwrap();
     assert_eq!(decision.provider.as_deref(), Some("old"));
     let decision = worker.decide(next(decision)).await.unwrap();
@@ -499,24 +496,40 @@ async fn lanes_wait_in_order() {
     }
 }
 
-fn from_config(over: &str) -> Result<SendStage, SettingsError> {
-    SendStage::from_config(&config_with(over).unwrap(), World::answering([]).ports())
+fn stage_with(over: &str) -> Result<SendStage, SettingsError> {
+    let named = |name| ScriptedProvider::new([]).named(name);
+    let (smtp, inbox) = (named("smtp").only(Channel::Email), named("inbox").only(Channel::InApp));
+    let providers: [Arc<dyn Provider>; 3] = [Arc::new(named("sandbox")), Arc::new(smtp), Arc::new(inbox)];
+    SendStage::with_alerts(&settings(), routes(over), providers.into(), World::answering([]).ports())
 }
 
 #[test]
 fn the_defaults_make_a_stage_whose_longest_call_is_the_mails() {
-    let stage = from_config("").unwrap();
-    assert_eq!(stage.longest_call(), config().email.timeout() + PATIENCE);
-    assert_eq!(stage.circuits.keys().collect::<Vec<_>>(), ["inbox", "sandbox"]);
+    let stage = stage_with("").unwrap();
+    assert_eq!(stage.longest_call(), settings().email.timeout() + PATIENCE);
+    assert_eq!(stage.circuits.keys().collect::<Vec<_>>(), ["inbox", "sandbox", "smtp"]);
 }
 
 #[test]
 fn a_list_with_a_provider_that_cannot_serve_it_is_refused_at_start_up() {
-    let smtp = "[send.smtp]\nhost = \"127.0.0.1\"\nfrom = \"a@b.example\"\n";
-    assert!(from_config("[send.email]\nproviders = [\"smtp\"]").is_err());
-    assert!(from_config(&format!("{smtp}[send.email]\nproviders = [\"smtp\", \"sandbox\"]")).is_ok());
-    for (list, provider) in [("sms]\nproviders", "smtp"), ("push]\nios", "smtp"), ("email]\nproviders", "inbox")] {
-        let error = from_config(&format!("{smtp}[send.{list} = [\"{provider}\"]")).err().unwrap().to_string();
+    assert!(stage_with("email = [\"sendgrid\"]").is_err());
+    assert!(stage_with("email = [\"smtp\", \"sandbox\"]").is_ok());
+    for (list, provider) in [("sms", "smtp"), ("push.ios", "smtp"), ("email", "inbox")] {
+        let error = stage_with(&format!("{list} = [\"{provider}\"]")).err().unwrap().to_string();
         assert!(error.contains(&format!("`{provider}` cannot serve it")), "{error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_decision_of_an_attempt_names_account_and_vendor() {
+    let world = World::of([script("a", [Outcome::TryLater { after: None }]), script("b", [Outcome::Accepted])]);
+    let worker = world.worker();
+    let first = worker.decide(Delivery { provider: "a".into(), ..delivery(Channel::Sms) }).await.unwrap();
+    assert_eq!((first.provider.as_deref(), first.vendor.as_deref()), (Some("a"), Some("scripted")));
+    let Verdict::Retry { message, .. } = first.verdict else { panic!("{first:?}") };
+    let Output::Delivery(next) = *message else { panic!("a delivery stays one") };
+    let second = worker.decide(next).await.unwrap();
+    assert_eq!((second.provider.as_deref(), second.vendor.as_deref()), (Some("b"), Some("scripted")));
+    let expired = worker.decide(Delivery { expires_at: Some(at(0)), ..delivery(Channel::Push) });
+    assert_eq!(expired.await.unwrap().vendor, None, "nobody was called");
 }

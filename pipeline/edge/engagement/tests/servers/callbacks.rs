@@ -23,27 +23,73 @@ fn opt_out(reason: &str, address: &str) -> Option<OptOut> {
     Some(OptOut::Address { key: address_key(address), reason: reason.to_owned() })
 }
 
-/// A gateway with one provider's credential in a file.
-async fn gateway(nats: &Nats, dir: &std::path::Path, setting: &str, secret: &str) -> Gateway {
-    let file = dir.join("credential");
+/// An account at Twilio, less its auth token.
+fn twilio(account: &str) -> String {
+    format!(
+        "[accounts.{account}]\nvendor = 'twilio'\naccount_sid = 'AC00112233445566778899aabbccddeeff'\nfrom = '+15005550006'\n\
+         callback_url = '{PUBLIC_URL}/v1/callbacks/{account}'\n"
+    )
+}
+
+/// An account at Mailgun, less its credentials.
+const MAILGUN: &str = "[accounts.mailgun]\nvendor = 'mailgun'\ndomain = 'mg.example.com'\nfrom = 'a@mg.example.com'\n";
+
+/// A secret in a file of its own, as a setting.
+fn secret(dir: &std::path::Path, setting: &str, secret: &str) -> String {
+    let file = dir.join(secret);
     std::fs::write(&file, secret).unwrap();
-    Gateway::start(nats, &config(dir, &format!("engagement.{setting}.file = '{}'", file.display()))).await
+    format!("{setting} = {{ file = '{}' }}\n", file.display())
+}
+
+/// Posts a form to a path, signed as Twilio signs by `token`.
+async fn post_signed(gateway: &Gateway, token: &str, path: &str, body: &'static str) -> u16 {
+    let request =
+        gateway.client.post(gateway.here(path)).header("X-Twilio-Signature", sign(token, path, body)).body(body);
+    request.send().await.unwrap().status().as_u16()
+}
+
+fn sign(token: &str, path: &str, body: &str) -> String {
+    let mut parameters: Vec<(String, String)> = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    parameters.sort();
+    let signed = parameters.iter().fold(format!("{PUBLIC_URL}{path}"), |text, (name, value)| text + name + value);
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, token.as_bytes());
+    STANDARD.encode(hmac::sign(&key, signed.as_bytes()))
+}
+
+#[tokio::test]
+async fn two_accounts_of_one_vendor_are_believed_by_their_own_tokens() {
+    let nats = Nats::with_streams().await;
+    let dir = tempfile::tempdir().unwrap();
+    let account = |name: &str| twilio(name) + &secret(dir.path(), "auth_token", &format!("token-of-{name}"));
+    let gateway = Gateway::start(&nats, &config(dir.path(), &(account("twilio-shop") + &account("twilio-crm")))).await;
+    let path = |account: &str| {
+        let ids = message(1);
+        format!("/v1/callbacks/{account}?notification_id={}&delivery_id={}", ids.notification_id, ids.delivery_id)
+    };
+    let delivered = "MessageSid=SM1&MessageStatus=delivered&To=%2B15551234567";
+    let (shop, crm) = (path("twilio-shop"), path("twilio-crm"));
+    assert_eq!(post_signed(&gateway, "token-of-twilio-crm", &shop, delivered).await, 401);
+    assert_eq!(post_signed(&gateway, "token-of-twilio-shop", &crm, delivered).await, 401);
+    assert_eq!(post_signed(&gateway, "token-of-twilio-shop", &path("twilio"), delivered).await, 404);
+    assert_eq!(receipts(&nats).await, []);
+    assert_eq!(post_signed(&gateway, "token-of-twilio-shop", &shop, delivered).await, 200);
+    assert_eq!(post_signed(&gateway, "token-of-twilio-crm", &crm, delivered).await, 200);
+    let receipts = receipts(&nats).await;
+    let reporters: Vec<_> =
+        receipts.iter().map(|(_, receipt, _)| (receipt.provider.as_deref(), receipt.vendor.as_deref())).collect();
+    assert_eq!(reporters, [(Some("twilio-shop"), Some("twilio")), (Some("twilio-crm"), Some("twilio"))]);
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn twilio_signs_the_public_address_and_the_form() {
     let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let gateway = gateway(&nats, dir.path(), "twilio.auth_token", "auth-token").await;
+    let account = twilio("twilio") + &secret(dir.path(), "auth_token", "auth-token");
+    let gateway = Gateway::start(&nats, &config(dir.path(), &account)).await;
     let ids = message(1);
     let path = format!("/v1/callbacks/twilio?notification_id={}&delivery_id={}", ids.notification_id, ids.delivery_id);
-    let sign = |path: &str, body: &str| {
-        let mut parameters: Vec<(String, String)> = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
-        parameters.sort();
-        let signed = parameters.iter().fold(format!("{PUBLIC_URL}{path}"), |text, (name, value)| text + name + value);
-        let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, b"auth-token");
-        STANDARD.encode(hmac::sign(&key, signed.as_bytes()))
-    };
+    let sign = |path: &str, body: &str| sign("auth-token", path, body);
     let post = async |path: &str, body: &'static str, signature: String| -> Response {
         let request = gateway.client.post(gateway.here(path)).header("X-Twilio-Signature", signature).body(body);
         request.send().await.unwrap()
@@ -72,6 +118,10 @@ async fn twilio_signs_the_public_address_and_the_form() {
     gateway.stop().await;
 }
 
+fn sendgrid(public: &str) -> String {
+    format!("[accounts.sendgrid]\nvendor = 'sendgrid'\nfrom = 'a@example.com'\nwebhook_public_key = '{public}'")
+}
+
 #[tokio::test]
 async fn sendgrid_signs_the_bytes_as_they_come() {
     let nats = Nats::with_streams().await;
@@ -82,8 +132,7 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
     let prefix = "3059301306072a8648ce3d020106082a8648ce3d030107034200";
     let prefix = (0..prefix.len()).step_by(2).map(|at| u8::from_str_radix(&prefix[at..at + 2], 16).unwrap());
     let public = STANDARD.encode(prefix.chain(key.public_key().as_ref().iter().copied()).collect::<Vec<u8>>());
-    let gateway =
-        Gateway::start(&nats, &config(dir.path(), &format!("engagement.sendgrid.public_key = '{public}'"))).await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), &sendgrid(&public))).await;
     let post = async |signed: &str, sent: &str| -> Response {
         let signature = key.sign(&random, format!("1600112502{signed}").as_bytes()).unwrap();
         let request = gateway.client.post(gateway.here("/v1/callbacks/sendgrid")).body(sent.to_owned());
@@ -133,7 +182,8 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
 async fn mailgun_signs_a_token_that_counts_once() {
     let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let mut gateway = Some(gateway(&nats, dir.path(), "mailgun.signing_key", "signing-key").await);
+    let account = MAILGUN.to_owned() + &secret(dir.path(), "signing_key", "signing-key");
+    let mut gateway = Some(Gateway::start(&nats, &config(dir.path(), &account)).await);
     let sign = |age_s: i64, token: &str, event: Value| {
         let at = (Timestamp::now().as_second() - age_s).to_string();
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"signing-key");
@@ -163,8 +213,7 @@ async fn mailgun_signs_a_token_that_counts_once() {
     }
     // Refused for want of room, it comes again with the same token and counts.
     gateway.take().unwrap().stop().await;
-    let file = dir.path().join("credential");
-    let full = format!("[engagement]\nspool_bytes = 10\nmailgun.signing_key.file = '{}'", file.display());
+    let full = format!("[engagement]\nspool_bytes = 10\n{account}");
     let gateway = Gateway::start(&nats, &config(dir.path(), &full)).await;
     nats.stop().await;
     let body = sign(0, "g", opened(3));
@@ -183,10 +232,9 @@ async fn mailgun_signs_a_token_that_counts_once() {
 async fn vonage_signs_or_knows_a_secret() {
     let nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("secret");
-    std::fs::write(&file, "s3cret").unwrap();
     let with = |setting: &str| {
-        config(dir.path(), &format!("[engagement.vonage]\n{setting} = {{ file = '{}' }}", file.display()))
+        let account = "[accounts.vonage]\nvendor = 'vonage'\napi_key = 'abcd1234'\nfrom = 'Shop'\n".to_owned();
+        config(dir.path(), &(account + &secret(dir.path(), setting, "s3cret")))
     };
     let reference = format!("{}.{}", message(1).notification_id.simple(), message(1).delivery_id.simple());
     let receipt = json!({"status": "delivered", "client-ref": reference, "err-code": "0", "msisdn": "15551234567"});

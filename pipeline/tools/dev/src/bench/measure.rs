@@ -193,6 +193,7 @@ fn steps(number: u32, at: Timestamp) -> Vec<TraceEvent> {
             notification_id: notification.id,
             at: Some(at),
             provider: Some(of_delivery.provider.to_string()),
+            vendor: None,
             detail: None,
             by,
         };

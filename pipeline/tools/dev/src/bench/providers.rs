@@ -180,23 +180,20 @@ async fn measure(
 fn stage(target: Target, settings: &str) -> anyhow::Result<SendStage> {
     let file = tempfile::NamedTempFile::new().context("cannot make a file")?;
     std::fs::write(&file, settings)?;
-    let (channel, list) = match target.platform {
-        Some(Platform::Ios) => ("push", "ios"),
-        Some(Platform::Android) => ("push", "android"),
-        Some(Platform::Web) => ("push", "web"),
-        None => ("email", "providers"),
+    let routes = match target.platform {
+        Some(Platform::Ios) => json!({ "push": { "ios": [target.name] } }),
+        Some(Platform::Android) => json!({ "push": { "android": [target.name] } }),
+        Some(Platform::Web) => json!({ "push": { "web": [target.name] } }),
+        None => json!({ "email": [target.name] }),
     };
-    let over = json!({ "send": { channel: { list: [target.name] }, "fcm": { "per_second": NO_LIMIT } } });
-    let send = Settings::load(Some(file.path()), &over)?.send;
+    let over = json!({ "routes": routes, "accounts": { "fcm": { "per_second": NO_LIMIT } } });
+    let settings = Settings::load(Some(file.path()), &over)?;
+    let (inbox, clock) = (Arc::new(MemoryInbox::new()), Arc::new(SystemClock));
+    let providers =
+        chasqui_providers::senders(&settings.accounts, &chasqui_providers::Ports { inbox, clock: clock.clone() })?;
     let directory = Arc::new(MemoryDirectory::new());
-    let ports = Ports {
-        ledger: Arc::new(MemoryLedger::new()),
-        address_book: directory.clone(),
-        directory,
-        inbox: Arc::new(MemoryInbox::new()),
-        clock: Arc::new(SystemClock),
-    };
-    Ok(SendStage::from_config(&send, ports)?)
+    let ports = Ports { ledger: Arc::new(MemoryLedger::new()), address_book: directory.clone(), directory, clock };
+    Ok(SendStage::with_alerts(&settings.send, settings.routes(), providers, ports)?)
 }
 
 /// How fast, and at what cost.

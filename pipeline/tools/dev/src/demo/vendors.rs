@@ -29,10 +29,10 @@ pub(super) async fn start(dir: &Path) -> anyhow::Result<(Lab, Value)> {
         "gateway": { "bind": bind, "public_url": PUBLIC_URL },
         "links": { "keys": [{ "id": "demo", "secret": { "file": key } }] },
         "engagement": { "spool_dir": dir.join("gateway") },
-        "send": {
+        "routes": {
             "push": { "ios": ["apns"], "android": ["fcm"], "web": ["webpush"] },
-            "sms": { "providers": ["twilio", "vonage"] },
-            "email": { "providers": ["sendgrid", "mailgun"] },
+            "sms": ["twilio", "vonage"],
+            "email": ["sendgrid", "mailgun"],
         },
     });
     merge(&mut over, &ours);

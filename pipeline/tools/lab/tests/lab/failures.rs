@@ -279,14 +279,14 @@ async fn settings_name_every_provider_and_credentials_are_in_files_of_their_owne
     let toml = settings.toml();
     let table: toml::Table = toml.parse().unwrap();
     for section in ["apns", "fcm", "twilio", "vonage", "sendgrid", "mailgun"] {
-        let base = table["send"][section]["base_url"].as_str().unwrap();
+        let base = table["accounts"][section]["base_url"].as_str().unwrap();
         assert!(base.starts_with("http://127.0.0.1:"), "{base}");
     }
-    let file = table["send"]["twilio"]["auth_token"]["file"].as_str().unwrap();
+    let file = table["accounts"]["twilio"]["auth_token"]["file"].as_str().unwrap();
     assert_eq!(std::fs::read_to_string(file).unwrap(), lab.accounts().twilio_auth_token);
     assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!toml.contains(&lab.accounts().twilio_auth_token));
-    assert_eq!(table["gateway"]["twilio"]["auth_token"], table["send"]["twilio"]["auth_token"]);
+    assert_eq!(table["send"]["alerts"]["to"][0]["account"].as_str(), Some("slack"));
     let directory = settings.directory.clone();
     drop(lab);
     assert!(!directory.exists());

@@ -153,6 +153,7 @@ pub(crate) fn receipt(of: &Delivery, kind: ReceiptKind, at: Timestamp, by: Actor
         notification_id: of.notification_id,
         at: Some(at),
         provider: Some(of.provider.clone()),
+        vendor: Some(of.provider.clone()),
         detail: None,
         by,
     };

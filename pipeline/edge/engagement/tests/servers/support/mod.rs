@@ -72,6 +72,7 @@ pub struct Config {
     pub gateway: chasqui_http::Settings,
     pub links: chasqui_links::Settings,
     pub engagement: chasqui_engagement::Settings,
+    pub accounts: chasqui_providers::Accounts,
     #[serde(default)]
     pub apps: BTreeMap<String, App>,
 }
@@ -95,6 +96,7 @@ pub fn config(dir: &Path, changes: &str) -> Config {
         chasqui_http::settings::DEFAULTS,
         chasqui_links::settings::DEFAULTS,
         chasqui_engagement::settings::DEFAULTS,
+        chasqui_providers::DEFAULTS,
         &ours,
         changes,
     ];
@@ -105,13 +107,14 @@ impl Gateway {
     pub async fn start(nats: &Nats, config: &Config) -> Self {
         // Plain HTTP needs none, but the client asks for one.
         _ = rustls::crypto::ring::default_provider().install_default();
-        let Config { gateway, links, engagement, apps } = config;
+        let Config { gateway, links, engagement, accounts, apps } = config;
         let tokens = apps.iter().map(|(app, settings)| (app.clone(), settings.token.clone())).collect();
         let engagement = Engagement::open(Setup {
             settings: engagement,
             public_url: &gateway.public_url,
             links: links.open(&gateway.public_url).unwrap(),
             reporters: Reporters::of(&tokens, gateway.is_local().unwrap()).unwrap(),
+            callbacks: chasqui_providers::callbacks(accounts, &gateway.public_url).unwrap(),
             client: nats.client().await,
             clock: Arc::new(SystemClock),
         });

@@ -2,87 +2,84 @@
 //!
 //! Signed, where the account has signed webhooks: `sig` is hexadecimal HMAC over `&name=value` of all other parameters,
 //! sorted by name, `&` and `=` in values replaced by `_`
-//! (<https://developer.vonage.com/en/getting-started/concepts/signing-messages>). SHA-256 and SHA-512 are understood; an
-//! account with the vendor's default, a bare MD5, has to be set to one of them. Otherwise a secret in the callback's
+//! (<https://developer.vonage.com/en/getting-started/concepts/signing-messages>). An account with the vendor's
+//! default, a bare MD5, has to be set to HMAC. Otherwise a secret in the callback's
 //! address, `?secret=…`, which is as good as TLS and the logs of proxies are.
 //!
 //! `client-ref` is `<notification>.<delivery>`, both without hyphens.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use chasqui_schemas::ReceiptKind;
-use ring::hmac;
-use serde::Deserialize;
+use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
+use chasqui_schemas::{Channel, ReceiptKind};
+use chasqui_settings::SettingsError;
 use serde_json::Value;
 
-use super::{Callback, Event, Refusal, ids, switch_off};
-use chasqui_http::token::{TokenHash, hash as token_hash};
-use chasqui_settings::{SecretSource, SettingsError};
+use super::{Settings, signature::Signing};
+use crate::{
+    Account,
+    reported::{Hash, Owner, hash, ids, switch_off, unhex},
+};
 
-pub(crate) const NAME: &str = "vonage";
 /// The number is gone, or barred for good: absent subscriber (permanent), call barred by user.
 const DEAD_NUMBER: [&str; 2] = ["3", "4"];
 /// The recipient has opted out.
 const OPTED_OUT: &str = "9";
 
-/// `[engagement.vonage]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    pub(crate) signature_secret: SecretSource,
-    pub(crate) signature_method: Method,
-    pub(crate) address_secret: SecretSource,
+/// The account's callbacks, where its settings say how they are believed.
+pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Arc<dyn Callbacks>>, SettingsError> {
+    let settings: Settings = account.settings()?;
+    let signature = settings.signature_secret.read(&account.key("signature_secret"))?;
+    let address = settings.address_secret.read(&account.key("address_secret"))?;
+    let verifier = match (signature, address) {
+        (Some(secret), _) => Verifier::Signature(Signing::new(settings.signature_method, &secret)),
+        (None, Some(secret)) => Verifier::Address(hash(secret.expose())),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Arc::new(VonageCallbacks { owner: Owner::of(account, Channel::Sms), verifier })))
 }
 
-/// How webhooks are signed: the account's setting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Method {
-    Sha256,
-    Sha512,
+struct VonageCallbacks {
+    owner: Owner,
+    verifier: Verifier,
 }
 
-impl Config {
-    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, SettingsError> {
-        let signature = self.signature_secret.read("engagement.vonage.signature_secret")?;
-        let address = self.address_secret.read("engagement.vonage.address_secret")?;
-        Ok(match (signature, address) {
-            (Some(secret), _) => Some(Verifier::signed(secret.expose(), self.signature_method)),
-            (None, Some(secret)) => Some(Verifier::Address(token_hash(secret.expose()))),
-            (None, None) => None,
-        })
+impl Callbacks for VonageCallbacks {
+    fn account(&self) -> &str {
+        &self.owner.account
+    }
+
+    fn vendor(&self) -> &str {
+        self.owner.vendor
+    }
+
+    fn channel(&self) -> Channel {
+        self.owner.channel
+    }
+
+    fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
+        self.verifier.verify(request)?;
+        parse(request)
     }
 }
 
 #[derive(Debug)]
-pub(crate) enum Verifier {
+enum Verifier {
     /// By `sig`.
-    Signature(hmac::Key),
+    Signature(Signing),
     /// By `?secret=`.
-    Address(TokenHash),
+    Address(Hash),
 }
 
 impl Verifier {
-    fn signed(secret: &str, method: Method) -> Self {
-        let algorithm = match method {
-            Method::Sha256 => hmac::HMAC_SHA256,
-            Method::Sha512 => hmac::HMAC_SHA512,
-        };
-        Verifier::Signature(hmac::Key::new(algorithm, secret.as_bytes()))
-    }
-
-    pub(crate) fn verify(&self, callback: &Callback<'_>) -> Result<(), Refusal> {
+    fn verify(&self, request: &SignedRequest<'_>) -> Result<(), Refusal> {
         let is_genuine = match self {
-            Verifier::Address(hash) => form_urlencoded::parse(callback.query().as_bytes())
-                .any(|(name, value)| name == "secret" && token_hash(&value) == *hash),
-            Verifier::Signature(key) => {
-                let mut parameters = parameters(callback.body).map_err(|_| Refusal::Forged)?;
+            Verifier::Address(known) => form_urlencoded::parse(request.query().as_bytes())
+                .any(|(name, value)| name == "secret" && hash(&value) == *known),
+            Verifier::Signature(signing) => {
+                let mut parameters = parameters(request.body).map_err(|_| Refusal::Forged)?;
                 let signature = parameters.remove("sig").and_then(|text| unhex(&text)).ok_or(Refusal::Forged)?;
-                let signed: String = parameters
-                    .iter()
-                    .map(|(name, value)| format!("&{name}={}", value.replace(['&', '='], "_")))
-                    .collect();
-                hmac::verify(key, signed.as_bytes(), &signature).is_ok()
+                signing.verifies(&parameters.into_iter().collect(), &signature)
             }
         };
         if is_genuine { Ok(()) } else { Err(Refusal::Forged) }
@@ -102,16 +99,8 @@ fn parameters(body: &[u8]) -> Result<BTreeMap<String, String>, Refusal> {
     Ok(object.into_iter().map(|(name, value)| (name, text(value))).collect())
 }
 
-/// Bytes of hexadecimal digits of either case.
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|c| c.to_digit(16).and_then(|digit| digit.try_into().ok())).collect();
-    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
-    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
-}
-
-pub(crate) fn parse(callback: &Callback<'_>) -> Result<Vec<Event>, Refusal> {
-    let parameters = parameters(callback.body)?;
+fn parse(request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
+    let parameters = parameters(request.body)?;
     let get = |name: &str| parameters.get(name).map(String::as_str);
     let status = get("status").ok_or(Refusal::Unreadable)?;
     let code = get("err-code").unwrap_or_default();
@@ -133,32 +122,36 @@ pub(crate) fn parse(callback: &Callback<'_>) -> Result<Vec<Event>, Refusal> {
     let failed = matches!(kind, ReceiptKind::Failed | ReceiptKind::Bounced);
     let detail = failed.then(|| if matches!(code, "" | "0") { status.to_owned() } else { code.to_owned() });
     let at = get("message-timestamp").and_then(|at| at.parse().ok());
-    Ok(vec![Event { detail, opt_out, ..Event::new(kind, ids(notification, delivery), at) }])
+    Ok(vec![Reported { detail, opt_out, ..Reported::new(kind, ids(notification, delivery), at) }])
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderMap;
     use chasqui_schemas::{OptOut, bucket::address_key};
+    use chasqui_settings::Secret;
     use jiff::Timestamp;
     use serde_json::json;
     use uuid::Uuid;
 
     use super::*;
+    use crate::vonage::signature::Method;
 
-    fn with<T>(url: &str, body: &str, check: impl FnOnce(&Callback<'_>) -> T) -> T {
-        let headers = HeaderMap::new();
-        check(&Callback { url, headers: &headers, body: body.as_bytes(), now: Timestamp::UNIX_EPOCH })
+    fn with<T>(url: &str, body: &str, check: impl FnOnce(&SignedRequest<'_>) -> T) -> T {
+        check(&SignedRequest { url, headers: &[], body: body.as_bytes(), now: Timestamp::UNIX_EPOCH })
     }
 
     // Made with Python's hmac, from the documented rule, not from this code.
     const SECRET: &str = "my-signature-secret";
     const SIGNED: &str = r#"{"msisdn":"447700900000","to":"A=c&me","network-code":"23410","messageId":"0A0000001234567B","price":"0.03330000","status":"delivered","scts":"2001011400","err-code":"0","api-key":"abcd1234","message-timestamp":"2025-10-15T13:51:56.361Z","timestamp":"1582650446","nonce":"ec11dd3e-1e7f-4db5-9467-82b02cd223b9","sig":"@SIG"}"#;
 
+    fn signed(secret: &str, method: Method) -> Verifier {
+        Verifier::Signature(Signing::new(method, &Secret::from(secret)))
+    }
+
     #[test]
     fn a_signature_over_the_sorted_parameters_is_believed_in_either_form() {
-        let verifier = Verifier::signed(SECRET, Method::Sha256);
-        let verify = |body: &str| with("", body, |callback| verifier.verify(callback));
+        let verifier = signed(SECRET, Method::Sha256);
+        let verify = |body: &str| with("", body, |request| verifier.verify(request));
         let sig = "C6477D8E0C8CE672B659DB2D960576331BC039413D3D13782407403C96B70B84";
         let json = SIGNED.replace("@SIG", sig);
         assert_eq!(verify(&json), Ok(()));
@@ -178,17 +171,17 @@ mod tests {
         ] {
             assert_eq!(verify(&changed), Err(Refusal::Forged), "{changed}");
         }
-        let other = Verifier::signed("another", Method::Sha256);
-        assert_eq!(with("", &json, |callback| other.verify(callback)), Err(Refusal::Forged));
-        let wide = Verifier::signed(SECRET, Method::Sha512);
+        let other = signed("another", Method::Sha256);
+        assert_eq!(with("", &json, |request| other.verify(request)), Err(Refusal::Forged));
+        let wide = signed(SECRET, Method::Sha512);
         let json = SIGNED.replace("@SIG", "4AB965C11CA33BEE8C7126244E4E4B3173CC3CCD48800E84507846C1EEBC4EBF28383B55D6D6C530F78A345B5856E02735267297E20DD9FCB0F35B87CA9FC317");
-        assert_eq!(with("", &json, |callback| wide.verify(callback)), Ok(()));
+        assert_eq!(with("", &json, |request| wide.verify(request)), Ok(()));
     }
 
     #[test]
     fn a_secret_in_the_address_is_believed() {
-        let verifier = Verifier::Address(token_hash("s3cret&"));
-        let verify = |url: &str| with(url, "{}", |callback| verifier.verify(callback));
+        let verifier = Verifier::Address(hash("s3cret&"));
+        let verify = |url: &str| with(url, "{}", |request| verifier.verify(request));
         assert_eq!(verify("https://x/v1/callbacks/vonage?a=b&secret=s3cret%26"), Ok(()));
         for url in [
             "https://x/v1/callbacks/vonage",

@@ -14,46 +14,79 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use chasqui_schemas::{ReceiptKind, receipt::Actor};
+use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
+use chasqui_rules::actor;
+use chasqui_schemas::{Channel, ReceiptKind, receipt::Actor};
+use chasqui_settings::SettingsError;
 use jiff::{SignedDuration, Timestamp};
 use ring::hmac;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Callback, Event, Refusal, ids, is_dead_mailbox, switch_off, vonage::unhex};
-use chasqui_http::token::{TokenHash, hash as token_hash};
-use chasqui_settings::{SecretSource, SettingsError};
+use super::Settings;
+use crate::{
+    Account,
+    mail::{enhanced_status, is_dead_mailbox},
+    reported::{Hash, Owner, hash, ids, switch_off, unhex},
+};
 
-use crate::actor;
-
-pub(crate) const NAME: &str = "mailgun";
-/// Longer than Mailgun tries again, and longer than clocks differ.
+/// Maximum age of a signature: longer than Mailgun tries again, and longer than clocks differ.
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(12);
-/// Tokens remembered: some 12 MB in two generations.
+/// Maximum tokens remembered in each of two generations: some 12 MB in all.
 const REMEMBERED: usize = 100_000;
 
-/// `[engagement.mailgun]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    pub(crate) signing_key: SecretSource,
+/// The account's callbacks, where its signing key is known.
+pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Arc<dyn Callbacks>>, SettingsError> {
+    let settings: Settings = account.settings()?;
+    let Some(key) = settings.signing_key.read(&account.key("signing_key"))? else { return Ok(None) };
+    let (owner, verifier) = (Owner::of(account, Channel::Email), Verifier::new(key.expose()));
+    Ok(Some(Arc::new(MailgunCallbacks { owner, verifier })))
 }
 
-impl Config {
-    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, SettingsError> {
-        let key = self.signing_key.read("engagement.mailgun.signing_key")?;
-        Ok(key.map(|key| Verifier::new(key.expose())))
+struct MailgunCallbacks {
+    owner: Owner,
+    verifier: Verifier,
+}
+
+impl Callbacks for MailgunCallbacks {
+    fn account(&self) -> &str {
+        &self.owner.account
+    }
+
+    fn vendor(&self) -> &str {
+        self.owner.vendor
+    }
+
+    fn channel(&self) -> Channel {
+        self.owner.channel
+    }
+
+    fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
+        self.verifier.verify(request)?;
+        parse(request.body)
+    }
+
+    fn kept(&self, request: &SignedRequest<'_>) {
+        self.verifier.remember(request.body);
+    }
+
+    fn refused(&self, refusal: Refusal) -> u16 {
+        match refusal {
+            Refusal::Forged => 401,
+            // Mailgun's word for "do not try again".
+            Refusal::Unreadable | Refusal::Stale => 406,
+        }
     }
 }
 
 #[derive(Debug)]
-pub(crate) struct Verifier {
+struct Verifier {
     key: hmac::Key,
     /// Young and old.
-    tokens: Mutex<[HashSet<TokenHash>; 2]>,
+    tokens: Mutex<[HashSet<Hash>; 2]>,
 }
 
 #[derive(Deserialize)]
@@ -76,23 +109,23 @@ impl Verifier {
         Verifier { key, tokens: Mutex::default() }
     }
 
-    pub(crate) fn verify(&self, callback: &Callback<'_>) -> Result<(), Refusal> {
+    fn verify(&self, request: &SignedRequest<'_>) -> Result<(), Refusal> {
         // The signature is inside: what cannot be read is not signed.
-        let Envelope { signature, .. } = serde_json::from_slice(callback.body).map_err(|_| Refusal::Forged)?;
+        let Envelope { signature, .. } = serde_json::from_slice(request.body).map_err(|_| Refusal::Forged)?;
         let given = unhex(&signature.signature).ok_or(Refusal::Forged)?;
         let signed = [signature.timestamp.as_bytes(), signature.token.as_bytes()].concat();
         hmac::verify(&self.key, &signed, &given).map_err(|_| Refusal::Forged)?;
         let at = signature.timestamp.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-        let age = at.map_or(SignedDuration::MAX, |at| callback.now.duration_since(at).abs());
-        let is_known = self.tokens().iter().any(|tokens| tokens.contains(&token_hash(&signature.token)));
+        let age = at.map_or(SignedDuration::MAX, |at| request.now.duration_since(at).abs());
+        let is_known = self.tokens().iter().any(|tokens| tokens.contains(&hash(&signature.token)));
         if age > MAX_AGE || is_known { Err(Refusal::Stale) } else { Ok(()) }
     }
 
     /// Remembers the token of a body whose event is stored.
-    pub(crate) fn remember(&self, body: &[u8]) {
+    fn remember(&self, body: &[u8]) {
         let Ok(Envelope { signature, .. }) = serde_json::from_slice(body) else { return };
         let mut tokens = self.tokens();
-        tokens[0].insert(token_hash(&signature.token));
+        tokens[0].insert(hash(&signature.token));
         if tokens[0].len() >= REMEMBERED {
             tokens.swap(0, 1);
             tokens[0].clear();
@@ -100,13 +133,13 @@ impl Verifier {
     }
 
     /// Nothing is left half done under this lock.
-    fn tokens(&self) -> std::sync::MutexGuard<'_, [HashSet<TokenHash>; 2]> {
+    fn tokens(&self) -> std::sync::MutexGuard<'_, [HashSet<Hash>; 2]> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whatever else an event has is not of interest; a field of another type than expected counts as absent.
-pub(crate) fn parse(body: &[u8]) -> Result<Vec<Event>, Refusal> {
+fn parse(body: &[u8]) -> Result<Vec<Reported>, Refusal> {
     let Envelope { event, .. } = serde_json::from_slice(body).map_err(|_| Refusal::Unreadable)?;
     let text = |name: &str| event[name].as_str();
     let address = text("recipient").unwrap_or_default();
@@ -116,7 +149,9 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<Event>, Refusal> {
         "delivered" => (ReceiptKind::Delivered, None),
         // Mailgun tries again by itself.
         "failed" if text("severity") != Some("permanent") => return Ok(Vec::new()),
-        "failed" if is_dead_mailbox(code) => (ReceiptKind::Bounced, switch_off(address, "bounce")),
+        "failed" if enhanced_status(code).is_some_and(is_dead_mailbox) => {
+            (ReceiptKind::Bounced, switch_off(address, "bounce"))
+        }
         "failed" if matches!(text("reason"), Some("bounce" | "suppress-bounce")) => (ReceiptKind::Bounced, None),
         "failed" | "rejected" => (ReceiptKind::Failed, None),
         "opened" => (ReceiptKind::Opened, None),
@@ -143,12 +178,11 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<Event>, Refusal> {
     // An empty list where there are none.
     let variable = |name: &str| event["user-variables"][name].as_str();
     let ids = ids(variable("notification_id"), variable("delivery_id"));
-    Ok(vec![Event { detail, by, opt_out, ..Event::new(kind, ids, at) }])
+    Ok(vec![Reported { detail, by, opt_out, ..Reported::new(kind, ids, at) }])
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderMap;
     use chasqui_schemas::{OptOut, bucket::address_key};
     use serde_json::json;
     use uuid::Uuid;
@@ -167,9 +201,8 @@ mod tests {
     }
 
     fn verify(verifier: &Verifier, body: &str, now: i64) -> Result<(), Refusal> {
-        let headers = HeaderMap::new();
         let now = Timestamp::from_second(now).unwrap();
-        verifier.verify(&Callback { url: "", headers: &headers, body: body.as_bytes(), now })
+        verifier.verify(&SignedRequest { url: "", headers: &[], body: body.as_bytes(), now })
     }
 
     #[test]
@@ -236,7 +269,7 @@ mod tests {
             event["user-variables"] = json!({"notification_id": notification, "delivery_id": delivery});
             let signature = json!({"timestamp": "1", "token": "t", "signature": "s"});
             let body = json!({"signature": signature, "event-data": event}).to_string();
-            let expected = Event {
+            let expected = Reported {
                 kind,
                 ids: Some((notification, delivery)),
                 at: Some(Timestamp::from_millisecond(1_529_006_854_329).unwrap()),

@@ -7,51 +7,74 @@
 //! `notification_id` and `delivery_id` are parameters of the callback's own address, which the signature covers.
 //! Statuses: <https://www.twilio.com/docs/messaging/api/message-resource#message-status-values>.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use chasqui_schemas::{ReceiptKind, receipt::Actor};
+use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
+use chasqui_schemas::{Channel, ReceiptKind, receipt::Actor};
+use chasqui_settings::SettingsError;
 use ring::hmac;
-use serde::Deserialize;
 
-use super::{Callback, Event, Refusal, ids, switch_off};
-use chasqui_settings::{SecretSource, SettingsError};
+use super::{Settings, codes};
+use crate::{
+    Account,
+    reported::{Owner, ids, switch_off},
+};
 
-pub(crate) const NAME: &str = "twilio";
 const SIGNATURE: &str = "x-twilio-signature";
-/// The number does not exist, cannot take SMS, or is not in a form that could.
-const DEAD_NUMBER: [&str; 5] = ["21211", "21217", "21614", "30005", "30006"];
-/// The recipient has answered STOP.
-const OPTED_OUT: &str = "21610";
 
-/// `[engagement.twilio]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    pub(crate) auth_token: SecretSource,
+/// The account's callbacks, where Twilio is asked for some.
+pub(super) fn open(account: &Account<'_>, public_url: &str) -> Result<Option<Arc<dyn Callbacks>>, SettingsError> {
+    let settings: Settings = account.settings()?;
+    if settings.callback_url.is_none() {
+        return Ok(None);
+    }
+    let Some(token) = settings.auth_token.read(&account.key("auth_token"))? else { return Ok(None) };
+    if public_url.is_empty() {
+        let problem = "Twilio signs the address it calls: it must be known";
+        return Err(SettingsError::invalid("gateway.public_url", problem));
+    }
+    let (owner, verifier) = (Owner::of(account, Channel::Sms), Verifier::new(token.expose()));
+    Ok(Some(Arc::new(TwilioCallbacks { owner, verifier })))
 }
 
-impl Config {
-    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, SettingsError> {
-        let token = self.auth_token.read("engagement.twilio.auth_token")?;
-        Ok(token.map(|token| Verifier::new(token.expose())))
+struct TwilioCallbacks {
+    owner: Owner,
+    verifier: Verifier,
+}
+
+impl Callbacks for TwilioCallbacks {
+    fn account(&self) -> &str {
+        &self.owner.account
+    }
+
+    fn vendor(&self) -> &str {
+        self.owner.vendor
+    }
+
+    fn channel(&self) -> Channel {
+        self.owner.channel
+    }
+
+    fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
+        self.verifier.verify(request)?;
+        parse(request)
     }
 }
 
 #[derive(Debug)]
-pub(crate) struct Verifier(hmac::Key);
+struct Verifier(hmac::Key);
 
 impl Verifier {
     fn new(token: &str) -> Self {
         Verifier(hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, token.as_bytes()))
     }
 
-    pub(crate) fn verify(&self, callback: &Callback<'_>) -> Result<(), Refusal> {
-        let signature =
-            callback.header(SIGNATURE).and_then(|text| STANDARD.decode(text).ok()).ok_or(Refusal::Forged)?;
+    fn verify(&self, request: &SignedRequest<'_>) -> Result<(), Refusal> {
+        let signature = request.header(SIGNATURE).and_then(|text| STANDARD.decode(text).ok()).ok_or(Refusal::Forged)?;
         // A set: a parameter that is there twice with the same value is signed once.
-        let parameters: BTreeSet<(Cow<'_, str>, Cow<'_, str>)> = form_urlencoded::parse(callback.body).collect();
-        let mut signed = callback.url.to_owned();
+        let parameters: BTreeSet<(Cow<'_, str>, Cow<'_, str>)> = form_urlencoded::parse(request.body).collect();
+        let mut signed = request.url.to_owned();
         for (name, value) in parameters {
             signed.push_str(&name);
             signed.push_str(&value);
@@ -60,15 +83,16 @@ impl Verifier {
     }
 }
 
-pub(crate) fn parse(callback: &Callback<'_>) -> Result<Vec<Event>, Refusal> {
+fn parse(request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
     let find = |text: &[u8], name: &str| {
         form_urlencoded::parse(text).find(|(each, _)| each == name).map(|(_, value)| value.into_owned())
     };
-    let of_body = |name| find(callback.body, name).filter(|value| !value.is_empty());
-    let of_address = |name| find(callback.query().as_bytes(), name);
+    let of_body = |name| find(request.body, name).filter(|value| !value.is_empty());
+    let of_address = |name| find(request.query().as_bytes(), name);
     let status = of_body("MessageStatus").or_else(|| of_body("SmsStatus")).ok_or(Refusal::Unreadable)?;
     let code = of_body("ErrorCode");
-    let is_dead = code.as_deref().is_some_and(|code| DEAD_NUMBER.contains(&code));
+    let number = code.as_deref().and_then(|code| code.parse().ok());
+    let is_dead = number.is_some_and(codes::is_dead_number);
     let kind = match status.as_str() {
         "delivered" => ReceiptKind::Delivered,
         "undelivered" | "failed" if is_dead => ReceiptKind::Bounced,
@@ -80,20 +104,19 @@ pub(crate) fn parse(callback: &Callback<'_>) -> Result<Vec<Event>, Refusal> {
     };
     let ids = ids(of_address("notification_id").as_deref(), of_address("delivery_id").as_deref());
     let to = of_body("To").unwrap_or_default();
-    let opt_out = match code.as_deref() {
+    let opt_out = match number {
         _ if kind == ReceiptKind::Bounced => switch_off(&to, "bounce"),
-        Some(OPTED_OUT) => switch_off(&to, "unsubscribe"),
+        Some(codes::OPTED_OUT) => switch_off(&to, "unsubscribe"),
         _ => None,
     };
     let by = if kind == ReceiptKind::Opened { Actor::Human } else { Actor::Unknown };
     let failed = matches!(kind, ReceiptKind::Failed | ReceiptKind::Bounced);
     let detail = code.or(Some(status)).filter(|_| failed);
-    Ok(vec![Event { detail, by, opt_out, ..Event::new(kind, ids, None) }])
+    Ok(vec![Reported { detail, by, opt_out, ..Reported::new(kind, ids, None) }])
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderMap;
     use chasqui_schemas::{OptOut, bucket::address_key};
     use jiff::Timestamp;
     use uuid::Uuid;
@@ -101,9 +124,9 @@ mod tests {
     use super::*;
 
     fn verify(url: &str, body: &str, signature: &str) -> Result<(), Refusal> {
-        let headers = HeaderMap::from_iter([(SIGNATURE.parse().unwrap(), signature.parse().unwrap())]);
-        let callback = Callback { url, headers: &headers, body: body.as_bytes(), now: Timestamp::UNIX_EPOCH };
-        Verifier::new("12345").verify(&callback)
+        let headers = [(SIGNATURE, signature)];
+        let request = SignedRequest { url, headers: &headers, body: body.as_bytes(), now: Timestamp::UNIX_EPOCH };
+        Verifier::new("12345").verify(&request)
     }
 
     #[test]
@@ -132,8 +155,7 @@ mod tests {
         let (notification, delivery) = (Uuid::now_v7(), Uuid::from_u128(9));
         let url = format!("https://x/v1/callbacks/twilio?notification_id={notification}&delivery_id={delivery}");
         let parse = |body: &str| {
-            let headers = HeaderMap::new();
-            parse(&Callback { url: &url, headers: &headers, body: body.as_bytes(), now: Timestamp::UNIX_EPOCH })
+            parse(&SignedRequest { url: &url, headers: &[], body: body.as_bytes(), now: Timestamp::UNIX_EPOCH })
         };
         let off = |reason: &str| Some(OptOut::Address { key: address_key("+15551234567"), reason: reason.into() });
         for (body, kind, detail, opt_out) in [

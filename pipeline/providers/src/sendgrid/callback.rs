@@ -8,19 +8,24 @@
 //! `delivery_id` are unique arguments, which SendGrid puts into each event beside its own fields. Unanswered events come
 //! again for 24 hours, so their time is no reason to refuse them.
 
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
-use chasqui_schemas::{ReceiptKind, receipt::Actor};
+use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
+use chasqui_rules::actor;
+use chasqui_schemas::{Channel, ReceiptKind, receipt::Actor};
+use chasqui_settings::SettingsError;
 use jiff::Timestamp;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Callback, Event, Refusal, ids, is_dead_mailbox, switch_off};
-use chasqui_settings::SettingsError;
+use super::Settings;
+use crate::{
+    Account,
+    mail::{enhanced_status, is_dead_mailbox},
+    reported::{Owner, ids, switch_off},
+};
 
-use crate::actor;
-
-pub(crate) const NAME: &str = "sendgrid";
 const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
 const TIMESTAMP: &str = "x-twilio-email-event-webhook-timestamp";
 /// What precedes the point in the DER of a P-256 public key (RFC 5480, section 2): algorithm and curve, a bit string.
@@ -30,25 +35,41 @@ const P256_PREFIX: [u8; 26] = [
 ];
 const POINT_BYTES: usize = 65;
 
-/// `[engagement.sendgrid]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    pub(crate) public_key: String,
+/// The account's callbacks, where its key is known.
+pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Arc<dyn Callbacks>>, SettingsError> {
+    let settings: Settings = account.settings()?;
+    let Some(key) = settings.webhook_public_key else { return Ok(None) };
+    let wrong = || account.invalid("webhook_public_key", "is not a P-256 public key in base64");
+    let (owner, verifier) = (Owner::of(account, Channel::Email), Verifier::new(&key).ok_or_else(wrong)?);
+    Ok(Some(Arc::new(SendgridCallbacks { owner, verifier })))
 }
 
-impl Config {
-    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, SettingsError> {
-        if self.public_key.is_empty() {
-            return Ok(None);
-        }
-        let wrong = || SettingsError::invalid("engagement.sendgrid.public_key", "is not a P-256 public key in base64");
-        Ok(Some(Verifier::new(&self.public_key).ok_or_else(wrong)?))
+struct SendgridCallbacks {
+    owner: Owner,
+    verifier: Verifier,
+}
+
+impl Callbacks for SendgridCallbacks {
+    fn account(&self) -> &str {
+        &self.owner.account
+    }
+
+    fn vendor(&self) -> &str {
+        self.owner.vendor
+    }
+
+    fn channel(&self) -> Channel {
+        self.owner.channel
+    }
+
+    fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
+        self.verifier.verify(request)?;
+        parse(request.body)
     }
 }
 
 #[derive(Debug)]
-pub(crate) struct Verifier(UnparsedPublicKey<[u8; POINT_BYTES]>);
+struct Verifier(UnparsedPublicKey<[u8; POINT_BYTES]>);
 
 impl Verifier {
     fn new(key: &str) -> Option<Self> {
@@ -57,22 +78,21 @@ impl Verifier {
         Some(Verifier(UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)))
     }
 
-    pub(crate) fn verify(&self, callback: &Callback<'_>) -> Result<(), Refusal> {
-        let signature =
-            callback.header(SIGNATURE).and_then(|text| STANDARD.decode(text).ok()).ok_or(Refusal::Forged)?;
-        let timestamp = callback.header(TIMESTAMP).ok_or(Refusal::Forged)?;
-        let signed = [timestamp.as_bytes(), callback.body].concat();
+    fn verify(&self, request: &SignedRequest<'_>) -> Result<(), Refusal> {
+        let signature = request.header(SIGNATURE).and_then(|text| STANDARD.decode(text).ok()).ok_or(Refusal::Forged)?;
+        let timestamp = request.header(TIMESTAMP).ok_or(Refusal::Forged)?;
+        let signed = [timestamp.as_bytes(), request.body].concat();
         self.0.verify(&signed, &signature).map_err(|_| Refusal::Forged)
     }
 }
 
 /// Whatever else an event has is not of interest; a field of another type than expected counts as absent.
-pub(crate) fn parse(body: &[u8]) -> Result<Vec<Event>, Refusal> {
+fn parse(body: &[u8]) -> Result<Vec<Reported>, Refusal> {
     let events: Vec<Value> = serde_json::from_slice(body).map_err(|_| Refusal::Unreadable)?;
     Ok(events.iter().filter_map(event).collect())
 }
 
-fn event(event: &Value) -> Option<Event> {
+fn event(event: &Value) -> Option<Reported> {
     let text = |name: &str| event[name].as_str();
     let address = text("email").unwrap_or_default();
     let status = text("status").unwrap_or_default();
@@ -80,7 +100,9 @@ fn event(event: &Value) -> Option<Event> {
         "delivered" => (ReceiptKind::Delivered, None),
         // A block is about the moment or the message, not the address.
         "bounce" if text("type") == Some("blocked") => (ReceiptKind::Failed, None),
-        "bounce" if is_dead_mailbox(status) => (ReceiptKind::Bounced, switch_off(address, "bounce")),
+        "bounce" if enhanced_status(status).is_some_and(is_dead_mailbox) => {
+            (ReceiptKind::Bounced, switch_off(address, "bounce"))
+        }
         "bounce" => (ReceiptKind::Bounced, None),
         "dropped" => (ReceiptKind::Failed, None),
         "open" => (ReceiptKind::Opened, None),
@@ -104,17 +126,17 @@ fn event(event: &Value) -> Option<Event> {
     let detail = code.or_else(|| text("reason")).filter(|_| failed).map(str::to_owned);
     let at = event["timestamp"].as_i64().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let ids = ids(text("notification_id"), text("delivery_id"));
-    Some(Event { detail, by, opt_out, ..Event::new(kind, ids, at) })
+    Some(Reported { detail, by, opt_out, ..Reported::new(kind, ids, at) })
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderMap;
     use chasqui_schemas::{OptOut, bucket::address_key};
     use serde_json::json;
     use uuid::Uuid;
 
     use super::*;
+    use crate::testing::account;
 
     // The known answer that SendGrid's own libraries are tested with.
     const KEY: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE83T4O/n84iotIvIW4mdBgQ/7dAfSmpqIM8kF9mN1flpVKS3GRqe62gw+2fNNRaINXvVpiglSI8eNEc6wEA3F+g==";
@@ -128,12 +150,9 @@ mod tests {
         \"smtp-id\":\"<LRzXl_NHStOGhQ4kofSm_A@ismtpd0039p1iad1.sendgrid.net>\",\"timestamp\":1600112492}]\r\n";
 
     fn verify(key: &str, at: &str, signature: &str, body: &str) -> Result<(), Refusal> {
-        let headers = HeaderMap::from_iter([
-            (SIGNATURE.parse().unwrap(), signature.parse().unwrap()),
-            (TIMESTAMP.parse().unwrap(), at.parse().unwrap()),
-        ]);
-        let callback = Callback { url: "", headers: &headers, body: body.as_bytes(), now: Timestamp::UNIX_EPOCH };
-        Verifier::new(key).unwrap().verify(&callback)
+        let headers = [(SIGNATURE, signature), (TIMESTAMP, at)];
+        let request = SignedRequest { url: "", headers: &headers, body: body.as_bytes(), now: Timestamp::UNIX_EPOCH };
+        Verifier::new(key).unwrap().verify(&request)
     }
 
     #[test]
@@ -153,11 +172,16 @@ mod tests {
 
     #[test]
     fn a_key_that_is_none_is_refused_at_start() {
+        let open = |webhook_public_key: Option<String>| {
+            let own = json!({ "from": "a@b.example", "webhook_public_key": webhook_public_key });
+            let own = own.as_object().unwrap().clone();
+            open(&Account { own: &own, ..account(&super::super::VENDOR) }, "")
+        };
         for key in ["x", "AAAA", &KEY[4..], &format!("{KEY}AAAA")] {
-            let error = Config { public_key: key.to_owned() }.verifier().unwrap_err().to_string();
-            assert!(error.starts_with("engagement.sendgrid.public_key"), "{error}");
+            let error = open(Some(key.to_owned())).err().unwrap().to_string();
+            assert!(error.starts_with("accounts.sendgrid.webhook_public_key"), "{error}");
         }
-        assert!(Config { public_key: String::new() }.verifier().unwrap().is_none());
+        assert!(open(None).unwrap().is_none());
     }
 
     #[test]
@@ -222,7 +246,7 @@ mod tests {
             event["timestamp"] = json!(1_600_112_492);
             event["notification_id"] = json!(notification);
             event["delivery_id"] = json!(delivery);
-            let expected = Event {
+            let expected = Reported {
                 kind,
                 ids: Some((notification, delivery)),
                 at: Some(Timestamp::from_second(1_600_112_492).unwrap()),

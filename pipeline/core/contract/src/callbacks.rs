@@ -1,0 +1,112 @@
+//! The callbacks port: what a vendor reports hours after it took a message, read from the HTTP request that it signed.
+
+use chasqui_schemas::{Channel, OptOut, ReceiptKind, receipt::Actor};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+/// Reads the callbacks of one account.
+///
+/// It believes only what the vendor has signed, and does no I/O. A callback that is read twice is the same twice.
+pub trait Callbacks: Send + Sync {
+    /// The account: its callbacks come to `/v1/callbacks/<account>`.
+    fn account(&self) -> &str;
+
+    /// The vendor whose account it is.
+    fn vendor(&self) -> &str;
+
+    /// The channel of the account's messages.
+    fn channel(&self) -> Channel;
+
+    /// What the request reports. The signature is checked on the bytes as they came, before anything else is read.
+    ///
+    /// # Errors
+    /// Why the request has no effect.
+    fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal>;
+
+    /// Called once what the request reports is stored: a vendor whose signatures could be used again is refused from
+    /// then on. A request that could not be stored comes again and must still count.
+    fn kept(&self, request: &SignedRequest<'_>) {
+        let _ = request;
+    }
+
+    /// The HTTP status that answers a request without effect, in the vendor's own terms.
+    fn refused(&self, refusal: Refusal) -> u16 {
+        match refusal {
+            // A key may be being changed: a vendor that tries again loses nothing.
+            Refusal::Forged => 401,
+            // It would be no better the next time.
+            Refusal::Unreadable | Refusal::Stale => 200,
+        }
+    }
+}
+
+/// A callback as it came.
+#[derive(Debug, Clone, Copy)]
+pub struct SignedRequest<'a> {
+    /// The address that was called, as the vendor knows it.
+    pub url: &'a str,
+    /// The headers that are text, their names in lower case.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// The body.
+    pub body: &'a [u8],
+    /// When it came.
+    pub now: Timestamp,
+}
+
+impl<'a> SignedRequest<'a> {
+    /// The first header of this name, which is in lower case.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        self.headers.iter().find(|(each, _)| *each == name).map(|(_, value)| *value)
+    }
+
+    /// The query of the address; empty without one.
+    pub fn query(&self) -> &'a str {
+        self.url.split_once('?').map_or("", |(_, query)| query)
+    }
+}
+
+/// Why a callback has no effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has no signature, or one that is not the vendor's.
+    Forged,
+    /// It is the vendor's, and cannot be read.
+    Unreadable,
+    /// It is the vendor's, and too old, or was taken before.
+    Stale,
+}
+
+impl Refusal {
+    /// As metrics spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Refusal::Forged => "forged",
+            Refusal::Unreadable => "unreadable",
+            Refusal::Stale => "stale",
+        }
+    }
+}
+
+/// What a vendor says happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reported {
+    /// What happened.
+    pub kind: ReceiptKind,
+    /// Notification and delivery; `None` where the message is none of ours.
+    pub ids: Option<(Uuid, Uuid)>,
+    /// When, by the vendor's clock.
+    pub at: Option<Timestamp>,
+    /// The vendor's own code or words.
+    pub detail: Option<String>,
+    /// Who opened or clicked.
+    pub by: Actor,
+    /// What it switches off.
+    pub opt_out: Option<OptOut>,
+}
+
+impl Reported {
+    /// A report without further detail.
+    pub fn new(kind: ReceiptKind, ids: Option<(Uuid, Uuid)>, at: Option<Timestamp>) -> Self {
+        Reported { kind, ids, at, detail: None, by: Actor::Unknown, opt_out: None }
+    }
+}

@@ -1,0 +1,69 @@
+//! What vendors' callbacks share: our ids, the addresses that they switch off, and how they are believed.
+
+use chasqui_schemas::{Channel, OptOut, bucket::address_key};
+use ring::digest;
+use uuid::Uuid;
+
+use crate::Account;
+
+/// The SHA-256 of a text that only its holder knows: compared instead of the text, so that the time that a comparison
+/// takes tells nothing of it.
+pub(crate) type Hash = [u8; digest::SHA256_OUTPUT_LEN];
+
+/// Whose callbacks they are.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) account: String,
+    pub(crate) vendor: &'static str,
+    pub(crate) channel: Channel,
+}
+
+impl Owner {
+    /// The account, whose messages go out on `channel`.
+    pub(crate) fn of(account: &Account<'_>, channel: Channel) -> Self {
+        Owner { account: account.name.to_owned(), vendor: account.vendor.name, channel }
+    }
+}
+
+/// The ids of one of our messages, from what came back with it.
+pub(crate) fn ids(notification: Option<&str>, delivery: Option<&str>) -> Option<(Uuid, Uuid)> {
+    let notification: Uuid = notification?.parse().ok()?;
+    let delivery: Uuid = delivery?.parse().ok()?;
+    (notification.get_version_num() == 7 && !delivery.is_nil()).then_some((notification, delivery))
+}
+
+/// Nothing more may go to this address.
+pub(crate) fn switch_off(address: &str, reason: &str) -> Option<OptOut> {
+    let is_address = !address.trim().is_empty();
+    is_address.then(|| OptOut::Address { key: address_key(address), reason: reason.to_owned() })
+}
+
+/// The hash of a text.
+pub(crate) fn hash(text: &str) -> Hash {
+    let mut hash = Hash::default();
+    hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    hash
+}
+
+/// The bytes of hexadecimal digits of either case.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|c| c.to_digit(16).and_then(|digit| digit.try_into().ok())).collect();
+    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
+    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_like_ours_are_ours() {
+        let (notification, delivery) = (Uuid::now_v7().to_string(), Uuid::from_u128(9).simple().to_string());
+        assert!(ids(Some(&notification), Some(&delivery)).is_some());
+        assert_eq!(ids(Some(&delivery), Some(&delivery)), None);
+        assert_eq!(ids(Some(&notification), Some("")), None);
+        assert_eq!(ids(Some(&notification), Some(&Uuid::nil().to_string())), None);
+        assert_eq!(ids(None, Some(&delivery)), None);
+    }
+}
