@@ -23,7 +23,7 @@ crate::vocabulary! {
         Messages = "monotonic_counter.chasqui_messages": "Messages committed, by decision; retry and dead are failures.",
         NewerVersions = "monotonic_counter.chasqui_newer_versions": "Messages put back because a newer version wrote them; a process of that version must take them.",
         ProviderCallTime = "histogram.chasqui_provider_call_ms": "How long calls of providers took.",
-        ProviderCalls = "monotonic_counter.chasqui_provider_calls": "Calls of providers, by outcome.",
+        ProviderCalls = "monotonic_counter.chasqui_provider_calls": "Calls that were made to providers, by outcome.",
         QueueInFlight = "gauge.chasqui_queue_in_flight": "Messages handed out and not acknowledged.",
         QueueInRate = "gauge.chasqui_queue_in_per_second": "Messages per second that came since the previous sample.",
         QueueOldest = "gauge.chasqui_queue_oldest_ms": "Age of the oldest message that is not acknowledged.",

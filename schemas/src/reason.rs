@@ -16,7 +16,7 @@ crate::vocabulary! {
         OptedOutCategory = "opted_out_category": "The user switched this category off, altogether or on this channel.",
         OptedOutDevice = "opted_out_device": "The user switched this device off.",
         AddressSuppressed = "address_suppressed": "The address is on the suppression list.",
-        Duplicate = "duplicate": "Another notification claimed the same idempotency key first.",
+        Duplicate = "duplicate": "Another notification of the same app to the same recipient claimed the idempotency key first.",
         Expired = "expired": "It was too late to send.",
         Scheduled = "scheduled": "It waits for its `send_at`.",
         QuietHours = "quiet_hours": "It waits for the end of the recipient's quiet hours.",
@@ -104,7 +104,7 @@ impl Reason {
             Expired => "Producer: allow more time with `expires_at`. Operator: look for a queue that is behind.",
             QuietHours => "Producer: publish what cannot wait on the lane `critical`.",
             CircuitOpen => {
-                "Operator: look at the provider's answers (`chasqui_provider_calls`) and at its status page; the delivery \
+                "Operator: look at the provider's answers (`chasqui_provider_calls_total`) and at its status page; the delivery \
                  goes on by itself when the provider works again, or at once through another provider of the route."
             }
             ProviderThrottled => "Operator: if it lasts, lower the provider's `per_second`, or ask for a higher limit.",

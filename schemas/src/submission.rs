@@ -31,7 +31,7 @@ pub struct Submission {
     /// The request's id. If absent, it is derived from where JetStream stored the submission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Uuid>,
-    /// Within the dedupe window, a recipient gets only one notification with the same key. If absent, the `Nats-Msg-Id` header is the key, or else the id.
+    /// Within the dedupe window, a recipient gets only one notification of an app with the same key. If absent, the `Nats-Msg-Id` header is the key, or else the id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub idempotency_key: Option<String>,

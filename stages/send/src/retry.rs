@@ -130,7 +130,7 @@ fn why_not_again(
     providers: u32,
     since: Timestamp,
 ) -> Option<&'static str> {
-    if delivery.attempt >= policy.max_attempts.saturating_mul(providers) {
+    if delivery.attempt >= policy.max_rounds.saturating_mul(providers) {
         Some("no attempt is left")
     } else if delivery.expires_at.is_some_and(|expires_at| at >= expires_at) {
         Some("the next attempt would come after `expires_at`")

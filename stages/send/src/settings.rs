@@ -51,7 +51,7 @@ pub struct ChannelPolicy {
     /// account of the route.
     pub schedule_ms: Vec<u64>,
     /// Maximum rounds, the first included.
-    pub max_attempts: u32,
+    pub max_rounds: u32,
     /// Seconds after the first attempt during which another may begin.
     pub horizon_s: u64,
     /// What to do when it is unknown whether an attempt was sent.
@@ -125,7 +125,7 @@ impl ChannelPolicy {
             _ => Ok(()),
         };
         within("timeout_ms", self.timeout_ms, MAX_TIMEOUT_MS)?;
-        within("max_attempts", self.max_attempts.into(), 1_000)?;
+        within("max_rounds", self.max_rounds.into(), 1_000)?;
         within("horizon_s", self.horizon_s, MAX_WAIT_S)?;
         within("schedule_ms", self.schedule_ms.len() as u64, 100)?;
         self.schedule_ms.iter().try_for_each(|&wait| within("schedule_ms", wait, MAX_WAIT_S * 1_000))
@@ -183,7 +183,7 @@ mod tests {
             ("timeout_ms = 99999999999", "send.sms.timeout_ms"),
             ("schedule_ms = []", "send.sms.schedule_ms"),
             ("schedule_ms = [1000, 0]", "send.sms.schedule_ms"),
-            ("max_attempts = 0", "send.sms.max_attempts"),
+            ("max_rounds = 0", "send.sms.max_rounds"),
             ("horizon_s = 0", "send.sms.horizon_s"),
         ] {
             let error = refused(&format!("[send.sms]\n{text}"));

@@ -27,7 +27,7 @@ pub fn settings(lab: &Lab) -> String {
     let send = &mut settings.tables["send"];
     for channel in ["push", "sms", "email", "in_app"] {
         send[channel]["schedule_ms"] = json!([300, 1_000, 2_000]);
-        send[channel]["max_attempts"] = json!(50);
+        send[channel]["max_rounds"] = json!(50);
         send[channel]["timeout_ms"] = json!(60_000);
     }
     for vendor in ["apns", "fcm", "webpush", "twilio", "vonage", "sendgrid", "mailgun"] {

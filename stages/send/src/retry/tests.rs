@@ -77,7 +77,7 @@ fn a_retry_takes_the_next_attempt_and_keeps_the_beginning() {
 #[test]
 fn the_last_attempt_is_the_last() {
     let policy = policy(Ambiguity::Retry);
-    let last = Delivery { attempt: policy.max_attempts, ..delivery(Channel::Push) };
+    let last = Delivery { attempt: policy.max_rounds, ..delivery(Channel::Push) };
     for outcome in [Outcome::TryLater { after: None }, Outcome::NoAnswer] {
         let verdict = decide_from(&last, &finished(outcome), &policy, &["script"], at(0)).verdict;
         assert_eq!(reason(&verdict), ("dead", Some(Reason::RetriesExhausted)));
@@ -197,7 +197,7 @@ fn after_a_round_the_schedule_waits_and_each_round_counts_once() {
         let delivery = Delivery { attempt, ..delivery(Channel::Push) };
         reason(&decide_from(&delivery, &later, &policy, &["a", "b"], at(0)).verdict).0
     };
-    assert_eq!((last(policy.max_attempts * 2 - 1), last(policy.max_attempts * 2)), ("retry", "dead"));
+    assert_eq!((last(policy.max_rounds * 2 - 1), last(policy.max_rounds * 2)), ("retry", "dead"));
 }
 
 /// A refusal at `at(10)` for as long as `open_s`.
@@ -253,7 +253,7 @@ proptest! {
 
     #[test]
     fn whatever_a_provider_asks_for_the_wait_is_bounded(attempt: u32, secs: u64, nanos in 0u32..1_000_000_000, waits in prop::collection::vec(any::<u64>(), 0..4)) {
-        let policy = ChannelPolicy { schedule_ms: waits.clone(), max_attempts: u32::MAX, horizon_s: u64::MAX, ..settings().push };
+        let policy = ChannelPolicy { schedule_ms: waits.clone(), max_rounds: u32::MAX, horizon_s: u64::MAX, ..settings().push };
         let delivery = Delivery { attempt, ..delivery(Channel::Push) };
         let longest = waits.iter().copied().max().unwrap_or(1_000) as f64;
         let after = Some(Duration::new(secs, nanos));
@@ -335,9 +335,9 @@ proptest! {
             let place = order.iter().position(|name| *name == delivery.provider).unwrap();
             order.rotate_left(place);
         }
-        prop_assert_eq!(calls.values().sum::<u32>(), policy.max_attempts * providers as u32);
+        prop_assert_eq!(calls.values().sum::<u32>(), policy.max_rounds * providers as u32);
         if !matches!(outcome, Outcome::Throttled { .. }) {
-            prop_assert!(calls.len() == providers && calls.values().all(|calls| *calls == policy.max_attempts));
+            prop_assert!(calls.len() == providers && calls.values().all(|calls| *calls == policy.max_rounds));
         }
     }
 }

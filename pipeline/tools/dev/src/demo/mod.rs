@@ -157,7 +157,7 @@ async fn stay(args: &DemoArgs, addresses: &Addresses, page: Option<&str>) -> any
 
 /// Retries within the minute that the demo has.
 fn impatient() -> Value {
-    let policy = json!({ "schedule_ms": [300, 600, 1_200], "max_attempts": 4 });
+    let policy = json!({ "schedule_ms": [300, 600, 1_200], "max_rounds": 4 });
     json!({ "push": policy, "sms": policy, "email": policy })
 }
 
