@@ -27,8 +27,8 @@ use std::sync::Arc;
 use chasqui_contract::{Decide, Decision, Directory, Output, StoreError, Verdict};
 use chasqui_links::{Links, Origin};
 use chasqui_schemas::{
-    Channel, Delivery, Notification, Reason,
-    delivery::Endpoint,
+    Channel, Notification, Reason,
+    delivery::{Endpoint, Written},
     id,
     notification::{Json, Message},
     record::Template,
@@ -66,7 +66,7 @@ impl Decide for Render {
         Ok(match &request.message {
             Message::Content(content) => {
                 let locale = request.locale.as_deref().unwrap_or_default();
-                let written = |_: Channel| Ok(Some(Written { content: content.clone(), locale: locale.to_owned() }));
+                let written = |_: Channel| Ok(Some(Text { content: content.clone(), locale: locale.to_owned() }));
                 deliver(&notification, "", &tracking, written)
             }
             Message::Template { key, data } => match self.directory.template(key).await? {
@@ -118,7 +118,7 @@ impl Render {
 }
 
 /// A message as one channel shows it.
-struct Written {
+struct Text {
     content: Content,
     locale: String,
 }
@@ -135,12 +135,12 @@ fn write(
     channel: Channel,
     wanted: &str,
     data: &Data,
-) -> Result<Option<Written>, Failed> {
+) -> Result<Option<Text>, Failed> {
     let Some(source) = choose::source(template, variant, channel, wanted) else { return Ok(None) };
     let content = compiled
         .render(&source, data)
         .map_err(|what| Failed(format!("template `{key}`, {channel}, locale `{}`, {what}", source.locale)))?;
-    Ok(Some(Written { content, locale: source.locale.to_owned() }))
+    Ok(Some(Text { content, locale: source.locale.to_owned() }))
 }
 
 /// One delivery per endpoint, of what `written` gives for each channel.
@@ -148,7 +148,7 @@ fn deliver(
     notification: &Notification,
     variant: &str,
     tracking: &Tracking<'_>,
-    written: impl Fn(Channel) -> Result<Option<Written>, Failed>,
+    written: impl Fn(Channel) -> Result<Option<Text>, Failed>,
 ) -> Decision {
     if notification.endpoints.is_empty() {
         return Decision::suppress(Reason::NoEndpoint);
@@ -169,7 +169,7 @@ fn deliver(
             continue;
         }
         let written = match written(channel) {
-            Ok(written) => written.and_then(|Written { content, locale }| Some((fit(channel, content)?, locale))),
+            Ok(written) => written.and_then(|Text { content, locale }| Some((fit(channel, content)?, locale))),
             Err(Failed(what)) => return Decision::dead(Reason::RenderFailed, what),
         };
         let Some((content, locale)) = written else {
@@ -195,31 +195,15 @@ fn deliver(
             notification_id: notification.id,
             channel,
         };
-        deliveries.extend(endpoints.map(|endpoint| Delivery {
-            id: id::delivery(notification.id, channel, &endpoint.id),
-            notification_id: notification.id,
-            request_id: request.id,
-            app: notification.app.clone(),
-            category: request.category.clone(),
-            template: request.message.template().to_owned(),
-            variant: variant.to_owned(),
-            locale: locale.clone(),
-            lane: notification.lane,
-            category_lane: notification.policy.as_ref().and_then(|policy| policy.lane),
-            user: notification.recipient.user().map(str::to_owned),
-            endpoint: endpoint.clone(),
-            content: tracking.content(&origin(endpoint), content.clone()),
-            sms_segments,
-            submitted_at: notification.submitted_at,
-            expires_at: notification.expires_at(),
-            collapse_key: request.collapse_key.clone(),
-            overrides: request.overrides.clone(),
-            unsubscribe_url: tracking.unsubscribe_url(&origin(endpoint), notification, endpoint),
-            traceparent: request.traceparent.clone(),
-            provider: String::new(),
-            attempt: 1,
-            pass: 0,
-            sending_since: None,
+        deliveries.extend(endpoints.map(|endpoint| {
+            let written = Written {
+                variant: variant.to_owned(),
+                locale: locale.clone(),
+                content: tracking.content(&origin(endpoint), content.clone()),
+                sms_segments,
+                unsubscribe_url: tracking.unsubscribe_url(&origin(endpoint), notification, endpoint),
+            };
+            notification.delivery_to(endpoint.clone(), written)
         }));
     }
     if deliveries.is_empty() {

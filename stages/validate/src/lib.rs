@@ -29,7 +29,7 @@ use std::{
 use chasqui_contract::{Decide, Decision, Output, StoreError, Submitted, Verdict};
 use chasqui_schemas::{
     Channel, Lane, Notification, Pepper, Reason, header, id,
-    notification::{Json, Message, Recipient, Request},
+    notification::{Recipient, Request},
     record::Contacts,
     subject,
     submission::{self, Submission},
@@ -142,51 +142,27 @@ fn check_message_id(message_id: Option<&str>, violations: &mut Violations) {
 fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -> Result<Decision, Rejection> {
     let incoming = &submitted.incoming;
     // The checks leave little to fail here: times outside of the years -9999 to 9999, for example.
-    let submission: Submission = serde_json::from_value(Value::Object(fields))
+    let mut submission: Submission = serde_json::from_value(Value::Object(fields))
         .map_err(|error| Rejection::new(Reason::Invalid, "submission", error.to_string()))?;
     let request_id = submission.id.unwrap_or_else(|| incoming.request_id());
     let message_id = incoming.message_id.as_deref().filter(|message_id| !message_id.is_empty());
-    let request = Arc::new(Request {
-        id: request_id,
-        idempotency_key: submission
-            .idempotency_key
-            .or(message_id.map(str::to_owned))
-            .unwrap_or_else(|| request_id.to_string()),
-        category: submission.category,
-        message: match (submission.template, submission.content) {
-            (Some(key), _) => Message::Template { key, data: Json::from(&submission.data) },
-            (None, content) => Message::Content(content.unwrap_or_default()),
-        },
-        channels: submission.channels.map(without_repeats),
-        send_at: submission.send_at,
-        expires_at: submission.expires_at,
-        locale: submission.locale,
-        collapse_key: submission.collapse_key,
-        transaction_id: submission.transaction_id,
-        metadata: submission.metadata,
-        overrides: submission.overrides,
-        traceparent: incoming.traceparent.as_deref().and_then(header::traceparent).map(str::to_owned),
-    });
+    let idempotency_key =
+        submission.idempotency_key.take().or(message_id.map(str::to_owned)).unwrap_or_else(|| request_id.to_string());
+    let traceparent = incoming.traceparent.as_deref().and_then(header::traceparent).map(str::to_owned);
+    submission.channels = submission.channels.map(without_repeats);
+    let recipients = std::mem::take(&mut submission.recipients);
+    let request = Arc::new(Request::of(submission, request_id, idempotency_key, traceparent));
 
-    let asked = submission.recipients.len();
+    let asked = recipients.len();
     let mut seen = HashSet::with_capacity(asked);
     let mut outputs = Vec::with_capacity(asked);
-    for recipient in submission.recipients.into_iter().map(recipient) {
+    for recipient in recipients.into_iter().map(recipient) {
         let key = pepper.recipient(&recipient);
         let id = id::notification(incoming.stored_at, request_id, &key);
         if seen.insert(key) {
-            outputs.push(Output::Notification(Notification {
-                id,
-                app: submitted.app.clone(),
-                lane: submitted.lane,
-                submitted_at: incoming.stored_at,
-                recipient,
-                request: Arc::clone(&request),
-                pass: 0,
-                contacts: None,
-                policy: None,
-                endpoints: Vec::new(),
-            }));
+            let (app, request) = (submitted.app.clone(), Arc::clone(&request));
+            let notification = Notification::new(id, app, submitted.lane, incoming.stored_at, recipient, request);
+            outputs.push(Output::Notification(notification));
         }
     }
     let repeated = asked - outputs.len();

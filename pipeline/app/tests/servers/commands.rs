@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test's support")]
 
 use std::{
-    collections::BTreeMap,
     io::Write,
     process::{Command, Output, Stdio},
 };
@@ -11,13 +10,9 @@ use std::{
 use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_nats::{Outgoing, Publisher};
-use chasqui_schemas::{
-    Lane, Notification, Stage, envelope, header,
-    notification::{Message, Recipient, Request},
-    stream, subject,
-};
+use chasqui_schemas::{Lane, Notification, Stage, envelope, header, sample, stream, subject};
 use chasqui_testing::servers::Nats;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use uuid::Uuid;
 
 /// A nats-server with every stream and bucket, gone when dropped.
@@ -233,32 +228,11 @@ async fn a_letter_is_replayed_once_to_where_it_ended() {
 
 /// A notification as render reads it.
 fn notification() -> Vec<u8> {
-    let request = Request {
-        id: Uuid::now_v7(),
-        idempotency_key: "k".into(),
-        category: "order".into(),
-        message: Message::Template { key: "order".into(), data: (&Map::new()).into() },
-        channels: None,
-        send_at: None,
-        expires_at: None,
-        locale: None,
-        collapse_key: None,
-        transaction_id: None,
-        metadata: BTreeMap::new(),
-        overrides: Map::new(),
-        traceparent: None,
-    };
     let notification = Notification {
         id: Uuid::now_v7(),
-        app: "shop".into(),
         lane: Lane::Bulk,
         submitted_at: jiff::Timestamp::now(),
-        recipient: Recipient::User("ada".into()),
-        request: request.into(),
-        pass: 0,
-        contacts: None,
-        policy: None,
-        endpoints: Vec::new(),
+        ..sample::notification()
     };
     envelope::encode(&notification).unwrap()
 }
