@@ -1,20 +1,20 @@
-//! Writes the message: one rendered delivery per endpoint.
+//! Render: writes the message, one delivery per endpoint.
 //!
-//! Guarantee: a delivery holds the texts of the notification's own template, in the best locale there is, with the
-//! notification's own data and nothing else; data is never read as a template, and is escaped in HTML. A template
-//! that fails, and a message that no channel can carry, is a dead letter that says where and why without repeating
-//! the data. Time and size of rendering are bounded.
+//! Guarantee: a delivery holds the texts of the notification's own template, in the best locale that the template has,
+//! with the notification's own data and nothing else. Data is never read as a template, and is escaped in HTML. Where a
+//! template fails, or no channel can show the message, the notification becomes a dead letter that says where and why
+//! without repeating the data. Time and size of rendering are bounded.
 //!
-//! After a crash the same notification gives the same deliveries: ids, variant and locale are derived from it. The
-//! templates are those of the moment it is rendered again.
+//! After a crash the same notification gives the same deliveries, because ids, variant and locale are derived from it.
+//! Only a template that was changed in between is rendered as it is now.
 //!
 //! | module | does |
 //! |---|---|
-//! | `choose` | variant by weight, locale by fallback |
-//! | `engine` | compiled templates and their limits |
-//! | `cache` | compiled templates by template key |
-//! | `sms` | how many segments a text takes |
-//! | `track` | links that tell where they were followed, the pixel, the way to unsubscribe |
+//! | `choose` | draws the variant by weight, and finds the locale by fallback |
+//! | `engine` | compiles and runs templates within limits |
+//! | `cache` | keeps compiled templates |
+//! | `sms` | counts the segments of a text |
+//! | `track` | rewrites links so that clicks are counted, adds the pixel and the link to unsubscribe |
 
 mod cache;
 mod choose;
@@ -102,7 +102,7 @@ impl Render {
         deliver(notification, variant, tracking, written)
     }
 
-    /// Whether category and recipient allow to know what they open and follow. What cannot be read does not allow it.
+    /// Whether category and recipient allow us to count opens and clicks. Preferences that cannot be read allow nothing.
     async fn may_track(&self, notification: &Notification) -> Result<bool, StoreError> {
         let by_category = notification.policy.as_ref().is_none_or(|policy| policy.tracking);
         if self.links.is_none() || !by_category {
@@ -123,7 +123,7 @@ struct Text {
     locale: String,
 }
 
-/// A rendering that failed, in words without data.
+/// Why a rendering failed, in words that do not repeat the data.
 struct Failed(String);
 
 /// Renders one channel; `None` where the template has nothing for it.
@@ -143,7 +143,7 @@ fn write(
     Ok(Some(Text { content, locale: source.locale.to_owned() }))
 }
 
-/// One delivery per endpoint, of what `written` gives for each channel.
+/// One delivery per endpoint, with the text that `written` gives for its channel.
 fn deliver(
     notification: &Notification,
     variant: &str,
@@ -218,7 +218,7 @@ fn deliver(
     Decision { attributes, ..Decision::new(verdict) }
 }
 
-/// What a channel can show of a message; `None` where that is nothing.
+/// The part of a message that a channel can show; `None` where it can show nothing.
 fn fit(channel: Channel, content: Content) -> Option<Content> {
     let says = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.trim().is_empty());
     // A title becomes a header of an e-mail: a line break in it could begin another header.
