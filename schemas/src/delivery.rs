@@ -71,6 +71,17 @@ pub struct Delivery {
     pub sending_since: Option<Timestamp>,
 }
 
+/// What render wrote for one endpoint of a notification.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs, reason = "documented at the delivery")]
+pub struct Written {
+    pub variant: String,
+    pub locale: String,
+    pub content: Content,
+    pub sms_segments: u16,
+    pub unsubscribe_url: Option<String>,
+}
+
 impl Delivery {
     /// Chasqui's own message to those who run it: an alert. It belongs to no submission.
     pub fn notice(id: Uuid, address: Address, content: Content, at: Timestamp) -> Self {

@@ -99,7 +99,7 @@ fn version(bytes: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::sync::Arc;
 
     use jiff::Timestamp;
     use proptest::prelude::*;
@@ -112,6 +112,7 @@ mod tests {
         delivery::{Address, Endpoint},
         notification::{Message, Recipient, Request},
         record::{Category, Contacts, Platform},
+        sample,
         submission::Content,
     };
 
@@ -119,7 +120,6 @@ mod tests {
         let at = Timestamp::from_microsecond(at).unwrap();
         Notification {
             id: Uuid::now_v7(),
-            app: "shop".into(),
             lane: Lane::High,
             submitted_at: at,
             recipient: match &text {
@@ -127,30 +127,23 @@ mod tests {
                 None => Recipient::User(user.clone()),
             },
             request: Arc::new(Request {
-                id: Uuid::nil(),
                 idempotency_key: key,
-                category: "order".into(),
                 message: Message::Template {
                     key: "order".into(),
                     data: json!({"n": number, "s": user, "deep": [{"a": null}]}).as_object().unwrap().into(),
                 },
                 channels: Some(vec![Channel::Push]),
-                send_at: None,
                 expires_at: Some(at),
                 locale: text,
-                collapse_key: None,
-                transaction_id: None,
-                metadata: BTreeMap::new(),
-                overrides: serde_json::Map::new(),
-                traceparent: None,
+                ..sample::request()
             }),
             pass: 3,
-            contacts: None,
             policy: Some(Category::default()),
             endpoints: vec![Endpoint {
                 id: "phone".into(),
                 address: Address::Device { platform: Platform::Ios, token: "t".into(), registered_at: Some(at) },
             }],
+            ..sample::notification()
         }
     }
 
@@ -165,13 +158,10 @@ mod tests {
         fn a_delivery_round_trips(token in ".*", body in ".*", attempt: u32) {
             let original = Delivery {
                 id: Uuid::now_v7(), notification_id: Uuid::now_v7(), request_id: Uuid::now_v7(),
-                app: "shop".into(), category: "c".into(), template: String::new(), variant: String::new(),
                 locale: "ko-KR".into(), lane: Lane::Bulk, category_lane: Some(Lane::Critical), user: None,
                 endpoint: Endpoint { id: token.clone(), address: Address::Mailbox(token) },
-                content: Content { body: Some(body), ..Content::default() }, sms_segments: 2,
-                submitted_at: Timestamp::UNIX_EPOCH, expires_at: None, collapse_key: None,
-                overrides: serde_json::Map::new(), unsubscribe_url: None, traceparent: None, provider: String::new(), attempt, pass: 0,
-                sending_since: None,
+                content: Content { body: Some(body), ..Content::default() }, sms_segments: 2, attempt,
+                ..sample::delivery()
             };
             prop_assert_eq!(decode::<Delivery>(&encode(&original).unwrap()).unwrap(), original);
         }

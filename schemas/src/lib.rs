@@ -20,6 +20,7 @@
 //! | [`subject`], [`stream`], [`consumer`], [`bucket`], [`header`] | the names on the broker |
 //! | [`lane`], [`channel`], [`stage`], [`reason`], [`metric`] | the [vocabularies](vocabulary!) |
 //! | [`text`] | text from outside: without addresses, on one line, harmless for terminals |
+//! | `sample` | one valid value of each, for tests |
 
 pub mod bucket;
 pub mod channel;
@@ -39,6 +40,8 @@ pub mod pepper;
 pub mod reason;
 pub mod receipt;
 pub mod record;
+#[cfg(any(test, feature = "sample"))]
+pub mod sample;
 pub mod stage;
 pub mod stream;
 pub mod subject;

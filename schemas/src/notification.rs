@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use crate::{
     Channel, Lane,
-    delivery::Endpoint,
+    delivery::{Delivery, Endpoint, Written},
+    id,
     record::{Category, Contacts},
-    submission::Content,
+    submission::{Content, Submission},
 };
 
 /// One recipient's part of a submission.
@@ -45,6 +46,61 @@ pub struct Notification {
 }
 
 impl Notification {
+    /// One recipient's part of a `request` that JetStream stored at `submitted_at`.
+    pub fn new(
+        id: Uuid,
+        app: String,
+        lane: Lane,
+        submitted_at: Timestamp,
+        recipient: Recipient,
+        request: Arc<Request>,
+    ) -> Self {
+        Notification {
+            id,
+            app,
+            lane,
+            submitted_at,
+            recipient,
+            request,
+            pass: 0,
+            contacts: None,
+            policy: None,
+            endpoints: Vec::new(),
+        }
+    }
+
+    /// The first attempt to bring what was `written` to one of the notification's endpoints.
+    pub fn delivery_to(&self, endpoint: Endpoint, written: Written) -> Delivery {
+        let Written { variant, locale, content, sms_segments, unsubscribe_url } = written;
+        let request = &self.request;
+        Delivery {
+            id: id::delivery(self.id, endpoint.channel(), &endpoint.id),
+            notification_id: self.id,
+            request_id: request.id,
+            app: self.app.clone(),
+            category: request.category.clone(),
+            template: request.message.template().to_owned(),
+            variant,
+            locale,
+            lane: self.lane,
+            category_lane: self.policy.as_ref().and_then(|policy| policy.lane),
+            user: self.recipient.user().map(str::to_owned),
+            endpoint,
+            content,
+            sms_segments,
+            submitted_at: self.submitted_at,
+            expires_at: self.expires_at(),
+            collapse_key: request.collapse_key.clone(),
+            overrides: request.overrides.clone(),
+            unsubscribe_url,
+            traceparent: request.traceparent.clone(),
+            provider: String::new(),
+            attempt: 1,
+            pass: 0,
+            sending_since: None,
+        }
+    }
+
     /// The channels that are wanted: the submission's, else the category's.
     pub fn channels(&self) -> &[Channel] {
         match (&self.request.channels, &self.policy) {
@@ -128,6 +184,31 @@ pub struct Request {
     /// The producer's own trace, W3C `traceparent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+}
+
+impl Request {
+    /// What all recipients of `submission` share. The caller has settled what may also come from the message's headers
+    /// or from where JetStream stored it.
+    pub fn of(submission: Submission, id: Uuid, idempotency_key: String, traceparent: Option<String>) -> Self {
+        Request {
+            id,
+            idempotency_key,
+            category: submission.category,
+            message: match (submission.template, submission.content) {
+                (Some(key), _) => Message::Template { key, data: Json::from(&submission.data) },
+                (None, content) => Message::Content(content.unwrap_or_default()),
+            },
+            channels: submission.channels,
+            send_at: submission.send_at,
+            expires_at: submission.expires_at,
+            locale: submission.locale,
+            collapse_key: submission.collapse_key,
+            transaction_id: submission.transaction_id,
+            metadata: submission.metadata,
+            overrides: submission.overrides,
+            traceparent,
+        }
+    }
 }
 
 /// The content of a notification: a template with its variables, or the text itself.

@@ -43,10 +43,10 @@ pub enum Command {
     Queues(QueuesArgs),
     #[command(flatten)]
     Records(BucketCommand),
-    /// Dead letters and rejected submissions.
+    /// Lists, shows and replays dead letters and rejected submissions.
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// Erases a user from the buckets and from ClickHouse, and tells what remains until when.
+    /// Erases a user from the buckets, streams and ClickHouse, and reports what remains until when.
     Forget(ForgetArgs),
     /// Prints every setting with its default and its meaning.
     Config,
@@ -117,7 +117,7 @@ pub struct SendArgs {
     /// The lane to publish on.
     #[arg(long, default_value_t = Lane::Normal)]
     pub lane: Lane,
-    /// Waits until it has come to an end, 30 s at most, and prints its trace.
+    /// Waits until every notification of it has ended, at most 30 s, and prints the traces.
     #[arg(long)]
     pub wait: bool,
     /// Prints JSON.
@@ -127,9 +127,9 @@ pub struct SendArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct TraceArgs {
-    /// Of a notification, request, delivery or transaction.
+    /// The id of a notification, request, delivery or transaction.
     pub id: String,
-    /// Stays, and shows what happens, until all of it has come to an end, or until Ctrl-C. With `--json`, a line for each
+    /// Keeps showing what happens until everything has ended or Ctrl-C is pressed; with `--json`, prints a line for each
     /// change.
     #[arg(long)]
     pub follow: bool,
@@ -141,19 +141,19 @@ pub struct TraceArgs {
 /// A command for each bucket of records.
 #[derive(Debug, Subcommand)]
 pub enum BucketCommand {
-    /// How to reach users.
+    /// Reads and writes how users are reached.
     #[command(subcommand)]
     Contacts(RecordsCommand),
-    /// What users want.
+    /// Reads and writes what users want: opt-outs and quiet hours.
     #[command(subcommand)]
     Preferences(RecordsCommand),
-    /// Texts, by channel and locale.
+    /// Reads and writes the texts of messages, by channel and locale.
     #[command(subcommand)]
     Templates(RecordsCommand),
-    /// Defaults and rules of the kinds of message.
+    /// Reads and writes the rules of each kind of message: channels, lane, time to live.
     #[command(subcommand)]
     Categories(RecordsCommand),
-    /// Addresses that get nothing any more.
+    /// Reads and writes the suppression list: addresses that get no more messages.
     #[command(subcommand)]
     Suppressions(RecordsCommand),
 }
@@ -173,70 +173,70 @@ impl BucketCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum RecordsCommand {
-    /// Writes many: a JSON object of records by name, or one `{"name": …, "record": …}` a line; `-` is standard input.
+    /// Writes many records.
     Import {
-        /// The file.
+        /// A JSON object of records by name, or lines of `{"name": …, "record": …}`; `-` reads standard input.
         file: PathBuf,
     },
-    /// Prints one.
+    /// Prints a record.
     Get {
-        /// Its name.
+        /// The record's name: a user, template, category or address.
         name: String,
     },
-    /// Writes one.
+    /// Writes a record, in place of the one of that name.
     Put {
-        /// Its name.
+        /// The record's name: a user, template, category or address.
         name: String,
-        /// The record, JSON; standard input if absent.
+        /// The record as JSON; read from standard input if absent.
         record: Option<String>,
     },
-    /// Deletes one.
+    /// Deletes a record.
     Delete {
-        /// Its name.
+        /// The record's name: a user, template, category or address.
         name: String,
     },
-    /// Prints the names of all.
+    /// Prints the names of all records; of the suppression list, the hashes of addresses.
     List,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum DeadCommand {
-    /// Lists them, newest last.
+    /// Lists dead letters, the newest last.
     List {
         #[command(flatten)]
         filter: DeadFilter,
-        /// Most to list, counted from the newest.
+        /// Lists at most this many, the newest ones.
         #[arg(long, default_value_t = 100)]
         limit: usize,
         /// Prints JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Shows one with its content.
+    /// Shows a dead letter with its content.
     Show {
-        /// Its number, from `list`.
+        /// Its number in `list`.
         sequence: u64,
-        /// Shows addresses and tokens, and bytes that cannot be read.
+        /// Also shows addresses and tokens, and content that cannot be decoded.
         #[arg(long)]
         reveal: bool,
         /// Prints JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Sends them on their way again, from the stage where they ended. One that ended at send gets one more attempt, or
-    /// more where attempts are left.
+    /// Sends dead letters through the pipeline again, from the stage where they ended. A delivery that ended at send gets
+    /// at least one more attempt.
     Replay {
-        /// Their numbers, from `list`; all that the filter leaves, if absent.
+        /// Their numbers in `list`; if absent, all that match the filter.
         sequences: Vec<u64>,
         #[command(flatten)]
         filter: DeadFilter,
-        /// Really all of them, without a filter.
+        /// Replays all dead letters, without a filter.
         #[arg(long)]
         all: bool,
-        /// Only says what would be replayed.
+        /// Only prints what would be replayed.
         #[arg(long)]
         dry_run: bool,
-        /// Most per second.
+        /// Replays at most this many a second.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         rate: u32,
     },
@@ -244,22 +244,22 @@ pub enum DeadCommand {
 
 #[derive(Debug, Default, PartialEq, clap::Args)]
 pub struct DeadFilter {
-    /// Only with this reason code.
+    /// Only dead letters with this reason code.
     #[arg(long)]
     pub reason: Option<Reason>,
-    /// Only from this stage, or from the services `trace` and `receipt`; rejected submissions are validate's.
+    /// Only those of this stage (validate for rejected submissions), or of the services `trace` and `receipt`.
     #[arg(long, value_parser = dead_stage)]
     pub stage: Option<String>,
-    /// Only from this account.
+    /// Only those of this account.
     #[arg(long)]
     pub provider: Option<String>,
-    /// Only of this notification, delivery or rejected request.
+    /// Only those of this notification, delivery or rejected request.
     #[arg(long)]
     pub notification: Option<Uuid>,
-    /// Only since: a time (RFC 3339), or how long ago (`2h`, `7d`).
+    /// Only those stored since: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, value_parser = since)]
     pub since: Option<Timestamp>,
-    /// Only until: a time (RFC 3339), or how long ago (`2h`, `7d`).
+    /// Only those stored until: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, value_parser = since)]
     pub until: Option<Timestamp>,
 }
@@ -268,10 +268,10 @@ pub struct DeadFilter {
 pub struct ForgetArgs {
     /// The user's id.
     pub user: String,
-    /// Only says what would be erased, and what would remain.
+    /// Only prints what would be erased and what would remain.
     #[arg(long)]
     pub dry_run: bool,
-    /// Does not ask.
+    /// Erases without asking.
     #[arg(long)]
     pub yes: bool,
     /// Prints JSON.
@@ -286,7 +286,7 @@ fn dimension(word: &str) -> Result<Dimension, String> {
         .ok_or_else(|| format!("unknown: expected one of {}", Dimension::ALL.map(Dimension::as_str).join(", ")))
 }
 
-/// Whoever writes dead letters: a stage, or one of the services beside them.
+/// A writer of dead letters: a stage, or one of the services beside them.
 fn dead_stage(word: &str) -> Result<String, String> {
     let service = [subject::DEAD_TRACE, subject::DEAD_RECEIPT].iter().any(|dead| dead.rsplit('.').next() == Some(word));
     if service {

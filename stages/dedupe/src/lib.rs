@@ -1,9 +1,10 @@
-//! Dedupe: of all notifications with one idempotency key to one recipient of one app, the first goes on.
+//! Dedupe: of all notifications of one app to one recipient with the same idempotency key, the first goes on.
 //!
-//! Guarantee: within the ledger's window exactly one of them goes on; every other is suppressed and names it.
+//! Guarantee: within the ledger's window exactly one of them goes on. Every other is suppressed, and its trace names the
+//! one that went on.
 //!
-//! After a crash the message comes again and finds the key claimed by itself, so it goes on as the first time.
-//! Nothing in the decision tells the two apart: the trace event of the second replaces that of the first.
+//! After a crash the message comes again, finds the key claimed by itself, and goes on as it did before. Both decisions
+//! are the same, so the second trace event replaces the first.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ mod tests;
 
 /// The dedupe stage.
 pub struct Dedupe {
-    /// Where idempotency keys are claimed.
+    /// Where it claims idempotency keys.
     pub ledger: Arc<dyn Ledger>,
 }
 
@@ -37,7 +38,7 @@ impl Decide for Dedupe {
             Claim::First => return Ok(Decision::forward(notification)),
             Claim::Taken { value, .. } => Uuid::try_parse_ascii(&value).map_err(|source| StoreError::BadRecord {
                 store: stream::LEDGER,
-                // Not the claim: it is made of the recipient, and this is traced.
+                // The key of this error is traced, and the claim is derived from the recipient: name the notification.
                 key: notification.id.to_string(),
                 source: source.into(),
             })?,

@@ -1,8 +1,7 @@
 use chasqui_contract::{Output, Verdict};
-use chasqui_schemas::notification::Recipient;
+use chasqui_schemas::{notification::Recipient, sample};
 use chasqui_stores::memory::MemoryLedger;
 use futures::executor::block_on;
-use serde_json::json;
 
 use super::*;
 
@@ -11,20 +10,7 @@ fn stage() -> Dedupe {
 }
 
 fn notification(number: u128) -> Notification {
-    serde_json::from_value(json!({
-        "id": Uuid::from_u128(number),
-        "app": "shop",
-        "lane": "normal",
-        "submitted_at": "2026-07-01T12:00:00Z",
-        "recipient": {"user": "ada"},
-        "request": {
-            "id": Uuid::nil(),
-            "idempotency_key": "order-1",
-            "category": "order",
-            "message": {"content": {"body": "It is on its way"}},
-        },
-    }))
-    .unwrap()
+    Notification { id: Uuid::from_u128(number), ..sample::notification() }
 }
 
 fn decide(stage: &Dedupe, notification: Notification) -> Decision {
@@ -52,8 +38,7 @@ fn a_redelivery_decides_exactly_as_the_first_time() {
 fn another_app_recipient_or_key_is_no_duplicate() {
     let stage = stage();
     decide(&stage, notification(1));
-    let mut other_key = notification(4);
-    Arc::make_mut(&mut other_key.request).idempotency_key = "order-2".into();
+    let other_key = notification(4).with_request(|request| request.idempotency_key = "order-2".into());
     for other in [
         Notification { app: "bank".into(), ..notification(2) },
         Notification { recipient: Recipient::User("bob".into()), ..notification(3) },

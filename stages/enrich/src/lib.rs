@@ -1,11 +1,11 @@
 //! Enrich: adds how to reach the recipient, and the rules of the category, as they are now.
 //!
-//! A notification whose `send_at` lies ahead waits here, before anything is looked up, so that contacts and
-//! rules are fresh when it goes on. No preference is applied here: that is filter's.
+//! A notification whose `send_at` lies ahead waits here, before anything is looked up, so that contacts and rules are
+//! fresh when it goes on. Enrich applies no preferences: filter does.
 //!
-//! Guarantee: what goes on has `contacts` and `policy`, and was not too late when it went.
+//! Guarantee: a notification that goes on has `contacts` and `policy`, and was not too late when it went on.
 //!
-//! After a crash the message comes again and is looked up again; reading changes nothing.
+//! After a crash the message comes again and enrich looks up again; reading changes nothing.
 
 use std::sync::Arc;
 
@@ -23,9 +23,9 @@ mod tests;
 
 /// The enrich stage.
 pub struct Enrich {
-    /// Where contacts and categories are looked up.
+    /// Where it looks up contacts and categories.
     pub directory: Arc<dyn Directory>,
-    /// Tells whether `send_at` has come, and whether it is too late.
+    /// Says whether `send_at` has come, and whether it is too late to send.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -36,7 +36,7 @@ impl Decide for Enrich {
     async fn decide(&self, mut notification: Notification) -> Result<Decision, StoreError> {
         let now = self.clock.now();
         if let Some(send_at) = notification.request.send_at.filter(|&send_at| send_at > now) {
-            // Waiting for a moment at which it will be too late helps nobody.
+            // It would only wait for a moment at which it is too late.
             if notification.expires_at().is_some_and(|expires_at| expires_at <= send_at) {
                 return Ok(Decision::suppress(Reason::Expired));
             }
@@ -64,7 +64,7 @@ impl Decide for Enrich {
     }
 }
 
-/// How many addresses there are, never which.
+/// For the trace: how many addresses there are, and never which.
 fn explain(contacts: &Contacts, policy_from: &str) -> Attributes {
     let mut attributes = vec![
         ("policy".into(), policy_from.into()),

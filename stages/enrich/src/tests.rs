@@ -1,8 +1,8 @@
 use chasqui_contract::ManualClock;
+use chasqui_schemas::sample;
 use chasqui_stores::memory::MemoryDirectory;
 use futures::executor::block_on;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
 
 use super::*;
 
@@ -13,28 +13,14 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn notification() -> Notification {
-    serde_json::from_value(json!({
-        "id": "0197c5a0-0000-7000-8000-000000000001",
-        "app": "shop",
-        "lane": "normal",
-        "submitted_at": NOW,
-        "recipient": {"user": "ada"},
-        "request": {
-            "id": "0197c5a0-0000-7000-8000-000000000000",
-            "idempotency_key": "order-1",
-            "category": "order",
-            "message": {"content": {"body": "It is on its way"}},
-        },
-    }))
-    .unwrap()
+    Notification { submitted_at: at(NOW), ..sample::notification() }
 }
 
 fn with_times(send_at: Option<&str>, expires_at: Option<&str>) -> Notification {
-    let mut notification = notification();
-    let request = Arc::make_mut(&mut notification.request);
-    request.send_at = send_at.map(at);
-    request.expires_at = expires_at.map(at);
-    notification
+    notification().with_request(|request| {
+        request.send_at = send_at.map(at);
+        request.expires_at = expires_at.map(at);
+    })
 }
 
 fn ada() -> Contacts {

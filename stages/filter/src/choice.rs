@@ -1,6 +1,6 @@
-//! Which endpoints a recipient has, and what to say where none is left.
+//! Which endpoints a recipient has, and which reason to give where none of them may be used.
 //!
-//! Pure functions of the records; a crash means nothing here.
+//! Pure functions of the records, so a crash changes nothing.
 
 use chasqui_schemas::{
     Channel, Pepper, Reason,
@@ -35,7 +35,7 @@ pub(crate) fn endpoints(
 fn devices(contacts: &Contacts) -> Vec<Endpoint> {
     let mut endpoints: Vec<Endpoint> = Vec::with_capacity(contacts.devices.len());
     for device in &contacts.devices {
-        // Two devices of one id would be two deliveries of one id.
+        // A delivery's id is made of the device's: a second device of the same id would be the same delivery.
         if endpoints.iter().any(|endpoint| endpoint.id == device.id) {
             continue;
         }
@@ -51,10 +51,11 @@ fn devices(contacts: &Contacts) -> Vec<Endpoint> {
     endpoints
 }
 
-/// The one reason for a notification that may go nowhere: the user's own will is named before the suppression
-/// list, and that before a mere lack of addresses; of several opt-outs the widest.
+/// The one reason to give for a notification that may go nowhere. A user's own wish counts more than the suppression
+/// list, the list more than a missing address, and of several opt-outs the widest counts.
 pub(crate) fn most_telling(reasons: impl Iterator<Item = Reason>) -> Reason {
-    const WEIGHT: [Reason; 6] = [
+    /// Later ones count more.
+    const ORDER: &[Reason] = &[
         Reason::NoEndpoint,
         Reason::AddressSuppressed,
         Reason::OptedOutDevice,
@@ -62,5 +63,5 @@ pub(crate) fn most_telling(reasons: impl Iterator<Item = Reason>) -> Reason {
         Reason::OptedOutCategory,
         Reason::OptedOut,
     ];
-    reasons.max_by_key(|reason| WEIGHT.iter().position(|each| each == reason)).unwrap_or(Reason::NoEndpoint)
+    reasons.max_by_key(|reason| ORDER.iter().position(|each| each == reason)).unwrap_or(Reason::NoEndpoint)
 }

@@ -1,23 +1,23 @@
-//! Filter: where a notification may go, and when.
+//! Filter: decides where a notification may go, and when. **Quiet hours are decided here**, and nowhere else.
 //!
-//! | rule | passed by |
-//! |---|---|
-//! | it is too late | nothing |
-//! | the user's opt-outs: everything, the category, the channel, the device | mandatory categories |
-//! | the suppression list, for e-mail addresses and phone numbers | nothing |
-//! | the user's quiet hours | mandatory categories, the critical lane, what goes to the in-app inbox alone |
+//! | rule | where | what passes it all the same |
+//! |---|---|---|
+//! | it is too late to send | here | nothing |
+//! | the user opted out: of everything, the category, the channel, the device | [`Preferences::opt_out`], [`consent`] | mandatory categories |
+//! | the e-mail address or phone number is on the suppression list | [`consent`] | nothing |
+//! | it is the user's quiet hours | `quiet_hours` | mandatory categories, the critical lane, notifications to the in-app inbox alone |
 //!
-//! Inline recipients have no preferences, so neither opt-outs nor quiet hours.
+//! Inline recipients have no preferences, so neither opt-outs nor quiet hours apply to them.
 //!
-//! Quiet hours come last: a notification that may go nowhere is suppressed now, not in the morning. They hold
-//! the notification as a whole, its in-app part too, because a notification is in one place at a time. When it
-//! comes back everything is decided anew on the preferences and suppressions of then; contacts are still those
-//! that enrich found. A notification that would be too late in the morning is expired at once.
+//! Quiet hours come last, so that a notification that may go nowhere is suppressed now and not in the morning. They
+//! hold the whole notification, its in-app part too, because a notification is in one place at a time. When it comes
+//! back, everything is decided anew on the preferences and suppressions of that moment; the contacts are still those
+//! that enrich found. A notification that would be too late in the morning expires at once.
 //!
-//! The lane that counts is the category's, where an operator has set one, as prioritize will: a producer does
-//! not wake people by the choice of a subject.
+//! The lane that counts is the category's, where an operator has set one, as in prioritize: a producer cannot wake
+//! people by choosing another subject.
 //!
-//! Guarantee: without a mandatory category nothing goes where the user has opted out; nothing at all goes to an
+//! Guarantee: nothing goes where the user has opted out, except in a mandatory category; nothing at all goes to an
 //! address on the suppression list.
 //!
 //! After a crash the message comes again and is decided again; reading changes nothing.
@@ -41,11 +41,11 @@ mod tests;
 
 /// The filter stage.
 pub struct Filter {
-    /// Where preferences and suppressions are looked up.
+    /// Where it looks up preferences and suppressions.
     pub directory: Arc<dyn Directory>,
-    /// Tells whether it is too late, or quiet hours.
+    /// Says what time it is: too late to send, or quiet hours.
     pub clock: Arc<dyn Clock>,
-    /// For the ids of endpoints.
+    /// Keeps addresses out of the ids of endpoints.
     pub pepper: Pepper,
 }
 
@@ -58,7 +58,7 @@ impl Decide for Filter {
 
     async fn decide(&self, mut notification: Notification) -> Result<Decision, StoreError> {
         let (Some(contacts), Some(policy)) = (&notification.contacts, &notification.policy) else {
-            // Without the policy it is unknown whether the message is mandatory: guessing is not safe either way.
+            // Only the policy says whether the message is mandatory, and either guess could harm.
             return Ok(Decision::dead(Reason::Undecodable, "it lacks the contacts or the policy that enrich sets"));
         };
         let now = self.clock.now();
@@ -67,7 +67,7 @@ impl Decide for Filter {
             return Ok(Decision::suppress(Reason::Expired));
         }
 
-        // Preferences that do not count are not even read: a broken record does not hold up a security alert.
+        // A mandatory message does not read preferences, so that a broken record cannot hold up a security alert.
         let preferences = match notification.recipient.user() {
             Some(user) if !policy.mandatory => self.directory.preferences(user).await?,
             _ => None,
@@ -98,7 +98,8 @@ impl Decide for Filter {
             }
         }
 
-        // From here on the endpoints are where it goes; of the contacts only what says how to write is still needed.
+        // From here on the endpoints say where it goes. Of the contacts, render needs the locale and nothing else does:
+        // addresses that nobody needs do not travel.
         notification.contacts = notification.contacts.map(|contacts| Contacts {
             locale: contacts.locale,
             timezone: contacts.timezone,
@@ -147,10 +148,10 @@ impl Filter {
     }
 }
 
-/// The zone that the quiet hours are in: UTC where none is given, and where the one given is unknown, which the
-/// attributes then say.
+/// The zone of the quiet hours: their own, else the contact's, else UTC. An unknown zone counts as UTC too, and the
+/// attributes say so.
 fn zone(quiet: &QuietHours, contacts: &Contacts, attributes: &mut Attributes) -> TimeZone {
-    /// Longest zone name that a submission may have; records have no such limit of their own.
+    /// Maximum characters of the zone's name in a trace: as many as a submission may use. Records have no limit yet.
     const MAX_NAME_CHARS: usize = 64;
     let Some(name) = quiet.timezone.as_deref().or(contacts.timezone.as_deref()) else { return TimeZone::UTC };
     TimeZone::get(name).unwrap_or_else(|_| {

@@ -1,10 +1,10 @@
 //! Quiet hours: whether the recipient's wall clock shows a quiet time, and when that ends.
 //!
-//! Guarantee, whatever the zone does to its clocks: it is quiet exactly when the wall clock shows a time from
-//! `start` up to, not including, `end`; the end that is answered lies in the future and is itself not quiet, so
-//! that a message deferred to it goes on.
+//! Guarantee, whatever the zone does to its clocks: it is quiet exactly while the wall clock shows a time from `start`
+//! up to, but not including, `end`. The end that [`end`] answers lies in the future and is not quiet itself, so a
+//! message that is deferred to it goes on.
 //!
-//! Pure; a crash means nothing here.
+//! Pure, so a crash changes nothing.
 
 use jiff::{
     Timestamp, ToSpan,

@@ -4,6 +4,7 @@ use chasqui_contract::ManualClock;
 use chasqui_schemas::{
     notification::Recipient,
     record::{Category, CategoryPreference, Device, Platform, Suppression},
+    sample,
 };
 use chasqui_stores::memory::MemoryDirectory;
 use futures::executor::block_on;
@@ -28,30 +29,19 @@ fn device(id: &str) -> Device {
 
 /// To Ada, who has two devices, two mailboxes, a phone, and lives in London.
 fn notification(channels: &[Channel]) -> Notification {
-    let mut notification: Notification = serde_json::from_value(json!({
-        "id": "0197c5a0-0000-7000-8000-000000000001",
-        "app": "shop",
-        "lane": "normal",
-        "submitted_at": NOON,
-        "recipient": {"user": "ada"},
-        "request": {
-            "id": "0197c5a0-0000-7000-8000-000000000000",
-            "idempotency_key": "order-1",
-            "category": "order",
-            "message": {"content": {"body": "It is on its way"}},
-            "channels": channels,
-        },
-    }))
-    .unwrap();
-    notification.policy = Some(Category::default());
-    notification.contacts = Some(Contacts {
+    let contacts = Contacts {
         locale: None,
         timezone: Some("Europe/London".into()),
         emails: vec![EMAIL.into(), "countess@example.com".into()],
         phones: vec![PHONE.into()],
         devices: vec![device("phone"), device("tablet")],
-    });
-    notification
+    };
+    Notification {
+        submitted_at: at(NOON),
+        policy: Some(Category::default()),
+        contacts: Some(contacts),
+        ..sample::notification().with_request(|request| request.channels = Some(channels.to_vec()))
+    }
 }
 
 fn mandatory(mut notification: Notification) -> Notification {
@@ -59,9 +49,8 @@ fn mandatory(mut notification: Notification) -> Notification {
     notification
 }
 
-fn expiring(mut notification: Notification, at: Timestamp) -> Notification {
-    Arc::make_mut(&mut notification.request).expires_at = Some(at);
-    notification
+fn expiring(notification: Notification, at: Timestamp) -> Notification {
+    notification.with_request(|request| request.expires_at = Some(at))
 }
 
 fn directory(preferences: &Preferences, suppressed: &[&str]) -> MemoryDirectory {

@@ -1,13 +1,13 @@
-//! Prioritize: the lane on which a delivery waits for its account, and which account that is.
+//! Prioritize: decides on which lane a delivery waits for its provider, and which account it goes out through.
 //!
-//! The category's lane, where an operator has set one, holds over the lane that the producer published on:
-//! from here on a campaign published as critical waits with the other campaigns.
+//! The category's lane, where an operator has set one, replaces the lane that the producer published on. From here on a
+//! campaign that was published as critical waits with the other campaigns.
 //!
-//! Guarantee: what goes on names an account that is on the route of its app and channel, and was not too late. Of several the
-//! delivery's id draws one, by weight ([`chasqui_rules::Routes`]); whether it is in service is for send to know,
-//! which goes on to the next where it is not.
+//! Guarantee: a delivery that goes on was not too late, and names an account on the route of its app and channel. Where
+//! there are several, its id draws one of them by weight ([`chasqui_rules::Routes`]). Prioritize does not know whether
+//! that account works at the moment: send does, and tries the next one where it does not.
 //!
-//! After a crash the message comes again and the same is decided again.
+//! After a crash the message comes again, and the decision is the same.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ mod tests;
 
 /// The prioritize stage.
 pub struct Prioritize {
-    /// Tells whether it is too late.
+    /// Says whether it is too late to send.
     pub clock: Arc<dyn Clock>,
     /// The accounts, by app, channel and platform.
     pub routes: Routes,

@@ -3,6 +3,7 @@ use chasqui_schemas::{
     Lane,
     delivery::{Address, Endpoint},
     record::Platform,
+    sample,
 };
 use futures::executor::block_on;
 use jiff::Timestamp;
@@ -13,22 +14,7 @@ use super::*;
 const NOW: &str = "2026-07-01T12:00:00Z";
 
 fn delivery() -> Delivery {
-    serde_json::from_value(json!({
-        "id": "0197c5a0-0000-8000-8000-000000000002",
-        "notification_id": "0197c5a0-0000-7000-8000-000000000001",
-        "request_id": "0197c5a0-0000-7000-8000-000000000000",
-        "app": "shop",
-        "category": "order",
-        "template": "",
-        "variant": "",
-        "locale": "",
-        "lane": "high",
-        "endpoint": {"id": "1f3a", "address": {"mailbox": "ada@example.com"}},
-        "content": {"body": "It is on its way"},
-        "submitted_at": NOW,
-        "attempt": 1,
-    }))
-    .unwrap()
+    Delivery { lane: Lane::High, submitted_at: NOW.parse().unwrap(), ..sample::delivery() }
 }
 
 fn decide(delivery: Delivery) -> Decision {

@@ -1,7 +1,9 @@
-//! Compiled templates by template key.
+//! Keeps compiled templates by template key.
 //!
-//! Guarantee: what is compiled is what the directory holds. An entry is used only for the record it was compiled
-//! from, so a changed template needs no notice. Nothing of a notification is kept.
+//! Guarantee: an entry is used only for the record that it was compiled from, so a changed template is compiled again
+//! without being announced. Nothing of a notification is kept.
+//!
+//! After a crash it begins empty.
 
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use dashmap::DashMap;
 
 use crate::engine::Compiled;
 
-/// Most templates kept.
+/// Maximum templates kept. An installation with more still works, but compiles some of them again.
 const MAX_ENTRIES: usize = 1_024;
 
 #[derive(Default)]
@@ -27,13 +29,14 @@ impl Cache {
     /// The template compiled, now or before.
     pub(crate) fn compiled(&self, key: &str, record: &Arc<Template>) -> Arc<Compiled> {
         if let Some(entry) = self.entries.get(key)
-            // The directory hands out the same allocation as long as it can; comparing is still far less than compiling.
+            // The directory usually hands out the same allocation, which is quick to see. If not, comparing the records is
+            // still far cheaper than compiling.
             && (Arc::ptr_eq(&entry.record, record) || entry.record == *record)
         {
             return Arc::clone(&entry.compiled);
         }
         let compiled = Arc::new(Compiled::new(record));
-        // More templates than that are rare; to compile all of them anew is simpler than to rank them.
+        // Rare enough that compiling everything again is better than the bookkeeping of a finer rule.
         if self.entries.len() >= MAX_ENTRIES {
             self.entries.clear();
         }

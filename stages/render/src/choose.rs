@@ -1,4 +1,6 @@
-//! Which text: the variant by weight, the locale by fallback.
+//! Chooses the text of a template: the variant by weight, the locale by fallback.
+//!
+//! Pure: the same notification always gets the same text of the same template.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +11,7 @@ use chasqui_schemas::{
 };
 use uuid::Uuid;
 
-/// The text that was chosen, and where it stands in its template.
+/// The text that was chosen, and its place in the template.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Source<'a> {
     /// The variant it belongs to; empty for the template's own.
@@ -20,7 +22,7 @@ pub(crate) struct Source<'a> {
     pub(crate) content: &'a Content,
 }
 
-/// Draws a variant: always the same for the same notification; empty where there is none to draw.
+/// Draws a variant, always the same for the same notification; empty where the template has none.
 pub(crate) fn variant<'a>(template: &'a Template, key: &str, notification: Uuid) -> &'a str {
     let total: u64 = template.variants.values().map(|variant| u64::from(variant.weight)).sum();
     if total == 0 {
@@ -39,7 +41,7 @@ pub(crate) fn variant<'a>(template: &'a Template, key: &str, notification: Uuid)
     last
 }
 
-/// The text for a channel. What the variant does not have, the template's own texts may.
+/// The text for a channel: the variant's, else the template's own.
 pub(crate) fn source<'a>(
     template: &'a Template,
     variant: &'a str,
@@ -65,7 +67,7 @@ fn localized<'a>(locales: &'a BTreeMap<String, Content>, wanted: &str) -> Option
             return Some(found);
         }
         range = range.rfind(['-', '_']).map_or("", |end| &range[..end]);
-        // A single letter only announces the subtag that was just dropped.
+        // A single letter introduces the subtag that was just dropped, and means nothing without it.
         if let Some((rest, "x" | "X" | "u" | "U" | "t" | "T")) = range.rsplit_once(['-', '_']) {
             range = rest;
         }
@@ -73,7 +75,7 @@ fn localized<'a>(locales: &'a BTreeMap<String, Content>, wanted: &str) -> Option
     find(DEFAULT_LOCALE)
 }
 
-/// Whether two spellings are of one locale: `pt_br` is `pt-BR`.
+/// Whether two texts spell the same locale: `pt_br` is `pt-BR`.
 fn same_locale(a: &str, b: &str) -> bool {
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
     a.len() == b.len() && a.bytes().map(plain).eq(b.bytes().map(plain))

@@ -1,12 +1,14 @@
 //! The template engine and its limits.
 //!
-//! A template is a program that an operator wrote, run on data that anybody may have written. So: an undefined
-//! variable is an error, never a gap in the text; HTML is escaped; data stays data; a run has a budget of
+//! A template is a program that an operator wrote, and it runs on data that anybody may have written. So an undefined
+//! variable is an error and never a gap in the text, HTML is escaped, data is never run, and each run has a budget of
 //! instructions ([`FUEL`]), of depth and of output. There is no loader: a template can include only texts of its own
 //! record, and can reach no file, no environment and no other notification.
 //!
-//! The engine does not bound what a single expression takes: a text joined to itself again and again by `set`
-//! statements grows without end. Whoever may write to `templates` is trusted not to do that; data alone cannot.
+//! One thing is not bounded: a template that joins a text to itself again and again by `set` statements takes ever more
+//! memory. Operators who may write to `templates` are trusted not to do that; data alone cannot cause it.
+//!
+//! Pure, so a crash changes nothing.
 
 use std::{collections::BTreeMap, io};
 
@@ -20,11 +22,11 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, co
 
 use crate::choose::Source;
 
-/// Instructions that one text may take: some milliseconds.
+/// Maximum instructions of one text. They take some milliseconds, which a real template never needs.
 const FUEL: u64 = 100_000;
-/// How deep calls of macros and includes may nest.
+/// Maximum depth of macros and includes within each other: far below what a thread's stack holds.
 const RECURSION: usize = 50;
-/// Longest piece of a template that an error quotes, in characters.
+/// Maximum characters of the template that an error quotes: enough to find the place.
 const MAX_QUOTE: usize = 100;
 /// The part that is HTML.
 const HTML: &str = "html";
@@ -41,7 +43,7 @@ impl Data {
 /// One template record, compiled.
 pub(crate) struct Compiled {
     environment: Environment<'static>,
-    /// The texts that do not compile. They fail when they are wanted; the others work.
+    /// The texts that do not compile, with the error. Each fails when it is used; the others work.
     broken: BTreeMap<String, String>,
 }
 
@@ -55,9 +57,9 @@ impl Compiled {
         });
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION);
-        // So that an error can tell which variable was undefined. Nothing else of it is ever printed.
+        // Without it, errors do not name the undefined variable. We print nothing else of the debug information.
         environment.set_debug(true);
-        // Prints every variable there is.
+        // The function `debug()` would print every variable, and so the recipient's data.
         environment.remove_global("debug");
 
         let mut broken = BTreeMap::new();
@@ -78,9 +80,9 @@ impl Compiled {
         Compiled { environment, broken }
     }
 
-    /// Renders every part of a text; an error is told as `part, line: what`.
+    /// Renders every part of a text. An error reads `part, line: what`.
     pub(crate) fn render(&self, source: &Source<'_>, data: &Data) -> Result<Content, String> {
-        // A variable of the producer's own comes first.
+        // The producer's own `locale`, if `data` has one, wins over ours.
         let locale = if source.locale == chasqui_schemas::record::DEFAULT_LOCALE { "" } else { source.locale };
         let variables = minijinja::value::merge_maps([data.0.clone(), context! { locale }]);
         let mut left = MAX_CONTENT_BYTES;
@@ -160,7 +162,7 @@ impl io::Write for Bounded {
                 Ok(bytes.len())
             }
             None => {
-                // Nothing fits any more; that also tells this error from the template's own.
+                // Zero also marks this error, so that it is not taken for one of the template's own.
                 self.left = 0;
                 Err(io::Error::other("too long"))
             }

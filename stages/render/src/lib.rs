@@ -1,20 +1,20 @@
-//! Writes the message: one rendered delivery per endpoint.
+//! Render: writes the message, one delivery per endpoint.
 //!
-//! Guarantee: a delivery holds the texts of the notification's own template, in the best locale there is, with the
-//! notification's own data and nothing else; data is never read as a template, and is escaped in HTML. A template
-//! that fails, and a message that no channel can carry, is a dead letter that says where and why without repeating
-//! the data. Time and size of rendering are bounded.
+//! Guarantee: a delivery holds the texts of the notification's own template, in the best locale that the template has,
+//! with the notification's own data and nothing else. Data is never read as a template, and is escaped in HTML. Where a
+//! template fails, or no channel can show the message, the notification becomes a dead letter that says where and why
+//! without repeating the data. Time and size of rendering are bounded.
 //!
-//! After a crash the same notification gives the same deliveries: ids, variant and locale are derived from it. The
-//! templates are those of the moment it is rendered again.
+//! After a crash the same notification gives the same deliveries, because ids, variant and locale are derived from it.
+//! Only a template that was changed in between is rendered as it is now.
 //!
 //! | module | does |
 //! |---|---|
-//! | `choose` | variant by weight, locale by fallback |
-//! | `engine` | compiled templates and their limits |
-//! | `cache` | compiled templates by template key |
-//! | `sms` | how many segments a text takes |
-//! | `track` | links that tell where they were followed, the pixel, the way to unsubscribe |
+//! | `choose` | draws the variant by weight, and finds the locale by fallback |
+//! | `engine` | compiles and runs templates within limits |
+//! | `cache` | keeps compiled templates |
+//! | `sms` | counts the segments of a text |
+//! | `track` | rewrites links so that clicks are counted, adds the pixel and the link to unsubscribe |
 
 mod cache;
 mod choose;
@@ -27,8 +27,8 @@ use std::sync::Arc;
 use chasqui_contract::{Decide, Decision, Directory, Output, StoreError, Verdict};
 use chasqui_links::{Links, Origin};
 use chasqui_schemas::{
-    Channel, Delivery, Notification, Reason,
-    delivery::Endpoint,
+    Channel, Notification, Reason,
+    delivery::{Endpoint, Written},
     id,
     notification::{Json, Message},
     record::Template,
@@ -66,7 +66,7 @@ impl Decide for Render {
         Ok(match &request.message {
             Message::Content(content) => {
                 let locale = request.locale.as_deref().unwrap_or_default();
-                let written = |_: Channel| Ok(Some(Written { content: content.clone(), locale: locale.to_owned() }));
+                let written = |_: Channel| Ok(Some(Text { content: content.clone(), locale: locale.to_owned() }));
                 deliver(&notification, "", &tracking, written)
             }
             Message::Template { key, data } => match self.directory.template(key).await? {
@@ -102,7 +102,7 @@ impl Render {
         deliver(notification, variant, tracking, written)
     }
 
-    /// Whether category and recipient allow to know what they open and follow. What cannot be read does not allow it.
+    /// Whether category and recipient allow us to count opens and clicks. Preferences that cannot be read allow nothing.
     async fn may_track(&self, notification: &Notification) -> Result<bool, StoreError> {
         let by_category = notification.policy.as_ref().is_none_or(|policy| policy.tracking);
         if self.links.is_none() || !by_category {
@@ -118,12 +118,12 @@ impl Render {
 }
 
 /// A message as one channel shows it.
-struct Written {
+struct Text {
     content: Content,
     locale: String,
 }
 
-/// A rendering that failed, in words without data.
+/// Why a rendering failed, in words that do not repeat the data.
 struct Failed(String);
 
 /// Renders one channel; `None` where the template has nothing for it.
@@ -135,20 +135,20 @@ fn write(
     channel: Channel,
     wanted: &str,
     data: &Data,
-) -> Result<Option<Written>, Failed> {
+) -> Result<Option<Text>, Failed> {
     let Some(source) = choose::source(template, variant, channel, wanted) else { return Ok(None) };
     let content = compiled
         .render(&source, data)
         .map_err(|what| Failed(format!("template `{key}`, {channel}, locale `{}`, {what}", source.locale)))?;
-    Ok(Some(Written { content, locale: source.locale.to_owned() }))
+    Ok(Some(Text { content, locale: source.locale.to_owned() }))
 }
 
-/// One delivery per endpoint, of what `written` gives for each channel.
+/// One delivery per endpoint, with the text that `written` gives for its channel.
 fn deliver(
     notification: &Notification,
     variant: &str,
     tracking: &Tracking<'_>,
-    written: impl Fn(Channel) -> Result<Option<Written>, Failed>,
+    written: impl Fn(Channel) -> Result<Option<Text>, Failed>,
 ) -> Decision {
     if notification.endpoints.is_empty() {
         return Decision::suppress(Reason::NoEndpoint);
@@ -169,7 +169,7 @@ fn deliver(
             continue;
         }
         let written = match written(channel) {
-            Ok(written) => written.and_then(|Written { content, locale }| Some((fit(channel, content)?, locale))),
+            Ok(written) => written.and_then(|Text { content, locale }| Some((fit(channel, content)?, locale))),
             Err(Failed(what)) => return Decision::dead(Reason::RenderFailed, what),
         };
         let Some((content, locale)) = written else {
@@ -195,31 +195,15 @@ fn deliver(
             notification_id: notification.id,
             channel,
         };
-        deliveries.extend(endpoints.map(|endpoint| Delivery {
-            id: id::delivery(notification.id, channel, &endpoint.id),
-            notification_id: notification.id,
-            request_id: request.id,
-            app: notification.app.clone(),
-            category: request.category.clone(),
-            template: request.message.template().to_owned(),
-            variant: variant.to_owned(),
-            locale: locale.clone(),
-            lane: notification.lane,
-            category_lane: notification.policy.as_ref().and_then(|policy| policy.lane),
-            user: notification.recipient.user().map(str::to_owned),
-            endpoint: endpoint.clone(),
-            content: tracking.content(&origin(endpoint), content.clone()),
-            sms_segments,
-            submitted_at: notification.submitted_at,
-            expires_at: notification.expires_at(),
-            collapse_key: request.collapse_key.clone(),
-            overrides: request.overrides.clone(),
-            unsubscribe_url: tracking.unsubscribe_url(&origin(endpoint), notification, endpoint),
-            traceparent: request.traceparent.clone(),
-            provider: String::new(),
-            attempt: 1,
-            pass: 0,
-            sending_since: None,
+        deliveries.extend(endpoints.map(|endpoint| {
+            let written = Written {
+                variant: variant.to_owned(),
+                locale: locale.clone(),
+                content: tracking.content(&origin(endpoint), content.clone()),
+                sms_segments,
+                unsubscribe_url: tracking.unsubscribe_url(&origin(endpoint), notification, endpoint),
+            };
+            notification.delivery_to(endpoint.clone(), written)
         }));
     }
     if deliveries.is_empty() {
@@ -234,7 +218,7 @@ fn deliver(
     Decision { attributes, ..Decision::new(verdict) }
 }
 
-/// What a channel can show of a message; `None` where that is nothing.
+/// The part of a message that a channel can show; `None` where it can show nothing.
 fn fit(channel: Channel, content: Content) -> Option<Content> {
     let says = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.trim().is_empty());
     // A title becomes a header of an e-mail: a line break in it could begin another header.

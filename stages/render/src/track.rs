@@ -1,20 +1,24 @@
-//! Links and pixel: how a message tells that it was opened, and where its links were followed.
+//! Rewrites the links of a message and adds a pixel, so that the gateway sees clicks and opens; makes the link to
+//! unsubscribe.
 //!
 //! Guarantee: a recipient or category without tracking gets the message as it was written. Otherwise every http(s) link
-//! of an HTML part, and `url`, leads to the gateway, which leads on to exactly where it led before; nothing else of the
-//! message changes but a pixel at the end of its HTML. What cannot be rewritten safely stays as it is: links with
-//! characters outside ASCII or with references that we do not know, links beyond the [`MAX_LINKS`]th, and whatever is
-//! inside comments, Outlook's conditional ones included.
+//! of the HTML part, and `url`, goes to the gateway, which redirects to exactly the old target, and a pixel stands at the
+//! end of the HTML; nothing else changes. A link that cannot be rewritten safely stays as it is: one with characters
+//! outside ASCII or with character references that we do not know, one beyond the [`MAX_LINKS`]th, one inside a comment
+//! (Outlook's conditional comments included).
 //!
-//! Pure: rendered again after a crash, a message has the same links.
+//! Pure: a message that is rendered again after a crash has the same links.
 
 use std::{borrow::Cow, cell::Cell};
 
 use chasqui_links::{Links, Origin};
-use chasqui_schemas::{Channel, Notification, OptOut, bucket::address_key, delivery::Endpoint, submission::Content};
+use chasqui_schemas::{
+    Channel, Notification, OptOut, bucket::address_key, delivery::Endpoint, record::Suppression, submission::Content,
+};
 use lol_html::{RewriteStrSettings, element, end, end_tag, html_content::ContentType, rewrite_str};
 
-/// Links of one message that are rewritten; each makes the HTML some hundred bytes longer.
+/// Maximum links of a message that are rewritten. Each makes the HTML some hundred bytes longer, and Gmail cuts a mail at
+/// about 100 kB.
 const MAX_LINKS: u16 = 200;
 
 /// Links to the gateway, for one notification.
@@ -34,8 +38,8 @@ impl Tracking<'_> {
         Content { url, html, ..content }
     }
 
-    /// Where one POST unsubscribes the recipient of a mail (RFC 8058): the user from the category; recipients who are
-    /// no users have no preferences, so their address gets nothing any more. Tracking has no part in it.
+    /// Where one POST unsubscribes the recipient of a mail (RFC 8058). A user is unsubscribed from the category. An inline
+    /// recipient has no preferences, so the address goes to the suppression list. It does not depend on tracking.
     pub(crate) fn unsubscribe_url(
         &self,
         origin: &Origin,
@@ -52,18 +56,21 @@ impl Tracking<'_> {
                 user: user.to_owned(),
                 category: notification.request.category.clone(),
             },
-            None => OptOut::Address { key: address_key(endpoint.address.text()), reason: "unsubscribe".to_owned() },
+            None => OptOut::Address {
+                key: address_key(endpoint.address.text()),
+                reason: Suppression::UNSUBSCRIBE.to_owned(),
+            },
         };
         self.links?.unsubscribe(origin, &opt_out)
     }
 }
 
-/// `None` where the HTML is beyond the rewriter.
+/// The HTML with links rewritten and a pixel; `None` where the rewriter gives up on it.
 fn html(links: &Links, origin: &Origin, text: &str) -> Option<String> {
     let pixel = format!(r#"<img src="{}" width="1" height="1" alt="" style="display:block">"#, links.open(origin));
-    // The first is `url`.
+    // Link 0 is `url`.
     let next = Cell::new(1);
-    // Behind a cell of its own, because a handler of an end tag has to outlive the others.
+    // Shared by reference count, because the handler of an end tag must be `'static` while the others borrow.
     let is_placed = std::rc::Rc::new(Cell::new(false));
     let settings = RewriteStrSettings::new()
         .with_strict(false)

@@ -1,6 +1,8 @@
-//! Whether an endpoint may be used. With [`Preferences::opt_out`] the one definition of what an opt-out and a suppressed
-//! address mean: filter asks before anything is rendered, and send asks again before it tries what had to wait, so
-//! that a recipient who says no in between is heard.
+//! Whether an endpoint may be used. Together with [`Preferences::opt_out`] this is the only definition of what an opt-out
+//! and a suppressed address mean. Filter asks before anything is rendered; send asks again before it tries a delivery
+//! that had to wait, because the recipient may have opted out in between.
+//!
+//! Pure but for one look-up in the directory; a crash changes nothing.
 
 use chasqui_contract::{Directory, StoreError};
 use chasqui_schemas::{
@@ -9,8 +11,8 @@ use chasqui_schemas::{
     record::Preferences,
 };
 
-/// Why this one endpoint must not be used, if so: its device is switched off, or its address is on the suppression
-/// list, which nothing passes.
+/// The reason why this one endpoint must not be used, if there is one: the user switched the device off, or the address
+/// is on the suppression list, which holds for every message.
 ///
 /// # Errors
 /// The directory's.

@@ -158,21 +158,14 @@ fn draw(delivery: &str, candidate: &Candidate) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use chasqui_schemas::delivery::{Address, Endpoint};
+    use chasqui_schemas::{delivery::Address, sample};
     use serde_json::json;
     use uuid::Uuid;
 
     use super::*;
 
     fn delivery(n: u128, address: Address) -> Delivery {
-        let mut delivery: Delivery = serde_json::from_value(json!({
-            "id": Uuid::from_u128(n), "notification_id": Uuid::nil(), "request_id": Uuid::nil(), "app": "shop",
-            "category": "order", "template": "", "variant": "", "locale": "", "lane": "high", "content": {},
-            "endpoint": {"id": "e", "address": {"phone": "+1"}}, "submitted_at": "2030-01-01T00:00:00Z", "attempt": 1,
-        }))
-        .unwrap();
-        delivery.endpoint = Endpoint { id: "e".into(), address };
-        delivery
+        Delivery { id: Uuid::from_u128(n), ..sample::delivery().to(address) }
     }
 
     fn sms(n: u128) -> Delivery {

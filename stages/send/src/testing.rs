@@ -5,13 +5,7 @@ use std::{collections::VecDeque, sync::Mutex, time::Duration};
 use async_trait::async_trait;
 use chasqui_contract::{Answer, Provider};
 use chasqui_rules::Routes;
-use chasqui_schemas::{
-    Channel, Delivery, Lane,
-    delivery::{Address, Endpoint},
-    id,
-    record::Platform,
-    submission::Content,
-};
+use chasqui_schemas::{Channel, Delivery, delivery::Address, id, record::Platform, sample};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -65,38 +59,9 @@ pub(crate) fn delivery(channel: Channel) -> Delivery {
 
 /// A first attempt to an address.
 pub(crate) fn delivery_to(address: Address) -> Delivery {
-    let endpoint = Endpoint { id: "endpoint".into(), address };
     let notification_id = id::notification(at(0), Uuid::nil(), "ada");
-    Delivery {
-        id: id::delivery(notification_id, endpoint.channel(), &endpoint.id),
-        notification_id,
-        request_id: Uuid::nil(),
-        app: "shop".into(),
-        category: "order".into(),
-        template: String::new(),
-        variant: String::new(),
-        locale: String::new(),
-        lane: Lane::Normal,
-        category_lane: None,
-        user: Some("ada".into()),
-        endpoint,
-        content: Content {
-            title: Some("Your order".into()),
-            body: Some("It is on its way.".into()),
-            ..Content::default()
-        },
-        sms_segments: 0,
-        submitted_at: at(0),
-        expires_at: None,
-        collapse_key: None,
-        overrides: serde_json::Map::new(),
-        unsubscribe_url: None,
-        traceparent: None,
-        provider: "script".into(),
-        attempt: 1,
-        pass: 0,
-        sending_since: None,
-    }
+    let delivery = Delivery { notification_id, submitted_at: at(0), provider: "script".into(), ..sample::delivery() };
+    delivery.to(address)
 }
 
 /// A provider that follows a script, and counts its calls.

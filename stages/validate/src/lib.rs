@@ -1,19 +1,20 @@
-//! The first stage: reads a submission, checks it against the contract, makes one notification per recipient.
+//! Validate, the first stage: reads a submission, checks it against the contract, makes one notification per recipient.
 //!
 //! Guarantee: whatever the bytes are, the answer is either notifications that every later stage may trust, or a
-//! rejection that names every violation the producer has to correct. Hostile input costs bounded time and memory
-//! and makes a bounded rejection.
+//! rejection that names every violation the producer has to correct. Hostile input takes bounded time and memory, and
+//! makes a bounded rejection.
 //!
-//! After a crash the same message gives the same notifications under the same ids: everything is derived from
-//! the message itself, there is no clock and no state here. A submission that has already expired goes on, so that
-//! it gets a trace and a terminal state like any other.
+//! After a crash the same message gives the same notifications under the same ids, because everything is derived from
+//! the message itself: validate has neither clock nor state. So a submission that has already expired goes on, and gets
+//! a trace and a terminal state like any other.
 //!
 //! | module | does |
 //! |---|---|
-//! | `parse` | bytes to a JSON value, JSON or MessagePack |
-//! | `spelling` | camelCase names of the published fields to their own |
-//! | `schema` | the published JSON Schema, with violations in words |
-//! | `rules` | what a JSON Schema cannot say |
+//! | `parse` | reads JSON or MessagePack |
+//! | `spelling` | renames fields that are spelled in camelCase |
+//! | `schema` | checks against the published JSON Schema, and words its violations |
+//! | `rules` | checks what a JSON Schema cannot say |
+//! | `violations` | collects what is wrong, up to a limit |
 
 mod parse;
 mod rules;
@@ -29,7 +30,7 @@ use std::{
 use chasqui_contract::{Decide, Decision, Output, StoreError, Submitted, Verdict};
 use chasqui_schemas::{
     Channel, Lane, Notification, Pepper, Reason, header, id,
-    notification::{Json, Message, Recipient, Request},
+    notification::{Recipient, Request},
     record::Contacts,
     subject,
     submission::{self, Submission},
@@ -39,7 +40,7 @@ use uuid::Uuid;
 
 use crate::{schema::Schema, violations::Violations};
 
-/// Longest idempotency key, in characters, wherever it comes from.
+/// Maximum characters of an idempotency key, from the field or the header: as `submission.json` says of the field.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 /// The validate stage.
@@ -80,7 +81,7 @@ impl Validate {
             violations.add("subject", "an app's name is one token of 1 to 64 letters, digits, `-` and `_`");
         }
         spelling::normalise(fields, &mut violations);
-        // Both sides are written against the raw value, so that one kind of violation does not hide the other.
+        // Schema and rules both read the raw value, so that one kind of violation does not hide the other.
         let mut value = Value::Object(std::mem::take(fields));
         self.schema.check(&mut value, &mut violations);
         if let Value::Object(checked) = &mut value {
@@ -103,7 +104,7 @@ impl Decide for Validate {
     }
 }
 
-/// Why there are no notifications.
+/// Why a submission becomes no notifications.
 struct Rejection {
     reason: Reason,
     violations: Vec<String>,
@@ -127,7 +128,7 @@ impl Rejection {
     }
 }
 
-/// The header stands in for the field, so it is under the field's rules.
+/// The header is the idempotency key where the field is absent, so the field's rules hold for it.
 fn check_message_id(message_id: Option<&str>, violations: &mut Violations) {
     let Some(message_id) = message_id else { return };
     if message_id.chars().count() > MAX_IDEMPOTENCY_KEY {
@@ -141,52 +142,28 @@ fn check_message_id(message_id: Option<&str>, violations: &mut Violations) {
 /// One notification per recipient of a submission that passed every check.
 fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -> Result<Decision, Rejection> {
     let incoming = &submitted.incoming;
-    // The checks leave little to fail here: times outside of the years -9999 to 9999, for example.
-    let submission: Submission = serde_json::from_value(Value::Object(fields))
+    // Nearly everything that could fail here was refused before; a time outside of the years -9999 to 9999 was not.
+    let mut submission: Submission = serde_json::from_value(Value::Object(fields))
         .map_err(|error| Rejection::new(Reason::Invalid, "submission", error.to_string()))?;
     let request_id = submission.id.unwrap_or_else(|| incoming.request_id());
     let message_id = incoming.message_id.as_deref().filter(|message_id| !message_id.is_empty());
-    let request = Arc::new(Request {
-        id: request_id,
-        idempotency_key: submission
-            .idempotency_key
-            .or(message_id.map(str::to_owned))
-            .unwrap_or_else(|| request_id.to_string()),
-        category: submission.category,
-        message: match (submission.template, submission.content) {
-            (Some(key), _) => Message::Template { key, data: Json::from(&submission.data) },
-            (None, content) => Message::Content(content.unwrap_or_default()),
-        },
-        channels: submission.channels.map(without_repeats),
-        send_at: submission.send_at,
-        expires_at: submission.expires_at,
-        locale: submission.locale,
-        collapse_key: submission.collapse_key,
-        transaction_id: submission.transaction_id,
-        metadata: submission.metadata,
-        overrides: submission.overrides,
-        traceparent: incoming.traceparent.as_deref().and_then(header::traceparent).map(str::to_owned),
-    });
+    let idempotency_key =
+        submission.idempotency_key.take().or(message_id.map(str::to_owned)).unwrap_or_else(|| request_id.to_string());
+    let traceparent = incoming.traceparent.as_deref().and_then(header::traceparent).map(str::to_owned);
+    submission.channels = submission.channels.map(without_repeats);
+    let recipients = std::mem::take(&mut submission.recipients);
+    let request = Arc::new(Request::of(submission, request_id, idempotency_key, traceparent));
 
-    let asked = submission.recipients.len();
+    let asked = recipients.len();
     let mut seen = HashSet::with_capacity(asked);
     let mut outputs = Vec::with_capacity(asked);
-    for recipient in submission.recipients.into_iter().map(recipient) {
+    for recipient in recipients.into_iter().map(recipient) {
         let key = pepper.recipient(&recipient);
         let id = id::notification(incoming.stored_at, request_id, &key);
         if seen.insert(key) {
-            outputs.push(Output::Notification(Notification {
-                id,
-                app: submitted.app.clone(),
-                lane: submitted.lane,
-                submitted_at: incoming.stored_at,
-                recipient,
-                request: Arc::clone(&request),
-                pass: 0,
-                contacts: None,
-                policy: None,
-                endpoints: Vec::new(),
-            }));
+            let (app, request) = (submitted.app.clone(), Arc::clone(&request));
+            let notification = Notification::new(id, app, submitted.lane, incoming.stored_at, recipient, request);
+            outputs.push(Output::Notification(notification));
         }
     }
     let repeated = asked - outputs.len();

@@ -1,8 +1,10 @@
-//! Bytes to a JSON value.
+//! Reads the bytes of a submission, JSON or MessagePack, into a JSON value.
 //!
-//! JSON and MessagePack go through the same visitor, so they are equally strict: no field twice in an object (whose
-//! value would count?), no nesting deeper than [`MAX_DEPTH`], nothing after the value. Declared lengths are not
-//! trusted: memory grows with the bytes that are there.
+//! Guarantee: both formats go through the same visitor and are equally strict. An object may not hold a field twice
+//! (which value would count?), nesting ends at [`MAX_DEPTH`], and nothing may follow the value. Declared lengths are not
+//! trusted: memory grows only with the bytes that are there.
+//!
+//! Pure, so a crash changes nothing.
 
 use std::fmt;
 
@@ -15,7 +17,7 @@ use serde_json::{Map, Number, Value, map::Entry};
 
 use crate::violations::clip;
 
-/// Deepest nesting of a submission; less than the envelope between stages can carry.
+/// Maximum depth of nesting. It is half of what the envelope between stages can carry, which adds levels of its own.
 const MAX_DEPTH: usize = 64;
 
 /// The fields of a submission, or what is wrong with the bytes, in words.
@@ -66,7 +68,7 @@ fn message_pack(bytes: &[u8]) -> Result<Value, String> {
         };
         format!("not MessagePack: {what}")
     })?;
-    // The reader does not tell where it stands; another read tells whether it stands at the end.
+    // The reader does not expose its position. Reading another value fails in this way only at the end of the bytes.
     match <()>::deserialize(&mut reader) {
         Err(MessagePackError::InvalidMarkerRead(_)) => Ok(value),
         _ => Err("not MessagePack: bytes follow the value".to_owned()),
@@ -165,7 +167,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
-/// Reads a field's name: text, nothing that only looks like it.
+/// Reads a field's name, which must be text: MessagePack would also allow bytes and numbers.
 struct Name;
 
 impl<'de> DeserializeSeed<'de> for Name {

@@ -1,7 +1,9 @@
-//! What a JSON Schema cannot say: relations between fields, sizes of whole objects, addresses, zones.
+//! Checks what a JSON Schema cannot say: relations between fields, sizes of whole objects, addresses, zones.
 //!
-//! Rules read the raw value, so that they find what they can also in a submission that breaks the schema; a value
-//! of the wrong type is the schema's to report and is passed over here.
+//! Rules read the raw value, so that they also work on a submission that breaks the schema. A value of the wrong type is
+//! passed over here, because the schema reports it.
+//!
+//! Pure, so a crash changes nothing.
 
 use std::io;
 
@@ -103,7 +105,7 @@ fn check_recipient(recipient: &Fields, path: &str, violations: &mut Violations) 
     }
 }
 
-/// Names end up in headers, subjects, traces and terminals.
+/// Names go into headers, subjects, traces and terminals, where a control character could do harm.
 fn check_name(fields: &Fields, path: &str, name: &str, violations: &mut Violations) {
     let Some(text) = text(fields, name) else { return };
     if unprintable(text) {
@@ -128,8 +130,9 @@ fn is_language_tag(tag: &str) -> bool {
         && subtags.all(|subtag| (1..=8).contains(&subtag.len()) && subtag.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
-/// A dot-atom and a domain of two labels or more ([RFC 5321](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.2)):
-/// what providers take, less quoted local parts and address literals. Nothing in it can break out of a header.
+/// A dot-atom and a domain of two labels or more ([RFC 5321](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.2)).
+/// Providers also accept quoted local parts and address literals; those are refused, so that no address can break out
+/// of a mail header.
 fn is_email(text: &str) -> bool {
     let Some((local, domain)) = text.split_once('@') else { return false };
     let is_atom = |part: &str| {

@@ -15,7 +15,7 @@ use crate::{
     violations::{Violations, clip},
 };
 
-/// Longest unknown field name that is repeated, in characters.
+/// Maximum characters of an unknown field's name in a violation: as long as names in the contract may be.
 const MAX_NAME: usize = 64;
 
 /// The compiled schema.
@@ -42,13 +42,13 @@ impl Schema {
         Schema { validator, names }
     }
 
-    /// Adds every violation of the schema. Lists that are too long are cut short, since they are refused anyway.
+    /// Adds every violation of the schema. Lists that are too long are cut short: the submission is refused anyway.
     pub(crate) fn check(&self, submission: &mut Value, violations: &mut Violations) {
-        // Nearly every submission is valid, and answering just that is several times as fast.
+        // Nearly every submission is valid, and `is_valid` is several times as fast as listing errors.
         if self.validator.is_valid(submission) {
             return;
         }
-        // One item too many says the same as a million, which would take a second to explain.
+        // One item too many gives the same violation as a million, which would take a second to check.
         for name in ["recipients", "channels"] {
             if let Some(list) = submission.get_mut(name).and_then(Value::as_array_mut) {
                 list.truncate(MAX_RECIPIENTS + 1);
@@ -138,7 +138,7 @@ fn words(broken: &ValidationErrorKind, value: &Value) -> String {
 fn types(expected: &TypeKind) -> String {
     let names: Vec<String> = match expected {
         TypeKind::Single(one) => vec![one.to_string()],
-        // Null is as good as absent; nobody needs to be told to send it.
+        // Null means the same as an absent field, so no violation suggests it.
         TypeKind::Multiple(several) => {
             several.iter().map(|each| each.to_string()).filter(|each| each != "null").collect()
         }

@@ -1,14 +1,16 @@
-//! camelCase names of the published fields, brought to their own spelling.
+//! Renames fields that a producer spelled in camelCase.
 //!
-//! Only where the contract names fields: at the top and in recipients. Whatever is inside of `data`,
-//! `metadata` and `overrides` is the producer's own.
+//! It renames only where the contract names fields: at the top and in recipients. Inside of `data`, `metadata` and
+//! `overrides` the names are the producer's own.
+//!
+//! Pure, so a crash changes nothing.
 
 use serde_json::{Map, Value};
 
 use crate::violations::Violations;
 
 /// Other spellings of the fields of a submission.
-const SUBMISSION: [(&str, &str); 6] = [
+const SUBMISSION: &[(&str, &str)] = &[
     ("idempotencyKey", "idempotency_key"),
     ("templateType", "template"),
     ("sendAt", "send_at"),
@@ -17,15 +19,15 @@ const SUBMISSION: [(&str, &str); 6] = [
     ("transactionId", "transaction_id"),
 ];
 /// Other spellings of the fields of a recipient.
-const RECIPIENT: [(&str, &str); 2] = [("userId", "user"), ("timeZone", "timezone")];
+const RECIPIENT: &[(&str, &str)] = &[("userId", "user"), ("timeZone", "timezone")];
 
-/// Renames them. A field that is there in both spellings is a violation.
+/// Renames every such field. A field that is given in both spellings is a violation.
 pub(crate) fn normalise(fields: &mut Map<String, Value>, violations: &mut Violations) {
-    rename(fields, &SUBMISSION, "", violations);
+    rename(fields, SUBMISSION, "", violations);
     if let Some(Value::Array(recipients)) = fields.get_mut("recipients") {
         for (index, recipient) in recipients.iter_mut().enumerate() {
             if let Value::Object(recipient) = recipient {
-                rename(recipient, &RECIPIENT, &format!("recipients[{index}]."), violations);
+                rename(recipient, RECIPIENT, &format!("recipients[{index}]."), violations);
             }
         }
     }

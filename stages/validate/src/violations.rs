@@ -1,10 +1,12 @@
-//! The list of what is wrong with a submission: bounded, whatever the submission holds.
+//! The list of what is wrong with a submission. Its size is bounded, whatever the submission holds.
+//!
+//! Pure, so a crash changes nothing.
 
 use std::fmt::Display;
 
-/// Most violations listed; of the rest it is only told that there are more.
+/// Maximum violations in the list: more than a person corrects in one go. "and more" stands for the rest.
 const MAX_LISTED: usize = 50;
-/// Longest violation, in characters.
+/// Maximum characters of a violation. It may quote the producer's own text, which can have any length.
 const MAX_LENGTH: usize = 300;
 
 /// Violations in the order in which they were found, without repeats.
@@ -31,7 +33,7 @@ impl Violations {
         self.listed.is_empty()
     }
 
-    /// Whether there are already more than are listed, so that there is no use in finding others.
+    /// Whether the list is full, so that looking for more violations would change nothing.
     pub(crate) fn are_enough(&self) -> bool {
         self.more
     }

@@ -1,9 +1,10 @@
-//! `contacts`, `preferences`, `templates`, `categories`, `suppressions`: the state buckets by hand and in bulk.
+//! `contacts`, `preferences`, `templates`, `categories`, `suppressions`: reads and writes the state buckets, one record or
+//! a whole file.
 //!
-//! Guarantee: a record that a stage could not use is refused, and the error names its field. An import reads and
-//! writes at the same time and holds a few records in memory, however large the file.
+//! Guarantee: a record that a stage could not use is refused, and the error names its field. An import reads and writes
+//! at the same time and holds only a few records in memory, however large the file is.
 //!
-//! After a crash in the middle of an import the records before it are stored; import the whole again.
+//! After a crash in the middle of an import, some of its records are stored: import the whole file again.
 
 use std::{
     fs::File,
@@ -32,9 +33,9 @@ use crate::{
     servers,
 };
 
-/// Longest line of an import, in bytes: a record, its name, and room for the way they are written.
+/// Maximum bytes of a line of an import: a record and its name, and as much again for blanks and escapes.
 const MAX_LINE_BYTES: usize = 2 * MAX_RECORD_BYTES;
-/// Records read ahead of those being written.
+/// Maximum records that are read ahead of the writes: several times what is written at once.
 const READ_AHEAD: usize = 64;
 
 /// A record's name and JSON.
@@ -54,12 +55,12 @@ pub(crate) async fn run(command: BucketCommand, config: &Settings) -> anyhow::Re
             print(&format!("imported {stored} {bucket}\n"))
         }
         RecordsCommand::Get { name } => match records.get(&name).await? {
-            // Ours are JSON; what somebody else wrote is shown as it is.
+            // Another program may have written something that is no JSON; it is shown as it is.
             Some(bytes) => match serde_json::from_slice::<serde_json::Value>(&bytes) {
                 Ok(record) => print_json(&record),
                 Err(_) => print(&String::from_utf8_lossy(&bytes)),
             },
-            None => bail!("`{name}` has no record in {bucket}: `chasqui {bucket} list` prints those that have"),
+            None => bail!("{bucket} has no record `{name}`: `chasqui {bucket} list` prints the names it has"),
         },
         RecordsCommand::Put { name, record } => {
             let json = match record {
@@ -87,7 +88,7 @@ fn read_record(input: impl Read) -> anyhow::Result<Vec<u8>> {
     let mut json = Vec::new();
     input.take(MAX_RECORD_BYTES as u64 + 1).read_to_end(&mut json).context("cannot read standard input")?;
     if json.is_empty() {
-        bail!("standard input is empty: give the record, JSON, as an argument or there");
+        bail!("standard input is empty: give the record as JSON, as an argument or on standard input");
     }
     Ok(json)
 }
@@ -116,8 +117,8 @@ async fn import(records: &Records, file: &Path) -> anyhow::Result<u64> {
     });
     let imported = imported.await;
     progress.finish_and_clear();
-    let so_far = |stored| format!("stopped after {stored} records: correct it and import the whole again");
-    // Where writing failed, the reader may wait for input that never comes: it is left behind.
+    let so_far = |stored| format!("stopped after {stored} records: correct the file and import all of it again");
+    // Where writing failed, the reading thread may wait for input that never comes, so it is left alone.
     imported.with_context(|| so_far(stored))?;
     reading.await.context("the reader panicked")?.with_context(|| so_far(stored))?;
     Ok(stored)
@@ -130,21 +131,22 @@ struct Line {
     record: Box<RawValue>,
 }
 
-/// Reads either form; `take` answers whether it wants more.
+/// Reads records in either form and hands them to `take`, until that answers false.
 ///
-/// A first line that is a whole `{"name": …, "record": …}` begins the lines form; anything else is an object.
+/// If the first line is a whole `{"name": …, "record": …}`, all lines are; anything else is read as one object.
 fn read(mut input: impl BufRead, mut take: impl FnMut(Named) -> bool) -> anyhow::Result<()> {
     let mut line = Vec::new();
     let mut number = 0;
     while line.trim_ascii().is_empty() {
         number += 1;
         if read_line(&mut input, &mut line)? == 0 {
-            bail!("there is nothing in it");
+            bail!("the file has nothing in it");
         }
     }
     if serde_json::from_slice::<Line>(&line).is_err() {
         let mut json = serde_json::Deserializer::from_reader(line.as_slice().chain(input));
-        json.deserialize_map(Object(&mut take)).context("neither an object of records nor lines of them")?;
+        json.deserialize_map(Object(&mut take))
+            .context("the file holds neither an object of records nor a record on each line")?;
         return json.end().context("something follows the object of records");
     }
     loop {
@@ -232,13 +234,13 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let told = |text: &str| format!("{:#}", records(text).unwrap_err());
-        assert!(told("").contains("nothing"));
-        assert!(told("{\"name\":\"ada\",\"record\":{}}\n\n{\"nam\":1}").contains("line 3"));
-        assert!(told("{\"ada\":{}} {}").contains("follows"));
-        assert!(told("[1]").contains("object of records"));
+        let error = |text: &str| format!("{:#}", records(text).unwrap_err());
+        assert!(error("").contains("nothing"));
+        assert!(error("{\"name\":\"ada\",\"record\":{}}\n\n{\"nam\":1}").contains("line 3"));
+        assert!(error("{\"ada\":{}} {}").contains("follows"));
+        assert!(error("[1]").contains("object of records"));
         let long = format!("{{\"name\":\"ada\",\"record\":{{}}}}\n{}", " ".repeat(MAX_LINE_BYTES + 1));
-        assert!(told(&long).contains("line 2 is longer"));
+        assert!(error(&long).contains("line 2 is longer"));
     }
 
     #[test]
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_ends_when_nobody_wants_more() {
+    fn reading_ends_when_no_more_is_wanted() {
         let mut taken = 0;
         let lines = "{\"name\":\"a\",\"record\":1}\n".repeat(10);
         read(lines.as_bytes(), |_| {

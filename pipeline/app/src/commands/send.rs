@@ -1,8 +1,8 @@
-//! `send`: publishes a submission as a producer would, with JetStream's acknowledgement.
+//! `send`: publishes a submission as a producer would, and waits for JetStream's acknowledgement.
 //!
-//! Guarantee: what it reports as published is stored. A submission without an `id` gets one here, so that its
-//! trace can be found; everything else goes out as it was written. After an error it may or may not be stored: the
-//! error names the id to look for.
+//! Guarantee: a submission that is reported as published is stored. If it has no `id` it gets one here, so that its trace
+//! can be found; everything else is published as it was written. After an error or a crash the submission may or may not
+//! be stored: `chasqui trace` with the id that the error names shows which.
 
 use std::{fs::File, io::Read, path::Path, time::Duration};
 
@@ -28,9 +28,9 @@ use crate::{
     servers::{self, require_topology},
 };
 
-/// Longest wait for the end of a request.
+/// Maximum wait for the end of a request with `--wait`: a notification normally ends within a second.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is looked for.
+/// Pause between two looks at its traces.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How a submission is written.
@@ -57,14 +57,14 @@ impl Format {
     }
 }
 
-/// Publishes the file, tells its id, and waits for its end if asked to.
+/// Publishes the file, prints its id, and with `--wait` also its traces once they have ended.
 pub(crate) async fn run(args: &SendArgs, config: &Settings) -> anyhow::Result<()> {
     if !subject::is_app(&args.app) {
         bail!("`{}` cannot be an app: use 1 to 64 letters, digits, `-` and `_`", args.app);
     }
     let format = Format::of(&args.file);
     let (payload, id) = with_id(&read(&args.file)?, format)?;
-    // Before publishing, so that a missing address is no surprise afterwards.
+    // Before publishing: if the address of ClickHouse is missing, nothing is published.
     let clickhouse = args.wait.then(|| servers::clickhouse_alone(config)).transpose()?;
     let client = servers::nats_alone(config).await?;
     require_topology(&client).await?;
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: &SendArgs, config: &Settings) -> anyhow::Result<()
     };
     let stored = Publisher::new(jetstream::new(client)).publish(&[submission]).await;
     let stored = stored.with_context(|| {
-        format!("not confirmed: `chasqui trace {id}` tells whether it arrived all the same; if not, send it again")
+        format!("not confirmed: `chasqui trace {id}` shows whether it arrived all the same; if not, send it again")
     })?;
     let sequence = stored.first().map(|stored| stored.sequence);
     let mut answer = serde_json::json!({ "request_id": id, "subject": subject, "sequence": sequence });
@@ -101,8 +101,8 @@ pub(crate) async fn run(args: &SendArgs, config: &Settings) -> anyhow::Result<()
     match (ended, traces.is_empty()) {
         (true, _) => Ok(()),
         (false, true) => bail!(
-            "no trace of it after {} s: is every stage running (`chasqui up` or `chasqui serve`)? It is stored, and \
-             waits for them",
+            "no trace of it after {} s: it is stored, and waits until every stage runs (`chasqui up` or `chasqui \
+             serve`)",
             PATIENCE.as_secs()
         ),
         (false, false) => {
@@ -121,11 +121,11 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What is read of a submission; all else is validate's.
+/// The part of a submission that is read here; validate checks the rest.
 #[derive(Deserialize)]
 struct Head {
     #[serde(default)]
-    /// As text in either format: a UUID of our own type would be bytes in MessagePack.
+    /// Text in both formats: `Uuid` itself would expect bytes in MessagePack.
     id: Option<String>,
 }
 
@@ -166,12 +166,12 @@ fn with_id(bytes: &[u8], format: Format) -> anyhow::Result<(Bytes, Uuid)> {
     Ok((bytes.into(), id))
 }
 
-/// The same text with an id in front: whatever else is in it, right or wrong, is for validate to see.
+/// The same text with an id in front. Everything else stays as it is, right or wrong, for validate to judge.
 fn insert_id(json: &[u8], id: Uuid) -> anyhow::Result<Vec<u8>> {
     let fields: Map<String, Value> = serde_json::from_slice(json).context("the submission cannot be read")?;
     let brace = json.iter().position(|byte| *byte == b'{').context("the submission must be an object")?;
     let (before, after) = json.split_at(brace + 1);
-    // A null is no id, but the field may be there only once.
+    // Null counts as absent, but inserting another `id` would give the field twice.
     if fields.contains_key("id") {
         bail!("`id` is null: leave it out, or give a UUID");
     }
@@ -180,7 +180,7 @@ fn insert_id(json: &[u8], id: Uuid) -> anyhow::Result<Vec<u8>> {
     Ok([before, id.as_bytes(), after].concat())
 }
 
-/// The traces of a request, and whether all of it has come to an end within our patience.
+/// The traces of a request, and whether all of it ended within [`PATIENCE`].
 async fn wait(client: &clickhouse::Client, id: Uuid) -> anyhow::Result<(Vec<TraceTree>, bool)> {
     let progress = ProgressBar::new_spinner().with_message("waiting for its end");
     progress.enable_steady_tick(Duration::from_millis(100));
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_submission_is_refused() {
+    fn a_file_that_is_no_submission_is_refused() {
         for json in ["", "[]", "[null]", "{", "7", r#"{"id":"seven"}"#, r#"{"id":null}"#, "{} {}"] {
             assert!(with_id(json.as_bytes(), Format::Json).is_err(), "{json}");
         }

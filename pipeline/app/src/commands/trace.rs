@@ -1,6 +1,6 @@
-//! `trace`: what happened to a notification, as a waterfall of its steps; with `--follow` what happens, until its end.
+//! `trace`: shows what happened to a notification, as a waterfall of its steps; with `--follow`, until it has ended.
 //!
-//! Reads ClickHouse only. What happened a second ago may not be there yet.
+//! It only reads ClickHouse, so a crash changes nothing. What happened in the last second may not be there yet.
 
 use std::{collections::BTreeSet, io::IsTerminal, pin::pin, process::ExitCode, time::Duration};
 
@@ -25,9 +25,10 @@ use crate::{
     servers,
 };
 
-/// How often `--follow` looks.
+/// Pause between two looks of `--follow`.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// What has ended is over after this long without a change: under load the writer gathers for four seconds.
+/// `--follow` stops once everything has ended and nothing has changed for this long: under load the writer inserts every
+/// four seconds, so a last step may still come.
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// Prints the traces of an id; fails where there is none.
@@ -38,7 +39,7 @@ pub(crate) async fn run(args: &TraceArgs, config: &Settings) -> anyhow::Result<E
         false => load(&client, args.id.trim()).await?,
     };
     if args.follow {
-        // All is printed already.
+        // `follow` has printed everything.
     } else if args.json {
         print_json(&traces)?;
     } else {
@@ -46,8 +47,8 @@ pub(crate) async fn run(args: &TraceArgs, config: &Settings) -> anyhow::Result<E
     }
     if traces.is_empty() {
         eprintln!(
-            "error: nothing is known of `{}`: traces arrive within a second or so, provided that a writer runs \
-             (`chasqui serve` or `chasqui up`); `chasqui dead list` shows what ended before it could be traced",
+            "error: there is no trace of `{}`: traces arrive within a second or so while a writer runs (`chasqui serve` or \
+             `chasqui up`); `chasqui dead list` shows submissions and messages that could not be traced",
             args.id
         );
         return Ok(ExitCode::FAILURE);
@@ -64,8 +65,8 @@ pub(crate) fn waterfalls(traces: &[TraceTree]) -> String {
     drawn.join("\n")
 }
 
-/// Prints what happens until all of it has ended, or we are stopped. A terminal shows the waterfall as it grows, a pipe
-/// gets a line for each step.
+/// Prints what happens until everything has ended or the process is stopped. A terminal shows the waterfall as it grows;
+/// a pipe gets a line for each step.
 async fn follow(args: &TraceArgs, client: &clickhouse::Client) -> anyhow::Result<Vec<TraceTree>> {
     let mut stopped = pin!(stop_signal());
     let mut traces = Vec::new();
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_is_told_once_and_in_order_of_time() {
+    fn a_step_is_printed_once_and_in_order_of_time() {
         let step = |span_id, parent_span_id, stage: &str, second: i64| TraceEvent {
             span_id,
             parent_span_id,
@@ -147,7 +148,7 @@ mod tests {
             )
         );
         events.push(step(4, 1, "\x1b[2Jx", 4));
-        let told = new_steps(&trees(events), &mut shown);
-        assert_eq!(told, format!("1970-01-01T00:00:04.000Z  {nil}  \u{fffd}[2Jx  ok\n"));
+        let printed = new_steps(&trees(events), &mut shown);
+        assert_eq!(printed, format!("1970-01-01T00:00:04.000Z  {nil}  \u{fffd}[2Jx  ok\n"));
     }
 }

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test's support")]
 
 use std::{
-    collections::BTreeMap,
     io::Write,
     process::{Command, Output, Stdio},
 };
@@ -11,13 +10,9 @@ use std::{
 use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_nats::{Outgoing, Publisher};
-use chasqui_schemas::{
-    Lane, Notification, Stage, envelope, header,
-    notification::{Message, Recipient, Request},
-    stream, subject,
-};
+use chasqui_schemas::{Lane, Notification, Stage, envelope, header, sample, stream, subject};
 use chasqui_testing::servers::Nats;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use uuid::Uuid;
 
 /// A nats-server with every stream and bucket, gone when dropped.
@@ -143,10 +138,10 @@ async fn records_are_imported_from_an_object_and_from_lines() {
 async fn an_import_stops_at_what_is_wrong() {
     let cli = CommandLine::new().await;
     let lines = "{\"name\":\"a\",\"record\":{}}\n{\"name\":\"b\",\"record\":{\"emials\":[]}}\n";
-    let told = cli.complaint(&["contacts", "import", "-"], lines);
-    assert!(told.contains("`b`") && told.contains("emials"), "{told}");
-    let told = cli.complaint(&["contacts", "import", "-"], "{\"name\":\"a\",\"record\":{}}\nnonsense\n");
-    assert!(told.contains("line 2") && told.contains("after 1 records"), "{told}");
+    let printed = cli.complaint(&["contacts", "import", "-"], lines);
+    assert!(printed.contains("`b`") && printed.contains("emials"), "{printed}");
+    let printed = cli.complaint(&["contacts", "import", "-"], "{\"name\":\"a\",\"record\":{}}\nnonsense\n");
+    assert!(printed.contains("line 2") && printed.contains("after 1 records"), "{printed}");
     assert!(cli.complaint(&["contacts", "import", "nowhere.json"], "").contains("nowhere.json"));
 }
 
@@ -170,8 +165,8 @@ async fn a_submission_is_stored_with_an_id() {
     assert_eq!(submission["id"], sent["request_id"]);
     assert_eq!(stored.headers.get(header::CONTENT_TYPE).unwrap().as_str(), "application/json");
 
-    let told = cli.output(&["send", "order.json"]);
-    assert!(told.contains("chasqui trace "), "{told}");
+    let printed = cli.output(&["send", "order.json"]);
+    assert!(printed.contains("chasqui trace "), "{printed}");
     assert!(cli.complaint(&["send", "-"], &"a".repeat(1_100_000)).contains("more than"));
     assert!(cli.complaint(&["send", "-", "--app", "a.b"], "{}").contains("`a.b`"));
 }
@@ -219,8 +214,8 @@ async fn a_rejected_submission_is_shown_without_addresses() {
 async fn a_letter_is_replayed_once_to_where_it_ended() {
     let cli = CommandLine::new().await;
     let number = cli.bury_noise("undecodable").await.to_string();
-    let told = cli.output(&["dead", "replay", &number, "--dry-run"]);
-    assert!(told.contains("notify.render.bulk") && told.contains("1 of 1"), "{told}");
+    let printed = cli.output(&["dead", "replay", &number, "--dry-run"]);
+    assert!(printed.contains("notify.render.bulk") && printed.contains("1 of 1"), "{printed}");
     assert_eq!((cli.count(stream::DEAD).await, cli.count(stream::of_stage(Stage::Render, Lane::Bulk)).await), (1, 0));
 
     assert!(cli.output(&["dead", "replay", &number]).contains("1 replayed, 0 already gone"));
@@ -233,32 +228,11 @@ async fn a_letter_is_replayed_once_to_where_it_ended() {
 
 /// A notification as render reads it.
 fn notification() -> Vec<u8> {
-    let request = Request {
-        id: Uuid::now_v7(),
-        idempotency_key: "k".into(),
-        category: "order".into(),
-        message: Message::Template { key: "order".into(), data: (&Map::new()).into() },
-        channels: None,
-        send_at: None,
-        expires_at: None,
-        locale: None,
-        collapse_key: None,
-        transaction_id: None,
-        metadata: BTreeMap::new(),
-        overrides: Map::new(),
-        traceparent: None,
-    };
     let notification = Notification {
         id: Uuid::now_v7(),
-        app: "shop".into(),
         lane: Lane::Bulk,
         submitted_at: jiff::Timestamp::now(),
-        recipient: Recipient::User("ada".into()),
-        request: request.into(),
-        pass: 0,
-        contacts: None,
-        policy: None,
-        endpoints: Vec::new(),
+        ..sample::notification()
     };
     envelope::encode(&notification).unwrap()
 }
@@ -281,7 +255,7 @@ async fn a_replay_cut_off_before_the_deletion_stores_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_wants_to_be_told_which() {
+async fn a_replay_needs_numbers_or_a_filter() {
     let cli = CommandLine::new().await;
     for reason in ["held", "undecodable", "held"] {
         cli.bury_noise(reason).await;
@@ -299,8 +273,8 @@ async fn a_letter_that_cannot_be_replayed_stays() {
     let cli = CommandLine::new().await;
     cli.bury(subject::dead(Stage::Render), &[(header::STAGE, "render")], b"").await;
     cli.bury_noise("held").await;
-    let told = cli.complaint(&["dead", "replay", "--all"], "");
-    assert!(told.contains("dead letter 1 stays") && told.contains("chasqui dead show"), "{told}");
+    let printed = cli.complaint(&["dead", "replay", "--all"], "");
+    assert!(printed.contains("dead letter 1 stays") && printed.contains("chasqui dead show"), "{printed}");
     assert_eq!(numbers(&cli.dead(&[])), [1]);
 }
 
@@ -309,9 +283,9 @@ async fn queues_are_shown_with_what_waits_in_them_and_who_consumes() {
     let cli = CommandLine::new().await;
     cli.file("order.json", r#"{"category":"order","recipients":["ada"],"content":{"title":"hi"}}"#);
     cli.output(&["send", "order.json", "--lane", "high"]);
-    let told = cli.output(&["queues"]);
-    let line = told.lines().find(|line| line.contains("validate") && line.contains("high")).unwrap();
-    assert!(line.contains(" 1 ") && line.contains("nobody consumes"), "{told}");
+    let printed = cli.output(&["queues"]);
+    let line = printed.lines().find(|line| line.contains("validate") && line.contains("high")).unwrap();
+    assert!(line.contains(" 1 ") && line.contains("nobody consumes"), "{printed}");
 
     let rows: Vec<Value> = serde_json::from_str(&cli.output(&["queues", "--json"])).unwrap();
     assert_eq!(rows.len(), 51);

@@ -1,22 +1,24 @@
-//! How attempts ended: the word of who began them, or of who took them over.
+//! How attempts ended. An end is recorded by the worker that began the attempt, or by one that took it over after the
+//! first seemed dead.
 //!
-//! A claim for each end would be exact, and a third of all that claims cost. Nearly always nobody else wants to say how an
-//! attempt ended, so here the ends of many go out as one message, and where two do say it, the order of their messages in
-//! the stream decides:
+//! A claim for each end would be exact, but ends would make up a third of what all claims cost. Nearly always only
+//! one worker has an end to record. So the ends of many attempts go out as one message, and where two workers record an end of the same
+//! attempt, the order of their messages in the stream decides:
 //!
-//! - Who **began** attempts publishes their ends to [`subject::ENDED`].
-//! - Who finds attempts begun and **takes them over** publishes their ends to [`subject::TAKEN_OVER`], and then looks
-//!   whether they had ended: in what stands in `ENDED` before its own message.
-//! - Both publish on the condition that the last message of `TAKEN_OVER` is one they have read. Where it is not, they read on,
-//!   leave out what another has taken over, and publish the rest.
+//! - A worker that **began** attempts publishes their ends to [`subject::ENDED`].
+//! - A worker that **takes over** attempts publishes their ends to [`subject::TAKEN_OVER`], and then reads in `ENDED`
+//!   whether they had ended before its own message.
+//! - Both publish on the condition that the last message of `TAKEN_OVER` is one that they have read. If it is not, the
+//!   server refuses the message; they read on, leave out what another has taken over, and publish the rest.
 //!
-//! Guarantee: of all ends of an attempt the one that is stored first holds, and all are told of it. Whoever took over sees
-//! every end before its own; and no end can be stored after a takeover that its author has not read.
+//! Guarantee: of all ends of an attempt, the one that is stored first holds, and every caller gets that one. A takeover
+//! sees every end that was stored before it, and no end can be stored after a takeover that its author has not read.
 //!
-//! A message is repeated as it is, under one message id, until there is an answer: it is stored, or it is not.
+//! A message is published again unchanged, under the same message id, until the server answers that it is stored or
+//! refused.
 //!
-//! After a crash: what was stored is found by who takes over. The stream forgets both kinds, and the claims that attempts
-//! had begun, after the same window.
+//! After a crash, a takeover finds what was stored. The stream drops ends, takeovers and the claims of attempts after
+//! the same window.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -43,20 +45,21 @@ use serde_bytes::ByteBuf;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-/// Ends that wait for their message; more make their callers wait.
+/// Maximum ends that wait for a message: two full messages. Callers beyond that wait.
 const QUEUED: usize = 2_048;
-/// Most ends in a message, and most bytes of several.
+/// Maximum ends in a message, and maximum bytes where it holds several: half of what NATS takes by default.
 const MAX_ENDS: usize = 1_000;
 const MAX_BYTES: usize = 512 * 1024;
-/// Under load, messages are this far apart: each is an fsync. A few ends go at once.
+/// Under load messages begin 40 ms apart, because each costs an fsync; up to `few` ends do not wait.
 const PACE: Pace = Pace { every: Duration::from_millis(40), few: 16, many: MAX_ENDS };
-/// Pause after a refusal that is nobody's takeover, or where takeovers cannot be read.
-const REFUSED: Duration = Duration::from_secs(1);
-/// So many attempts that others have taken over are remembered, for as long as we may still have an end for one: while a
-/// call lasts. In that time a dying worker leaves behind no more than it had slots.
+/// Pause before the next try where the server refuses a message for another reason than a takeover, or takeovers cannot
+/// be read.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Maximum attempts that we remember as taken over by others. We need one only while our own call for it may still end,
+/// and within that time a dying worker leaves no more attempts behind than it had slots.
 const MAX_REMEMBERED: usize = 100_000;
 
-/// Records ends. Dropping it lets those on their way finish.
+/// Records ends. After a drop, the ends that wait are still recorded.
 #[derive(Debug)]
 pub(crate) struct Ends {
     ends: mpsc::Sender<End>,
@@ -74,20 +77,20 @@ struct End {
 
 #[derive(Debug)]
 struct Takeover {
-    /// Where the attempt began.
+    /// Sequence of the message by which the attempt began.
     begun: u64,
     end: End,
 }
 
 impl Ends {
-    /// In `attempts`, the stream. Must be called in a tokio runtime, and before any attempt is begun whose end this is to
-    /// record.
+    /// Records in the stream `attempts`. Must be called in a tokio runtime, and before the first attempt begins whose end
+    /// it is to record.
     pub(crate) async fn open(attempts: Stream, publisher: &Publisher) -> Result<Self, StoreError> {
         let (ends, ended) = mpsc::channel(QUEUED);
         let (takeovers, taken_over) = mpsc::channel(QUEUED);
-        let record = Record { stream: attempts, publisher: publisher.apart() };
+        let record = AttemptStream { stream: attempts, publisher: publisher.apart() };
         let last = record.last_takeover().await?;
-        let owner = Owner { record: record.clone(), read: last, last, taken_over: Remembered::default() };
+        let owner = EndWriter { record: record.clone(), read: last, last, taken_over: Remembered::default() };
         tokio::spawn(owner.run(Coalescer::new(ended, PACE)));
         tokio::spawn(record.take_over(Coalescer::new(taken_over, Pace { every: Duration::ZERO, ..PACE })));
         Ok(Ends { ends, takeovers })
@@ -105,27 +108,27 @@ impl Ends {
     }
 }
 
-/// The stream, and what is written in it.
+/// The stream of attempts.
 #[derive(Clone)]
-struct Record {
+struct AttemptStream {
     stream: Stream,
     publisher: Publisher,
 }
 
-impl Record {
+impl AttemptStream {
     /// The place of the last takeover; zero where there is none.
     async fn last_takeover(&self) -> Result<u64, StoreError> {
         let last = self.stream.get_last_raw_message_by_subject(subject::TAKEN_OVER).await;
         Ok(found(last)?.map_or(0, |message| message.sequence))
     }
 
-    /// Tells every end in the messages of `subject` within `places`, in their order, and where it stands. The leader is
-    /// asked: a replica might not have it yet.
+    /// Hands every end in the messages of `subject` within `places` to `each`, in order, with the message's sequence. It
+    /// asks the stream's leader, because a replica may lag behind.
     async fn read(
         &self,
         subject: &'static str,
         places: RangeInclusive<u64>,
-        mut tell: impl FnMut(u64, String, Bytes),
+        mut each: impl FnMut(u64, String, Bytes),
     ) -> Result<(), StoreError> {
         let mut next = *places.start();
         while next <= *places.end() {
@@ -133,9 +136,9 @@ impl Record {
             let Some(message) = first.filter(|message| places.contains(&message.sequence)) else { break };
             match rmp_serde::from_slice::<Vec<(String, ByteBuf)>>(&message.payload) {
                 Ok(ended) => {
-                    ended.into_iter().for_each(|(id, value)| tell(message.sequence, id, value.into_vec().into()));
+                    ended.into_iter().for_each(|(id, value)| each(message.sequence, id, value.into_vec().into()));
                 }
-                // Not ours, and must not keep every end from being recorded.
+                // Another program wrote it. Failing here would keep every end from being recorded.
                 Err(error) => {
                     let place = message.sequence;
                     tracing::error!(subject, place, error = &error as &dyn Error, "not a record of ends");
@@ -146,7 +149,7 @@ impl Record {
         Ok(())
     }
 
-    /// Takes over what others began, batch after batch. An error is answered: who asked tries again.
+    /// Takes over what others began, batch after batch. Callers get errors, and try again.
     async fn take_over(self, mut requests: Coalescer<Takeover>) {
         loop {
             let mut batch = requests.next(|_| 1).await;
@@ -154,7 +157,7 @@ impl Record {
                 return;
             }
             while !batch.is_empty() {
-                // Of two for one attempt the second waits until the first is on record.
+                // Of two takeovers of one attempt, the second has to read the first, so it goes with the next message.
                 let mut ids = HashSet::new();
                 let (now, later) = batch.into_iter().partition(|takeover| ids.insert(takeover.end.id.clone()));
                 self.take_over_all(now).await;
@@ -177,10 +180,9 @@ impl Record {
         }
     }
 
-    /// Puts `ends` on record where there are none, of attempts that began at `begun` or later; what is on record of the
-    /// others, by id.
+    /// Records `ends` of attempts that began at `begun` or later. Answers, by id, the ends that were recorded before.
     async fn on_record(&self, ends: &[End], begun: u64) -> Result<HashMap<String, Bytes>, StoreError> {
-        // Where each was taken over, and with what end, if not with ours.
+        // By id: the sequence of the takeover, and its end if the takeover is not ours.
         let mut taken_over: HashMap<String, (u64, Option<Bytes>)> = HashMap::new();
         let mut next = begun;
         loop {
@@ -202,7 +204,7 @@ impl Record {
                 Err(error) => return Err(error.of_store(stream::ATTEMPTS)),
             }
         }
-        // Had they ended before?
+        // An end that was stored before the takeover holds.
         let mut ended_before: HashMap<String, Bytes> = HashMap::new();
         let until = ends.iter().filter_map(|end| taken_over.get(&end.id)).map(|(place, _)| *place).max().unwrap_or(0);
         let earlier = |place, id: String, value| {
@@ -216,7 +218,8 @@ impl Record {
     }
 }
 
-/// The `ends` as a message, to be stored if `last` is still the place of the last takeover. Its id is its own.
+/// The `ends` as a message that the server stores only if `last` is still the sequence of the last takeover. Its message
+/// id is new.
 fn message(subject: &'static str, ends: &[&End], last: u64) -> Outgoing {
     let content: Vec<_> = ends.iter().map(|end| (&end.id, serde_bytes::Bytes::new(&end.value))).collect();
     Outgoing {
@@ -231,9 +234,9 @@ fn message(subject: &'static str, ends: &[&End], last: u64) -> Outgoing {
     }
 }
 
-/// The message is not stored, because others have taken attempts over since.
+/// Whether the message was refused because another worker has taken attempts over since.
 fn is_stale(error: &PublishError) -> bool {
-    // The second is a replicated stream's, where another such message is on its way.
+    // A replicated stream answers the second code while another such message is being replicated.
     let codes = [ErrorCode::STREAM_WRONG_LAST_SEQUENCE, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT];
     matches!(error, PublishError::Refused { code, .. } if codes.iter().any(|stale| stale.0 == *code))
 }
@@ -246,17 +249,17 @@ fn found(answer: Result<StreamMessage, LastRawMessageError>) -> Result<Option<St
     }
 }
 
-/// Writes the ends of attempts that we began.
-struct Owner {
-    record: Record,
-    /// What was taken over is read up to here.
+/// Records the ends of attempts that this process began.
+struct EndWriter {
+    record: AttemptStream,
+    /// Sequence up to which takeovers are read.
     read: u64,
-    /// Place of the last takeover when we last looked; zero where all have been forgotten.
+    /// Sequence of the last takeover when we last looked; zero where the stream has dropped all of them.
     last: u64,
     taken_over: Remembered,
 }
 
-/// The latest attempts taken over, and how they ended.
+/// The latest attempts that were taken over, and their ends.
 #[derive(Default)]
 struct Remembered {
     ends: HashMap<String, Bytes>,
@@ -264,7 +267,7 @@ struct Remembered {
 }
 
 impl Remembered {
-    /// What is known already stays.
+    /// Adds an end, unless the attempt has one.
     fn add(&mut self, id: String, value: Bytes) {
         if self.ends.contains_key(&id) {
             return;
@@ -279,7 +282,7 @@ impl Remembered {
     }
 }
 
-impl Owner {
+impl EndWriter {
     async fn run(mut self, mut requests: Coalescer<End>) {
         loop {
             let mut batch = requests.next(|_| 1).await;
@@ -294,8 +297,9 @@ impl Owner {
         }
     }
 
-    /// Stores `ends`, however long it takes: a message that may be stored must not be given up for another one, which
-    /// could be refused although this one holds. Who cannot wait goes away, and takes its own attempt over later.
+    /// Stores `ends`, however long it takes. Giving up a message that may be stored, and publishing another, could end with
+    /// the second refused although the first holds. A caller that cannot wait drops its call, and takes its own attempt
+    /// over later.
     async fn end(&mut self, mut ends: Vec<End>) {
         loop {
             ends = self.without_taken_over(ends);
@@ -303,7 +307,6 @@ impl Owner {
                 return;
             }
             let message = message(subject::ENDED, &ends.iter().collect::<Vec<_>>(), self.last);
-            // Repeated as it is until it is stored or refused.
             let trouble = match self.record.publisher.insist(&[message]).await {
                 Ok(()) => return ends.into_iter().for_each(|end| answer(end, Ok(None))),
                 Err(error) if is_stale(&error) => match self.read_on().await {
@@ -316,21 +319,21 @@ impl Owner {
                 return fail(ends, trouble);
             }
             tracing::warn!(error = &trouble as &dyn Error, "ends of attempts are not stored yet");
-            tokio::time::sleep(REFUSED).await;
+            tokio::time::sleep(TRY_AGAIN_AFTER).await;
         }
     }
 
-    /// Reads what was taken over since we last looked.
+    /// Reads the takeovers since we last looked.
     async fn read_on(&mut self) -> Result<(), StoreError> {
         let last = self.record.last_takeover().await?;
-        let Owner { record, taken_over, read, .. } = self;
+        let EndWriter { record, taken_over, read, .. } = self;
         record.read(subject::TAKEN_OVER, *read + 1..=last, |_, id, value| taken_over.add(id, value)).await?;
         self.read = self.read.max(last);
         self.last = last;
         Ok(())
     }
 
-    /// Answers what another has taken over.
+    /// Answers the callers whose attempts others have taken over; returns the remaining ends.
     fn without_taken_over(&self, ends: Vec<End>) -> Vec<End> {
         let still_ours = |end: End| match self.taken_over.ends.get(&end.id) {
             None => Some(end),
@@ -343,7 +346,7 @@ impl Owner {
     }
 }
 
-/// Whoever asked may have gone away; what is on record stands all the same.
+/// Answers the caller. It may have dropped its call; the recorded end holds all the same.
 fn answer(end: End, answer: Result<Option<Bytes>, StoreError>) {
     _ = end.answer.send(answer);
 }

@@ -1,7 +1,7 @@
 //! In-app inboxes: the stream `INBOX`, a subject per app and user.
 //!
-//! Guarantee: `Ok` means stored. The message id is the delivery's id, so that a repeat within the stream's duplicate
-//! window has no effect; that window must be longer than any redelivery may take.
+//! Guarantee: `Ok` means stored. The message id is the delivery's id, so a repeat within the stream's duplicate window
+//! has no effect; that window must be longer than a redelivery can take.
 //!
 //! After a crash the stage appends again, with the same id.
 
@@ -19,7 +19,7 @@ pub struct NatsInbox {
 }
 
 impl NatsInbox {
-    /// Appends through the connection of `publisher`, with a bound of its own.
+    /// Appends through the connection of `publisher`, with its own limit of messages in flight.
     pub fn new(publisher: Publisher) -> Self {
         NatsInbox { publisher: publisher.apart() }
     }

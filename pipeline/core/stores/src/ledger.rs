@@ -1,17 +1,17 @@
-//! The ledger: claims as message ids of two streams, `LEDGER` and `ATTEMPTS`. Ends of attempts are in `ATTEMPTS` too:
-//! module `ends`.
+//! The ledger: a claim is a message whose id is what is claimed, in one of two streams, `LEDGER` and `ATTEMPTS`. Ends of
+//! attempts are in `ATTEMPTS` too: module `ends`.
 //!
-//! JetStream answers the one question a ledger has, *am I the first to say this?*, by itself: a message id stored
-//! within the stream's duplicate window is not stored again, and the acknowledgement says `duplicate` with the
-//! sequence of the first. That one is read back, for its value.
+//! A ledger has one question, *am I the first?*, and JetStream answers it by itself: within the stream's duplicate window
+//! it does not store a message id again, and acknowledges with `duplicate` and the sequence of the first message, which
+//! is then read back for its value.
 //!
 //! Guarantee: of all claims of one id within the window exactly one is answered [`Claim::First`], and only after it is
 //! durably stored; all others get its value. The streams need `limits` retention, `max_age` = `duplicate_window` = the
 //! window, `allow_atomic_publish` and `allow_direct`.
 //!
-//! Claims that come at the same time are committed together ([`chasqui_nats::coalesce`]): one atomic batch, one fsync.
+//! Claims that come at the same time are published together ([`chasqui_nats::coalesce`]): one atomic batch, one fsync.
 //!
-//! After a crash the claim is repeated, and answers `Taken` with our own value if it had been stored.
+//! After a crash the claim is repeated, and gets `Taken` with its own value if it had been stored.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -34,38 +34,38 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::ends::Ends;
 
-/// Claims that wait for their batch; more make their callers wait.
+/// Maximum claims that wait for a batch: two full batches. Callers beyond that wait.
 const QUEUED_CLAIMS: usize = 2_048;
-/// Claims in one batch: the server takes no more in an atomic one (ADR-50).
+/// Maximum claims in a batch: the server takes no more in an atomic one (ADR-50).
 const MAX_BATCH: usize = 1_000;
-/// Under load atomic batches of one book begin this far apart, unless they are full: each costs the server a store of
-/// its own, files and all, so few and large ones are much cheaper. A few claims go at once, one by one.
+/// Pause between the beginnings of two atomic batches of one book under load, unless they are full. Each costs the server
+/// a temporary store with files, so few and large ones are much cheaper. A few claims are published at once, one by one.
 const PACE: Duration = Duration::from_millis(160);
-/// Batches of one book on their way at a time: enough to keep the disk busy while the next is collected.
+/// Maximum batches of one book that wait for an answer: enough to keep the disk busy while the next one fills.
 const BATCHES_IN_FLIGHT: usize = 4;
-/// Largest value of a claim, in bytes.
+/// Maximum bytes of a claim's value: ids and short answers, far from what a message may hold.
 const MAX_VALUE_BYTES: usize = 64 * 1024;
-/// Values read back at a time.
+/// Maximum values that are read back at the same time.
 const READS_IN_FLIGHT: usize = 64;
 
-/// The ledger on JetStream. Dropping it lets claims on their way finish.
+/// The ledger on JetStream. After a drop, claims that wait are still stored.
 #[derive(Debug)]
 pub struct NatsLedger {
-    dedupe: mpsc::Sender<Request>,
-    attempts: mpsc::Sender<Request>,
+    dedupe: mpsc::Sender<PendingClaim>,
+    attempts: mpsc::Sender<PendingClaim>,
     ends: Ends,
 }
 
 #[derive(Debug)]
-struct Request {
+struct PendingClaim {
     id: String,
     value: Bytes,
     answer: oneshot::Sender<Result<Claim, StoreError>>,
 }
 
-/// A book: where its claims are published and read back.
+/// The stream of one book.
 #[derive(Clone)]
-struct Shelf {
+struct ClaimStream {
     store: &'static str,
     subject: &'static str,
     stream: Stream,
@@ -73,7 +73,7 @@ struct Shelf {
 }
 
 impl NatsLedger {
-    /// Opens both books, for claims that may be kept waiting for others. Must be called in a tokio runtime.
+    /// Opens both books, for claims that may wait until a batch is worth it. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// `Unavailable` where a stream is missing or does not answer.
@@ -82,7 +82,7 @@ impl NatsLedger {
         Self::open_paced(context, publisher, pace).await
     }
 
-    /// The same for the critical lane: no claim is kept waiting.
+    /// The same for the critical lane, whose claims do not wait.
     ///
     /// # Errors
     /// As [`NatsLedger::open`].
@@ -102,8 +102,8 @@ impl NatsLedger {
         let ends = Ends::open(attempts.clone(), &publisher).await?;
         let commit = |store, subject, stream| {
             let (claims, requests) = mpsc::channel(QUEUED_CLAIMS);
-            let shelf = Shelf { store, subject, stream, publisher: publisher.apart() };
-            tokio::spawn(commit(shelf, Coalescer::new(requests, pace)));
+            let book = ClaimStream { store, subject, stream, publisher: publisher.apart() };
+            tokio::spawn(commit(book, Coalescer::new(requests, pace)));
             claims
         };
         Ok(NatsLedger {
@@ -114,7 +114,7 @@ impl NatsLedger {
     }
 }
 
-/// Checked for each, so that one cannot spoil its batch for the others.
+/// Each claim is checked before it joins a batch, so that one too large cannot fail the others.
 fn check_size(store: &'static str, value: &Bytes) -> Result<(), StoreError> {
     if value.len() <= MAX_VALUE_BYTES {
         return Ok(());
@@ -131,7 +131,7 @@ impl Ledger for NatsLedger {
             Book::Attempts => (stream::ATTEMPTS, &self.attempts),
         };
         check_size(store, &value)?;
-        ask(store, claims, |answer| Request { id: id.to_owned(), value, answer }).await
+        ask(store, claims, |answer| PendingClaim { id: id.to_owned(), value, answer }).await
     }
 
     async fn end(&self, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {
@@ -146,7 +146,7 @@ impl Ledger for NatsLedger {
 }
 
 /// Commits batch after batch, several at a time.
-async fn commit(shelf: Shelf, mut requests: Coalescer<Request>) {
+async fn commit(book: ClaimStream, mut requests: Coalescer<PendingClaim>) {
     let turns = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
     // The semaphore is never closed.
     while let Ok(turn) = turns.clone().acquire_owned().await {
@@ -154,25 +154,25 @@ async fn commit(shelf: Shelf, mut requests: Coalescer<Request>) {
         if batch.is_empty() {
             return;
         }
-        let shelf = shelf.clone();
+        let book = book.clone();
         tokio::spawn(async move {
-            shelf.answer(batch).await;
+            book.answer(batch).await;
             drop(turn);
         });
     }
 }
 
-/// The claims of one id within a batch: the first asks for all.
+/// The claims of one id within a batch. The server is asked once for all of them.
 struct Group {
     id: String,
     value: Bytes,
     answers: Vec<oneshot::Sender<Result<Claim, StoreError>>>,
 }
 
-fn group(batch: Vec<Request>) -> Vec<Group> {
+fn group(batch: Vec<PendingClaim>) -> Vec<Group> {
     let mut places: HashMap<String, usize> = HashMap::with_capacity(batch.len());
     let mut groups: Vec<Group> = Vec::with_capacity(batch.len());
-    for Request { id, value, answer } in batch {
+    for PendingClaim { id, value, answer } in batch {
         match places.get(&id).and_then(|&place| groups.get_mut(place)) {
             Some(group) => group.answers.push(answer),
             None => {
@@ -184,8 +184,8 @@ fn group(batch: Vec<Request>) -> Vec<Group> {
     groups
 }
 
-impl Shelf {
-    async fn answer(&self, batch: Vec<Request>) {
+impl ClaimStream {
+    async fn answer(&self, batch: Vec<PendingClaim>) {
         let groups = group(batch);
         let messages: Vec<_> = groups
             .iter()
@@ -206,7 +206,7 @@ impl Shelf {
                 tracing::warn!(store = self.store, error = &error as &dyn std::error::Error, "claims were not stored");
                 let error = Arc::new(error);
                 for answer in groups.into_iter().flat_map(|group| group.answers) {
-                    // Whoever asked may have gone away; its claim stands all the same.
+                    // The caller may have dropped its call; its claim holds all the same.
                     _ = answer.send(Err(self.error(&error)));
                 }
             }
@@ -234,9 +234,9 @@ impl Shelf {
 
     /// The value of the first claim.
     ///
-    /// A replica may be behind, so where it finds nothing the leader is asked. Where the leader finds nothing either,
-    /// the claim has just reached its `max_age`: that is answered as an error, and the repeat comes after the window,
-    /// as a first claim.
+    /// A replica may lag behind, so where it finds nothing the leader is asked. Where the leader finds nothing either, the
+    /// claim has just reached its `max_age`: the caller gets an error, and its repeat comes after the window, as a first
+    /// claim.
     async fn read_back(&self, sequence: u64) -> Result<Bytes, StoreError> {
         let message = match self.stream.direct_get(sequence).await {
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
@@ -262,9 +262,9 @@ mod tests {
     #[test]
     fn claims_of_one_id_within_a_batch_ask_once_with_the_value_of_the_first() {
         let (answer, _) = oneshot::channel();
-        let mut batch = vec![Request { id: "a".into(), value: "1".into(), answer }];
+        let mut batch = vec![PendingClaim { id: "a".into(), value: "1".into(), answer }];
         for (id, value) in [("b", "2"), ("a", "3"), ("a", "4")] {
-            batch.push(Request { id: id.into(), value: value.into(), answer: oneshot::channel().0 });
+            batch.push(PendingClaim { id: id.into(), value: value.into(), answer: oneshot::channel().0 });
         }
         let groups = group(batch);
         let told: Vec<_> = groups.iter().map(|g| (g.id.as_str(), &g.value[..], g.answers.len())).collect();

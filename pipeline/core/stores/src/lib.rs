@@ -11,8 +11,9 @@
 //! | [`mod@pepper`] | the secret that keeps addresses out of ids |
 //! | [`memory`] | twins of directory with address book, ledger and inbox, for tests of stages |
 //!
-//! Guarantee: a store and its twin answer alike; one conformance suite (`tests/servers/conformance.rs`) holds both to it.
-//! Streams and buckets are made by the runtime's topology; a store that does not find its own says so.
+//! Guarantee: a store and its twin answer alike: one conformance suite holds both to it (`tests/servers/conformance.rs`).
+//! The runtime's topology creates streams and buckets; a store that does not find its own is an error that names it. What
+//! a crash means, each store says.
 
 pub mod address_book;
 pub mod directory;

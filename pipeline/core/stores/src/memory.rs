@@ -1,8 +1,10 @@
 //! Twins of the stores in memory, for tests of stages.
 //!
-//! They answer as the real ones do, which the conformance suite checks, and can be made to fail: before a call has its
-//! effect ([`Faults::fail_next`]), or after, as when the answer is lost ([`Faults::lose_next`]). They need neither NATS
-//! nor a runtime, never forget a claim, and lose all with the process.
+//! Guarantee: they answer as the real stores do; the conformance suite runs on both. A test can make a call fail before
+//! it has its effect ([`Faults::fail_next`]) or after it, as when an answer is lost ([`Faults::lose_next`]). They need
+//! neither NATS nor a tokio runtime, and never forget a claim.
+//!
+//! A crash loses everything.
 
 use std::{
     any::Any,
@@ -23,7 +25,7 @@ use chasqui_schemas::{
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// Failures to come. Each twin has its own.
+/// The failures that a test has ordered. Each twin has its own.
 #[derive(Debug, Default)]
 pub struct Faults {
     fail: AtomicUsize,
@@ -57,7 +59,7 @@ fn due(left: &AtomicUsize, store: &'static str) -> Result<(), StoreError> {
     }
 }
 
-/// Nothing is left half done under these locks.
+/// Locks, even after a panic elsewhere: no change under these locks can be left half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -67,7 +69,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct MemoryDirectory {
     /// By bucket and key.
     records: Mutex<HashMap<(&'static str, String), Stored>>,
-    /// Failures to come.
+    /// Failures that a test orders.
     pub faults: Faults,
 }
 
@@ -175,7 +177,7 @@ pub struct MemoryLedger {
     claims: Mutex<HashMap<(Book, String), (Bytes, u64)>>,
     /// How attempts ended.
     ends: Mutex<HashMap<String, Bytes>>,
-    /// Failures to come.
+    /// Failures that a test orders.
     pub faults: Faults,
 }
 
@@ -235,13 +237,13 @@ impl Ledger for MemoryLedger {
 /// A message in a [`MemoryInbox`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
-    /// Whose app.
+    /// The app.
     pub app: String,
-    /// Whose inbox.
+    /// The user whose inbox it is.
     pub user: String,
     /// Its delivery.
     pub delivery_id: Uuid,
-    /// What it says.
+    /// The message itself.
     pub message: Bytes,
 }
 
@@ -249,7 +251,7 @@ pub struct Appended {
 #[derive(Debug, Default)]
 pub struct MemoryInbox {
     appended: Mutex<(HashSet<Uuid>, Vec<Appended>)>,
-    /// Failures to come.
+    /// Failures that a test orders.
     pub faults: Faults,
 }
 

@@ -1,11 +1,12 @@
 //! The installation's [`Pepper`]: one secret for all processes.
 //!
-//! It comes from the settings (`privacy.key`) or, where they name none, is made up once and kept in the bucket
-//! [`SECRETS`]. The bucket also knows the secret's fingerprint, so that a process that was given another is refused: its
-//! ids would be others, and what is done once would be done twice.
+//! It comes from the setting `privacy.key`. Without that setting, the first process generates it and keeps it in the
+//! bucket [`SECRETS`]. The bucket also keeps the secret's fingerprint, so that a process with another secret is refused:
+//! it would derive other ids, and notifications would go out twice.
 //!
-//! Guarantee: every process that gets a pepper gets the same, however many ask first at once. After a crash the bucket
-//! still has it.
+//! Guarantee: every process that gets a pepper gets the same one, even if several are the first at the same moment.
+//!
+//! After a crash the bucket still has it.
 
 use async_nats::jetstream::{
     Context,
@@ -33,7 +34,7 @@ pub struct PrivacySettings {
 }
 
 impl PrivacySettings {
-    /// The secret, where one is configured.
+    /// The secret, if the settings name one.
     ///
     /// # Errors
     /// Where it cannot be read.
@@ -42,22 +43,23 @@ impl PrivacySettings {
     }
 }
 
-/// Where in the bucket.
+/// Its key in the bucket.
 const KEY: &str = "recipients";
-/// Two who make up a secret at once: the second finds the first one's. On a cluster a reader may be a moment behind.
+/// Maximum looks at the bucket. Of two processes that generate a secret at once, the second has to find the first one's,
+/// and on a cluster its reads may lag a moment behind: two seconds in all are plenty.
 const TRIES: usize = 20;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Why there is no pepper.
+/// Why a process gets no pepper.
 #[derive(Debug, thiserror::Error)]
 pub enum PepperError {
     /// The configured secret is too short.
     #[error("the secret in privacy.key must have {MIN_SECRET_BYTES} bytes at least")]
     Short,
-    /// The installation's secret is not kept in NATS, and none is configured.
+    /// The installation's secret is not in NATS, and the settings name none.
     #[error("this installation's secret is in a file: name it in privacy.key")]
     Missing,
-    /// The configured secret is not the installation's.
+    /// The secret of the settings is not the installation's.
     #[error("the secret in privacy.key is not the one this installation began with: ids would change")]
     Other,
     /// The bucket cannot be used.
@@ -66,14 +68,15 @@ pub enum PepperError {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Record {
+struct StoredSecret {
     fingerprint: String,
-    /// Where no file has it.
+    /// The secret itself, while the settings do not name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
 }
 
-/// The pepper; the first who asks decides on the secret. One that is kept in NATS leaves it once it is `configured`.
+/// The pepper. The first caller decides which secret it is made of. A secret that is kept in NATS is removed from there
+/// as soon as it is `configured`.
 ///
 /// # Errors
 /// See [`PepperError`].
@@ -87,10 +90,11 @@ pub async fn pepper(context: &Context, configured: Option<&Secret>) -> Result<Pe
     for _ in 0..TRIES {
         let entry = store.entry(KEY).await.map_err(|error| failed(error.into()))?;
         let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else {
-            let made_up = || format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-            let secret = configured.map_or_else(made_up, str::to_owned);
+            let generate = || format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+            let secret = configured.map_or_else(generate, str::to_owned);
             let pepper = Pepper::new(secret.as_bytes());
-            let record = Record { fingerprint: pepper.fingerprint(), secret: configured.is_none().then_some(secret) };
+            let record =
+                StoredSecret { fingerprint: pepper.fingerprint(), secret: configured.is_none().then_some(secret) };
             match store.create(KEY, json(&record)?).await {
                 Ok(_) => return Ok(pepper),
                 Err(error) if error.kind() == CreateErrorKind::AlreadyExists => tokio::time::sleep(PAUSE).await,
@@ -98,14 +102,14 @@ pub async fn pepper(context: &Context, configured: Option<&Secret>) -> Result<Pe
             }
             continue;
         };
-        let record: Record = serde_json::from_slice(&entry.value).map_err(bad)?;
+        let record: StoredSecret = serde_json::from_slice(&entry.value).map_err(bad)?;
         let secret = configured.or(record.secret.as_deref()).ok_or(PepperError::Missing)?;
         let pepper = Pepper::new(secret.as_bytes());
         if pepper.fingerprint() != record.fingerprint {
             return Err(PepperError::Other);
         }
         if configured.is_some() && record.secret.is_some() {
-            let without = json(&Record { secret: None, ..record })?;
+            let without = json(&StoredSecret { secret: None, ..record })?;
             store.update(KEY, without, entry.revision).await.map_err(|error| failed(error.into()))?;
         }
         return Ok(pepper);
@@ -113,7 +117,7 @@ pub async fn pepper(context: &Context, configured: Option<&Secret>) -> Result<Pe
     Err(StoreError::Unavailable { store: SECRETS, source: None }.into())
 }
 
-fn json(record: &Record) -> Result<bytes::Bytes, PepperError> {
+fn json(record: &StoredSecret) -> Result<bytes::Bytes, PepperError> {
     Ok(serde_json::to_vec(record).map_err(bad)?.into())
 }
 

@@ -23,7 +23,8 @@ use futures::{Stream, StreamExt, TryStreamExt};
 /// Maximum bytes of a record, as JSON: half of what NATS takes as one message by default. Only templates in many
 /// locales come near it.
 pub const MAX_RECORD_BYTES: usize = 512 * 1024;
-/// Maximum bytes of a record's name. A key takes up to three times as many, and NATS wants subjects to be short.
+/// Maximum bytes of a record's name. Its key takes three times as many at most, which fits in the 4 KiB that NATS allows
+/// a line with a subject.
 pub const MAX_NAME_BYTES: usize = 255;
 /// Maximum wait until every watch has received a deletion. A watch that takes longer has lost its connection, and reads
 /// the bucket anew when it is back.

@@ -324,35 +324,6 @@ mod tests {
     }
 
     fn notification() -> Notification {
-        use chasqui_schemas::{
-            Lane,
-            notification::{Message, Recipient, Request},
-        };
-        Notification {
-            id: Uuid::now_v7(),
-            app: "shop".into(),
-            lane: Lane::Normal,
-            submitted_at: Timestamp::UNIX_EPOCH,
-            recipient: Recipient::User("ada".into()),
-            request: std::sync::Arc::new(Request {
-                id: Uuid::nil(),
-                idempotency_key: "k".into(),
-                category: "c".into(),
-                message: Message::Content(chasqui_schemas::submission::Content::default()),
-                channels: None,
-                send_at: None,
-                expires_at: None,
-                locale: None,
-                collapse_key: None,
-                transaction_id: None,
-                metadata: std::collections::BTreeMap::default(),
-                overrides: serde_json::Map::default(),
-                traceparent: None,
-            }),
-            pass: 0,
-            contacts: None,
-            policy: None,
-            endpoints: vec![],
-        }
+        Notification { id: Uuid::now_v7(), ..chasqui_schemas::sample::notification() }
     }
 }

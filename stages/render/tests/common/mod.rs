@@ -9,8 +9,9 @@ use chasqui_render::Render;
 use chasqui_schemas::{
     Delivery, Lane, Notification, Reason,
     delivery::{Address, Endpoint},
-    notification::{Message, Recipient, Request},
+    notification::{Message, Request},
     record::{Category, Contacts, Platform, Template},
+    sample,
     submission::Content,
 };
 use chasqui_stores::memory::MemoryDirectory;
@@ -38,29 +39,20 @@ pub(crate) fn inbox() -> Endpoint {
 pub(crate) fn notification(message: Message, endpoints: Vec<Endpoint>) -> Notification {
     Notification {
         id: Uuid::from_u128(1),
-        app: "shop".to_owned(),
         lane: Lane::High,
         submitted_at: "2026-03-01T12:00:00Z".parse().unwrap(),
-        recipient: Recipient::User("ada".to_owned()),
         request: Arc::new(Request {
             id: Uuid::from_u128(2),
-            idempotency_key: "k".to_owned(),
-            category: "order".to_owned(),
             message,
-            channels: None,
-            send_at: None,
-            expires_at: None,
-            locale: None,
             collapse_key: Some("c".to_owned()),
-            transaction_id: None,
             metadata: BTreeMap::from([("team".to_owned(), "x".to_owned())]),
-            overrides: serde_json::Map::new(),
-            traceparent: None,
+            ..sample::request()
         }),
         pass: 4,
         contacts: Some(Contacts::default()),
         policy: Some(Category { lane: Some(Lane::Bulk), ttl_s: Some(60), ..Category::default() }),
         endpoints,
+        ..sample::notification()
     }
 }
 

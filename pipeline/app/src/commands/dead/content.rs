@@ -1,8 +1,10 @@
-//! What a letter holds, in readable form.
+//! Makes a letter's content readable.
 //!
-//! Guarantee: unless it is asked to reveal them, no address and no token is shown: they are replaced wherever a field
-//! is called like one or a text looks like one, and bytes in which neither can be told are not shown at all. What a
-//! message says is shown: it is what one has to look at.
+//! Guarantee: without `--reveal` no address and no token is shown. They are replaced wherever a field is named after one
+//! or a text looks like one; bytes that cannot be decoded are not shown at all. The text of a message is shown, because
+//! it is often what went wrong.
+//!
+//! It only reads, so a crash changes nothing.
 
 use chasqui_schemas::{
     Delivery, Notification, Stage,
@@ -16,11 +18,11 @@ use super::letter::Letter;
 
 /// In place of an address.
 const HIDDEN: &str = "(hidden)";
-/// Fields that hold addresses, in whatever part of a message.
-const ADDRESSES: [&str; 7] = ["email", "emails", "phone", "phones", "mailbox", "token", "inbox"];
-/// Most bytes shown of what cannot be read.
+/// Names of fields that hold addresses, anywhere in a message.
+const ADDRESSES: &[&str] = &["email", "emails", "phone", "phones", "mailbox", "token", "inbox"];
+/// Maximum bytes shown of content that cannot be decoded: a screen or two.
 const MAX_BYTES: usize = 4 * 1024;
-/// Deepest nesting that is read.
+/// Maximum depth of nesting that is decoded, as in the envelope between stages.
 const MAX_DEPTH: usize = 128;
 
 /// What a letter held for the stage that gave up.
@@ -61,7 +63,8 @@ pub(in crate::commands) fn unpack(bytes: &[u8]) -> Option<Value> {
     Value::deserialize(&mut reader).ok()
 }
 
-/// The content as JSON, and what is to be said about it. Text where it is no document; `None` where it is not shown.
+/// The content as JSON, or as a JSON string where it is no document, or `None` where it is not shown; and a note for the
+/// reader.
 pub(super) fn readable(letter: &Letter, reveal: bool) -> (Option<Value>, Option<String>) {
     let value = match Content::of(letter) {
         Content::Notification(notification) => serde_json::to_value(notification).ok(),
@@ -81,12 +84,12 @@ pub(super) fn readable(letter: &Letter, reveal: bool) -> (Option<Value>, Option<
         }
         (None, false) => {
             let size = letter.payload.len();
-            (None, Some(format!("Its {size} bytes cannot be read, and may hold addresses: `--reveal` shows them.")))
+            (None, Some(format!("Its {size} bytes cannot be decoded, and may hold addresses: `--reveal` shows them.")))
         }
     }
 }
 
-/// Replaces every address; whether there were any.
+/// Replaces every address. True if there was one.
 fn hide(value: &mut Value) -> bool {
     match value {
         Value::Object(fields) => fields.iter_mut().fold(false, |hidden, (name, value)| {
@@ -99,7 +102,7 @@ fn hide(value: &mut Value) -> bool {
     }
 }
 
-/// Replaces every text in a field that holds addresses.
+/// Replaces every text and number in a field that holds addresses. True if there was one.
 fn hide_all(value: &mut Value) -> bool {
     match value {
         Value::Object(fields) => fields.values_mut().fold(false, |hidden, value| hide_all(value) | hidden),
@@ -125,12 +128,12 @@ fn is_address(text: &str) -> bool {
     mailbox || phone
 }
 
-/// The first bytes: as they are where they are text, else in hexadecimal.
+/// The first bytes: as text where they are UTF-8, else in hexadecimal.
 fn shown(bytes: &[u8]) -> String {
     let first = &bytes[..bytes.len().min(MAX_BYTES)];
     match std::str::from_utf8(first) {
         Ok(text) => text.to_owned(),
-        // A character that the cut went through is no reason to show none.
+        // Only the last character is incomplete, because the cut went through it.
         Err(error) if error.error_len().is_none() => {
             String::from_utf8_lossy(&first[..error.valid_up_to()]).into_owned()
         }
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn message_pack_is_read_where_the_letter_says_so() {
+    fn message_pack_is_decoded_where_the_letter_says_so() {
         let bytes = rmp_serde::to_vec(&json!({"category": "order"})).unwrap();
         let packed = letter(Stage::Validate, &[(header::CONTENT_TYPE, "application/msgpack")], &bytes);
         assert_eq!(Content::of(&packed), Content::Document(json!({"category": "order"})));

@@ -1,8 +1,9 @@
-//! Letters of the stream, and which of them are meant.
+//! Reads letters from the stream, and filters them.
 //!
-//! A scan reads headers only, oldest first, up to what was there when it began: letters that come meanwhile, from a
-//! replay that failed again for example, are not seen, so it ends. What a crash leaves behind is a consumer that the
-//! server forgets by itself.
+//! Guarantee: a scan reads headers only, oldest first, up to the last letter that was there when it began. It does not
+//! see letters that come meanwhile, for example from a replay that failed again, so it always ends.
+//!
+//! A crash leaves behind a consumer, which the server removes after [`FORGET_AFTER`].
 
 use std::time::Duration;
 
@@ -22,11 +23,11 @@ use serde::Serialize;
 
 use crate::args::DeadFilter;
 
-/// Headers read with one request.
+/// Maximum letters whose headers are read with one request.
 const BATCH: usize = 500;
-/// Longest wait for the next of them.
+/// Maximum wait for the next letter; a server that takes longer has stopped answering.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The server forgets a reader that was not heard of for this long.
+/// Time after which the server removes a reader that asks for nothing: a crash of ours leaves nothing behind for long.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Set by JetStream in place of a payload that was not asked for (`headers_only`).
 const SIZE: &str = "Nats-Msg-Size";
@@ -36,14 +37,14 @@ const SIZE: &str = "Nats-Msg-Size";
 pub(super) struct Letter {
     pub(super) sequence: u64,
     pub(super) stored_at: Timestamp,
-    /// Where it is kept.
+    /// Its subject in the stream of dead letters.
     pub(super) subject: String,
     pub(super) headers: HeaderMap,
     /// Empty in a scan.
     pub(super) payload: Bytes,
 }
 
-/// What a letter's headers say, for people and programs.
+/// A letter's headers, as they are printed.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Summary {
     pub(super) sequence: u64,
@@ -89,7 +90,7 @@ impl Letter {
         subject::parse_rejected(&self.subject).is_some()
     }
 
-    /// Whether `filter` leaves it.
+    /// Whether it matches all of `filter`.
     pub(super) fn matches(&self, filter: &DeadFilter) -> bool {
         let is = |wanted: Option<&str>, name| wanted.is_none_or(|wanted| wanted == self.header(name));
         let of = |id: uuid::Uuid| {
@@ -166,7 +167,7 @@ async fn next<T>(next: impl Future<Output = Option<Result<T, async_nats::Error>>
     message.transpose().map_err(|error| anyhow!(error).context("the dead letters cannot be read"))
 }
 
-/// One letter with its payload; `None` where there is none of this number.
+/// One letter with its payload; `None` where no letter has this number.
 pub(super) async fn fetch(stream: &Stream, sequence: u64) -> anyhow::Result<Option<Letter>> {
     match stream.direct_get(sequence).await {
         Ok(message) => Ok(Some(Letter {
@@ -209,7 +210,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_filter_leaves_what_has_all_of_it() {
+    fn a_letter_must_match_all_of_a_filter() {
         let (notification, delivery) = (Uuid::now_v7(), Uuid::now_v7());
         let letter = letter(
             Stage::Send,
@@ -243,7 +244,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_rejection_tells_its_violations_and_its_request() {
+    fn a_rejection_shows_its_violations_and_its_request() {
         let headers =
             [(header::DETAIL, r#"["a: wrong","b: missing"]"#), (header::REQUEST, "r"), (header::NOTIFICATION, "t")];
         let rejection = Letter { subject: subject::rejected("shop"), ..letter(Stage::Validate, &headers, b"") };

@@ -1,12 +1,13 @@
-//! `dead`: dead letters and rejected submissions: looking at them, and sending them on their way again.
+//! `dead`: lists, shows and replays dead letters and rejected submissions.
 //!
 //! | module | does |
 //! |---|---|
-//! | [`letter`] | reads letters and their headers from the stream; the filter |
-//! | [`content`] | what a letter holds, in readable form, without addresses |
+//! | [`letter`] | reads letters and their headers from the stream, and filters them |
+//! | [`content`] | makes a letter's content readable, and hides addresses |
 //! | [`replay`] | publishes a letter again where it ended |
 //!
-//! Reading changes nothing. Memory is bounded by what is listed, whatever the stream holds.
+//! Guarantee: listing and showing change nothing. Memory is bounded by what is listed, whatever the stream holds. What a
+//! crash means for a replay, [`replay`] says.
 
 mod content;
 mod letter;
@@ -31,10 +32,10 @@ pub(super) use content::unpack;
 use letter::{Letter, Summary, fetch, scan};
 use replay::Replay;
 
-/// Longest detail in a table, in characters; `show` prints all of it.
+/// Maximum characters of a detail in a table, so that a row stays readable; `show` prints all of it.
 const MAX_DETAIL: usize = 160;
 
-/// Does what was asked.
+/// Runs the command.
 pub(crate) async fn run(command: DeadCommand, config: &Settings) -> anyhow::Result<()> {
     let context = jetstream::new(servers::nats_alone(config).await?);
     let stream = context.get_stream(stream::DEAD).await.with_context(|| {
@@ -44,7 +45,7 @@ pub(crate) async fn run(command: DeadCommand, config: &Settings) -> anyhow::Resu
         DeadCommand::List { filter, limit, json } => list(&stream, &filter, limit, json).await,
         DeadCommand::Show { sequence, reveal, json } => {
             let letter = fetch(&stream, sequence).await?.with_context(|| {
-                format!("there is no dead letter {sequence}: `chasqui dead list` prints those there are")
+                format!("there is no dead letter {sequence}: `chasqui dead list` prints the numbers")
             })?;
             show(&letter, reveal, json)
         }
@@ -73,15 +74,15 @@ async fn list(stream: &Stream, filter: &DeadFilter, limit: usize, json: bool) ->
         return print(&lines?.into_iter().map(|line| line + "\n").collect::<String>());
     }
     if found == 0 {
-        let which = if *filter == DeadFilter::default() { "" } else { " like that" };
+        let which = if *filter == DeadFilter::default() { "" } else { " that match the filter" };
         return print(&format!("There are no dead letters{which}.\n"));
     }
     print(&format!("{}\n", listed(&newest)))?;
     let hidden = found - newest.len() as u64;
     if hidden > 0 {
-        print(&format!("{hidden} older ones are not shown: `--limit {found}` shows all.\n"))?;
+        print(&format!("{hidden} older ones are not listed: `--limit {found}` lists all.\n"))?;
     }
-    print("`chasqui dead show NUMBER` shows one, `chasqui dead replay NUMBER…` sends it on its way again.\n")
+    print("`chasqui dead show NUMBER` shows one, `chasqui dead replay NUMBER…` sends it through the pipeline again.\n")
 }
 
 fn listed(letters: &VecDeque<Summary>) -> Table {
@@ -97,7 +98,7 @@ fn listed(letters: &VecDeque<Summary>) -> Table {
             clean(&letter.detail, MAX_DETAIL),
         ]);
     }
-    // Times and ids are to be copied: what a narrow terminal breaks is the rest.
+    // A narrow terminal may wrap all columns but times and ids, which people copy.
     for column in [1, 4] {
         if let Some(column) = table.column_mut(column) {
             column.set_constraint(ColumnConstraint::ContentWidth);
@@ -125,7 +126,7 @@ fn show(letter: &Letter, reveal: bool, json: bool) -> anyhow::Result<()> {
         }
     }
     match content {
-        // The line breaks of bytes shown as text are theirs; the rest of it cannot steer the screen.
+        // Line breaks in the text stay; other control characters could steer the terminal, and go.
         Some(serde_json::Value::String(bytes)) => {
             let lines: Vec<String> = bytes.lines().map(|line| clean(line, usize::MAX)).collect();
             text.push_str(&format!("\n{}\n", lines.join("\n")));

@@ -1,13 +1,13 @@
-//! Sends letters on their way again, from the stage where they ended.
+//! Publishes letters again, to the queue of the stage where they ended.
 //!
-//! Guarantee: a letter is deleted only once its message is stored, and its message always has the same id. So a replay
-//! cut off between the two can be run again: within the queue's duplicate window (`streams.hop_window_s`) the message
-//! is stored once, and later than that the stages take it for what it is, a repeat. Replaying a letter that is gone
-//! does nothing.
+//! Guarantee: a letter is deleted only once its message is stored, and the message of a letter always has the same id.
+//! So a replay that was cut off between the two can be run again: within the queue's duplicate window
+//! (`streams.hop_window_s`) the message is stored once, and later than that the stages recognise the repeat. Replaying a
+//! letter that is gone does nothing.
 //!
-//! A delivery that ended at send gets the next attempt's number: the attempts ledger has an answer on record for its
-//! own, which would only be repeated. Its horizon begins anew, so that it can wait for a provider. One that is too late
-//! by now ends as `expired`, and one whose recipient has opted out meanwhile as that.
+//! A delivery that ended at send gets the number of the next attempt, because for its own number the attempts ledger
+//! would only repeat the recorded answer. Its horizon begins anew, so that it can wait for a provider. If it is too late
+//! by now it ends as `expired`; if the recipient has opted out meanwhile it ends as suppressed.
 
 use std::{fmt, time::Duration};
 
@@ -31,10 +31,10 @@ use super::{
     letter::{Letter, fetch, scan},
 };
 
-/// Letters on their way at a time.
+/// Maximum letters that are replayed at the same time; `--rate` is the limit that counts.
 const IN_FLIGHT: usize = 16;
 
-/// The letters that are meant, oldest first.
+/// The letters to replay: those named, or those that match the filter, oldest first.
 pub(super) async fn chosen(
     stream: &Stream,
     sequences: Vec<u64>,
@@ -47,7 +47,7 @@ pub(super) async fn chosen(
         (false, ..) => bail!("give numbers or a filter, not both"),
         (true, true, false) => bail!(
             "which ones? Give numbers from `chasqui dead list`, a filter such as `--reason retries_exhausted`, or \
-             `--all` for really all of them"
+             `--all` to replay every dead letter"
         ),
         _ => {}
     }
@@ -66,16 +66,16 @@ pub(super) struct Replay {
     pub(super) stream: Stream,
     pub(super) publisher: Publisher,
     pub(super) dry_run: bool,
-    /// Most per second.
+    /// Maximum letters per second.
     pub(super) rate: u32,
 }
 
-/// What became of a letter.
+/// The result of replaying a letter.
 enum Done {
     Replayed,
-    /// Somebody else replayed it, or it was too old to be kept.
+    /// It was replayed or deleted before, or its retention ended.
     Gone,
-    /// It cannot be replayed, whenever one tries.
+    /// It cannot be replayed, and trying again would not help.
     Impossible(anyhow::Error),
 }
 
@@ -83,7 +83,7 @@ impl Replay {
     /// Replays `sequences` and prints how many; fails where some could not be.
     pub(super) async fn run(&self, sequences: Vec<u64>) -> anyhow::Result<()> {
         if self.dry_run {
-            return self.foretell(&sequences).await;
+            return self.print_plan(&sequences).await;
         }
         // Hidden where standard error is no terminal.
         let progress = ProgressBar::new(sequences.len() as u64);
@@ -112,7 +112,7 @@ impl Replay {
         progress.finish_and_clear();
         print(&format!("{replayed} replayed, {gone} already gone, {impossible} impossible\n"))?;
         match failure {
-            Some(error) => Err(error.context("stopped: the same command goes on from here")),
+            Some(error) => Err(error.context("stopped: run the same command again to go on")),
             None if impossible > 0 => bail!("{impossible} could not be replayed: `chasqui dead show` shows them"),
             None => Ok(()),
         }
@@ -136,11 +136,11 @@ impl Replay {
         }
     }
 
-    /// Says what a replay would do.
-    async fn foretell(&self, sequences: &[u64]) -> anyhow::Result<()> {
+    /// Prints what a replay would do.
+    async fn print_plan(&self, sequences: &[u64]) -> anyhow::Result<()> {
         let mut possible = 0_u64;
         for &sequence in sequences {
-            let told = match fetch(&self.stream, sequence).await?.as_ref().map(prepare) {
+            let plan = match fetch(&self.stream, sequence).await?.as_ref().map(prepare) {
                 None => "is gone".to_owned(),
                 Some(Err(error)) => format!("cannot be replayed: {error:#}"),
                 Some(Ok(prepared)) => {
@@ -148,13 +148,13 @@ impl Replay {
                     format!("would go to {prepared}")
                 }
             };
-            print(&format!("{sequence} {told}\n"))?;
+            print(&format!("{sequence} {plan}\n"))?;
         }
         print(&format!("{possible} of {} would be replayed\n", sequences.len()))
     }
 }
 
-/// The next sequence, when its time has come.
+/// The next sequence, at the next tick.
 async fn paced<I: Iterator<Item = u64>>((mut ticks, mut sequences): (Interval, I)) -> Option<(u64, (Interval, I))> {
     let sequence = sequences.next()?;
     ticks.tick().await;
@@ -165,11 +165,11 @@ fn is_gone(kind: DeleteMessageErrorKind) -> bool {
     matches!(kind, DeleteMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND)
 }
 
-/// A letter made a message again.
+/// A letter as it will be published.
 #[derive(Debug)]
 struct Prepared {
     message: Outgoing,
-    /// What it is; `None` where its bytes go out as they are.
+    /// The decoded message; `None` where the bytes are published as they are.
     output: Option<Output>,
 }
 
@@ -190,7 +190,7 @@ impl fmt::Display for Prepared {
 fn prepare(letter: &Letter) -> anyhow::Result<Prepared> {
     let subject = letter.header(header::SUBJECT).to_owned();
     if subject.is_empty() {
-        return Err(anyhow!("it does not say where it ended"));
+        return Err(anyhow!("its headers do not name the queue where it ended"));
     }
     let output = match Content::of(letter) {
         Content::Notification(notification) => Some(Output::Notification(notification).again()),
@@ -223,11 +223,12 @@ fn prepare(letter: &Letter) -> anyhow::Result<Prepared> {
     Ok(Prepared { message, output })
 }
 
-/// For bytes that go out as they are: not the id they had, which the queue may still remember.
+/// The message id of bytes that are published as they are. It differs from the id they had, which the queue may still
+/// remember, and which would make this a repeat.
 ///
-/// Between stages an id names notification and delivery, so that even what does not decode can be traced. Of a
-/// submission it may become the idempotency key, so it must be nobody else's: a sequence alone would come again if
-/// the stream were made anew.
+/// Between stages an id names notification and delivery, so that even a message that does not decode can be traced. The
+/// id of a submission may become its idempotency key, so it must be unique for ever: a sequence alone would come again
+/// if the stream were created anew.
 fn message_id(letter: &Letter, subject: &str) -> String {
     let Letter { sequence, .. } = letter;
     let id = |name| letter.header(name).parse::<Uuid>().ok().map(|id| id.simple());

@@ -1,73 +1,15 @@
-use std::{collections::BTreeMap, sync::Arc};
-
 use chasqui_contract::decision::parse_message_id;
-use chasqui_schemas::{
-    Channel, Delivery, Lane, Notification,
-    delivery::{Address, Endpoint},
-    envelope,
-    notification::{Message, Recipient, Request},
-    submission::Content as Said,
-};
+use chasqui_schemas::{Channel, Delivery, Lane, Notification, envelope, sample};
 use jiff::Timestamp;
 
 use super::{super::letter::tests::letter, *};
 
 fn delivery() -> Delivery {
-    Delivery {
-        id: Uuid::now_v7(),
-        notification_id: Uuid::now_v7(),
-        request_id: Uuid::now_v7(),
-        app: "shop".into(),
-        category: "order".into(),
-        template: String::new(),
-        variant: String::new(),
-        locale: String::new(),
-        lane: Lane::High,
-        category_lane: None,
-        user: None,
-        endpoint: Endpoint { id: "m".into(), address: Address::Mailbox("ada@example.com".into()) },
-        content: Said::default(),
-        sms_segments: 0,
-        submitted_at: Timestamp::UNIX_EPOCH,
-        expires_at: None,
-        collapse_key: None,
-        overrides: serde_json::Map::new(),
-        unsubscribe_url: None,
-        traceparent: None,
-        provider: "smtp".into(),
-        attempt: 3,
-        pass: 2,
-        sending_since: None,
-    }
+    Delivery { lane: Lane::High, provider: "smtp".into(), attempt: 3, pass: 2, ..sample::delivery() }
 }
 
 fn notification() -> Notification {
-    Notification {
-        id: Uuid::now_v7(),
-        app: "shop".into(),
-        lane: Lane::High,
-        submitted_at: Timestamp::UNIX_EPOCH,
-        recipient: Recipient::User("ada".into()),
-        request: Arc::new(Request {
-            id: Uuid::now_v7(),
-            idempotency_key: "k".into(),
-            category: "order".into(),
-            message: Message::Content(Said::default()),
-            channels: None,
-            send_at: None,
-            expires_at: None,
-            locale: None,
-            collapse_key: None,
-            transaction_id: None,
-            metadata: BTreeMap::new(),
-            overrides: serde_json::Map::new(),
-            traceparent: None,
-        }),
-        pass: 0,
-        contacts: None,
-        policy: None,
-        endpoints: Vec::new(),
-    }
+    Notification { lane: Lane::High, ..sample::notification() }
 }
 
 /// A letter of `stage` that ended where such messages are queued.

@@ -1,6 +1,7 @@
-//! The user's part of the streams, read message by message.
+//! Finds and deletes the user's messages in the streams.
 //!
-//! Reads neither disturb nor wait for the consumers at work. Deleting a message makes nats-server overwrite its bytes.
+//! Guarantee: it reads by direct access, so it neither disturbs the consumers nor waits for them. A deleted message is
+//! overwritten by nats-server. After a crash, run it again: deleted messages are not found.
 
 use std::time::Duration;
 
@@ -21,17 +22,17 @@ use super::who::Who;
 pub(super) struct Found {
     /// Sequences in the stream of dead letters.
     pub(super) dead: Vec<u64>,
-    /// Dead letters that cannot be read, and when the last of them was stored.
+    /// How many dead letters cannot be read, and when the last of them was stored.
     pub(super) unreadable: u64,
     pub(super) last_unreadable: Option<Timestamp>,
     /// Sequences in the stream of inboxes.
     pub(super) inbox: Vec<u64>,
-    /// Messages that wait for a time, and the latest of these times.
+    /// How many messages wait for a time, and the latest of these times.
     pub(super) deferred: u64,
     pub(super) last_due: Option<Timestamp>,
 }
 
-/// Looks through dead letters, inboxes and what waits.
+/// Searches dead letters, inboxes and messages that wait for a time.
 pub(super) async fn find(context: &jetstream::Context, user: &str, who: &Who) -> anyhow::Result<Found> {
     let mut found = Found::default();
     let is_theirs = |message: &StreamMessage| {
@@ -60,7 +61,7 @@ pub(super) async fn find(context: &jetstream::Context, user: &str, who: &Who) ->
     Ok(found)
 }
 
-/// Messages on their way through the stages, whosoever they are; and batches of trace events and receipts.
+/// How many messages, batches of trace events and receipts of all users are in the queues.
 pub(super) async fn on_their_way(context: &jetstream::Context) -> anyhow::Result<u64> {
     let mut waiting = 0;
     for name in stream::of_stages().chain([stream::TRACES, stream::RECEIPTS]) {
@@ -94,9 +95,9 @@ async fn open(context: &jetstream::Context, name: &str) -> anyhow::Result<Stream
     opened.with_context(|| format!("the stream {name} cannot be read: if it does not exist, run `chasqui migrate`"))
 }
 
-/// Every message under a subject, oldest first, up to what was there at the beginning.
+/// Hands every message under a subject to `each`, oldest first, up to the last one at the beginning.
 async fn each(stream: &Stream, subject: &str, mut each: impl FnMut(StreamMessage)) -> anyhow::Result<()> {
-    /// Longest wait for one message.
+    /// Maximum wait for one message; a server that takes longer has stopped answering.
     const PATIENCE: Duration = Duration::from_secs(10);
     let info = stream.cached_info();
     let mut next = info.state.first_sequence.max(1);

@@ -1,15 +1,15 @@
-//! `forget`: erases a user, and tells what remains until when.
+//! `forget`: erases a user, and reports what remains until when.
 //!
-//! | where | what becomes of it |
+//! | where | what happens to it |
 //! |---|---|
-//! | contacts, preferences | erased, and no marker stays that is called like the user; preferences are `enabled: false` while a message to the user still waits, so that nothing goes out that they had not wanted |
-//! | in-app inboxes, dead letters and rejected submissions that are the user's | deleted and overwritten |
+//! | every bucket whose records are named after users: contacts, preferences | its record is erased, and so is the marker that a deletion leaves. While a message to the user still waits, preferences become `enabled: false` instead, so that nothing goes out that the user had refused |
+//! | the user's in-app inboxes, dead letters and rejected submissions | they are deleted and overwritten |
 //! | ClickHouse | everything that leads to the person is taken out of the rows; rates do not change: [`mod@chasqui_warehouse::schema::forget`] |
-//! | suppression list | stays: that an address wants nothing more must outlive its owner's account. Entries are hashes of addresses |
-//! | what is on its way | goes on: without contacts nothing new is sent. Run `forget` again when it is through |
+//! | suppression list | stays, because an unsubscription must outlive the account. Its entries are hashes of addresses |
+//! | messages in the queues | go on, but without contacts nothing new is sent. Run `forget` again when they are through |
 //!
-//! Guarantee: done again, it does the rest. After a crash: again; contacts, by which addresses are known, are erased only
-//! when nothing is left to be found by them.
+//! Guarantee: a second run erases what the first could not. After a crash, run it again: contacts, which lead to
+//! everything that is kept by address, are erased only after the messages that they lead to.
 
 mod broker;
 mod who;
@@ -39,7 +39,7 @@ use crate::{
     servers::{Addresses, schema},
 };
 
-/// What was done, or would be.
+/// What was erased or would be, and what remains.
 #[derive(Debug, Serialize)]
 struct Report {
     user: String,
@@ -55,7 +55,7 @@ struct Erased {
     records: BTreeMap<&'static str, bool>,
     inbox_messages: usize,
     dead_letters: usize,
-    /// Whose rows in ClickHouse name nobody any more.
+    /// Notifications whose rows in ClickHouse no longer lead to a person.
     notifications: usize,
 }
 
@@ -66,7 +66,7 @@ struct Remains {
     until: String,
 }
 
-/// Forgets, unless it only has to say what it would do.
+/// Erases the user, unless it is a dry run, and prints the report.
 pub(crate) async fn run(args: &ForgetArgs, config: &Settings) -> anyhow::Result<()> {
     let addresses = Addresses::find(config)?;
     let context = jetstream::new(addresses.nats(config).await?);
@@ -133,7 +133,7 @@ fn is_preferences(bucket: Bucket) -> bool {
     bucket.as_str() == Preferences::BUCKET
 }
 
-/// How many of the addresses are on the suppression list.
+/// How many of the user's addresses are on the suppression list.
 async fn suppressed(context: &jetstream::Context, contacts: &Contacts) -> anyhow::Result<usize> {
     let list = Records::open(context, Bucket::of::<Suppression>()).await?;
     let mut count = 0;
@@ -146,7 +146,7 @@ async fn suppressed(context: &jetstream::Context, contacts: &Contacts) -> anyhow
 fn confirm(report: &Report) -> anyhow::Result<()> {
     ensure!(
         io::stdin().is_terminal(),
-        "this cannot be undone: `--yes` says that it is meant, `--dry-run` what it does"
+        "this cannot be undone: confirm it with `--yes`, or see what it would do with `--dry-run`"
     );
     eprint!("{}This cannot be undone. Type the user's id to go on: ", text(report));
     io::stderr().flush()?;
@@ -173,40 +173,37 @@ fn remains(
     let mut remains = Vec::new();
     let mut add = |place, what: String, until: String| remains.push(Remains { place, what, until });
     if suppressed > 0 {
-        let what = format!("{suppressed} of the user's addresses, as hashes: they want nothing more");
+        let what = format!("hashes of {suppressed} of the user's addresses, so that they get no more messages");
         add("suppression list", what, "`chasqui suppressions delete ADDRESS`".to_owned());
     }
     if found.deferred > 0 {
-        let what = format!(
-            "{} messages that wait for their time, and the word that the user wants nothing (preferences)",
-            found.deferred
-        );
-        let due = found.last_due.map_or_else(|| "they are due".to_owned(), date);
+        let what = format!("{} messages that wait for their time, and preferences that refuse them", found.deferred);
+        let due = found.last_due.map_or_else(|| "they are due now".to_owned(), date);
         add("deferred messages", what, format!("{due}; then run `forget` again"));
     }
     if on_their_way > 0 {
-        let what = format!("{on_their_way} messages, batches of traces and receipts of all users are on their way");
-        add("queues", what, "they are worked off; then run `forget` again".to_owned());
+        let what = format!("{on_their_way} messages, batches of traces and receipts, of all users");
+        add("queues", what, "the pipeline has handled them; then run `forget` again".to_owned());
     }
     if found.unreadable > 0 {
-        let what = format!("{} that cannot be read may be the user's", found.unreadable);
+        let what = format!("{} that cannot be read, and may be the user's", found.unreadable);
         add("dead letters", what, in_days(found.last_unreadable.unwrap_or_default(), streams.dead_days));
     }
     let claims = streams.dedupe_window_s.max(streams.attempts_window_s);
     add(
         "ledger",
-        "hashes of what was claimed, and ids of notifications".to_owned(),
+        "hashes of idempotency keys and attempts, and ids of notifications".to_owned(),
         date(Timestamp::now().checked_add(SignedDuration::from_secs(claims as i64)).unwrap_or(Timestamp::MAX)),
     );
     if notifications > 0 {
-        let what = "rows that name nobody: times, states, app, category, channel, provider".to_owned();
+        let what = "rows that lead to no person: times, states, app, category, channel, provider".to_owned();
         add("ClickHouse", what, in_days(Timestamp::now(), config.clickhouse.ttl_days.get()));
-        let what = "table parts as they were before, which nothing reads".to_owned();
+        let what = "old parts of tables, which queries no longer read".to_owned();
         add("ClickHouse's disk", what, "some minutes (`old_parts_lifetime`)".to_owned());
     }
-    let what = "bytes of erased records, which nothing reads".to_owned();
-    add("NATS' disk", what, "the server compacts its files".to_owned());
-    add("elsewhere", "backups, logs, what providers and producers keep".to_owned(), "you remove it".to_owned());
+    let what = "bytes of erased records, which clients cannot read".to_owned();
+    add("NATS' disk", what, "the server compacts its file".to_owned());
+    add("elsewhere", "backups, logs, and what providers and producers keep".to_owned(), "you remove it".to_owned());
     remains
 }
 
@@ -218,7 +215,7 @@ fn text(report: &Report) -> String {
     let Erased { records, inbox_messages, dead_letters, notifications } = &report.erased;
     let mut erased = table(&[if report.dry_run { "would be erased" } else { "erased" }, ""]);
     for (bucket, known) in records {
-        erased.add_row([*bucket, if *known { "yes" } else { "there are none" }]);
+        erased.add_row([*bucket, if *known { "yes" } else { "none" }]);
     }
     erased.add_row(["in-app messages".to_owned(), inbox_messages.to_string()]);
     erased.add_row(["dead letters".to_owned(), dead_letters.to_string()]);

@@ -1,14 +1,16 @@
-//! Whether a message is somebody's.
+//! Decides whether a message is the user's.
 //!
-//! A message is the user's if it is for the user or goes to one of the user's addresses. What others' messages say about
-//! the user, in a text or a template's variables, does not count.
+//! It is if it is for the user, or goes to one of the user's addresses. Messages to others that mention the user, in a
+//! text or in a template's variables, are not.
+//!
+//! Pure, so a crash changes nothing.
 
 use chasqui_schemas::{Delivery, Notification, OptOut, envelope, notification::Recipient, record::Contacts};
 use serde_json::Value;
 
 use crate::commands::dead::unpack;
 
-/// Whom to look for.
+/// The user to look for.
 #[derive(Debug)]
 pub(super) struct Who {
     user: String,
@@ -23,7 +25,7 @@ impl Who {
         Who { user: user.to_owned(), addresses: addresses.map(|address| comparable(address)).collect() }
     }
 
-    /// `None` where the bytes cannot be read.
+    /// Whether the message is the user's; `None` where its bytes cannot be read.
     pub(super) fn is_in(&self, payload: &[u8], opt_out: Option<&str>) -> Option<bool> {
         let wished = opt_out.and_then(|json| serde_json::from_str::<OptOut>(json).ok());
         if let Some(OptOut::Category { user, .. }) = wished
@@ -49,7 +51,7 @@ impl Who {
         of_inline.into_iter().any(|address| self.has(address))
     }
 
-    /// Of a submission that validate did not let pass: fields may be spelled either way, or be anything.
+    /// Whether a rejected submission names the user: its fields may be spelled either way, and may hold anything.
     fn is_recipient(&self, submission: &Value) -> bool {
         let recipients = submission.get("recipients").and_then(Value::as_array);
         recipients.into_iter().flatten().any(|recipient| {
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_submission_is_whose_recipients_name_the_user_or_an_address() {
+    fn a_submission_is_theirs_if_a_recipient_is_the_user_or_an_address() {
         for recipient in
             [json!("ada"), json!({"user": "ada"}), json!({"userId": "ada"}), json!({"email": "Ada@example.com"})]
         {
@@ -96,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_names_its_user() {
+    fn an_opt_out_names_its_user() {
         let wish = json!({ "category": { "app": "shop", "user": "ada", "category": "news" } }).to_string();
         assert_eq!(ada().is_in(b"[]", Some(&wish)), Some(true));
         assert_eq!(ada().is_in(b"[]", Some(&wish.replace("ada", "bob"))), Some(false));
     }
 
     #[test]
-    fn what_cannot_be_read_is_nobodys_for_all_we_know() {
+    fn bytes_that_cannot_be_read_are_neither() {
         assert_eq!(ada().is_in(b"\xc1noise about ada", None), None);
     }
 }

@@ -20,7 +20,7 @@ use chasqui_runtime::{Broker, RunnerLimits, lanes::OTHERS, run_deferred, run_sta
 use chasqui_schemas::{
     Lane, Notification, Reason, envelope, header,
     notification::{Message, Recipient, Request},
-    stream, subject,
+    sample, stream, subject,
     submission::Content,
 };
 use chasqui_testing::servers::Nats;
@@ -158,29 +158,9 @@ impl Bench {
 fn notification(user: &str) -> Notification {
     Notification {
         id: Uuid::now_v7(),
-        app: "shop".into(),
-        lane: Lane::Normal,
         submitted_at: Timestamp::now(),
         recipient: Recipient::User(user.into()),
-        request: Arc::new(Request {
-            id: Uuid::now_v7(),
-            idempotency_key: user.into(),
-            category: "c".into(),
-            message: Message::Content(Content::default()),
-            channels: None,
-            send_at: None,
-            expires_at: None,
-            locale: None,
-            collapse_key: None,
-            transaction_id: None,
-            metadata: BTreeMap::default(),
-            overrides: serde_json::Map::default(),
-            traceparent: None,
-        }),
-        pass: 0,
-        contacts: None,
-        policy: None,
-        endpoints: vec![],
+        ..sample::notification()
     }
 }
 

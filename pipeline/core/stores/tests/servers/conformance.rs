@@ -29,26 +29,26 @@ use uuid::Uuid;
 async fn ledger_conforms(ledger: &dyn Ledger) {
     the_first_claim_wins(ledger).await;
     books_are_apart(ledger).await;
-    of_many_at_a_time_exactly_one_is_first(ledger).await;
+    of_many_claims_at_once_exactly_one_is_first(ledger).await;
     any_value_comes_back_as_it_was(ledger).await;
     the_first_end_holds(ledger).await;
-    of_an_end_and_takeovers_at_a_time_all_tell_the_same(ledger).await;
+    an_end_and_takeovers_at_once_all_answer_the_same_end(ledger).await;
 }
 
 /// The value that an id was claimed with.
 fn taken(claim: Claim) -> Bytes {
     match claim {
         Claim::Taken { value, .. } => value,
-        Claim::First => panic!("nobody had claimed it"),
+        Claim::First => panic!("the claim was the first"),
     }
 }
 
 async fn the_first_claim_wins(ledger: &dyn Ledger) {
     let claim = id::claim(&["first", "wins"]);
-    let say = |value: &'static str| ledger.claim(Book::Dedupe, &claim, Bytes::from(value));
-    assert_eq!(say("ours").await.unwrap(), Claim::First);
-    assert_eq!(taken(say("theirs").await.unwrap()), "ours");
-    assert_eq!(taken(say("ours").await.unwrap()), "ours");
+    let claim_as = |value: &'static str| ledger.claim(Book::Dedupe, &claim, Bytes::from(value));
+    assert_eq!(claim_as("ours").await.unwrap(), Claim::First);
+    assert_eq!(taken(claim_as("theirs").await.unwrap()), "ours");
+    assert_eq!(taken(claim_as("ours").await.unwrap()), "ours");
 }
 
 async fn books_are_apart(ledger: &dyn Ledger) {
@@ -59,7 +59,7 @@ async fn books_are_apart(ledger: &dyn Ledger) {
     assert_eq!(taken(ledger.claim(Book::Attempts, &claim, "c".into()).await.unwrap()), "b");
 }
 
-async fn of_many_at_a_time_exactly_one_is_first(ledger: &dyn Ledger) {
+async fn of_many_claims_at_once_exactly_one_is_first(ledger: &dyn Ledger) {
     const IDS: usize = 100;
     const CLAIMS_PER_ID: usize = 20;
     let claims = (0..IDS * CLAIMS_PER_ID).map(|n| async move {
@@ -116,18 +116,18 @@ async fn the_first_end_holds(ledger: &dyn Ledger) {
     assert_eq!(end("another", "sent").await.unwrap(), None, "the others' ends are none of its business");
 }
 
-/// Runs what is given at a time: of each attempt its end, and two takeovers of which one comes a little later.
-async fn of_an_end_and_takeovers_at_a_time_all_tell_the_same(ledger: &dyn Ledger) {
+/// Records, for each attempt at once, its end and two takeovers, in changing order.
+async fn an_end_and_takeovers_at_once_all_answer_the_same_end(ledger: &dyn Ledger) {
     const ATTEMPTS: usize = 300;
     let begun = begin(ledger, "raced").await;
     let race = |n: usize| async move {
         let id = id::claim(&["raced", &n.to_string()]);
-        let said = |answer: Result<Option<Bytes>, StoreError>, own: &'static str| {
+        let end_of = |answer: Result<Option<Bytes>, StoreError>, own: &'static str| {
             answer.unwrap().unwrap_or_else(|| Bytes::from_static(own.as_bytes()))
         };
-        let end = async { said(ledger.end(&id, "sent".into()).await, "sent") };
-        let one = async { said(ledger.take_over(&id, begun, "one".into()).await, "one") };
-        let other = async { said(ledger.take_over(&id, begun, "other".into()).await, "other") };
+        let end = async { end_of(ledger.end(&id, "sent".into()).await, "sent") };
+        let one = async { end_of(ledger.take_over(&id, begun, "one".into()).await, "one") };
+        let other = async { end_of(ledger.take_over(&id, begun, "other".into()).await, "other") };
         // Who asks first is not always the same.
         let (end, one, other) = match n % 3 {
             0 => futures::join!(end, one, other),
@@ -426,7 +426,7 @@ async fn a_suppression_that_was_lifted_can_come_again() {
 // --- Faults of the twins --------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_twin_fails_as_often_as_told_and_with_the_effect_that_was_asked_for() {
+async fn a_twin_fails_as_often_as_ordered_before_or_after_its_effect() {
     let ledger = MemoryLedger::new();
     ledger.faults.fail_next(1);
     let error = ledger.claim(Book::Dedupe, "a", "1".into()).await.unwrap_err();

@@ -92,19 +92,19 @@ async fn what_changes_around_a_crash_of_the_server_is_seen() {
 }
 
 #[tokio::test]
-async fn an_import_stores_every_record_and_tells_how_far_it_is() {
+async fn an_import_stores_every_record_and_reports_its_progress() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let records = Records::open(&context, Bucket::of::<Contacts>()).await.unwrap();
     let names: BTreeSet<String> = (0..1_000).map(|n| format!("user.{n}@x")).collect();
 
-    let mut told = Vec::new();
+    let mut progress = Vec::new();
     let import = stream::iter(names.clone()).map(|name| (name, Bytes::from_static(b"{}")));
-    let stored = records.import(import, |done| told.push(done)).await.unwrap();
+    let stored = records.import(import, |done| progress.push(done)).await.unwrap();
 
     assert_eq!(stored, 1_000);
-    assert_eq!(told, (1..=1_000).collect::<Vec<_>>());
+    assert_eq!(progress, (1..=1_000).collect::<Vec<_>>());
     let listed: BTreeSet<String> = records.names().await.unwrap().try_collect().await.unwrap();
     assert_eq!(listed, names);
     assert_eq!(records.get("user.7@x").await.unwrap().unwrap(), "{}");
@@ -153,7 +153,7 @@ async fn a_full_bucket_says_so() {
 }
 
 #[tokio::test]
-async fn a_missing_bucket_is_told_at_once() {
+async fn a_missing_bucket_is_an_error_at_once() {
     let server = Nats::start().await;
     let context = server.context().await;
     let error = NatsDirectory::open(&context).await.unwrap_err();
@@ -161,7 +161,7 @@ async fn a_missing_bucket_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn no_server_at_the_address_is_told_with_the_address_and_without_the_password() {
+async fn the_error_of_a_missing_server_names_the_address_and_hides_the_password() {
     let error = connect("nats://ada:secret@127.0.0.1:1", &ConnectOptions::default()).await.unwrap_err();
     assert!(matches!(error, ConnectError::NoAnswer { .. }), "{error:?}");
     assert!(error.to_string().contains("127.0.0.1:1") && !format!("{error:?} {error}").contains("secret"), "{error:?}");

@@ -3,19 +3,16 @@
 //! Synthetic notifications, as the stages would trace them, go the writer's way into ClickHouse; then traces are looked
 //! up and queries asked. Meant for an empty database: what is there already is measured with it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use chasqui_contract::{Context, Decision, Output, StageInput as _, Verdict};
 use chasqui_schemas::{
     Channel, Lane, Notification, Reason, Receipt, ReceiptKind, Stage,
     clickhouse::STORED,
     id,
-    notification::{Message, Recipient, Request},
+    notification::{Message, Recipient},
     receipt::Actor,
-    subject,
+    sample, subject,
     trace::{self, Attributes, TraceEvent},
 };
 use chasqui_services::receipts;
@@ -212,35 +209,23 @@ fn notification(number: u32, at: Timestamp) -> Notification {
     let request_id = id::request("measure", at, u64::from(number));
     let user = format!("user-{}", number % 10_000);
     let labels = [("campaign", "none"), ("region", "eu-west-1"), ("service", "orders")];
-    Notification {
+    let notification = Notification {
         id: id::notification(at, request_id, &user),
         app: ["shop", "bank", "forum"][number as usize % 3].into(),
         lane: Lane::ALL[number as usize % 4],
         submitted_at: at,
         recipient: Recipient::User(user),
-        request: Arc::new(Request {
-            id: request_id,
-            idempotency_key: request_id.to_string(),
-            category: ["order", "otp", "digest", "alert"][number as usize % 4].into(),
-            message: Message::Template {
-                key: format!("template-{}", number % 20),
-                data: (&serde_json::Map::new()).into(),
-            },
-            channels: None,
-            send_at: None,
-            expires_at: None,
-            locale: None,
-            collapse_key: None,
-            transaction_id: Some(format!("order-{number}")),
-            metadata: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            overrides: serde_json::Map::new(),
-            traceparent: None,
-        }),
-        pass: 0,
-        contacts: None,
-        policy: None,
-        endpoints: Vec::new(),
-    }
+        ..sample::notification()
+    };
+    notification.with_request(|request| {
+        request.id = request_id;
+        request.idempotency_key = request_id.to_string();
+        request.category = ["order", "otp", "digest", "alert"][number as usize % 4].into();
+        request.message =
+            Message::Template { key: format!("template-{}", number % 20), data: (&serde_json::Map::new()).into() };
+        request.transaction_id = Some(format!("order-{number}"));
+        request.metadata = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    })
 }
 
 /// What each stage explains about a usual notification.

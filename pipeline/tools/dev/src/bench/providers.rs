@@ -23,10 +23,12 @@ use anyhow::{Context, bail, ensure};
 use chasqui::settings::Settings;
 use chasqui_contract::{Decide, SystemClock, Verdict};
 use chasqui_schemas::{
-    Channel, Delivery, Lane,
-    delivery::{Address, Endpoint},
+    Channel, Delivery, Notification,
+    delivery::{Address, Endpoint, Written},
     id,
+    notification::Message,
     record::Platform,
+    sample,
     submission::Content,
 };
 use chasqui_send::{Ports, SendStage};
@@ -36,7 +38,7 @@ use indicatif::ProgressBar;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{
@@ -282,20 +284,22 @@ impl Target {
         };
         let now = Timestamp::now();
         let (request_id, endpoint) = (Uuid::now_v7(), Endpoint { id: "endpoint".to_owned(), address });
-        let notification_id = id::notification(now, request_id, "ada");
-        let html = endpoint.channel() == Channel::Email;
-        Delivery {
-            id: id::delivery(notification_id, endpoint.channel(), &endpoint.id),
-            notification_id,
-            request_id,
+        let notification = Notification {
+            id: id::notification(now, request_id, "ada"),
             app: "bench".to_owned(),
-            category: "order".to_owned(),
-            template: "order.shipped".to_owned(),
+            submitted_at: now,
+            ..sample::notification()
+        };
+        let notification = notification.with_request(|request| {
+            request.id = request_id;
+            request.message = Message::Template { key: "order.shipped".to_owned(), data: (&Map::new()).into() };
+            request.expires_at = Some(now + SignedDuration::from_hours(12));
+            request.collapse_key = Some(format!("order-{n}"));
+        });
+        let html = endpoint.channel() == Channel::Email;
+        let written = Written {
             variant: "a".to_owned(),
             locale: "en-US".to_owned(),
-            lane: Lane::Normal,
-            category_lane: None,
-            user: Some("ada".to_owned()),
             content: Content {
                 title: Some("Your order is on its way".to_owned()),
                 body: Some(format!("Order {n} left our warehouse in Lima and arrives on Tuesday, before noon.")),
@@ -303,18 +307,9 @@ impl Target {
                 url: Some(format!("https://shop.example.com/orders/{n}")),
             },
             sms_segments: 0,
-            submitted_at: now,
-            expires_at: Some(now + SignedDuration::from_hours(12)),
-            collapse_key: Some(format!("order-{n}")),
-            overrides: serde_json::Map::new(),
-            unsubscribe_url: html.then(|| format!("https://notify.example.com/u/{notification_id}")),
-            traceparent: None,
-            provider: self.name.to_owned(),
-            attempt: 1,
-            pass: 0,
-            sending_since: None,
-            endpoint,
-        }
+            unsubscribe_url: html.then(|| format!("https://notify.example.com/u/{}", notification.id)),
+        };
+        Delivery { provider: self.name.to_owned(), ..notification.delivery_to(endpoint, written) }
     }
 }
 

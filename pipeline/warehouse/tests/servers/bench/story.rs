@@ -2,18 +2,17 @@
 
 #![allow(clippy::expect_used, reason = "a test may fail")]
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use chasqui_contract::{Context, Decision, Output, StageInput as _, Verdict};
 use chasqui_schemas::{
     Delivery, Lane, Notification, Reason, Receipt, ReceiptKind, Stage,
-    delivery::{Address, Endpoint},
+    delivery::{Address, Endpoint, Written},
     id,
-    notification::{Message, Recipient, Request},
+    notification::{Message, Recipient},
     receipt::Actor,
-    subject,
-    submission::Content,
+    sample, subject,
     trace::TraceEvent,
 };
 use chasqui_services::receipts;
@@ -28,62 +27,23 @@ pub(crate) fn submitted_at() -> Timestamp {
 }
 
 pub(crate) fn notification(at: Timestamp, request_id: Uuid, user: &str, transaction: Option<&str>) -> Notification {
-    Notification {
+    let notification = Notification {
         id: id::notification(at, request_id, user),
-        app: "shop".into(),
-        lane: Lane::Normal,
         submitted_at: at,
         recipient: Recipient::User(user.into()),
-        request: Arc::new(Request {
-            id: request_id,
-            idempotency_key: "k".into(),
-            category: "order".into(),
-            message: Message::Template { key: "welcome".into(), data: (&serde_json::Map::new()).into() },
-            channels: None,
-            send_at: None,
-            expires_at: None,
-            locale: None,
-            collapse_key: None,
-            transaction_id: transaction.map(str::to_owned),
-            metadata: Default::default(),
-            overrides: serde_json::Map::new(),
-            traceparent: None,
-        }),
-        pass: 0,
-        contacts: None,
-        policy: None,
-        endpoints: vec![],
-    }
+        ..sample::notification()
+    };
+    notification.with_request(|request| {
+        request.id = request_id;
+        request.message = Message::Template { key: "welcome".into(), data: (&serde_json::Map::new()).into() };
+        request.transaction_id = transaction.map(str::to_owned);
+    })
 }
 
 pub(crate) fn delivery(of: &Notification, address: Address) -> Delivery {
     let endpoint = Endpoint { id: address.text().to_owned(), address };
-    Delivery {
-        id: id::delivery(of.id, endpoint.channel(), &endpoint.id),
-        notification_id: of.id,
-        request_id: of.request.id,
-        app: of.app.clone(),
-        category: of.request.category.clone(),
-        template: "welcome".into(),
-        variant: "b".into(),
-        locale: "ko".into(),
-        lane: Lane::High,
-        category_lane: None,
-        user: None,
-        endpoint,
-        content: Content::default(),
-        sms_segments: 0,
-        submitted_at: of.submitted_at,
-        expires_at: None,
-        collapse_key: None,
-        overrides: serde_json::Map::new(),
-        unsubscribe_url: None,
-        traceparent: None,
-        provider: "twilio".into(),
-        attempt: 1,
-        pass: 0,
-        sending_since: None,
-    }
+    let written = Written { variant: "b".into(), locale: "ko".into(), ..Written::default() };
+    Delivery { lane: Lane::High, provider: "twilio".into(), ..of.delivery_to(endpoint, written) }
 }
 
 /// Everything the stages record about one notification, as the runtime makes it.

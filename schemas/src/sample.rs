@@ -1,0 +1,89 @@
+//! A valid request, notification and delivery, for tests and benchmarks; a cargo feature keeps them out of what ships.
+//!
+//! A test states only what it is about and takes the rest from here, so that a new field does not touch it:
+//! `Delivery { attempt: 3, ..sample::delivery().sms("+15551234567") }`. Every call gives the same values.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::{
+    Delivery, Lane, Notification,
+    delivery::{Address, Endpoint, Written},
+    id,
+    notification::{Message, Recipient, Request},
+    record::Platform,
+    submission::Content,
+};
+
+/// A title and a body.
+pub fn content() -> Content {
+    Content { title: Some("Your order".into()), body: Some("It is on its way.".into()), ..Content::default() }
+}
+
+/// A request of category `order`, with inline [`content`].
+pub fn request() -> Request {
+    Request {
+        id: Uuid::nil(),
+        idempotency_key: "order-1".into(),
+        category: "order".into(),
+        message: Message::Content(content()),
+        channels: None,
+        send_at: None,
+        expires_at: None,
+        locale: None,
+        collapse_key: None,
+        transaction_id: None,
+        metadata: Default::default(),
+        overrides: Default::default(),
+        traceparent: None,
+    }
+}
+
+/// A notification of the app `shop` to the user `ada`, as it leaves validate: [`request`], submitted in 1970.
+pub fn notification() -> Notification {
+    let (request, recipient) = (request(), Recipient::User("ada".into()));
+    let id = id::notification(Timestamp::UNIX_EPOCH, request.id, "ada");
+    Notification::new(id, "shop".into(), Lane::Normal, Timestamp::UNIX_EPOCH, recipient, Arc::new(request))
+}
+
+/// A first attempt at mailing `ada` her [`notification`], as it leaves render.
+pub fn delivery() -> Delivery {
+    let endpoint = endpoint(Address::Mailbox("ada@example.com".into()));
+    notification().delivery_to(endpoint, Written { content: content(), ..Written::default() })
+}
+
+fn endpoint(address: Address) -> Endpoint {
+    Endpoint { id: "endpoint".into(), address }
+}
+
+impl Notification {
+    /// This sample with a changed request.
+    #[must_use]
+    pub fn with_request(mut self, change: impl FnOnce(&mut Request)) -> Self {
+        change(Arc::make_mut(&mut self.request));
+        self
+    }
+}
+
+impl Delivery {
+    /// This sample to another address, under the id that goes with it.
+    #[must_use]
+    pub fn to(self, address: Address) -> Self {
+        let endpoint = endpoint(address);
+        Delivery { id: id::delivery(self.notification_id, endpoint.channel(), &endpoint.id), endpoint, ..self }
+    }
+
+    /// This sample as an SMS.
+    #[must_use]
+    pub fn sms(self, number: &str) -> Self {
+        self.to(Address::Phone(number.into()))
+    }
+
+    /// This sample as a push.
+    #[must_use]
+    pub fn push(self, platform: Platform, token: &str) -> Self {
+        self.to(Address::Device { platform, token: token.into(), registered_at: None })
+    }
+}
