@@ -61,22 +61,22 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Reads the settings, begins to log, and runs `work` to its end. `filter` stands in for `log.filter`, see
+/// Reads the settings, an operator's own from `file`; begins to log, and runs `work` to its end. `filter` stands in for `log.filter`, see
 /// [`telemetry::start`]; `steps_back` lets all threads but the critical lane's step back.
 ///
 /// # Errors
 /// Where settings or telemetry cannot be used, and those of `work`.
 pub fn start<W: AsyncFnOnce(Settings, Metrics) -> anyhow::Result<ExitCode>>(
-    config: Option<&Path>,
+    file: Option<&Path>,
     filter: Option<&str>,
     steps_back: bool,
     work: W,
 ) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(config, &serde_json::Value::Null)?;
+    let settings = Settings::load(file, &serde_json::Value::Null)?;
     // Two libraries that we depend on could do the cryptography; TLS clients that name none take this one.
     rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("TLS is set up already"))?;
     let metrics = Metrics::default();
-    let telemetry = telemetry::start(&settings, filter, &metrics)?;
+    let telemetry = telemetry::start(&settings.log, &settings.telemetry, filter, &metrics)?;
     let runtime = runtime(steps_back).context("cannot start the async runtime")?;
     let code = runtime.block_on(work(settings, metrics));
     // Detached work must not hold up the end: everything that matters has been awaited.

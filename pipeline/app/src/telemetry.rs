@@ -24,7 +24,7 @@ use tracing_subscriber::{
 
 use crate::{
     metrics::Metrics,
-    settings::{LogFormat, Settings},
+    settings::{LogFormat, LogSettings, TelemetrySettings},
 };
 
 /// Batch spans.
@@ -39,7 +39,12 @@ pub struct Telemetry {
 
 /// Begins to log and to export. `filter` stands in for `log.filter`; RUST_LOG overrides both. Where there is none, the
 /// process serves, and `kept` keeps its metrics to be asked for.
-pub fn start(config: &Settings, filter: Option<&str>, kept: &Metrics) -> anyhow::Result<Telemetry> {
+pub fn start(
+    log: &LogSettings,
+    otlp: &TelemetrySettings,
+    filter: Option<&str>,
+    kept: &Metrics,
+) -> anyhow::Result<Telemetry> {
     let mut telemetry = Telemetry::default();
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
 
@@ -47,22 +52,23 @@ pub fn start(config: &Settings, filter: Option<&str>, kept: &Metrics) -> anyhow:
     if filter.is_none() {
         layers.push(kept.clone().with_filter(only(metric::TARGET)).boxed());
     }
-    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.unwrap_or(&config.log.filter).to_owned());
+    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.unwrap_or(&log.filter).to_owned());
     let directives = format!("{directives},{SPANS}=off,{}=off", metric::TARGET);
     let filter = EnvFilter::try_new(&directives).with_context(|| format!("the log filter `{directives}` is wrong"))?;
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    layers.push(match config.log.format {
-        LogFormat::Text => log.with_filter(filter).boxed(),
-        LogFormat::Json => log.json().with_filter(filter).boxed(),
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    layers.push(match log.format {
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().with_filter(filter).boxed(),
     });
 
-    let endpoint = config.telemetry.otlp_endpoint.trim_end_matches('/');
+    let endpoint = otlp.otlp_endpoint.trim_end_matches('/');
     if !endpoint.is_empty() {
         let resource = Resource::builder().with_service_name("chasqui").build();
         let exporter = SpanExporter::builder().with_http().with_endpoint(format!("{endpoint}/v1/traces")).build();
         let spans = SdkTracerProvider::builder()
             .with_batch_exporter(exporter.context("telemetry.otlp_endpoint cannot be used")?)
-            .with_sampler(Sampler::TraceIdRatioBased(config.telemetry.sample_ratio))
+            .with_sampler(Sampler::TraceIdRatioBased(otlp.sample_ratio))
             .with_resource(resource.clone())
             .build();
         let exporter = MetricExporter::builder().with_http().with_endpoint(format!("{endpoint}/v1/metrics")).build();

@@ -15,14 +15,14 @@ use chasqui_nats::{
 use chasqui_prioritize::Prioritize;
 use chasqui_render::Render;
 use chasqui_runtime::{
-    Broker,
+    Broker, RunnerLimits,
     lanes::{OTHERS, URGENT},
     run_deferred, run_stage, topology,
 };
 use chasqui_schemas::{Lane, Pepper, Stage, consumer};
 use chasqui_send::{Ports, SendStage};
 use chasqui_services::{run_monitor, run_receipts};
-use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, pepper};
+use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, PrivacySettings, pepper};
 use chasqui_trace::TraceSink;
 use chasqui_validate::Validate;
 use chasqui_warehouse::{WriterSettings, run_exporter, run_writer};
@@ -148,7 +148,7 @@ impl Drop for Thread {
 
 impl Worker {
     /// Starts `roles`.
-    pub async fn start(config: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<Self> {
+    pub async fn start(settings: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<Self> {
         let mut worker = Worker {
             nats: None,
             clickhouse: None,
@@ -159,42 +159,42 @@ impl Worker {
         };
         if roles == [Role::Gateway] {
             // With a spool it has something to do without a broker.
-            worker.open_gateway(config, addresses, addresses.nats_some_time(config).await?).await?;
+            worker.open_gateway(settings, addresses, addresses.nats_some_time(&settings.nats).await?).await?;
         } else {
-            worker.open(config, addresses, roles).await?;
+            worker.open(settings, addresses, roles).await?;
         }
         tracing::info!(roles = %roles.iter().map(Role::to_string).collect::<Vec<_>>().join(","), "running");
         Ok(worker)
     }
 
     /// Starts `roles`, all of which need a broker.
-    async fn open(&mut self, config: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<()> {
-        let client = addresses.nats(config).await?;
+    async fn open(&mut self, settings: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<()> {
+        let client = addresses.nats(&settings.nats).await?;
         topology::check_server(&client, &addresses.nats)?;
         require_topology(&client).await?;
         self.nats = Some(client.clone());
         if roles.contains(&Role::Service(Service::Writer)) {
-            self.clickhouse = Some(addresses.clickhouse(config)?);
+            self.clickhouse = Some(addresses.clickhouse(&settings.clickhouse)?);
         }
-        let parts = Parts::open(config, client, OTHERS).await?;
+        let parts = Parts::open(&settings.nats, &settings.privacy, client, OTHERS).await?;
         let stages: Vec<Stage> = roles.iter().filter_map(|role| role.stage()).collect();
         if !stages.is_empty() {
             let on = self.thread("critical")?;
             let urgent = {
-                let (config, addresses) = (config.clone(), addresses.clone());
-                let open = async move { Parts::open(&config, addresses.nats(&config).await?, URGENT).await };
+                let (nats, privacy, addresses) = (settings.nats.clone(), settings.privacy.clone(), addresses.clone());
+                let open = async move { Parts::open(&nats, &privacy, addresses.nats(&nats).await?, URGENT).await };
                 on.spawn(open).await??
             };
             for stage in stages {
-                self.stage(stage, config, &parts, &Handle::current())?;
-                self.stage(stage, config, &urgent, &on)?;
+                self.stage(stage, settings, &parts, &Handle::current())?;
+                self.stage(stage, settings, &urgent, &on)?;
             }
         }
         for service in roles.iter().filter_map(|role| role.service()) {
-            self.service(service, config, addresses, &parts)?;
+            self.service(service, settings, addresses, &parts)?;
         }
         if roles.contains(&Role::Gateway) {
-            self.open_gateway(config, addresses, parts.broker.client.clone()).await?;
+            self.open_gateway(settings, addresses, parts.broker.client.clone()).await?;
         }
         Ok(())
     }
@@ -208,21 +208,22 @@ impl Worker {
         Ok(handle)
     }
 
-    fn stage(&mut self, stage: Stage, config: &Settings, parts: &Parts, on: &Handle) -> anyhow::Result<()> {
+    fn stage(&mut self, stage: Stage, settings: &Settings, parts: &Parts, on: &Handle) -> anyhow::Result<()> {
         let directory = Arc::clone(&parts.directory);
         let clock = Arc::clone(&parts.broker.clock);
+        let limits = &settings.runner.limits();
         match stage {
-            Stage::Validate => self.run(Validate::new(config.app_lanes(), parts.pepper.clone()), config, parts, on),
-            Stage::Enrich => self.run(Enrich { directory, clock }, config, parts, on),
+            Stage::Validate => self.run(Validate::new(settings.app_lanes(), parts.pepper.clone()), limits, parts, on),
+            Stage::Enrich => self.run(Enrich { directory, clock }, limits, parts, on),
             Stage::Filter => {
                 let filter = Filter { directory, clock, pepper: parts.pepper.clone() };
-                self.run(filter, config, parts, on);
+                self.run(filter, limits, parts, on);
             }
-            Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, config, parts, on),
+            Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, limits, parts, on),
             Stage::Render => {
-                self.run(Render::new(directory, config.links.open(&config.gateway.public_url)?), config, parts, on)
+                self.run(Render::new(directory, settings.links.open(&settings.gateway.public_url)?), limits, parts, on)
             }
-            Stage::Prioritize => self.run(Prioritize { clock, routes: config.routes() }, config, parts, on),
+            Stage::Prioritize => self.run(Prioritize { clock, routes: settings.routes() }, limits, parts, on),
             Stage::Send => {
                 let ports = Ports {
                     ledger: parts.ledger.clone(),
@@ -232,21 +233,21 @@ impl Worker {
                 };
                 let inbox = Arc::new(NatsInbox::new(parts.broker.publisher.clone()));
                 let ports_of_providers = chasqui_providers::Ports { inbox, clock };
-                let providers = chasqui_providers::senders(&config.accounts, &ports_of_providers)?;
-                let send = SendStage::with_alerts(&config.send, config.routes(), providers, ports)?;
-                config.runner.check_longest_call(send.longest_call())?;
-                self.run(send, config, parts, on);
+                let providers = chasqui_providers::senders(&settings.accounts, &ports_of_providers)?;
+                let send = SendStage::with_alerts(&settings.send, settings.routes(), providers, ports)?;
+                settings.runner.check_longest_call(send.longest_call())?;
+                self.run(send, limits, parts, on);
             }
         }
         Ok(())
     }
 
     /// One runner per queue of the stage.
-    fn run<S: chasqui_contract::Decide>(&mut self, stage: S, config: &Settings, parts: &Parts, on: &Handle) {
+    fn run<S: chasqui_contract::Decide>(&mut self, stage: S, limits: &RunnerLimits, parts: &Parts, on: &Handle) {
         let stage = Arc::new(stage);
         for channel in consumer::queues(S::STAGE) {
-            let (broker, settings) = (parts.broker.clone(), config.runner.limits());
-            let runner = run_stage(Arc::clone(&stage), channel, parts.lanes, broker, settings, self.stop.clone());
+            let (broker, limits) = (parts.broker.clone(), limits.clone());
+            let runner = run_stage(Arc::clone(&stage), channel, parts.lanes, broker, limits, self.stop.clone());
             self.tasks.spawn_on(async move { runner.await.with_context(|| S::STAGE.to_string()) }, on);
         }
     }
@@ -254,7 +255,7 @@ impl Worker {
     fn service(
         &mut self,
         service: Service,
-        config: &Settings,
+        settings: &Settings,
         addresses: &Addresses,
         parts: &Parts,
     ) -> anyhow::Result<()> {
@@ -270,32 +271,33 @@ impl Worker {
                 self.tasks.spawn(async move { receipts.await.context("receipts") });
             }
             Service::Writer => {
-                let settings = WriterSettings {
-                    max_rows: config.clickhouse.batch_rows,
-                    max_wait: Duration::from_millis(config.clickhouse.batch_ms),
+                let batches = WriterSettings {
+                    max_rows: settings.clickhouse.batch_rows,
+                    max_wait: Duration::from_millis(settings.clickhouse.batch_ms),
                     ..WriterSettings::default()
                 };
                 let on = self.thread("writer")?;
-                let (config, addresses, stop) = (config.clone(), addresses.clone(), self.stop.clone());
+                let (nats, addresses, stop) = (settings.nats.clone(), addresses.clone(), self.stop.clone());
+                let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
                 let writer = async move {
-                    let context = jetstream::new(addresses.nats(&config).await?);
-                    run_writer(context, addresses.clickhouse(&config)?, settings, stop).await.context("writer")
+                    let context = jetstream::new(addresses.nats(&nats).await?);
+                    run_writer(context, clickhouse, batches, stop).await.context("writer")
                 };
                 self.tasks.spawn_on(writer, &on);
             }
             Service::Exporter => {
                 // Where nothing is exported, `chasqui migrate` has removed the consumer that the exporter reads.
-                if !config.export.is_on() {
+                if !settings.export.is_on() {
                     return Ok(());
                 }
                 let context = jetstream::new(parts.broker.client.clone());
-                let clickhouse = addresses.clickhouse(config)?;
-                let exporter = run_exporter(context, clickhouse, config.export.clone(), self.stop.clone());
+                let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
+                let exporter = run_exporter(context, clickhouse, settings.export.clone(), self.stop.clone());
                 self.tasks.spawn(async move { exporter.await.context("exporter") });
             }
             Service::Monitor => {
-                let every = Duration::from_millis(config.monitor.sample_ms);
-                let clickhouse = addresses.clickhouse(config)?;
+                let every = Duration::from_millis(settings.monitor.sample_ms);
+                let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
                 let monitor = run_monitor(parts.broker.client.clone(), clickhouse, every, self.stop.clone());
                 self.tasks.spawn(async move {
                     monitor.await;
@@ -306,9 +308,11 @@ impl Worker {
         Ok(())
     }
 
-    async fn open_gateway(&mut self, config: &Settings, addresses: &Addresses, client: Client) -> anyhow::Result<()> {
-        if config.gateway.is_on() {
-            let gateway = Gateway::bind(config, client, addresses.clickhouse(config)?, Arc::new(SystemClock)).await?;
+    async fn open_gateway(&mut self, settings: &Settings, addresses: &Addresses, client: Client) -> anyhow::Result<()> {
+        if settings.gateway.is_on() {
+            let gateway =
+                Gateway::bind(settings, client, addresses.clickhouse(&settings.clickhouse)?, Arc::new(SystemClock))
+                    .await?;
             let address = gateway.address()?;
             self.gateway = Some(address);
             tracing::info!(%address, "the gateway listens");
@@ -352,9 +356,9 @@ impl Worker {
 }
 
 /// Publishes as it costs these servers least.
-pub fn publisher(context: &jetstream::Context, config: &Settings) -> Publisher {
+pub fn publisher(context: &jetstream::Context, settings: &chasqui_nats::Settings) -> Publisher {
     let publisher = Publisher::new(context.clone());
-    match config.nats.sync_interval {
+    match settings.sync_interval {
         SyncInterval::Word(Always::Always) => publisher,
         SyncInterval::Seconds(_) => publisher.one_by_one(),
     }
@@ -370,9 +374,14 @@ struct Parts {
 }
 
 impl Parts {
-    async fn open(config: &Settings, client: Client, lanes: &'static [Lane]) -> anyhow::Result<Self> {
+    async fn open(
+        nats: &chasqui_nats::Settings,
+        privacy: &PrivacySettings,
+        client: Client,
+        lanes: &'static [Lane],
+    ) -> anyhow::Result<Self> {
         let context = jetstream::new(client.clone());
-        let publisher = publisher(&context, config);
+        let publisher = publisher(&context, nats);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ledger = match lanes {
             URGENT => NatsLedger::open_urgent(&context, publisher.clone()).await?,
@@ -382,7 +391,7 @@ impl Parts {
             lanes,
             directory: Arc::new(NatsDirectory::open(&context).await?),
             ledger: Arc::new(ledger),
-            pepper: pepper(&context, config.privacy.secret()?.as_ref()).await?,
+            pepper: pepper(&context, privacy.secret()?.as_ref()).await?,
             broker: Broker { client, traces: TraceSink::start(&publisher), publisher, clock },
         })
     }

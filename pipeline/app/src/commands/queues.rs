@@ -21,8 +21,8 @@ use crate::{
 const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Prints the queues, once or again and again.
-pub(crate) async fn run(args: &QueuesArgs, config: &Settings) -> anyhow::Result<()> {
-    let mut sampler = Sampler::new(servers::nats_alone(config).await?);
+pub(crate) async fn run(args: &QueuesArgs, settings: &Settings) -> anyhow::Result<()> {
+    let mut sampler = Sampler::new(servers::nats_alone(settings).await?);
     // The first look is for the rates.
     sampler.sample(Timestamp::now()).await;
     loop {

@@ -41,9 +41,9 @@ const READ_AHEAD: usize = 64;
 type Named = (String, Bytes);
 
 /// Runs a command on its bucket.
-pub(crate) async fn run(command: BucketCommand, config: &Settings) -> anyhow::Result<()> {
+pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::Result<()> {
     let (bucket, command) = command.split();
-    let context = jetstream::new(servers::nats_alone(config).await?);
+    let context = jetstream::new(servers::nats_alone(settings).await?);
     let records = Records::open(&context, bucket).await.with_context(|| {
         format!("the bucket `{}` cannot be opened: if it does not exist, run `chasqui migrate`", bucket.as_str())
     })?;

@@ -58,15 +58,15 @@ impl Format {
 }
 
 /// Publishes the file, tells its id, and waits for its end if asked to.
-pub(crate) async fn run(args: &SendArgs, config: &Settings) -> anyhow::Result<()> {
+pub(crate) async fn run(args: &SendArgs, settings: &Settings) -> anyhow::Result<()> {
     if !subject::is_app(&args.app) {
         bail!("`{}` cannot be an app: use 1 to 64 letters, digits, `-` and `_`", args.app);
     }
     let format = Format::of(&args.file);
     let (payload, id) = with_id(&read(&args.file)?, format)?;
     // Before publishing, so that a missing address is no surprise afterwards.
-    let clickhouse = args.wait.then(|| servers::clickhouse_alone(config)).transpose()?;
-    let client = servers::nats_alone(config).await?;
+    let clickhouse = args.wait.then(|| servers::clickhouse_alone(settings)).transpose()?;
+    let client = servers::nats_alone(settings).await?;
     require_topology(&client).await?;
 
     let subject = subject::submit(args.lane, &args.app);

@@ -25,8 +25,8 @@ struct Stats {
 }
 
 /// Prints the numbers.
-pub async fn run(args: &StatsArgs, config: &Settings) -> anyhow::Result<()> {
-    let client = servers::clickhouse_alone(config)?;
+pub async fn run(args: &StatsArgs, settings: &Settings) -> anyhow::Result<()> {
+    let client = servers::clickhouse_alone(settings)?;
     let (since, by) = (args.since, args.by);
     let (outcomes, rates, accounted) =
         tokio::try_join!(outcomes(&client, since), rates(&client, since, by, MAX_ROWS), accounted(&client, since))?;

@@ -31,8 +31,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// Prints the traces of an id; fails where there is none.
-pub(crate) async fn run(args: &TraceArgs, config: &Settings) -> anyhow::Result<ExitCode> {
-    let client = servers::clickhouse_alone(config)?;
+pub(crate) async fn run(args: &TraceArgs, settings: &Settings) -> anyhow::Result<ExitCode> {
+    let client = servers::clickhouse_alone(settings)?;
     let traces = match args.follow {
         true => follow(args, &client).await?,
         false => load(&client, args.id.trim()).await?,

@@ -35,8 +35,8 @@ use replay::Replay;
 const MAX_DETAIL: usize = 160;
 
 /// Does what was asked.
-pub(crate) async fn run(command: DeadCommand, config: &Settings) -> anyhow::Result<()> {
-    let context = jetstream::new(servers::nats_alone(config).await?);
+pub(crate) async fn run(command: DeadCommand, settings: &Settings) -> anyhow::Result<()> {
+    let context = jetstream::new(servers::nats_alone(settings).await?);
     let stream = context.get_stream(stream::DEAD).await.with_context(|| {
         format!("the stream {} cannot be read: if it does not exist, run `chasqui migrate`", stream::DEAD)
     })?;

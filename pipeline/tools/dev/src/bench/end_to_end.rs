@@ -82,11 +82,11 @@ pub(super) struct Latency {
 }
 
 impl Bench {
-    pub(super) async fn open(config: &Settings, addresses: &Addresses, calls: PathBuf) -> anyhow::Result<Self> {
-        let client = addresses.nats(config).await?;
+    pub(super) async fn open(settings: &Settings, addresses: &Addresses, calls: PathBuf) -> anyhow::Result<Self> {
+        let client = addresses.nats(&settings.nats).await?;
         let context = jetstream::new(client.clone());
-        let publisher = chasqui::worker::publisher(&context, config);
-        Ok(Bench { client, context, publisher, clickhouse: addresses.clickhouse(config)?, log: calls })
+        let publisher = chasqui::worker::publisher(&context, &settings.nats);
+        Ok(Bench { client, context, publisher, clickhouse: addresses.clickhouse(&settings.clickhouse)?, log: calls })
     }
 
     /// Users with one device, a mailbox and preferences; categories and templates.

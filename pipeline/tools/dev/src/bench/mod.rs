@@ -105,26 +105,27 @@ struct Pair {
 }
 
 /// Measures, and prints what was measured.
-pub(crate) async fn run(args: &BenchArgs, config: Settings) -> anyhow::Result<()> {
+pub(crate) async fn run(args: &BenchArgs, settings: Settings) -> anyhow::Result<()> {
     if let Some(channel) = args.channel {
         return tokio::select! {
             measured = providers::run(args, channel) => measured,
             stopped = stop_signal() => stopped.and_then(|()| bail!("stopped before there was a result")),
         };
     }
-    if !config.nats.url.is_empty() || !config.clickhouse.url.is_empty() {
+    if !settings.nats.url.is_empty() || !settings.clickhouse.url.is_empty() {
         bail!("bench measures servers of its own: unset nats.url and clickhouse.url");
     }
     let dir = tempfile::Builder::new().prefix("chasqui-bench-").tempdir().context("cannot make a directory")?;
     let bar = progress(0);
     bar.set_message("starting servers");
     let told = bar.clone();
-    let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
+    let servers =
+        OwnServers::start(&settings, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
     let measured = async {
         Ok(if args.traces {
-            Measured::Traces(traces::measure(args, &config, &servers.addresses, &bar).await?)
+            Measured::Traces(traces::measure(args, &settings, &servers.addresses, &bar).await?)
         } else {
-            Measured::Pipeline(Box::new(measure(args, &config, &servers, dir.path(), &bar).await?))
+            Measured::Pipeline(Box::new(measure(args, &settings, &servers, dir.path(), &bar).await?))
         })
     };
     let measured = tokio::select! {
@@ -142,14 +143,14 @@ pub(crate) async fn run(args: &BenchArgs, config: Settings) -> anyhow::Result<()
 
 async fn measure(
     args: &BenchArgs,
-    config: &Settings,
+    settings: &Settings,
     servers: &OwnServers,
     dir: &std::path::Path,
     bar: &ProgressBar,
 ) -> anyhow::Result<Report> {
     bar.set_message("creating streams, tables and users");
-    servers.addresses.migrate(config).await?;
-    let bench = Bench::open(config, &servers.addresses, dir.join("calls.log")).await?;
+    servers.addresses.migrate(settings).await?;
+    let bench = Bench::open(settings, &servers.addresses, dir.join("calls.log")).await?;
     bench.import().await?;
     let server_pids = [servers.embedded.nats(), servers.embedded.clickhouse()].map(|server| server?.pid());
 
@@ -179,7 +180,7 @@ async fn measure(
         // Not there to take processor time from the relay.
         worker.kill().await?;
         bar.set_message(format!("bare relay{of}"));
-        let bare_relay_per_s = relay::rate(config, &servers.addresses, message_bytes, bar).await?;
+        let bare_relay_per_s = relay::rate(&settings.nats, &servers.addresses, message_bytes, bar).await?;
         let ratio = notifications_per_s / bare_relay_per_s;
         pairs.push(Pair { notifications_per_s, calls_per_s, bare_relay_per_s, ratio, cpu_us });
     }
@@ -193,7 +194,7 @@ async fn measure(
         calls_per_s: median_of(|pair| pair.calls_per_s),
         bare_relay_per_s: median_of(|pair| pair.bare_relay_per_s),
         ratio: median_of(|pair| pair.ratio),
-        sync: match config.nats.sync_interval {
+        sync: match settings.nats.sync_interval {
             SyncInterval::Word(Always::Always) => "always".to_owned(),
             SyncInterval::Seconds(seconds) => seconds.to_string(),
         },

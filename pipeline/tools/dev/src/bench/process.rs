@@ -27,14 +27,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts it with the configuration that this process has; providers deliver nowhere, and write `calls`.
+    /// Starts it with the settings that this process has; providers deliver nowhere, and write `calls`.
     pub(super) fn start(addresses: &Addresses, dir: &Path, calls: &Path, split: bool) -> anyhow::Result<Self> {
         let log = dir.join("worker.log");
         let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let start = |role: Option<Role>| {
             let mut command = Command::new(std::env::current_exe().context("cannot find the program itself")?);
-            if let Some(config) = Args::parse().config {
-                command.arg("--config").arg(config);
+            if let Some(file) = Args::parse().config {
+                command.arg("--config").arg(file);
             }
             command.arg("serve");
             if let Some(role) = role {

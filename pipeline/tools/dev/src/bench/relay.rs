@@ -17,7 +17,6 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use chasqui::settings::Settings;
 use chasqui_schemas::{Lane, Stage, consumer, stream};
 use futures::{StreamExt, future::try_join_all};
 use indicatif::ProgressBar;
@@ -42,19 +41,19 @@ const QUEUE_BYTES: i64 = 256 * 1024 * 1024;
 
 /// Messages per second through all hops.
 pub(super) async fn rate(
-    config: &Settings,
+    settings: &chasqui_nats::Settings,
     addresses: &Addresses,
     message_bytes: usize,
     bar: &ProgressBar,
 ) -> anyhow::Result<f64> {
-    let client = addresses.nats(config).await?;
+    let client = addresses.nats(settings).await?;
     let context = jetstream::new(client);
     let consumers = create(&context).await?;
     let (relayed, mut arrived) = mpsc::unbounded_channel();
     let mut hops = JoinSet::new();
     for (hop, consumer) in consumers.into_iter().enumerate() {
         // A connection each, as services have; it is also faster.
-        let context = jetstream::new(addresses.nats(config).await?);
+        let context = jetstream::new(addresses.nats(settings).await?);
         let next = (hop + 1 < Stage::ALL.len()).then(|| subject(hop + 1));
         let relayed = relayed.clone();
         hops.spawn(async move { pass_on(context, consumer, next, &relayed).await });

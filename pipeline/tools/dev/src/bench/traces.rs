@@ -20,16 +20,16 @@ use crate::args::BenchArgs;
 /// Measures.
 pub(super) async fn measure(
     args: &BenchArgs,
-    config: &Settings,
+    settings: &Settings,
     addresses: &Addresses,
     bar: &ProgressBar,
 ) -> anyhow::Result<Measured> {
     let queries = queries(&args.queries)?;
     bar.set_message("creating tables");
-    addresses.migrate(config).await?;
+    addresses.migrate(settings).await?;
     bar.set_message("writing spans, then asking");
     bar.set_length(args.spans);
-    let clickhouse = addresses.clickhouse(config)?;
+    let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
     Ok(measure::measure(&clickhouse, args.spans, &queries, |written| bar.set_position(written)).await?)
 }
 

@@ -81,7 +81,7 @@ pub(crate) async fn run(args: &DemoArgs, file: Option<&Path>) -> anyhow::Result<
     let console = dir.path().join("console.token");
     std::fs::write(&console, &token)?;
     merge(&mut over, &json!({ "console": { "token": { "file": console } }, "send": impatient() }));
-    let config = Settings::load(file, &over)?;
+    let settings = Settings::load(file, &over)?;
     println!(
         "Chasqui demo: real NATS, real ClickHouse, all seven stages, and vendors on this machine who deliver nowhere.\n"
     );
@@ -89,30 +89,31 @@ pub(crate) async fn run(args: &DemoArgs, file: Option<&Path>) -> anyhow::Result<
     let bar = progress(0);
     bar.set_message("starting servers");
     let told = bar.clone();
-    let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
-    let result = story(args, &config, &servers.addresses, &lab, &token, &bar).await;
+    let servers =
+        OwnServers::start(&settings, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
+    let result = story(args, &settings, &servers.addresses, &lab, &token, &bar).await;
     servers.shutdown().await;
     result
 }
 
 async fn story(
     args: &DemoArgs,
-    config: &Settings,
+    settings: &Settings,
     addresses: &Addresses,
     lab: &Lab,
     token: &str,
     bar: &ProgressBar,
 ) -> anyhow::Result<ExitCode> {
     bar.set_message("creating streams and tables");
-    addresses.migrate(config).await?;
+    addresses.migrate(settings).await?;
     bar.set_message("importing contacts, preferences, templates");
-    let context = jetstream::new(addresses.nats(config).await?);
+    let context = jetstream::new(addresses.nats(&settings.nats).await?);
     import(&context, lab).await?;
-    let worker = Worker::start(config, addresses, &Role::all()).await?;
+    let worker = Worker::start(settings, addresses, &Role::all()).await?;
 
     let since = Timestamp::now();
     let published = publish(args, &context, since, bar).await?;
-    let clickhouse = addresses.clickhouse(config)?;
+    let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
     let accounted = account(&clickhouse, since, &published, bar).await;
     bar.finish_and_clear();
     // The accounts are printed before the verdict: a failed demo is when they are needed most.
