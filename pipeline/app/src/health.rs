@@ -48,12 +48,12 @@ pub struct Health {
     nats: Option<Client>,
     clickhouse: Option<clickhouse::Client>,
     /// When NATS was seen to be away last; before that, when we began.
-    apart_at: Mutex<Instant>,
+    away_at: Mutex<Instant>,
 }
 
 impl Health {
     pub fn new(metrics: Metrics, nats: Option<Client>, clickhouse: Option<clickhouse::Client>) -> Self {
-        Health { metrics, nats, clickhouse, apart_at: Mutex::new(Instant::now()) }
+        Health { metrics, nats, clickhouse, away_at: Mutex::new(Instant::now()) }
     }
 
     /// Answers for as long as it is polled.
@@ -65,13 +65,13 @@ impl Health {
             .route("/metrics", get(metrics))
             .with_state(Arc::clone(&health));
         let never = CancellationToken::new();
-        tokio::join!(chasqui_http::serve(listener, router, CONNECTIONS, &never), health.look());
+        tokio::join!(chasqui_http::serve(listener, router, CONNECTIONS, &never), health.watch_nats());
     }
 
-    async fn look(&self) {
+    async fn watch_nats(&self) {
         loop {
             if self.nats.as_ref().is_some_and(is_away) {
-                *self.apart_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                *self.away_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             }
             sleep(LOOK).await;
         }
@@ -80,8 +80,8 @@ impl Health {
     /// The loops that are stuck.
     fn stalled(&self) -> Vec<String> {
         let now = Instant::now();
-        let apart_at = *self.apart_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.duration_since(apart_at) <= STALLED { Vec::new() } else { self.metrics.stalled(now, STALLED) }
+        let away_at = *self.away_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(away_at) <= STALLED { Vec::new() } else { self.metrics.stalled(now, STALLED) }
     }
 
     async fn missing(&self) -> anyhow::Result<()> {

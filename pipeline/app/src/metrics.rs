@@ -57,12 +57,12 @@ impl<S: Subscriber> Layer<S> for Metrics {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut reading = Reading::default();
         event.record(&mut reading);
-        self.keep(reading, Instant::now());
+        self.record(reading, Instant::now());
     }
 }
 
 impl Metrics {
-    fn keep(&self, Reading { metric, labels }: Reading, now: Instant) {
+    fn record(&self, Reading { metric, labels }: Reading, now: Instant) {
         let Some((kind, field, value)) = metric else { return };
         let mut kept = self.kept();
         let Kept { families, series: count, refused } = &mut *kept;
@@ -200,8 +200,8 @@ mod tests {
 
     use super::*;
 
-    /// What is told after the events of `happening`.
-    fn told(happening: impl FnOnce()) -> String {
+    /// What Prometheus reads after the events of `happening`.
+    fn text_after(happening: impl FnOnce()) -> String {
         let metrics = Metrics::default();
         with_default(tracing_subscriber::registry().with(metrics.clone()), happening);
         metrics.text()
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn counters_add_up_gauges_do_not_and_series_are_apart_by_label() {
-        let text = told(|| {
+        let text = text_after(|| {
             for (lane, count) in [("high", 2u64), ("high", 3), ("bulk", 7)] {
                 tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_messages = count, stage = "send", lane, channel = "");
                 tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_pending = count, lane);
@@ -222,13 +222,13 @@ mod tests {
             "# TYPE chasqui_queue_pending gauge",
             "chasqui_queue_pending{lane=\"high\"} 3",
         ] {
-            assert!(text.lines().any(|told| told == line), "{line}: {text}");
+            assert!(text.lines().any(|printed| printed == line), "{line}: {text}");
         }
     }
 
     #[test]
-    fn milliseconds_are_told_in_seconds_and_buckets_hold_what_is_below() {
-        let text = told(|| {
+    fn milliseconds_are_shown_in_seconds_and_buckets_hold_what_is_below() {
+        let text = text_after(|| {
             for lag in [3u64, 5, 700, 99_000] {
                 tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_trace_lag_ms = lag);
             }
@@ -242,13 +242,13 @@ mod tests {
             "chasqui_trace_lag_seconds_sum 99.708",
             "chasqui_trace_lag_seconds_count 4",
         ] {
-            assert!(text.lines().any(|told| told == line), "{line}: {text}");
+            assert!(text.lines().any(|printed| printed == line), "{line}: {text}");
         }
     }
 
     #[test]
     fn a_label_cannot_end_the_line() {
-        let text = told(|| {
+        let text = text_after(|| {
             tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_x = 1u64, of = "a\"b\\c\nd");
         });
         assert!(text.contains("chasqui_x{of=\"a\\\"b\\\\c\\nd\"} 1\n"), "{text}");
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn series_are_bounded_and_what_is_refused_is_counted() {
-        let text = told(|| {
+        let text = text_after(|| {
             for n in 0..MAX_SERIES as u64 + 3 {
                 tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_x = 1u64, n);
             }
@@ -270,7 +270,7 @@ mod tests {
         let (metrics, began) = (Metrics::default(), Instant::now());
         let beat = |stage: &str, at| {
             let metric = Some((Kind::Counter, Metric::Beats.as_str(), 1.0));
-            metrics.keep(Reading { metric, labels: format!("stage=\"{stage}\"") }, at);
+            metrics.record(Reading { metric, labels: format!("stage=\"{stage}\"") }, at);
         };
         let (limit, later) = (Duration::from_secs(30), began + Duration::from_secs(31));
         beat("render", began);

@@ -79,16 +79,16 @@ pub fn schema(settings: &ClickHouseSettings) -> MigrateSettings {
 pub struct OwnServers {
     pub addresses: Addresses,
     pub embedded: Embedded,
-    /// Told to other commands by a file, while we run.
+    /// Other commands read the addresses in this file, while we run.
     address_file: Option<PathBuf>,
 }
 
 impl OwnServers {
-    /// Starts them in `data_dir`. `tell` lets other commands find them.
+    /// Starts them in `data_dir`. With `write_addresses` other commands find them.
     pub async fn start(
         settings: &Settings,
         data_dir: &Path,
-        tell: bool,
+        write_addresses: bool,
         progress: impl Fn(&str) + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         let Settings { embedded: own, nats, clickhouse, .. } = settings;
@@ -109,7 +109,7 @@ impl OwnServers {
             nats: url(embedded.nats_url(), &nats.url),
             clickhouse: url(embedded.clickhouse_url(), &clickhouse.url),
         };
-        let address_file = tell.then(|| address_file(data_dir));
+        let address_file = write_addresses.then(|| address_file(data_dir));
         if let Some(file) = &address_file {
             let text = serde_json::to_string(&addresses)?;
             std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;

@@ -38,19 +38,19 @@ pub struct Telemetry {
 }
 
 /// Begins to log and to export. `filter` stands in for `log.filter`; RUST_LOG overrides both. Where there is none, the
-/// process serves, and `kept` keeps its metrics to be asked for.
+/// process serves, and `prometheus` holds its metrics for `/metrics`.
 pub fn start(
     log: &LogSettings,
     otlp: &TelemetrySettings,
     filter: Option<&str>,
-    kept: &Metrics,
+    prometheus: &Metrics,
 ) -> anyhow::Result<Telemetry> {
     let mut telemetry = Telemetry::default();
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
 
     let only = |target| Targets::new().with_target(target, LevelFilter::INFO);
     if filter.is_none() {
-        layers.push(kept.clone().with_filter(only(metric::TARGET)).boxed());
+        layers.push(prometheus.clone().with_filter(only(metric::TARGET)).boxed());
     }
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.unwrap_or(&log.filter).to_owned());
     let directives = format!("{directives},{SPANS}=off,{}=off", metric::TARGET);

@@ -118,9 +118,9 @@ pub(crate) async fn run(args: &BenchArgs, settings: Settings) -> anyhow::Result<
     let dir = tempfile::Builder::new().prefix("chasqui-bench-").tempdir().context("cannot make a directory")?;
     let bar = progress(0);
     bar.set_message("starting servers");
-    let told = bar.clone();
+    let steps = bar.clone();
     let servers =
-        OwnServers::start(&settings, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
+        OwnServers::start(&settings, dir.path(), false, move |step| steps.set_message(step.to_owned())).await?;
     let measured = async {
         Ok(if args.traces {
             Measured::Traces(traces::measure(args, &settings, &servers.addresses, &bar).await?)

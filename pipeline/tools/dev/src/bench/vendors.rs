@@ -90,11 +90,11 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
 }
 
 fn converse(lab: &Lab, reach: &Reach) -> anyhow::Result<()> {
-    say(reach)?;
+    write_line(reach)?;
     for name in io::stdin().lock().lines() {
         let name = name?;
         let vendor = Vendor::ALL.into_iter().find(|vendor| vendor.as_str() == name);
-        say(&asked(lab, vendor.with_context(|| format!("there is no vendor `{name}`"))?))?;
+        write_line(&asked(lab, vendor.with_context(|| format!("there is no vendor `{name}`"))?))?;
     }
     Ok(())
 }
@@ -117,7 +117,7 @@ fn asked(lab: &Lab, vendor: Vendor) -> Asked {
     }
 }
 
-fn say(what: &impl Serialize) -> anyhow::Result<()> {
+fn write_line(what: &impl Serialize) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, what)?;
     out.write_all(b"\n")?;

@@ -57,7 +57,7 @@ const FIXTURES: &[(Bucket, &str)] = &[
 /// Publishes under way at once; a producer that waits for each would be slow with an fsync each.
 const PUBLISHES: usize = 64;
 /// What became of a message by SMS or mail, its vendor reports.
-const UNTOLD: &str = "SELECT count() FROM deliveries WHERE state = 'sent' AND channel IN ('sms', 'email')";
+const UNREPORTED: &str = "SELECT count() FROM deliveries WHERE state = 'sent' AND channel IN ('sms', 'email')";
 /// How long the trace page can be looked at, where somebody is watching.
 const WATCHED: Duration = Duration::from_secs(120);
 /// When the demo gives up on what is still unaccounted for.
@@ -88,9 +88,9 @@ pub(crate) async fn run(args: &DemoArgs, file: Option<&Path>) -> anyhow::Result<
 
     let bar = progress(0);
     bar.set_message("starting servers");
-    let told = bar.clone();
+    let steps = bar.clone();
     let servers =
-        OwnServers::start(&settings, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
+        OwnServers::start(&settings, dir.path(), false, move |step| steps.set_message(step.to_owned())).await?;
     let result = story(args, &settings, &servers.addresses, &lab, &token, &bar).await;
     servers.shutdown().await;
     result
@@ -234,8 +234,12 @@ async fn account(
         let waiting = pending("scheduled") + pending("quiet_hours");
         bar.set_position(terminal + waiting);
         let complete = notifications == published.notifications && rejected_requests == published.rejections;
-        let told = clickhouse.query(UNTOLD).fetch_one::<u64>().await? == 0;
-        if complete && told && terminal + waiting == notifications && pending("scheduled") == published.scheduled {
+        let all_reported = clickhouse.query(UNREPORTED).fetch_one::<u64>().await? == 0;
+        if complete
+            && all_reported
+            && terminal + waiting == notifications
+            && pending("scheduled") == published.scheduled
+        {
             return Ok(());
         }
         if Instant::now() > deadline {
