@@ -8,14 +8,12 @@ mod records;
 mod send;
 mod serve;
 pub mod stats;
+pub mod stop;
 mod trace;
 
 use std::process::ExitCode;
 
-use crate::settings::Settings;
-use anyhow::Context;
-
-use crate::{args::Command, metrics::Metrics, servers::Addresses};
+use crate::{args::Command, metrics::Metrics, servers::Addresses, settings::Settings};
 
 /// Does what was asked.
 pub async fn run(command: Command, settings: Settings, metrics: Metrics) -> anyhow::Result<ExitCode> {
@@ -34,15 +32,4 @@ pub async fn run(command: Command, settings: Settings, metrics: Metrics) -> anyh
         Command::Config => {}
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Ready when we are asked to stop: Ctrl-C or SIGTERM.
-pub async fn stop_signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        interrupt = tokio::signal::ctrl_c() => interrupt.context("cannot listen for Ctrl-C")?,
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
+use chasqui_warehouse::{TraceTree, read::waterfall};
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -43,13 +44,19 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// How many characters a line may have.
-pub fn width() -> usize {
+/// Draws every trace, one below the other.
+pub fn waterfalls(traces: &[TraceTree]) -> String {
+    let drawn: Vec<String> = traces.iter().map(|tree| waterfall::render(tree, width(), colours())).collect();
+    drawn.join("\n")
+}
+
+/// Maximum characters of a line.
+fn width() -> usize {
     Table::new().width().map_or(WIDTH, usize::from)
 }
 
 /// Whether colours help: for people who did not say no ([NO_COLOR](https://no-color.org)).
-pub fn colours() -> bool {
+fn colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
 }
 

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use crate::settings::Settings;
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
@@ -30,6 +29,7 @@ use crate::{
     args::{BucketCommand, RecordsCommand},
     commands::output::{print, print_json},
     servers,
+    settings::Settings,
 };
 
 /// Longest line of an import, in bytes: a record, its name, and room for the way they are written.

@@ -6,7 +6,6 @@
 
 use std::{fs::File, io::Read, path::Path, time::Duration};
 
-use crate::settings::Settings;
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
@@ -21,11 +20,9 @@ use uuid::Uuid;
 
 use crate::{
     args::SendArgs,
-    commands::{
-        output::{print, print_json},
-        trace::waterfalls,
-    },
+    commands::output::{print, print_json, waterfalls},
     servers::{self, require_topology},
+    settings::Settings,
 };
 
 /// Longest wait for the end of a request.

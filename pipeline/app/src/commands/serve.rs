@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 
-use crate::settings::Settings;
 use anyhow::Context;
 use tokio::net::TcpListener;
 
 use crate::{
     args::{ServeArgs, UpArgs},
-    commands::stop_signal,
+    commands::stop::stop_signal,
     metrics::Metrics,
     servers::{Addresses, OwnServers},
+    settings::Settings,
     worker::{Role, Worker},
 };
 

@@ -2,7 +2,6 @@
 //!
 //! Guarantee: exact under redelivery; as old as the writer is behind, which is a second or so.
 
-use crate::settings::Settings;
 use chasqui_schemas::text::clean;
 use chasqui_warehouse::stats::{Accounted, Dimension, MAX_ROWS, Rates, StateCount, accounted, outcomes, rates};
 use comfy_table::{CellAlignment, Table};
@@ -12,6 +11,7 @@ use crate::{
     args::StatsArgs,
     commands::output::{print, print_json, table},
     servers,
+    settings::Settings,
 };
 
 /// What `--json` prints.

@@ -4,14 +4,10 @@
 
 use std::{collections::BTreeSet, io::IsTerminal, pin::pin, process::ExitCode, time::Duration};
 
-use crate::settings::Settings;
 use chasqui_schemas::text::clean;
 use chasqui_warehouse::{
     TraceTree, load,
-    read::{
-        reconstruct::{MAX_TRACES, Node},
-        waterfall,
-    },
+    read::reconstruct::{MAX_TRACES, Node},
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -19,10 +15,11 @@ use uuid::Uuid;
 use crate::{
     args::TraceArgs,
     commands::{
-        output::{colours, print, print_json, width},
-        stop_signal,
+        output::{print, print_json, waterfalls},
+        stop::stop_signal,
     },
     servers,
+    settings::Settings,
 };
 
 /// How often `--follow` looks.
@@ -56,12 +53,6 @@ pub(crate) async fn run(args: &TraceArgs, settings: &Settings) -> anyhow::Result
         eprintln!("note: only {MAX_TRACES} traces are shown; the id of one notification shows its own");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Every trace, one below the other.
-pub(crate) fn waterfalls(traces: &[TraceTree]) -> String {
-    let drawn: Vec<String> = traces.iter().map(|tree| waterfall::render(tree, width(), colours())).collect();
-    drawn.join("\n")
 }
 
 /// Prints what happens until all of it has ended, or we are stopped. A terminal shows the waterfall as it grows, a pipe

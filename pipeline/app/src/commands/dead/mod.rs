@@ -14,7 +14,6 @@ mod replay;
 
 use std::collections::VecDeque;
 
-use crate::settings::Settings;
 use anyhow::Context;
 use async_nats::jetstream::{self, stream::Stream};
 use chasqui_nats::Publisher;
@@ -25,6 +24,7 @@ use crate::{
     args::{DeadCommand, DeadFilter},
     commands::output::{print, print_json, table},
     servers,
+    settings::Settings,
 };
 
 pub(super) use content::unpack;

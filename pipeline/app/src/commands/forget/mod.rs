@@ -19,7 +19,6 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use crate::settings::Settings;
 use anyhow::{Context, bail, ensure};
 use async_nats::jetstream;
 use chasqui_schemas::{
@@ -37,6 +36,7 @@ use crate::{
     args::ForgetArgs,
     commands::output::{print, print_json, progress, table},
     servers::{Addresses, schema},
+    settings::Settings,
 };
 
 /// What was done, or would be.

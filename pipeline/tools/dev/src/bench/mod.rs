@@ -32,7 +32,7 @@ use self::{
 use chasqui::{
     commands::{
         output::{print, print_json, progress, table},
-        stop_signal,
+        stop::stop_signal,
     },
     servers::OwnServers,
     settings::Settings,

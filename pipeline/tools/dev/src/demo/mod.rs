@@ -38,7 +38,7 @@ use chasqui::commands::stats::{outcomes_table, rates_table};
 use uuid::Uuid;
 
 use chasqui::{
-    commands::{output::progress, stop_signal},
+    commands::{output::progress, stop::stop_signal},
     servers::{Addresses, OwnServers},
     worker::{Role, Worker},
 };
