@@ -1,11 +1,12 @@
-//! What this process counts, for Prometheus to read (`/metrics`).
+//! Holds what this process measures, for Prometheus to read (`/metrics`).
 //!
-//! Everything that Chasqui measures of itself is an event, in the words of [`chasqui_schemas::metric`];
-//! [`telemetry`](crate::telemetry) sends them by OTLP, and here they are kept. Names are those of the events, by the
-//! conventions of OpenMetrics: counters end in `_total`, and what was measured in milliseconds is shown in seconds.
+//! Everything that Chasqui measures of itself is an event, named in [`chasqui_schemas::metric`].
+//! [`telemetry`](crate::telemetry) exports the events by OTLP; this module adds them up. It prints their names by the
+//! conventions of OpenMetrics: counters end in `_total`, and milliseconds become seconds.
 //!
-//! Bounded: labels come from the topology and the configuration, never from messages; at most `MAX_SERIES` are kept, and
-//! what comes beyond is counted. After a crash counters begin at zero, which Prometheus expects.
+//! Guarantee: memory is bounded. Labels come from the topology and the settings, never from messages. At most
+//! `MAX_SERIES` are held, and a counter says how many events were refused beyond. After a crash counters begin at zero,
+//! which Prometheus expects.
 
 use std::{
     collections::BTreeMap,
@@ -21,18 +22,18 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context};
 
-/// Far more than there are.
+/// Maximum series in memory: far more than the topology has.
 const MAX_SERIES: usize = 4_000;
-/// Upper bounds of histograms: those of OpenTelemetry, so that both ways say the same.
+/// Upper bounds of the buckets of histograms: OpenTelemetry's own, so that Prometheus and OTLP agree.
 const BOUNDS: [f64; 15] = [0., 5., 10., 25., 50., 75., 100., 250., 500., 750., 1_000., 2_500., 5_000., 7_500., 10_000.];
 
-/// All that was counted. Clones share it.
+/// Everything that was measured. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// By the field that the events name, kind and name of the metric.
+    /// By the field of the event, which holds the metric's kind and name.
     families: BTreeMap<&'static str, Family>,
     series: usize,
     refused: u64,
@@ -40,15 +41,15 @@ struct Kept {
 
 #[derive(Debug, Default)]
 struct Family {
-    /// By their labels, as they are printed.
+    /// By its labels, in the form in which they are printed.
     series: BTreeMap<String, Series>,
 }
 
 #[derive(Debug)]
 struct Series {
-    /// Of a histogram the sum.
+    /// A histogram's sum; else the value itself.
     value: f64,
-    /// Of a histogram how many were in which bucket, the last without a bound.
+    /// A histogram's values per bucket. The last bucket has no upper bound.
     buckets: [u64; BOUNDS.len() + 1],
     updated_at: Instant,
 }
@@ -95,12 +96,12 @@ impl Metrics {
         stalled.map(|(labels, _)| labels.clone()).collect()
     }
 
-    /// All of it as Prometheus reads it (text format 0.0.4).
+    /// Prints everything in Prometheus' text format 0.0.4.
     pub fn text(&self) -> String {
         let kept = self.kept();
         let mut text = String::new();
         for (name, family) in &kept.families {
-            // Writing to a text cannot fail.
+            // Writing to a `String` cannot fail.
             _ = family.print(name, &mut text);
         }
         let refused = kept.refused;
@@ -145,7 +146,7 @@ fn line(text: &mut String, name: &str, labels: &str, value: f64) -> fmt::Result 
     if labels.is_empty() { writeln!(text, "{name} {value}") } else { writeln!(text, "{name}{{{labels}}} {value}") }
 }
 
-/// What one event says.
+/// The metric and labels of one event.
 #[derive(Default)]
 struct Reading {
     metric: Option<(Kind, &'static str, f64)>,
@@ -160,7 +161,7 @@ impl Reading {
         }
     }
 
-    /// An empty label is none.
+    /// Adds a label. An empty one is left out, as the stages that have no channel leave it empty.
     fn label(&mut self, field: &Field, value: &str) {
         if value.is_empty() {
             return;

@@ -1,4 +1,7 @@
-//! Which NATS and ClickHouse: the configured ones, those that `chasqui up` runs beside us, or our own.
+//! Finds NATS and ClickHouse: those in the settings, those that `chasqui up` runs on this machine, or starts our own.
+//!
+//! `chasqui up` writes the addresses of its servers to a file in `embedded.data_dir`, where other commands find them.
+//! After a crash that file is stale, and the next command fails to connect.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::{EmbeddedSettings, Settings};
 
-/// Where servers are.
+/// The addresses of NATS and ClickHouse.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Addresses {
     pub nats: String,
@@ -25,7 +28,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// The configured addresses; what is not configured, `chasqui up` may be running.
+    /// Reads the addresses from the settings. For one that is empty, it takes the address that `chasqui up` wrote.
     pub fn find(settings: &Settings) -> anyhow::Result<Self> {
         Ok(Addresses { nats: nats_url(settings)?, clickhouse: clickhouse_url(settings)? })
     }
@@ -35,12 +38,12 @@ impl Addresses {
         Ok(connection::connect(&self.nats, &settings.connect_options()?).await?)
     }
 
-    /// The same, but a server that does not answer is waited for in the background.
+    /// Connects to NATS in the background, and returns at once even where the server does not answer.
     pub async fn nats_some_time(&self, settings: &chasqui_nats::Settings) -> anyhow::Result<Client> {
         Ok(connection::connect_some_time(&self.nats, &settings.connect_options()?).await?)
     }
 
-    /// A client of ClickHouse; it connects when used.
+    /// Makes a client of ClickHouse, which connects when it is used.
     pub fn clickhouse(&self, settings: &ClickHouseSettings) -> anyhow::Result<clickhouse::Client> {
         let mut client = clickhouse::Client::default()
             .with_url(&self.clickhouse)
@@ -57,7 +60,7 @@ impl Addresses {
         let client = self.nats(&settings.nats).await?;
         topology::migrate(&client, &self.nats, &settings.streams, &settings.runner).await?;
         topology::migrate_export(&client, settings.export.is_on(), &settings.runner).await?;
-        // Made up now where there is none yet, and wrong settings told now.
+        // This makes the pepper if there is none yet, and reports now where [privacy] contradicts the stored one.
         pepper(&jetstream::new(client), settings.privacy.secret()?.as_ref()).await?;
         let clickhouse = self.clickhouse(&settings.clickhouse)?;
         chasqui_warehouse::migrate(&clickhouse, &schema(&settings.clickhouse)).await?;
@@ -65,7 +68,7 @@ impl Addresses {
     }
 }
 
-/// How ClickHouse's tables are to be.
+/// Selects the settings that ClickHouse's tables depend on.
 pub fn schema(settings: &ClickHouseSettings) -> MigrateSettings {
     MigrateSettings {
         database: settings.database.clone(),
@@ -75,7 +78,7 @@ pub fn schema(settings: &ClickHouseSettings) -> MigrateSettings {
     }
 }
 
-/// Servers of our own, for as long as this lives; where the configuration names one, that one.
+/// The servers that we started, for as long as this lives. A server that the settings name is used and not started.
 pub struct OwnServers {
     pub addresses: Addresses,
     pub embedded: Embedded,
@@ -120,19 +123,19 @@ impl OwnServers {
     /// Stops them in order.
     pub async fn shutdown(self) {
         if let Some(file) = &self.address_file {
-            // A stale file only makes the next command fail to connect.
+            // Errors are ignored: a stale file only makes the next command fail to connect.
             _ = std::fs::remove_file(file);
         }
         self.embedded.shutdown().await;
     }
 }
 
-/// Connects to NATS alone: for commands that work while nobody knows where ClickHouse is.
+/// Connects to NATS alone, for commands that also work where no address of ClickHouse is known.
 pub async fn nats_alone(settings: &Settings) -> anyhow::Result<Client> {
     Addresses { nats: nats_url(settings)?, clickhouse: String::new() }.nats(&settings.nats).await
 }
 
-/// A client of ClickHouse alone.
+/// Makes a client of ClickHouse alone.
 pub fn clickhouse_alone(settings: &Settings) -> anyhow::Result<clickhouse::Client> {
     Addresses { nats: String::new(), clickhouse: clickhouse_url(settings)? }.clickhouse(&settings.clickhouse)
 }

@@ -1,8 +1,10 @@
-//! Logs to standard error; spans and metrics of Chasqui itself by OTLP over HTTP, where an endpoint is configured.
+//! Logs to standard error, and exports spans and metrics of Chasqui itself by OTLP over HTTP where an endpoint is set.
 //!
-//! Spans are per batch, with OpenTelemetry's messaging conventions; notifications are traced in ClickHouse, not
-//! here. Without an endpoint no layer wants the spans, and `tracing` skips their call sites: no cost. Metrics are also
-//! kept where a process serves ([`crate::metrics`]).
+//! A span covers one batch, and follows OpenTelemetry's messaging conventions. Notifications are traced in ClickHouse,
+//! not here. Without an endpoint no layer wants the spans, and `tracing` skips their call sites at no cost. A process
+//! that serves also holds its metrics for Prometheus ([`crate::metrics`]).
+//!
+//! After a crash the spans and metrics that were not exported yet are lost.
 
 use std::io::IsTerminal;
 
@@ -27,7 +29,7 @@ use crate::{
     settings::{LogFormat, LogSettings, TelemetrySettings},
 };
 
-/// Batch spans.
+/// Target of the spans of batches.
 const SPANS: &str = "chasqui::batch";
 
 /// Exporters to flush at the end.
@@ -37,8 +39,8 @@ pub struct Telemetry {
     metrics: Option<SdkMeterProvider>,
 }
 
-/// Begins to log and to export. `filter` stands in for `log.filter`; RUST_LOG overrides both. Where there is none, the
-/// process serves, and `prometheus` holds its metrics for `/metrics`.
+/// Begins to log and to export. `filter` replaces `log.filter`; RUST_LOG overrides both. A process without a `filter`
+/// serves, and `prometheus` holds its metrics for `/metrics`.
 pub fn start(
     log: &LogSettings,
     otlp: &TelemetrySettings,
@@ -88,7 +90,7 @@ pub fn start(
 }
 
 impl Telemetry {
-    /// Sends what is left. A collector that is away must not keep us.
+    /// Exports what is left. Errors are ignored: a collector that is away must not stop the process from ending.
     pub fn shutdown(self) {
         if let Some(spans) = self.spans {
             _ = spans.shutdown();

@@ -1,4 +1,7 @@
-//! Builds the stages and services, and runs them until told to stop.
+//! Builds the stages and services from the settings, and runs them until the process is asked to stop.
+//!
+//! Guarantee: a role that fails ends the process, after the others have finished what they hold. Nothing is stored
+//! here; after a crash JetStream hands out again what was not acknowledged.
 
 use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
@@ -40,18 +43,18 @@ use crate::{
     settings::Settings,
 };
 
-/// What a process can do.
+/// What a process can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Runs a stage.
     Stage(Stage),
     /// Runs one of the services beside the stages.
     Service(Service),
-    /// Answers recipients, apps and providers over HTTP; where `gateway.bind` says so.
+    /// Answers recipients, apps and vendors over HTTP, if `gateway.bind` is set.
     Gateway,
 }
 
-/// What runs beside the stages, on the same connection.
+/// What runs beside the stages. All but the writer share one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     /// Returns deferred messages when due.
@@ -60,9 +63,9 @@ pub enum Service {
     Receipts,
     /// Writes trace events to ClickHouse.
     Writer,
-    /// Exports traces by OTLP; where `export.endpoint` says so.
+    /// Exports traces by OTLP, if `export.endpoint` is set.
     Exporter,
-    /// Watches the queues.
+    /// Samples the queues.
     Monitor,
 }
 
@@ -118,27 +121,27 @@ impl FromStr for Role {
     }
 }
 
-/// Roles at work in this process.
+/// The roles at work in this process.
 ///
-/// Stages are there twice: for the critical lane, on a thread and a connection of its own, with stores and providers of
-/// its own, so that nothing it needs is ever shared with a backlog; and for the other lanes. The writer has a thread and a
+/// Every stage runs twice. For the critical lane it has a thread, a connection, stores and providers of its own, so
+/// that the lane shares nothing with a backlog. The second one serves the other lanes. The writer has a thread and a
 /// connection too, because it works on many rows at a time.
 pub struct Worker {
-    /// What its roles cannot do without.
+    /// The servers that its roles need; health asks them.
     nats: Option<Client>,
     clickhouse: Option<clickhouse::Client>,
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
     threads: Vec<Thread>,
-    /// Where the gateway listens, if there is one.
+    /// The address of the gateway, if one listens here.
     pub gateway: Option<SocketAddr>,
 }
 
-/// The runtime of one thread, for what shares none with others.
+/// A runtime with one thread, for work that shares no thread with other work.
 struct Thread(Option<Runtime>);
 
 impl Drop for Thread {
-    /// A runtime waits for its thread where it is dropped, which no async code may do.
+    /// Dropping a runtime would block until its thread ends, which panics in async code.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
@@ -158,7 +161,7 @@ impl Worker {
             gateway: None,
         };
         if roles == [Role::Gateway] {
-            // With a spool it has something to do without a broker.
+            // The gateway alone also starts without a broker: it spools what it accepts.
             worker.open_gateway(settings, addresses, addresses.nats_some_time(&settings.nats).await?).await?;
         } else {
             worker.open(settings, addresses, roles).await?;
@@ -167,7 +170,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Starts `roles`, all of which need a broker.
+    /// Starts `roles`, which need a broker.
     async fn open(&mut self, settings: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<()> {
         let client = addresses.nats(&settings.nats).await?;
         topology::check_server(&client, &addresses.nats)?;
@@ -199,7 +202,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Starts a thread.
+    /// Starts a thread with a runtime of its own.
     fn thread(&mut self, name: &'static str) -> anyhow::Result<Handle> {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build();
         let runtime = runtime.with_context(|| format!("cannot start the thread `{name}`"))?;
@@ -208,6 +211,7 @@ impl Worker {
         Ok(handle)
     }
 
+    /// Builds a stage from its own settings and ports, and starts its runners.
     fn stage(&mut self, stage: Stage, settings: &Settings, parts: &Parts, on: &Handle) -> anyhow::Result<()> {
         let directory = Arc::clone(&parts.directory);
         let clock = Arc::clone(&parts.broker.clock);
@@ -242,7 +246,7 @@ impl Worker {
         Ok(())
     }
 
-    /// One runner per queue of the stage.
+    /// Starts a runner for each queue of the stage.
     fn run<S: chasqui_contract::Decide>(&mut self, stage: S, limits: &RunnerLimits, parts: &Parts, on: &Handle) {
         let stage = Arc::new(stage);
         for channel in consumer::queues(S::STAGE) {
@@ -252,6 +256,7 @@ impl Worker {
         }
     }
 
+    /// Starts a service with its own settings.
     fn service(
         &mut self,
         service: Service,
@@ -286,7 +291,8 @@ impl Worker {
                 self.tasks.spawn_on(writer, &on);
             }
             Service::Exporter => {
-                // Where nothing is exported, `chasqui migrate` has removed the consumer that the exporter reads.
+                // Without an endpoint `chasqui migrate` has removed the consumer, and the exporter would fail for want
+                // of it.
                 if !settings.export.is_on() {
                     return Ok(());
                 }
@@ -308,6 +314,7 @@ impl Worker {
         Ok(())
     }
 
+    /// Starts the gateway, unless `gateway.bind` is empty.
     async fn open_gateway(&mut self, settings: &Settings, addresses: &Addresses, client: Client) -> anyhow::Result<()> {
         if settings.gateway.is_on() {
             let gateway =
@@ -325,7 +332,7 @@ impl Worker {
         Ok(())
     }
 
-    /// What probes are answered from.
+    /// Makes what answers probes.
     pub fn health(&self, metrics: Metrics) -> Health {
         Health::new(metrics, self.nats.clone(), self.clickhouse.clone())
     }
@@ -337,7 +344,7 @@ impl Worker {
             ended = self.tasks.join_next() => {
                 self.stop.cancel();
                 let ended = ended.context("nothing to run: `exporter` needs export.endpoint, `gateway` gateway.bind")?;
-                // The others finish what they can; the first failure is the one to tell.
+                // The other roles finish what they can. The first failure is returned: others may follow from it.
                 while self.tasks.join_next().await.is_some() {}
                 ended.context("a role panicked")??;
                 anyhow::bail!("a role ended by itself")
@@ -355,7 +362,8 @@ impl Worker {
     }
 }
 
-/// Publishes as it costs these servers least.
+/// Makes a publisher that suits the servers: atomic batches where every publish is an fsync, else one message at a
+/// time.
 pub fn publisher(context: &jetstream::Context, settings: &chasqui_nats::Settings) -> Publisher {
     let publisher = Publisher::new(context.clone());
     match settings.sync_interval {
@@ -364,7 +372,7 @@ pub fn publisher(context: &jetstream::Context, settings: &chasqui_nats::Settings
     }
 }
 
-/// What roles on the same lanes share: one connection, one ledger batching all claims.
+/// What roles on the same lanes share: one connection, and one ledger that batches all claims.
 struct Parts {
     lanes: &'static [Lane],
     broker: Broker,

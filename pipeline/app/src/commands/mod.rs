@@ -1,4 +1,4 @@
-//! A module per command.
+//! Runs the commands, a module each.
 
 mod dead;
 mod forget;
@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use crate::{args::Command, metrics::Metrics, servers::Addresses, settings::Settings};
 
-/// Does what was asked.
+/// Runs a command.
 pub async fn run(command: Command, settings: Settings, metrics: Metrics) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(args) => serve::up(&args, &settings, metrics).await?,
@@ -28,7 +28,7 @@ pub async fn run(command: Command, settings: Settings, metrics: Metrics) -> anyh
         Command::Forget(args) => forget::run(&args, &settings).await?,
         Command::Dead(command) => dead::run(command, &settings).await?,
         Command::Records(command) => records::run(command, &settings).await?,
-        // Printed before any server is asked for.
+        // The manual was printed before settings were read.
         Command::Config => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! `serve` and `up`: run until told to stop.
+//! `serve` and `up`: run roles until Ctrl-C or SIGTERM.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use crate::{
     worker::{Role, Worker},
 };
 
-/// Runs roles against the configured servers.
+/// Runs roles against the servers in the settings.
 pub(crate) async fn serve(args: &ServeArgs, settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
     let addresses = Addresses::find(settings)?;
     if args.migrate {
@@ -53,7 +53,7 @@ async fn stopped() {
     }
 }
 
-/// Answers probes at `address`, where there is one.
+/// Starts to answer probes at `address`, if one is given.
 async fn health(address: Option<SocketAddr>, worker: &Worker, metrics: Metrics) -> anyhow::Result<()> {
     if let Some(address) = address {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;

@@ -1,9 +1,9 @@
-//! How an operator or a supervisor stops a command that stays.
+//! The signals with which an operator or a supervisor stops a command.
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Ready when we are asked to stop: Ctrl-C or SIGTERM.
+/// Waits for Ctrl-C or SIGTERM.
 pub async fn stop_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
