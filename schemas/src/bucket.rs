@@ -87,7 +87,7 @@ pub(crate) fn normalised(address: &str) -> String {
 }
 
 /// The first four digits of an [`address_key`], for logs and traces. An operator can find the record by them; they
-/// identify nobody, because one address in 65,536 shares them.
+/// identify no person, because one address in 65,536 shares them.
 pub fn shown(address_key: &str) -> String {
     address_key.chars().take(4).chain(['…']).collect()
 }

@@ -89,7 +89,7 @@ pub fn prometheus(kind: Kind, name: &str) -> (String, f64) {
 }
 
 impl Metric {
-    /// What its measurements are told apart by; a label that is empty is left out.
+    /// The labels that distinguish its measurements. An empty label is left out.
     pub const fn labels(self) -> &'static [&'static str] {
         use Metric::*;
         match self {

@@ -1,4 +1,4 @@
-//! Keyed hashes of whom a message goes to, for the ids that leave the broker.
+//! Keyed hashes of recipients and addresses, for the ids that leave the broker.
 //!
 //! Ids of notifications and deliveries are derived from recipient and address. They are visible in ClickHouse, in links
 //! and to providers. From a plain hash anybody could find a phone number by trying all numbers; so the recipient enters
@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{bucket, hex, notification::Recipient};
 
-/// Minimum bytes of a secret: 256 bits, which nobody can guess.
+/// Minimum bytes of a secret: 256 bits, which cannot be guessed.
 pub const MIN_SECRET_BYTES: usize = 32;
 /// Bytes of a hash.
 const HASH_BYTES: usize = 16;

@@ -76,7 +76,7 @@ fn is_id(word: &str, digits: usize) -> bool {
 /// `text` without `address`, in whatever case, and without what betrays it.
 fn without(text: &str, address: &str) -> String {
     let address = address.to_ascii_lowercase();
-    // A mailbox's domain, and the host of a push service, are nobody's.
+    // A mailbox's domain and the host of a push service identify no person.
     let betraying = match (address.rsplit_once('@'), address.split_once("://")) {
         (Some((local, _)), _) => local,
         (None, Some((_, rest))) => rest.split_once('/').map_or(rest, |(_, path)| path),

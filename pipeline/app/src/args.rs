@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line: every command, its arguments and its help texts.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -27,7 +27,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// One-machine mode: starts NATS, ClickHouse and all stages, and stays.
+    /// Starts NATS, ClickHouse and all stages on this machine, and runs until Ctrl-C.
     Up(UpArgs),
     /// Runs stages against the configured servers, until SIGTERM or Ctrl-C.
     Serve(ServeArgs),
@@ -53,7 +53,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Commands whose output is for reading are silent unless something is wrong.
+    /// The log filter of commands whose output people read: they log only warnings and errors.
     pub fn default_log_filter(&self) -> Option<&'static str> {
         match self {
             Command::Serve(_) | Command::Up(_) => None,
@@ -64,11 +64,10 @@ impl Command {
 
 #[derive(Debug, clap::Args)]
 pub struct StatsArgs {
-    /// Submitted since: a time (RFC 3339), or how long ago (`2h`, `7d`).
+    /// Counts what was submitted since then: a time (RFC 3339), or how long ago (`2h`, `7d`).
     #[arg(long, default_value = "24h", value_parser = since)]
     pub since: Timestamp,
-    /// What deliveries are told apart by: app, category, template, variant, locale, channel, provider, vendor, lane, state or
-    /// hour.
+    /// Groups deliveries by app, category, template, variant, locale, channel, provider, vendor, lane, state or hour.
     #[arg(long, default_value = "channel", value_parser = dimension)]
     pub by: Dimension,
     /// Prints JSON.
@@ -78,7 +77,7 @@ pub struct StatsArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct QueuesArgs {
-    /// Again every second, until Ctrl-C.
+    /// Prints the queues again every second, until Ctrl-C.
     #[arg(long)]
     pub watch: bool,
     /// Prints JSON.
@@ -95,8 +94,8 @@ pub struct UpArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Only these, separated by commas: stages, and the services deferred, receipts, writer, exporter,
-    /// monitor and gateway. All if absent.
+    /// Runs only these, separated by commas: stages, and the services deferred, receipts, writer, exporter,
+    /// monitor and gateway. Runs all if absent.
     #[arg(long, value_delimiter = ',')]
     pub stages: Vec<Role>,
     /// Creates or updates streams and tables first, as `migrate` does.
@@ -295,7 +294,7 @@ fn dead_stage(word: &str) -> Result<String, String> {
     word.parse::<Stage>().map(|stage| stage.to_string()).map_err(|error| format!("{error}, trace, receipt"))
 }
 
-/// A time, or how long ago.
+/// Parses a time, or how long ago it was.
 fn since(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse() {
         return Ok(time);

@@ -24,7 +24,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Listens. Nothing is answered before [`Gateway::run`]. With NATS away it is no error: then hits are kept.
+    /// Listens; [`Gateway::run`] answers. It is no error that NATS is away: until it is back, hits go to the spool.
     pub async fn bind(
         settings: &Settings,
         client: async_nats::Client,
@@ -53,20 +53,20 @@ impl Gateway {
         Ok(Gateway { listener, connections: gateway.connections.max(1), router, carrier, lost })
     }
 
-    /// Where it listens: the port, where the settings left it to the system.
+    /// The address that it listens on, with the port that the system chose where the settings say 0.
     pub fn address(&self) -> anyhow::Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
     }
 
-    /// Counts the hits that were neither stored nor refused.
+    /// The number of hits that were neither stored nor refused.
     pub fn lost(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.lost)
     }
 
-    /// Answers until `stop` is cancelled, and puts what was taken where it is safe.
+    /// Answers until `stop` is cancelled, and then publishes or spools the hits that it had accepted.
     pub async fn run(self, stop: CancellationToken) {
         let Gateway { listener, connections, router, carrier, .. } = self;
-        // The carrier ends when the last request is gone, and with it the last of the hit queue.
+        // The last request drops the last sender of the hit queue, which ends the carrier.
         tokio::join!(chasqui_http::serve(listener, router, connections, &stop), carrier.run());
     }
 }

@@ -1,14 +1,14 @@
-//! What probes and Prometheus ask a process: `/healthz`, `/readyz`, `/metrics`.
+//! Answers probes and Prometheus: `/healthz`, `/readyz`, `/metrics`.
 //!
 //! | path | answers 200 while |
 //! |---|---|
-//! | `/healthz` | the loops of its roles move; otherwise start it again |
-//! | `/readyz` | it has what its roles need: NATS with the streams, and ClickHouse where it writes traces |
-//! | `/metrics` | it runs |
+//! | `/healthz` | the loops of its roles move; otherwise the process should be restarted |
+//! | `/readyz` | its roles have what they need: NATS with the streams, and ClickHouse where it writes traces |
+//! | `/metrics` | the process runs |
 //!
-//! Guarantee: whether a process is healthy is its own affair. A broker that is away makes loops wait; that is no reason
-//! to start anything again, and does not count. The gateway has a listener of its own, with its own `/readyz`, because
-//! it takes hits without a broker.
+//! Guarantee: `/healthz` depends on the process alone. A broker that is away makes loops wait, but a restart would not
+//! help, so that time does not count. The gateway has a listener and a `/readyz` of its own, because it accepts hits
+//! without a broker. Nothing is stored; after a crash the process begins as healthy.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -32,31 +32,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{metrics::Metrics, servers::require_topology};
 
-/// A loop goes round twice a second; one that has not for this long is stuck.
+/// Maximum time without a turn before a loop counts as stuck. A loop turns twice a second.
 const STALLED: Duration = Duration::from_secs(30);
-/// How often it is looked whether NATS is there.
+/// Time between two looks at the connection to NATS. A loop that waits for NATS is excused as long as we saw it away.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long a server may take to answer.
+/// Maximum time for a server's answer; after it the process is not ready. A server at work answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Probes rarely come together.
+/// Maximum connections at once. Probes rarely come together.
 const CONNECTIONS: usize = 16;
 
-/// What a process needs.
+/// What decides whether a process is healthy and ready.
 pub struct Health {
     metrics: Metrics,
-    /// None where it does without.
+    /// `None` where its roles need none.
     nats: Option<Client>,
     clickhouse: Option<clickhouse::Client>,
-    /// When NATS was seen to be away last; before that, when we began.
-    apart_at: Mutex<Instant>,
+    /// When we last saw that NATS was away; at first, when the process began.
+    away_at: Mutex<Instant>,
 }
 
 impl Health {
     pub fn new(metrics: Metrics, nats: Option<Client>, clickhouse: Option<clickhouse::Client>) -> Self {
-        Health { metrics, nats, clickhouse, apart_at: Mutex::new(Instant::now()) }
+        Health { metrics, nats, clickhouse, away_at: Mutex::new(Instant::now()) }
     }
 
-    /// Answers for as long as it is polled.
+    /// Answers requests for as long as it is polled.
     pub async fn serve(self, listener: TcpListener) {
         let health = Arc::new(self);
         let router = Router::new()
@@ -65,23 +65,23 @@ impl Health {
             .route("/metrics", get(metrics))
             .with_state(Arc::clone(&health));
         let never = CancellationToken::new();
-        tokio::join!(chasqui_http::serve(listener, router, CONNECTIONS, &never), health.look());
+        tokio::join!(chasqui_http::serve(listener, router, CONNECTIONS, &never), health.watch_nats());
     }
 
-    async fn look(&self) {
+    async fn watch_nats(&self) {
         loop {
             if self.nats.as_ref().is_some_and(is_away) {
-                *self.apart_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                *self.away_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             }
             sleep(LOOK).await;
         }
     }
 
-    /// The loops that are stuck.
+    /// The loops that are stuck; none while NATS is away, or was until a moment ago.
     fn stalled(&self) -> Vec<String> {
         let now = Instant::now();
-        let apart_at = *self.apart_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.duration_since(apart_at) <= STALLED { Vec::new() } else { self.metrics.stalled(now, STALLED) }
+        let away_at = *self.away_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(away_at) <= STALLED { Vec::new() } else { self.metrics.stalled(now, STALLED) }
     }
 
     async fn missing(&self) -> anyhow::Result<()> {
@@ -111,7 +111,7 @@ async fn healthy(State(health): State<Arc<Health>>) -> Response {
 async fn ready(State(health): State<Arc<Health>>) -> Response {
     match health.missing().await {
         Ok(()) => "ready\n".into_response(),
-        // Without its sources: they may name addresses.
+        // The error's sources are left out, because they may name addresses.
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
 }

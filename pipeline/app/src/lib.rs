@@ -2,16 +2,16 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`args`] | what can be typed |
+//! | [`args`] | the command line: every command and its options |
 //! | [`settings`] | all settings as one typed whole |
-//! | [`servers`] | which NATS and ClickHouse: configured, running beside us, or our own |
-//! | [`worker`] | builds the stages and services, and runs them: the one line of registration of each |
+//! | [`servers`] | finds NATS and ClickHouse: those in the settings, those that `chasqui up` runs, or starts our own |
+//! | [`worker`] | builds the stages and services, and runs them; each is registered there in one place |
 //! | [`gateway`] | the HTTP listener, and the rooms behind it |
-//! | [`telemetry`] | logs, and spans and metrics by OTLP |
-//! | [`metrics`], [`health`] | metrics for Prometheus, and what probes ask |
-//! | [`commands`] | a module per command |
+//! | [`telemetry`] | logs, and exports spans and metrics by OTLP |
+//! | [`metrics`], [`health`] | counts for Prometheus, and answers its questions and those of probes |
+//! | [`commands`] | runs the commands, a module each |
 //!
-//! A library, so that the development binary (`pipeline/tools/dev`) can offer the same commands beside its own.
+//! This is a library, so that the development binary (`pipeline/tools/dev`) offers the same commands beside its own.
 
 pub mod args;
 pub mod commands;
@@ -33,15 +33,16 @@ use crate::{
     settings::Settings,
 };
 
-/// How far the threads of the other lanes step back behind the critical lane's, in steps of nice(2): a third of the share.
+/// Steps of nice(2) by which the threads of the other lanes step back behind the critical lane's. Five leave each a
+/// third of the processor time that a critical thread gets.
 const STEP_BACK: i32 = 5;
 
-/// Does what was asked, and says with which code the process ends.
+/// Runs the command, and returns the code that the process ends with.
 pub fn main(args: Args) -> ExitCode {
     exit_code(run(args))
 }
 
-/// The code that a process ends with; an error is printed.
+/// Turns a result into the code that a process ends with, and prints an error.
 pub fn exit_code(ended: anyhow::Result<ExitCode>) -> ExitCode {
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
@@ -61,43 +62,47 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Reads the settings, begins to log, and runs `work` to its end. `filter` stands in for `log.filter`, see
-/// [`telemetry::start`]; `steps_back` lets all threads but the critical lane's step back.
+/// Reads the settings, with the operator's own in `file`, begins to log, and runs `work` to its end. `filter` replaces
+/// `log.filter`, see [`telemetry::start`]. `steps_back` makes all threads but the critical lane's step back.
 ///
 /// # Errors
-/// Where settings or telemetry cannot be used, and those of `work`.
+/// Settings or telemetry cannot be used, or `work` fails.
 pub fn start<W: AsyncFnOnce(Settings, Metrics) -> anyhow::Result<ExitCode>>(
-    config: Option<&Path>,
+    file: Option<&Path>,
     filter: Option<&str>,
     steps_back: bool,
     work: W,
 ) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(config, &serde_json::Value::Null)?;
-    // Two libraries that we depend on could do the cryptography; TLS clients that name none take this one.
+    let settings = Settings::load(file, &serde_json::Value::Null)?;
+    // Our dependencies bring two libraries for cryptography. A TLS client that names neither would panic without a
+    // default.
     rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("TLS is set up already"))?;
     let metrics = Metrics::default();
-    let telemetry = telemetry::start(&settings, filter, &metrics)?;
+    let telemetry = telemetry::start(&settings.log, &settings.telemetry, filter, &metrics)?;
     let runtime = runtime(steps_back).context("cannot start the async runtime")?;
     let code = runtime.block_on(work(settings, metrics));
-    // Detached work must not hold up the end: everything that matters has been awaited.
+    // Detached work must not delay the end. Everything that matters has been awaited.
     runtime.shutdown_background();
     telemetry.shutdown();
     code
 }
 
-/// A process of some of the stages may share its machine with those of the others. All of their threads together would
-/// keep the critical lane's waiting for a core at each stage, so theirs step back; the critical lane's do not, nor do the
-/// servers. Measured with ten processes on two cores, beside a bulk backlog: critical's p99 521 ms, and 254 ms so. One
-/// process of all stages has few threads, and does without.
+/// Builds the async runtime.
 ///
-/// One thread fewer than there are cores: servers and the writer's thread want some too, and what one thread makes and
-/// another drops costs both: on two cores, one thread instead of two does the same with a tenth less processor time.
+/// A process that runs only some stages may share its machine with the processes of the others. All their threads
+/// together would make the critical lane wait for a core at each stage. So the threads of the other lanes step back;
+/// those of the critical lane and the servers do not. Ten processes on two cores, beside a bulk backlog: critical's p99
+/// fell from 521 ms to 254 ms. One process with all stages has few threads, and none of them steps back.
+///
+/// It has one thread fewer than there are cores. The servers and the writer's thread need cores too, and a value that
+/// one thread makes and another drops costs both. On two cores, one thread does the same work as two with a tenth less
+/// processor time.
 fn runtime(steps_back: bool) -> std::io::Result<tokio::runtime::Runtime> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     runtime.worker_threads(cores.saturating_sub(1).max(1));
     if cfg!(target_os = "linux") && steps_back {
-        // Of this thread only, on Linux (nice(2)). Where it is refused all are equal, as they were.
+        // On Linux nice(2) changes this thread only. Where the system refuses, all threads stay equal.
         runtime.on_thread_start(|| _ = rustix::process::nice(STEP_BACK));
     }
     runtime.enable_all().build()

@@ -1,11 +1,12 @@
-//! What this process counts, for Prometheus to read (`/metrics`).
+//! Holds what this process measures, for Prometheus to read (`/metrics`).
 //!
-//! Everything that Chasqui measures of itself is an event, in the words of [`chasqui_schemas::metric`];
-//! [`telemetry`](crate::telemetry) sends them by OTLP, and here they are kept. Names are those of the events, by the
-//! conventions of OpenMetrics: counters end in `_total`, and what was measured in milliseconds is shown in seconds.
+//! Everything that Chasqui measures of itself is an event, named in [`chasqui_schemas::metric`].
+//! [`telemetry`](crate::telemetry) exports the events by OTLP; this module adds them up. It prints their names by the
+//! conventions of OpenMetrics: counters end in `_total`, and milliseconds become seconds.
 //!
-//! Bounded: labels come from the topology and the configuration, never from messages; at most `MAX_SERIES` are kept, and
-//! what comes beyond is counted. After a crash counters begin at zero, which Prometheus expects.
+//! Guarantee: memory is bounded. Labels come from the topology and the settings, never from messages. At most
+//! `MAX_SERIES` are held, and a counter says how many events were refused beyond. After a crash counters begin at zero,
+//! which Prometheus expects.
 
 use std::{
     collections::BTreeMap,
@@ -21,18 +22,18 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context};
 
-/// Far more than there are.
+/// Maximum series in memory: far more than the topology has.
 const MAX_SERIES: usize = 4_000;
-/// Upper bounds of histograms: those of OpenTelemetry, so that both ways say the same.
+/// Upper bounds of the buckets of histograms: OpenTelemetry's own, so that Prometheus and OTLP agree.
 const BOUNDS: [f64; 15] = [0., 5., 10., 25., 50., 75., 100., 250., 500., 750., 1_000., 2_500., 5_000., 7_500., 10_000.];
 
-/// All that was counted. Clones share it.
+/// Everything that was measured. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// By the field that the events name, kind and name of the metric.
+    /// By the field of the event, which holds the metric's kind and name.
     families: BTreeMap<&'static str, Family>,
     series: usize,
     refused: u64,
@@ -40,15 +41,15 @@ struct Kept {
 
 #[derive(Debug, Default)]
 struct Family {
-    /// By their labels, as they are printed.
+    /// By its labels, in the form in which they are printed.
     series: BTreeMap<String, Series>,
 }
 
 #[derive(Debug)]
 struct Series {
-    /// Of a histogram the sum.
+    /// A histogram's sum; else the value itself.
     value: f64,
-    /// Of a histogram how many were in which bucket, the last without a bound.
+    /// A histogram's values per bucket. The last bucket has no upper bound.
     buckets: [u64; BOUNDS.len() + 1],
     updated_at: Instant,
 }
@@ -57,12 +58,12 @@ impl<S: Subscriber> Layer<S> for Metrics {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut reading = Reading::default();
         event.record(&mut reading);
-        self.keep(reading, Instant::now());
+        self.record(reading, Instant::now());
     }
 }
 
 impl Metrics {
-    fn keep(&self, Reading { metric, labels }: Reading, now: Instant) {
+    fn record(&self, Reading { metric, labels }: Reading, now: Instant) {
         let Some((kind, field, value)) = metric else { return };
         let mut kept = self.kept();
         let Kept { families, series: count, refused } = &mut *kept;
@@ -95,12 +96,12 @@ impl Metrics {
         stalled.map(|(labels, _)| labels.clone()).collect()
     }
 
-    /// All of it as Prometheus reads it (text format 0.0.4).
+    /// Prints everything in Prometheus' text format 0.0.4.
     pub fn text(&self) -> String {
         let kept = self.kept();
         let mut text = String::new();
         for (name, family) in &kept.families {
-            // Writing to a text cannot fail.
+            // Writing to a `String` cannot fail.
             _ = family.print(name, &mut text);
         }
         let refused = kept.refused;
@@ -145,7 +146,7 @@ fn line(text: &mut String, name: &str, labels: &str, value: f64) -> fmt::Result 
     if labels.is_empty() { writeln!(text, "{name} {value}") } else { writeln!(text, "{name}{{{labels}}} {value}") }
 }
 
-/// What one event says.
+/// The metric and labels of one event.
 #[derive(Default)]
 struct Reading {
     metric: Option<(Kind, &'static str, f64)>,
@@ -160,7 +161,7 @@ impl Reading {
         }
     }
 
-    /// An empty label is none.
+    /// Adds a label. An empty one is left out, as the stages that have no channel leave it empty.
     fn label(&mut self, field: &Field, value: &str) {
         if value.is_empty() {
             return;
@@ -200,8 +201,8 @@ mod tests {
 
     use super::*;
 
-    /// What is told after the events of `happening`.
-    fn told(happening: impl FnOnce()) -> String {
+    /// What Prometheus reads after the events of `happening`.
+    fn text_after(happening: impl FnOnce()) -> String {
         let metrics = Metrics::default();
         with_default(tracing_subscriber::registry().with(metrics.clone()), happening);
         metrics.text()
@@ -209,7 +210,7 @@ mod tests {
 
     #[test]
     fn counters_add_up_gauges_do_not_and_series_are_apart_by_label() {
-        let text = told(|| {
+        let text = text_after(|| {
             for (lane, count) in [("high", 2u64), ("high", 3), ("bulk", 7)] {
                 tracing::event!(target: "chasqui::metrics", Level::INFO, monotonic_counter.chasqui_messages = count, stage = "send", lane, channel = "");
                 tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_queue_pending = count, lane);
@@ -222,13 +223,13 @@ mod tests {
             "# TYPE chasqui_queue_pending gauge",
             "chasqui_queue_pending{lane=\"high\"} 3",
         ] {
-            assert!(text.lines().any(|told| told == line), "{line}: {text}");
+            assert!(text.lines().any(|printed| printed == line), "{line}: {text}");
         }
     }
 
     #[test]
-    fn milliseconds_are_told_in_seconds_and_buckets_hold_what_is_below() {
-        let text = told(|| {
+    fn milliseconds_are_shown_in_seconds_and_buckets_hold_what_is_below() {
+        let text = text_after(|| {
             for lag in [3u64, 5, 700, 99_000] {
                 tracing::event!(target: "chasqui::metrics", Level::INFO, histogram.chasqui_trace_lag_ms = lag);
             }
@@ -242,13 +243,13 @@ mod tests {
             "chasqui_trace_lag_seconds_sum 99.708",
             "chasqui_trace_lag_seconds_count 4",
         ] {
-            assert!(text.lines().any(|told| told == line), "{line}: {text}");
+            assert!(text.lines().any(|printed| printed == line), "{line}: {text}");
         }
     }
 
     #[test]
     fn a_label_cannot_end_the_line() {
-        let text = told(|| {
+        let text = text_after(|| {
             tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_x = 1u64, of = "a\"b\\c\nd");
         });
         assert!(text.contains("chasqui_x{of=\"a\\\"b\\\\c\\nd\"} 1\n"), "{text}");
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn series_are_bounded_and_what_is_refused_is_counted() {
-        let text = told(|| {
+        let text = text_after(|| {
             for n in 0..MAX_SERIES as u64 + 3 {
                 tracing::event!(target: "chasqui::metrics", Level::INFO, gauge.chasqui_x = 1u64, n);
             }
@@ -270,7 +271,7 @@ mod tests {
         let (metrics, began) = (Metrics::default(), Instant::now());
         let beat = |stage: &str, at| {
             let metric = Some((Kind::Counter, Metric::Beats.as_str(), 1.0));
-            metrics.keep(Reading { metric, labels: format!("stage=\"{stage}\"") }, at);
+            metrics.record(Reading { metric, labels: format!("stage=\"{stage}\"") }, at);
         };
         let (limit, later) = (Duration::from_secs(30), began + Duration::from_secs(31));
         beat("render", began);

@@ -1,4 +1,7 @@
-//! Which NATS and ClickHouse: the configured ones, those that `chasqui up` runs beside us, or our own.
+//! Finds NATS and ClickHouse: those in the settings, those that `chasqui up` runs on this machine, or starts our own.
+//!
+//! `chasqui up` writes the addresses of its servers to a file in `embedded.data_dir`, where other commands find them.
+//! After a crash that file is stale, and the next command fails to connect.
 
 use std::path::{Path, PathBuf};
 
@@ -12,12 +15,12 @@ use chasqui_nats::{
 use chasqui_runtime::topology;
 use chasqui_schemas::{Lane, Stage, stream};
 use chasqui_stores::pepper;
-use chasqui_warehouse::MigrateSettings;
+use chasqui_warehouse::{ClickHouseSettings, MigrateSettings};
 use serde::{Deserialize, Serialize};
 
-use crate::settings::Settings;
+use crate::settings::{EmbeddedSettings, Settings};
 
-/// Where servers are.
+/// The addresses of NATS and ClickHouse.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Addresses {
     pub nats: String,
@@ -25,24 +28,23 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// The configured addresses; what is not configured, `chasqui up` may be running.
-    pub fn find(config: &Settings) -> anyhow::Result<Self> {
-        Ok(Addresses { nats: nats_url(config)?, clickhouse: clickhouse_url(config)? })
+    /// Reads the addresses from the settings. For one that is empty, it takes the address that `chasqui up` wrote.
+    pub fn find(settings: &Settings) -> anyhow::Result<Self> {
+        Ok(Addresses { nats: nats_url(settings)?, clickhouse: clickhouse_url(settings)? })
     }
 
     /// Connects to NATS.
-    pub async fn nats(&self, config: &Settings) -> anyhow::Result<Client> {
-        Ok(connection::connect(&self.nats, &config.nats.connect_options()?).await?)
+    pub async fn nats(&self, settings: &chasqui_nats::Settings) -> anyhow::Result<Client> {
+        Ok(connection::connect(&self.nats, &settings.connect_options()?).await?)
     }
 
-    /// The same, but a server that does not answer is waited for in the background.
-    pub async fn nats_some_time(&self, config: &Settings) -> anyhow::Result<Client> {
-        Ok(connection::connect_some_time(&self.nats, &config.nats.connect_options()?).await?)
+    /// Connects to NATS in the background, and returns at once even where the server does not answer.
+    pub async fn nats_some_time(&self, settings: &chasqui_nats::Settings) -> anyhow::Result<Client> {
+        Ok(connection::connect_some_time(&self.nats, &settings.connect_options()?).await?)
     }
 
-    /// A client of ClickHouse; it connects when used.
-    pub fn clickhouse(&self, config: &Settings) -> anyhow::Result<clickhouse::Client> {
-        let settings = &config.clickhouse;
+    /// Makes a client of ClickHouse, which connects when it is used.
+    pub fn clickhouse(&self, settings: &ClickHouseSettings) -> anyhow::Result<clickhouse::Client> {
         let mut client = clickhouse::Client::default()
             .with_url(&self.clickhouse)
             .with_database(&settings.database)
@@ -54,63 +56,63 @@ impl Addresses {
     }
 
     /// Brings streams, buckets and tables up to date.
-    pub async fn migrate(&self, config: &Settings) -> anyhow::Result<()> {
-        let client = self.nats(config).await?;
-        topology::migrate(&client, &self.nats, &config.streams, &config.runner).await?;
-        topology::migrate_export(&client, config.export.is_on(), &config.runner).await?;
-        // Made up now where there is none yet, and wrong settings told now.
-        pepper(&jetstream::new(client), config.privacy.secret()?.as_ref()).await?;
-        let clickhouse = self.clickhouse(config)?;
-        chasqui_warehouse::migrate(&clickhouse, &schema(config)).await?;
+    pub async fn migrate(&self, settings: &Settings) -> anyhow::Result<()> {
+        let client = self.nats(&settings.nats).await?;
+        topology::migrate(&client, &self.nats, &settings.streams, &settings.runner).await?;
+        topology::migrate_export(&client, settings.export.is_on(), &settings.runner).await?;
+        // This makes the pepper if there is none yet, and reports now where [privacy] contradicts the stored one.
+        pepper(&jetstream::new(client), settings.privacy.secret()?.as_ref()).await?;
+        let clickhouse = self.clickhouse(&settings.clickhouse)?;
+        chasqui_warehouse::migrate(&clickhouse, &schema(&settings.clickhouse)).await?;
         Ok(())
     }
 }
 
-/// How ClickHouse's tables are to be.
-pub fn schema(config: &Settings) -> MigrateSettings {
+/// Selects the settings that ClickHouse's tables depend on.
+pub fn schema(settings: &ClickHouseSettings) -> MigrateSettings {
     MigrateSettings {
-        database: config.clickhouse.database.clone(),
-        retention_days: config.clickhouse.ttl_days,
-        insert_window: config.clickhouse.insert_window,
-        cluster: Some(config.clickhouse.cluster.clone()).filter(|name| !name.is_empty()),
+        database: settings.database.clone(),
+        retention_days: settings.ttl_days,
+        insert_window: settings.insert_window,
+        cluster: Some(settings.cluster.clone()).filter(|name| !name.is_empty()),
     }
 }
 
-/// Servers of our own, for as long as this lives; where the configuration names one, that one.
+/// The servers that we started, for as long as this lives. A server that the settings name is used and not started.
 pub struct OwnServers {
     pub addresses: Addresses,
     pub embedded: Embedded,
-    /// Told to other commands by a file, while we run.
+    /// Other commands read the addresses in this file, while we run.
     address_file: Option<PathBuf>,
 }
 
 impl OwnServers {
-    /// Starts them in `data_dir`. `tell` lets other commands find them.
+    /// Starts them in `data_dir`. With `write_addresses` other commands find them.
     pub async fn start(
-        config: &Settings,
+        settings: &Settings,
         data_dir: &Path,
-        tell: bool,
+        write_addresses: bool,
         progress: impl Fn(&str) + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        let settings = &config.embedded;
+        let Settings { embedded: own, nats, clickhouse, .. } = settings;
         let options = Options {
             data_dir: data_dir.to_owned(),
-            cache_dir: settings.cache_dir.clone(),
-            nats: config.nats.url.is_empty().then(|| nats_options(config)),
-            clickhouse: config.clickhouse.url.is_empty().then(|| ClickHouseOptions {
-                libchdb: path(&settings.libchdb),
-                port: port(settings.clickhouse_port),
-                max_memory_bytes: settings.clickhouse_memory_bytes,
+            cache_dir: own.cache_dir.clone(),
+            nats: nats.url.is_empty().then(|| nats_options(own, nats.sync_interval)),
+            clickhouse: clickhouse.url.is_empty().then(|| ClickHouseOptions {
+                libchdb: path(&own.libchdb),
+                port: port(own.clickhouse_port),
+                max_memory_bytes: own.clickhouse_memory_bytes,
                 ..ClickHouseOptions::default()
             }),
         };
         let embedded = Embedded::start(options, progress).await?;
         let url = |own: Option<&str>, configured: &str| own.unwrap_or(configured).to_owned();
         let addresses = Addresses {
-            nats: url(embedded.nats_url(), &config.nats.url),
-            clickhouse: url(embedded.clickhouse_url(), &config.clickhouse.url),
+            nats: url(embedded.nats_url(), &nats.url),
+            clickhouse: url(embedded.clickhouse_url(), &clickhouse.url),
         };
-        let address_file = tell.then(|| address_file(data_dir));
+        let address_file = write_addresses.then(|| address_file(data_dir));
         if let Some(file) = &address_file {
             let text = serde_json::to_string(&addresses)?;
             std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
@@ -121,36 +123,36 @@ impl OwnServers {
     /// Stops them in order.
     pub async fn shutdown(self) {
         if let Some(file) = &self.address_file {
-            // A stale file only makes the next command fail to connect.
+            // Errors are ignored: a stale file only makes the next command fail to connect.
             _ = std::fs::remove_file(file);
         }
         self.embedded.shutdown().await;
     }
 }
 
-/// Connects to NATS alone: for commands that work while nobody knows where ClickHouse is.
-pub async fn nats_alone(config: &Settings) -> anyhow::Result<Client> {
-    Addresses { nats: nats_url(config)?, clickhouse: String::new() }.nats(config).await
+/// Connects to NATS alone, for commands that also work where no address of ClickHouse is known.
+pub async fn nats_alone(settings: &Settings) -> anyhow::Result<Client> {
+    Addresses { nats: nats_url(settings)?, clickhouse: String::new() }.nats(&settings.nats).await
 }
 
-/// A client of ClickHouse alone.
-pub fn clickhouse_alone(config: &Settings) -> anyhow::Result<clickhouse::Client> {
-    Addresses { nats: String::new(), clickhouse: clickhouse_url(config)? }.clickhouse(config)
+/// Makes a client of ClickHouse alone.
+pub fn clickhouse_alone(settings: &Settings) -> anyhow::Result<clickhouse::Client> {
+    Addresses { nats: String::new(), clickhouse: clickhouse_url(settings)? }.clickhouse(&settings.clickhouse)
 }
 
-fn nats_url(config: &Settings) -> anyhow::Result<String> {
-    configured_or_up(config, &config.nats.url, |up| up.nats, "nats.url")
+fn nats_url(settings: &Settings) -> anyhow::Result<String> {
+    configured_or_up(&settings.nats.url, &settings.embedded.data_dir, |up| up.nats, "nats.url")
 }
 
-fn clickhouse_url(config: &Settings) -> anyhow::Result<String> {
-    configured_or_up(config, &config.clickhouse.url, |up| up.clickhouse, "clickhouse.url")
+fn clickhouse_url(settings: &Settings) -> anyhow::Result<String> {
+    configured_or_up(&settings.clickhouse.url, &settings.embedded.data_dir, |up| up.clickhouse, "clickhouse.url")
 }
 
-fn configured_or_up(config: &Settings, url: &str, pick: fn(Addresses) -> String, key: &str) -> anyhow::Result<String> {
+fn configured_or_up(url: &str, data_dir: &Path, pick: fn(Addresses) -> String, key: &str) -> anyhow::Result<String> {
     if !url.is_empty() {
         return Ok(url.to_owned());
     }
-    let up = std::fs::read_to_string(address_file(&config.embedded.data_dir)).ok();
+    let up = std::fs::read_to_string(address_file(data_dir)).ok();
     up.and_then(|text| serde_json::from_str(&text).ok()).map(pick).with_context(|| {
         format!("no server: set `{key}` (CHASQUI_{}), or start `chasqui up`", key.to_uppercase().replace('.', "__"))
     })
@@ -160,12 +162,11 @@ fn address_file(data_dir: &Path) -> PathBuf {
     data_dir.join("addresses.json")
 }
 
-fn nats_options(config: &Settings) -> NatsOptions {
-    let settings = &config.embedded;
+fn nats_options(settings: &EmbeddedSettings, sync_interval: NatsSync) -> NatsOptions {
     NatsOptions {
         binary: path(&settings.nats_server),
         port: port(settings.nats_port),
-        sync_interval: match config.nats.sync_interval {
+        sync_interval: match sync_interval {
             NatsSync::Word(Always::Always) => SyncInterval::Always,
             NatsSync::Seconds(seconds) => SyncInterval::Every(std::time::Duration::from_secs(seconds)),
         },

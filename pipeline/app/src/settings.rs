@@ -1,4 +1,4 @@
-//! All settings, as one typed whole. Each part's own are documented in the TOML file beside it, and handed to it alone.
+//! All settings, in one type. Each part documents its own in the TOML file beside it, and is handed only those.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ const DEFAULTS: [&str; 13] = [
     chasqui_providers::DEFAULTS,
 ];
 
-/// The manual of every setting, with its default, and an example account of each vendor.
+/// Returns the manual: every setting with its default, and an example account of each vendor.
 pub fn manual() -> String {
     DEFAULTS.join("\n") + &chasqui_providers::manual()
 }
@@ -117,10 +117,11 @@ pub struct EmbeddedSettings {
 }
 
 impl Settings {
-    /// Reads all layers; `file` is the operator's own, `over` what the program decides ([`chasqui_settings::read`]).
+    /// Reads the defaults, then `file`, which is the operator's own, the environment, and `over`, which the program
+    /// decides ([`chasqui_settings::read`]).
     ///
     /// # Errors
-    /// Names the setting that cannot be used.
+    /// A setting cannot be used; the error names it.
     pub fn load(file: Option<&Path>, over: &Value) -> Result<Settings, SettingsError> {
         let settings: Settings = chasqui_settings::read(&DEFAULTS, file, over)?;
         settings.streams.check(&settings.runner)?;
@@ -133,7 +134,7 @@ impl Settings {
         Routes::new(self.routes.clone(), own)
     }
 
-    /// Lanes by app, for those that may not use all.
+    /// The lanes of each app that may not use all lanes.
     pub fn app_lanes(&self) -> BTreeMap<String, Vec<Lane>> {
         self.apps.iter().filter_map(|(app, settings)| Some((app.clone(), settings.lanes.clone()?))).collect()
     }

@@ -1,8 +1,10 @@
-//! Logs to standard error; spans and metrics of Chasqui itself by OTLP over HTTP, where an endpoint is configured.
+//! Logs to standard error, and exports spans and metrics of Chasqui itself by OTLP over HTTP where an endpoint is set.
 //!
-//! Spans are per batch, with OpenTelemetry's messaging conventions; notifications are traced in ClickHouse, not
-//! here. Without an endpoint no layer wants the spans, and `tracing` skips their call sites: no cost. Metrics are also
-//! kept where a process serves ([`crate::metrics`]).
+//! A span covers one batch, and follows OpenTelemetry's messaging conventions. Notifications are traced in ClickHouse,
+//! not here. Without an endpoint no layer wants the spans, and `tracing` skips their call sites at no cost. A process
+//! that serves also holds its metrics for Prometheus ([`crate::metrics`]).
+//!
+//! After a crash the spans and metrics that were not exported yet are lost.
 
 use std::io::IsTerminal;
 
@@ -24,10 +26,10 @@ use tracing_subscriber::{
 
 use crate::{
     metrics::Metrics,
-    settings::{LogFormat, Settings},
+    settings::{LogFormat, LogSettings, TelemetrySettings},
 };
 
-/// Batch spans.
+/// Target of the spans of batches.
 const SPANS: &str = "chasqui::batch";
 
 /// Exporters to flush at the end.
@@ -37,32 +39,38 @@ pub struct Telemetry {
     metrics: Option<SdkMeterProvider>,
 }
 
-/// Begins to log and to export. `filter` stands in for `log.filter`; RUST_LOG overrides both. Where there is none, the
-/// process serves, and `kept` keeps its metrics to be asked for.
-pub fn start(config: &Settings, filter: Option<&str>, kept: &Metrics) -> anyhow::Result<Telemetry> {
+/// Begins to log and to export. `filter` replaces `log.filter`; RUST_LOG overrides both. A process without a `filter`
+/// serves, and `prometheus` holds its metrics for `/metrics`.
+pub fn start(
+    log: &LogSettings,
+    otlp: &TelemetrySettings,
+    filter: Option<&str>,
+    prometheus: &Metrics,
+) -> anyhow::Result<Telemetry> {
     let mut telemetry = Telemetry::default();
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
 
     let only = |target| Targets::new().with_target(target, LevelFilter::INFO);
     if filter.is_none() {
-        layers.push(kept.clone().with_filter(only(metric::TARGET)).boxed());
+        layers.push(prometheus.clone().with_filter(only(metric::TARGET)).boxed());
     }
-    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.unwrap_or(&config.log.filter).to_owned());
+    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.unwrap_or(&log.filter).to_owned());
     let directives = format!("{directives},{SPANS}=off,{}=off", metric::TARGET);
     let filter = EnvFilter::try_new(&directives).with_context(|| format!("the log filter `{directives}` is wrong"))?;
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    layers.push(match config.log.format {
-        LogFormat::Text => log.with_filter(filter).boxed(),
-        LogFormat::Json => log.json().with_filter(filter).boxed(),
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    layers.push(match log.format {
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().with_filter(filter).boxed(),
     });
 
-    let endpoint = config.telemetry.otlp_endpoint.trim_end_matches('/');
+    let endpoint = otlp.otlp_endpoint.trim_end_matches('/');
     if !endpoint.is_empty() {
         let resource = Resource::builder().with_service_name("chasqui").build();
         let exporter = SpanExporter::builder().with_http().with_endpoint(format!("{endpoint}/v1/traces")).build();
         let spans = SdkTracerProvider::builder()
             .with_batch_exporter(exporter.context("telemetry.otlp_endpoint cannot be used")?)
-            .with_sampler(Sampler::TraceIdRatioBased(config.telemetry.sample_ratio))
+            .with_sampler(Sampler::TraceIdRatioBased(otlp.sample_ratio))
             .with_resource(resource.clone())
             .build();
         let exporter = MetricExporter::builder().with_http().with_endpoint(format!("{endpoint}/v1/metrics")).build();
@@ -82,7 +90,7 @@ pub fn start(config: &Settings, filter: Option<&str>, kept: &Metrics) -> anyhow:
 }
 
 impl Telemetry {
-    /// Sends what is left. A collector that is away must not keep us.
+    /// Exports what is left. Errors are ignored: a collector that is away must not stop the process from ending.
     pub fn shutdown(self) {
         if let Some(spans) = self.spans {
             _ = spans.shutdown();

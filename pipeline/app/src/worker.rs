@@ -1,4 +1,7 @@
-//! Builds the stages and services, and runs them until told to stop.
+//! Builds the stages and services from the settings, and runs them until the process is asked to stop.
+//!
+//! Guarantee: a role that fails ends the process, after the others have finished what they hold. Nothing is stored
+//! here; after a crash JetStream hands out again what was not acknowledged.
 
 use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
@@ -15,14 +18,14 @@ use chasqui_nats::{
 use chasqui_prioritize::Prioritize;
 use chasqui_render::Render;
 use chasqui_runtime::{
-    Broker,
+    Broker, RunnerLimits,
     lanes::{OTHERS, URGENT},
     run_deferred, run_stage, topology,
 };
 use chasqui_schemas::{Lane, Pepper, Stage, consumer};
 use chasqui_send::{Ports, SendStage};
 use chasqui_services::{run_monitor, run_receipts};
-use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, pepper};
+use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, PrivacySettings, pepper};
 use chasqui_trace::TraceSink;
 use chasqui_validate::Validate;
 use chasqui_warehouse::{WriterSettings, run_exporter, run_writer};
@@ -40,18 +43,18 @@ use crate::{
     settings::Settings,
 };
 
-/// What a process can do.
+/// What a process can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Runs a stage.
     Stage(Stage),
     /// Runs one of the services beside the stages.
     Service(Service),
-    /// Answers recipients, apps and providers over HTTP; where `gateway.bind` says so.
+    /// Answers recipients, apps and vendors over HTTP, if `gateway.bind` is set.
     Gateway,
 }
 
-/// What runs beside the stages, on the same connection.
+/// What runs beside the stages. All but the writer share one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     /// Returns deferred messages when due.
@@ -60,9 +63,9 @@ pub enum Service {
     Receipts,
     /// Writes trace events to ClickHouse.
     Writer,
-    /// Exports traces by OTLP; where `export.endpoint` says so.
+    /// Exports traces by OTLP, if `export.endpoint` is set.
     Exporter,
-    /// Watches the queues.
+    /// Samples the queues.
     Monitor,
 }
 
@@ -118,27 +121,27 @@ impl FromStr for Role {
     }
 }
 
-/// Roles at work in this process.
+/// The roles at work in this process.
 ///
-/// Stages are there twice: for the critical lane, on a thread and a connection of its own, with stores and providers of
-/// its own, so that nothing it needs is ever shared with a backlog; and for the other lanes. The writer has a thread and a
+/// Every stage runs twice. For the critical lane it has a thread, a connection, stores and providers of its own, so
+/// that the lane shares nothing with a backlog. The second one serves the other lanes. The writer has a thread and a
 /// connection too, because it works on many rows at a time.
 pub struct Worker {
-    /// What its roles cannot do without.
+    /// The servers that its roles need; health asks them.
     nats: Option<Client>,
     clickhouse: Option<clickhouse::Client>,
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
     threads: Vec<Thread>,
-    /// Where the gateway listens, if there is one.
+    /// The address of the gateway, if one listens here.
     pub gateway: Option<SocketAddr>,
 }
 
-/// The runtime of one thread, for what shares none with others.
+/// A runtime with one thread, for work that shares no thread with other work.
 struct Thread(Option<Runtime>);
 
 impl Drop for Thread {
-    /// A runtime waits for its thread where it is dropped, which no async code may do.
+    /// Dropping a runtime would block until its thread ends, which panics in async code.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
@@ -148,7 +151,7 @@ impl Drop for Thread {
 
 impl Worker {
     /// Starts `roles`.
-    pub async fn start(config: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<Self> {
+    pub async fn start(settings: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<Self> {
         let mut worker = Worker {
             nats: None,
             clickhouse: None,
@@ -158,48 +161,48 @@ impl Worker {
             gateway: None,
         };
         if roles == [Role::Gateway] {
-            // With a spool it has something to do without a broker.
-            worker.open_gateway(config, addresses, addresses.nats_some_time(config).await?).await?;
+            // The gateway alone also starts without a broker: it spools what it accepts.
+            worker.open_gateway(settings, addresses, addresses.nats_some_time(&settings.nats).await?).await?;
         } else {
-            worker.open(config, addresses, roles).await?;
+            worker.open(settings, addresses, roles).await?;
         }
         tracing::info!(roles = %roles.iter().map(Role::to_string).collect::<Vec<_>>().join(","), "running");
         Ok(worker)
     }
 
-    /// Starts `roles`, all of which need a broker.
-    async fn open(&mut self, config: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<()> {
-        let client = addresses.nats(config).await?;
+    /// Starts `roles`, which need a broker.
+    async fn open(&mut self, settings: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<()> {
+        let client = addresses.nats(&settings.nats).await?;
         topology::check_server(&client, &addresses.nats)?;
         require_topology(&client).await?;
         self.nats = Some(client.clone());
         if roles.contains(&Role::Service(Service::Writer)) {
-            self.clickhouse = Some(addresses.clickhouse(config)?);
+            self.clickhouse = Some(addresses.clickhouse(&settings.clickhouse)?);
         }
-        let parts = Parts::open(config, client, OTHERS).await?;
+        let parts = Parts::open(&settings.nats, &settings.privacy, client, OTHERS).await?;
         let stages: Vec<Stage> = roles.iter().filter_map(|role| role.stage()).collect();
         if !stages.is_empty() {
             let on = self.thread("critical")?;
             let urgent = {
-                let (config, addresses) = (config.clone(), addresses.clone());
-                let open = async move { Parts::open(&config, addresses.nats(&config).await?, URGENT).await };
+                let (nats, privacy, addresses) = (settings.nats.clone(), settings.privacy.clone(), addresses.clone());
+                let open = async move { Parts::open(&nats, &privacy, addresses.nats(&nats).await?, URGENT).await };
                 on.spawn(open).await??
             };
             for stage in stages {
-                self.stage(stage, config, &parts, &Handle::current())?;
-                self.stage(stage, config, &urgent, &on)?;
+                self.stage(stage, settings, &parts, &Handle::current())?;
+                self.stage(stage, settings, &urgent, &on)?;
             }
         }
         for service in roles.iter().filter_map(|role| role.service()) {
-            self.service(service, config, addresses, &parts)?;
+            self.service(service, settings, addresses, &parts)?;
         }
         if roles.contains(&Role::Gateway) {
-            self.open_gateway(config, addresses, parts.broker.client.clone()).await?;
+            self.open_gateway(settings, addresses, parts.broker.client.clone()).await?;
         }
         Ok(())
     }
 
-    /// Starts a thread.
+    /// Starts a thread with a runtime of its own.
     fn thread(&mut self, name: &'static str) -> anyhow::Result<Handle> {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build();
         let runtime = runtime.with_context(|| format!("cannot start the thread `{name}`"))?;
@@ -208,21 +211,23 @@ impl Worker {
         Ok(handle)
     }
 
-    fn stage(&mut self, stage: Stage, config: &Settings, parts: &Parts, on: &Handle) -> anyhow::Result<()> {
+    /// Builds a stage from its own settings and ports, and starts its runners.
+    fn stage(&mut self, stage: Stage, settings: &Settings, parts: &Parts, on: &Handle) -> anyhow::Result<()> {
         let directory = Arc::clone(&parts.directory);
         let clock = Arc::clone(&parts.broker.clock);
+        let limits = &settings.runner.limits();
         match stage {
-            Stage::Validate => self.run(Validate::new(config.app_lanes(), parts.pepper.clone()), config, parts, on),
-            Stage::Enrich => self.run(Enrich { directory, clock }, config, parts, on),
+            Stage::Validate => self.run(Validate::new(settings.app_lanes(), parts.pepper.clone()), limits, parts, on),
+            Stage::Enrich => self.run(Enrich { directory, clock }, limits, parts, on),
             Stage::Filter => {
                 let filter = Filter { directory, clock, pepper: parts.pepper.clone() };
-                self.run(filter, config, parts, on);
+                self.run(filter, limits, parts, on);
             }
-            Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, config, parts, on),
+            Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, limits, parts, on),
             Stage::Render => {
-                self.run(Render::new(directory, config.links.open(&config.gateway.public_url)?), config, parts, on)
+                self.run(Render::new(directory, settings.links.open(&settings.gateway.public_url)?), limits, parts, on)
             }
-            Stage::Prioritize => self.run(Prioritize { clock, routes: config.routes() }, config, parts, on),
+            Stage::Prioritize => self.run(Prioritize { clock, routes: settings.routes() }, limits, parts, on),
             Stage::Send => {
                 let ports = Ports {
                     ledger: parts.ledger.clone(),
@@ -232,29 +237,30 @@ impl Worker {
                 };
                 let inbox = Arc::new(NatsInbox::new(parts.broker.publisher.clone()));
                 let ports_of_providers = chasqui_providers::Ports { inbox, clock };
-                let providers = chasqui_providers::senders(&config.accounts, &ports_of_providers)?;
-                let send = SendStage::with_alerts(&config.send, config.routes(), providers, ports)?;
-                config.runner.check_longest_call(send.longest_call())?;
-                self.run(send, config, parts, on);
+                let providers = chasqui_providers::senders(&settings.accounts, &ports_of_providers)?;
+                let send = SendStage::with_alerts(&settings.send, settings.routes(), providers, ports)?;
+                settings.runner.check_longest_call(send.longest_call())?;
+                self.run(send, limits, parts, on);
             }
         }
         Ok(())
     }
 
-    /// One runner per queue of the stage.
-    fn run<S: chasqui_contract::Decide>(&mut self, stage: S, config: &Settings, parts: &Parts, on: &Handle) {
+    /// Starts a runner for each queue of the stage.
+    fn run<S: chasqui_contract::Decide>(&mut self, stage: S, limits: &RunnerLimits, parts: &Parts, on: &Handle) {
         let stage = Arc::new(stage);
         for channel in consumer::queues(S::STAGE) {
-            let (broker, settings) = (parts.broker.clone(), config.runner.limits());
-            let runner = run_stage(Arc::clone(&stage), channel, parts.lanes, broker, settings, self.stop.clone());
+            let (broker, limits) = (parts.broker.clone(), limits.clone());
+            let runner = run_stage(Arc::clone(&stage), channel, parts.lanes, broker, limits, self.stop.clone());
             self.tasks.spawn_on(async move { runner.await.with_context(|| S::STAGE.to_string()) }, on);
         }
     }
 
+    /// Starts a service with its own settings.
     fn service(
         &mut self,
         service: Service,
-        config: &Settings,
+        settings: &Settings,
         addresses: &Addresses,
         parts: &Parts,
     ) -> anyhow::Result<()> {
@@ -270,32 +276,34 @@ impl Worker {
                 self.tasks.spawn(async move { receipts.await.context("receipts") });
             }
             Service::Writer => {
-                let settings = WriterSettings {
-                    max_rows: config.clickhouse.batch_rows,
-                    max_wait: Duration::from_millis(config.clickhouse.batch_ms),
+                let batches = WriterSettings {
+                    max_rows: settings.clickhouse.batch_rows,
+                    max_wait: Duration::from_millis(settings.clickhouse.batch_ms),
                     ..WriterSettings::default()
                 };
                 let on = self.thread("writer")?;
-                let (config, addresses, stop) = (config.clone(), addresses.clone(), self.stop.clone());
+                let (nats, addresses, stop) = (settings.nats.clone(), addresses.clone(), self.stop.clone());
+                let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
                 let writer = async move {
-                    let context = jetstream::new(addresses.nats(&config).await?);
-                    run_writer(context, addresses.clickhouse(&config)?, settings, stop).await.context("writer")
+                    let context = jetstream::new(addresses.nats(&nats).await?);
+                    run_writer(context, clickhouse, batches, stop).await.context("writer")
                 };
                 self.tasks.spawn_on(writer, &on);
             }
             Service::Exporter => {
-                // Where nothing is exported, `chasqui migrate` has removed the consumer that the exporter reads.
-                if !config.export.is_on() {
+                // Without an endpoint `chasqui migrate` has removed the consumer, and the exporter would fail for want
+                // of it.
+                if !settings.export.is_on() {
                     return Ok(());
                 }
                 let context = jetstream::new(parts.broker.client.clone());
-                let clickhouse = addresses.clickhouse(config)?;
-                let exporter = run_exporter(context, clickhouse, config.export.clone(), self.stop.clone());
+                let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
+                let exporter = run_exporter(context, clickhouse, settings.export.clone(), self.stop.clone());
                 self.tasks.spawn(async move { exporter.await.context("exporter") });
             }
             Service::Monitor => {
-                let every = Duration::from_millis(config.monitor.sample_ms);
-                let clickhouse = addresses.clickhouse(config)?;
+                let every = Duration::from_millis(settings.monitor.sample_ms);
+                let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
                 let monitor = run_monitor(parts.broker.client.clone(), clickhouse, every, self.stop.clone());
                 self.tasks.spawn(async move {
                     monitor.await;
@@ -306,9 +314,12 @@ impl Worker {
         Ok(())
     }
 
-    async fn open_gateway(&mut self, config: &Settings, addresses: &Addresses, client: Client) -> anyhow::Result<()> {
-        if config.gateway.is_on() {
-            let gateway = Gateway::bind(config, client, addresses.clickhouse(config)?, Arc::new(SystemClock)).await?;
+    /// Starts the gateway, unless `gateway.bind` is empty.
+    async fn open_gateway(&mut self, settings: &Settings, addresses: &Addresses, client: Client) -> anyhow::Result<()> {
+        if settings.gateway.is_on() {
+            let gateway =
+                Gateway::bind(settings, client, addresses.clickhouse(&settings.clickhouse)?, Arc::new(SystemClock))
+                    .await?;
             let address = gateway.address()?;
             self.gateway = Some(address);
             tracing::info!(%address, "the gateway listens");
@@ -321,7 +332,7 @@ impl Worker {
         Ok(())
     }
 
-    /// What probes are answered from.
+    /// Makes what answers probes.
     pub fn health(&self, metrics: Metrics) -> Health {
         Health::new(metrics, self.nats.clone(), self.clickhouse.clone())
     }
@@ -333,7 +344,7 @@ impl Worker {
             ended = self.tasks.join_next() => {
                 self.stop.cancel();
                 let ended = ended.context("nothing to run: `exporter` needs export.endpoint, `gateway` gateway.bind")?;
-                // The others finish what they can; the first failure is the one to tell.
+                // The other roles finish what they can. The first failure is returned: others may follow from it.
                 while self.tasks.join_next().await.is_some() {}
                 ended.context("a role panicked")??;
                 anyhow::bail!("a role ended by itself")
@@ -351,16 +362,17 @@ impl Worker {
     }
 }
 
-/// Publishes as it costs these servers least.
-pub fn publisher(context: &jetstream::Context, config: &Settings) -> Publisher {
+/// Makes a publisher that suits the servers: atomic batches where every publish is an fsync, else one message at a
+/// time.
+pub fn publisher(context: &jetstream::Context, settings: &chasqui_nats::Settings) -> Publisher {
     let publisher = Publisher::new(context.clone());
-    match config.nats.sync_interval {
+    match settings.sync_interval {
         SyncInterval::Word(Always::Always) => publisher,
         SyncInterval::Seconds(_) => publisher.one_by_one(),
     }
 }
 
-/// What roles on the same lanes share: one connection, one ledger batching all claims.
+/// What roles on the same lanes share: one connection, and one ledger that batches all claims.
 struct Parts {
     lanes: &'static [Lane],
     broker: Broker,
@@ -370,9 +382,14 @@ struct Parts {
 }
 
 impl Parts {
-    async fn open(config: &Settings, client: Client, lanes: &'static [Lane]) -> anyhow::Result<Self> {
+    async fn open(
+        nats: &chasqui_nats::Settings,
+        privacy: &PrivacySettings,
+        client: Client,
+        lanes: &'static [Lane],
+    ) -> anyhow::Result<Self> {
         let context = jetstream::new(client.clone());
-        let publisher = publisher(&context, config);
+        let publisher = publisher(&context, nats);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ledger = match lanes {
             URGENT => NatsLedger::open_urgent(&context, publisher.clone()).await?,
@@ -382,7 +399,7 @@ impl Parts {
             lanes,
             directory: Arc::new(NatsDirectory::open(&context).await?),
             ledger: Arc::new(ledger),
-            pepper: pepper(&context, config.privacy.secret()?.as_ref()).await?,
+            pepper: pepper(&context, privacy.secret()?.as_ref()).await?,
             broker: Broker { client, traces: TraceSink::start(&publisher), publisher, clock },
         })
     }

@@ -1,7 +1,7 @@
 //! What a user agent says about who opened or followed something: a person, or a machine that fetches by itself.
 //!
 //! Pure. Engagement asks for what recipients fetch from us, vendors' callbacks for what vendors saw. A user agent alone
-//! proves little: whoever has more signs weighs them too.
+//! proves little; a caller that has more signs weighs them too.
 
 use chasqui_schemas::receipt::Actor;
 

@@ -46,7 +46,7 @@ pub enum FetchError {
     Cache { path: PathBuf, source: io::Error },
     /// The pins compiled into this program do not parse.
     #[error("the pins compiled into this program are malformed")]
-    Pins(#[source] Box<toml::de::Error>),
+    Pins(#[from] Box<toml::de::Error>),
 }
 
 /// What a user can do about an artefact that cannot be fetched.

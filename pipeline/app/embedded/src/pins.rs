@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::fetch::FetchError;
-
 /// The platform this program was built for, in the words of `pins.toml`.
 pub(crate) fn this_platform() -> String {
     format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH)
@@ -56,8 +54,8 @@ pub(crate) struct Pin {
 
 impl Pins {
     /// Errors: only if the compiled-in file does not parse, which a test rules out.
-    pub(crate) fn load() -> Result<Self, FetchError> {
-        toml::from_str(include_str!("../pins.toml")).map_err(|e| FetchError::Pins(Box::new(e)))
+    pub(crate) fn load() -> Result<Self, Box<toml::de::Error>> {
+        toml::from_str(include_str!("../pins.toml")).map_err(Box::new)
     }
 }
 

@@ -1,6 +1,7 @@
-//! `queues`: depth, age and rates of every queue, now.
+//! `queues`: prints depth, age and rates of every queue, now.
 //!
-//! Reads NATS directly, as the monitor does; neither it nor ClickHouse has to be there. Rates are those of one second.
+//! It reads NATS directly, as the monitor does, and needs neither the monitor nor ClickHouse. Rates are those of one
+//! second.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -17,13 +18,13 @@ use crate::{
     settings::Settings,
 };
 
-/// From look to look.
+/// Time between two samples, over which rates are computed.
 const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Prints the queues, once or again and again.
-pub(crate) async fn run(args: &QueuesArgs, config: &Settings) -> anyhow::Result<()> {
-    let mut sampler = Sampler::new(servers::nats_alone(config).await?);
-    // The first look is for the rates.
+pub(crate) async fn run(args: &QueuesArgs, settings: &Settings) -> anyhow::Result<()> {
+    let mut sampler = Sampler::new(servers::nats_alone(settings).await?);
+    // Rates need a sample before the one that is shown.
     sampler.sample(Timestamp::now()).await;
     loop {
         sleep(BETWEEN).await;
@@ -75,7 +76,7 @@ fn text(sample: &Sample) -> String {
     text
 }
 
-/// Whether nobody would take a message.
+/// Whether nothing consumes the queue: no request for messages waits, and no message is in flight.
 fn is_alone(row: &QueueMetric) -> bool {
     !row.consumer.is_empty() && row.waiting == 0 && row.in_flight == 0
 }
@@ -84,7 +85,7 @@ fn is_idle(row: &QueueMetric) -> bool {
     row.pending + row.in_flight == 0 && row.in_per_s + row.out_per_s == 0.0 && !is_alone(row)
 }
 
-/// A time in the unit that suits it.
+/// Prints a time in the unit that suits its size.
 fn age(ms: u64) -> String {
     match ms {
         0 => "–".to_owned(),

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use crate::settings::Settings;
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
@@ -31,6 +30,7 @@ use crate::{
     args::{BucketCommand, RecordsCommand},
     commands::output::{print, print_json},
     servers,
+    settings::Settings,
 };
 
 /// Maximum bytes of a line of an import: a record and its name, and as much again for blanks and escapes.
@@ -42,9 +42,9 @@ const READ_AHEAD: usize = 64;
 type Named = (String, Bytes);
 
 /// Runs a command on its bucket.
-pub(crate) async fn run(command: BucketCommand, config: &Settings) -> anyhow::Result<()> {
+pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::Result<()> {
     let (bucket, command) = command.split();
-    let context = jetstream::new(servers::nats_alone(config).await?);
+    let context = jetstream::new(servers::nats_alone(settings).await?);
     let records = Records::open(&context, bucket).await.with_context(|| {
         format!("the bucket `{}` cannot be opened: if it does not exist, run `chasqui migrate`", bucket.as_str())
     })?;

@@ -6,7 +6,6 @@
 
 use std::{fs::File, io::Read, path::Path, time::Duration};
 
-use crate::settings::Settings;
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
@@ -21,11 +20,9 @@ use uuid::Uuid;
 
 use crate::{
     args::SendArgs,
-    commands::{
-        output::{print, print_json},
-        trace::waterfalls,
-    },
+    commands::output::{print, print_json, waterfalls},
     servers::{self, require_topology},
+    settings::Settings,
 };
 
 /// Maximum wait for the end of a request with `--wait`: a notification normally ends within a second.
@@ -58,15 +55,15 @@ impl Format {
 }
 
 /// Publishes the file, prints its id, and with `--wait` also its traces once they have ended.
-pub(crate) async fn run(args: &SendArgs, config: &Settings) -> anyhow::Result<()> {
+pub(crate) async fn run(args: &SendArgs, settings: &Settings) -> anyhow::Result<()> {
     if !subject::is_app(&args.app) {
         bail!("`{}` cannot be an app: use 1 to 64 letters, digits, `-` and `_`", args.app);
     }
     let format = Format::of(&args.file);
     let (payload, id) = with_id(&read(&args.file)?, format)?;
     // Before publishing: if the address of ClickHouse is missing, nothing is published.
-    let clickhouse = args.wait.then(|| servers::clickhouse_alone(config)).transpose()?;
-    let client = servers::nats_alone(config).await?;
+    let clickhouse = args.wait.then(|| servers::clickhouse_alone(settings)).transpose()?;
+    let client = servers::nats_alone(settings).await?;
     require_topology(&client).await?;
 
     let subject = subject::submit(args.lane, &args.app);

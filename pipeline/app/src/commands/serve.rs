@@ -1,41 +1,41 @@
-//! `serve` and `up`: run until told to stop.
+//! `serve` and `up`: run roles until Ctrl-C or SIGTERM.
 
 use std::net::SocketAddr;
 
-use crate::settings::Settings;
 use anyhow::Context;
 use tokio::net::TcpListener;
 
 use crate::{
     args::{ServeArgs, UpArgs},
-    commands::stop_signal,
+    commands::stop::stop_signal,
     metrics::Metrics,
     servers::{Addresses, OwnServers},
+    settings::Settings,
     worker::{Role, Worker},
 };
 
-/// Runs roles against the configured servers.
-pub(crate) async fn serve(args: &ServeArgs, config: &Settings, metrics: Metrics) -> anyhow::Result<()> {
-    let addresses = Addresses::find(config)?;
+/// Runs roles against the servers in the settings.
+pub(crate) async fn serve(args: &ServeArgs, settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
+    let addresses = Addresses::find(settings)?;
     if args.migrate {
-        addresses.migrate(config).await?;
+        addresses.migrate(settings).await?;
     }
     let roles = if args.stages.is_empty() { Role::all() } else { args.stages.clone() };
-    let worker = Worker::start(config, &addresses, &roles).await?;
+    let worker = Worker::start(settings, &addresses, &roles).await?;
     health(args.health, &worker, metrics).await?;
     worker.run_until(stopped()).await
 }
 
 /// Starts servers of our own, then all roles.
-pub(crate) async fn up(args: &UpArgs, config: &Settings, metrics: Metrics) -> anyhow::Result<()> {
-    let servers = OwnServers::start(config, &config.embedded.data_dir, true, |step| eprintln!("{step}")).await?;
-    servers.addresses.migrate(config).await?;
-    let worker = Worker::start(config, &servers.addresses, &Role::all()).await?;
+pub(crate) async fn up(args: &UpArgs, settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
+    let servers = OwnServers::start(settings, &settings.embedded.data_dir, true, |step| eprintln!("{step}")).await?;
+    servers.addresses.migrate(settings).await?;
+    let worker = Worker::start(settings, &servers.addresses, &Role::all()).await?;
     health(args.health, &worker, metrics).await?;
     let Addresses { nats, clickhouse } = &servers.addresses;
     println!("Chasqui is up. Stop it with Ctrl-C.\n");
     println!("  NATS        {nats}        publish to notify.submit.<lane>.<app>");
-    println!("  ClickHouse  {clickhouse}  database `{}`", config.clickhouse.database);
+    println!("  ClickHouse  {clickhouse}  database `{}`", settings.clickhouse.database);
     if let Some(bind) = worker.gateway {
         println!("  Gateway     http://{bind}  receipts of apps at /v1/receipts; what happened, for a browser, at /ui");
     }
@@ -53,7 +53,7 @@ async fn stopped() {
     }
 }
 
-/// Answers probes at `address`, where there is one.
+/// Starts to answer probes at `address`, if one is given.
 async fn health(address: Option<SocketAddr>, worker: &Worker, metrics: Metrics) -> anyhow::Result<()> {
     if let Some(address) = address {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;

@@ -1,8 +1,7 @@
-//! `stats`: how many notifications ended in which state and why, and what came of the deliveries.
+//! `stats`: prints how many notifications ended in which state and why, and how deliveries fared.
 //!
-//! Guarantee: exact under redelivery; as old as the writer is behind, which is a second or so.
+//! Guarantee: the numbers are exact under redelivery. They lag as far as the writer does, which is a second or so.
 
-use crate::settings::Settings;
 use chasqui_schemas::text::clean;
 use chasqui_warehouse::stats::{Accounted, Dimension, MAX_ROWS, Rates, StateCount, accounted, outcomes, rates};
 use comfy_table::{CellAlignment, Table};
@@ -12,6 +11,7 @@ use crate::{
     args::StatsArgs,
     commands::output::{print, print_json, table},
     servers,
+    settings::Settings,
 };
 
 /// What `--json` prints.
@@ -25,8 +25,8 @@ struct Stats {
 }
 
 /// Prints the numbers.
-pub async fn run(args: &StatsArgs, config: &Settings) -> anyhow::Result<()> {
-    let client = servers::clickhouse_alone(config)?;
+pub async fn run(args: &StatsArgs, settings: &Settings) -> anyhow::Result<()> {
+    let client = servers::clickhouse_alone(settings)?;
     let (since, by) = (args.since, args.by);
     let (outcomes, rates, accounted) =
         tokio::try_join!(outcomes(&client, since), rates(&client, since, by, MAX_ROWS), accounted(&client, since))?;
@@ -55,7 +55,7 @@ fn text(stats: &Stats) -> String {
     text
 }
 
-/// How many notifications ended in which state, and why.
+/// Draws how many notifications ended in which state, and why.
 pub fn outcomes_table(outcomes: &[StateCount]) -> Table {
     let all = outcomes.iter().map(|outcome| outcome.notifications).sum();
     let mut table = table(&["state", "reason", "notifications", "share", ""]);
@@ -71,7 +71,7 @@ pub fn outcomes_table(outcomes: &[StateCount]) -> Table {
     right(table, &[2, 3])
 }
 
-/// What came of deliveries: the first bar compares how many they are, the second is the share that arrived.
+/// Draws the rates of deliveries. The first bar compares their number, the second is the share that was delivered.
 pub fn rates_table(by: Dimension, rates: &[Rates]) -> Table {
     let by = by.as_str();
     let header = [
@@ -110,7 +110,7 @@ pub fn rates_table(by: Dimension, rates: &[Rates]) -> Table {
     right(table, &[1, 3, 4, 6, 7, 8, 9, 10, 11])
 }
 
-/// Numbers, in these columns, to the right.
+/// Aligns these columns to the right, because they hold numbers.
 pub fn right(mut table: Table, columns: &[usize]) -> Table {
     for (_, column) in table.column_iter_mut().enumerate().filter(|(number, _)| columns.contains(number)) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -118,7 +118,7 @@ pub fn right(mut table: Table, columns: &[usize]) -> Table {
     table
 }
 
-/// A bar of at most `cells` characters, exact to the eighth of one; what is more than nothing shows.
+/// Draws a bar of at most `cells` characters, exact to an eighth of one. Anything above zero is at least an eighth.
 fn bar(part: u64, whole: u64, cells: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let share = if whole == 0 { 0.0 } else { (part as f64 / whole as f64).min(1.0) };

@@ -4,14 +4,10 @@
 
 use std::{collections::BTreeSet, io::IsTerminal, pin::pin, process::ExitCode, time::Duration};
 
-use crate::settings::Settings;
 use chasqui_schemas::text::clean;
 use chasqui_warehouse::{
     TraceTree, load,
-    read::{
-        reconstruct::{MAX_TRACES, Node},
-        waterfall,
-    },
+    read::reconstruct::{MAX_TRACES, Node},
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -19,10 +15,11 @@ use uuid::Uuid;
 use crate::{
     args::TraceArgs,
     commands::{
-        output::{colours, print, print_json, width},
-        stop_signal,
+        output::{print, print_json, waterfalls},
+        stop::stop_signal,
     },
     servers,
+    settings::Settings,
 };
 
 /// Pause between two looks of `--follow`.
@@ -32,8 +29,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// Prints the traces of an id; fails where there is none.
-pub(crate) async fn run(args: &TraceArgs, config: &Settings) -> anyhow::Result<ExitCode> {
-    let client = servers::clickhouse_alone(config)?;
+pub(crate) async fn run(args: &TraceArgs, settings: &Settings) -> anyhow::Result<ExitCode> {
+    let client = servers::clickhouse_alone(settings)?;
     let traces = match args.follow {
         true => follow(args, &client).await?,
         false => load(&client, args.id.trim()).await?,
@@ -57,12 +54,6 @@ pub(crate) async fn run(args: &TraceArgs, config: &Settings) -> anyhow::Result<E
         eprintln!("note: only {MAX_TRACES} traces are shown; the id of one notification shows its own");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Every trace, one below the other.
-pub(crate) fn waterfalls(traces: &[TraceTree]) -> String {
-    let drawn: Vec<String> = traces.iter().map(|tree| waterfall::render(tree, width(), colours())).collect();
-    drawn.join("\n")
 }
 
 /// Prints what happens until everything has ended or the process is stopped. A terminal shows the waterfall as it grows;

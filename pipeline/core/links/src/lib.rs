@@ -1,14 +1,14 @@
-//! The links in what we send: made by render, read by the gateway, believed because they are signed.
+//! The links in what we send. Render makes and signs them, and the gateway reads them and checks the signature.
 //!
 //! Guarantee: a token that [`Links::read`] accepts was made by a holder of one of the keys, for exactly what it
-//! answers: a click leads only where the mail that carried it did, and nobody can try out whether an id exists. A token
-//! shows the ids of notification and delivery, which are hashes and times, and the address of the page that a click
-//! goes to; never a recipient's address or id: whom an unsubscription concerns is encrypted.
+//! answers. So a click leads only where the mail that carried it did, and guessing cannot find out whether an id
+//! exists. A token shows the ids of notification and delivery, which are hashes and times, and the address of the page
+//! that a click goes to. It never shows a recipient's address or id: the user of an unsubscription is encrypted.
 //!
-//! A crate of its own, because the two who need it are on different sides (a stage, and the gateway) and nobody else
-//! should have to build cryptography: the contract stays free of it. Pure: the same link is the same text whenever it is
-//! made, so a notification that is rendered again after a crash has the same links. Nothing is stored, so nothing can be
-//! lost; a key that is forgotten makes its links dead.
+//! It is a crate of its own, because a stage and the gateway need it, and the contract should not depend on
+//! cryptography. Pure: the same link is the same text whenever it is made, so a notification that is rendered again
+//! after a crash has the same links. Nothing is stored, so nothing can be lost. When a key is removed, its links stop
+//! working.
 //!
 //! ```text
 //! token        = key id "." base64url( head ‖ rest )
@@ -18,8 +18,9 @@
 //! unsubscribe  = head ‖ nonce ‖ sealed(opt-out; head)                  ChaCha20-Poly1305, RFC 8439
 //! ```
 //!
-//! The keys for signing, sealing and making nonces are derived from each secret with HKDF-SHA256 (RFC 5869). The nonce is
-//! a keyed hash of what is sealed: it repeats only for the same token, which is the one repetition that reveals nothing.
+//! The keys for signing, sealing and making nonces are derived from each secret with HKDF-SHA256 (RFC 5869). The nonce
+//! is a keyed hash of what is sealed: it repeats only for the same token, which is the one repetition that reveals
+//! nothing.
 
 pub mod settings;
 
@@ -146,7 +147,7 @@ impl Links {
         format!("{}/t/o/{}.gif", self.base, self.token(|key| [&head[..], &key.sign(&[&head])].concat()))
     }
 
-    /// A link that leads to `target` and tells us; `None` where the target is no http address in plain ASCII, is
+    /// A link that leads to `target` by way of the gateway; `None` if the target is no http address in plain ASCII, is
     /// longer than [`MAX_TARGET_BYTES`], or is one of our own links.
     pub fn click(&self, origin: &Origin, link: u16, target: &str) -> Option<String> {
         let own = target.strip_prefix(&self.base).is_some_and(|path| path.starts_with("/t/"));

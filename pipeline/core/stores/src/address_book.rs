@@ -1,8 +1,8 @@
 //! The address book, on the buckets that the directory reads.
 //!
-//! Guarantee: a record is changed as it was read ([`mod@chasqui_nats::amend`]), so a device that registers at the same moment
-//! is not lost. An address that is suppressed already keeps its first reason. The directory that made a change sees it
-//! at once, before the server tells its watch.
+//! Guarantee: a record is changed as it was read ([`mod@chasqui_nats::amend`]), so a device that registers at the same
+//! moment is not lost. An address that is suppressed already keeps its first reason. The directory that made a change
+//! sees it at once, before its watch gets it from the server.
 //!
 //! After a crash the call is repeated, and finds its work done.
 

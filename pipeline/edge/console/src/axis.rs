@@ -98,7 +98,7 @@ impl Axis {
         round(piece.x + share * piece.width)
     }
 
-    /// Round times, where they are far enough from one another to be told apart.
+    /// Round times, as long as they are far enough apart to be read.
     pub(crate) fn ticks(&self) -> Vec<Tick> {
         let shown: i64 = self.pieces.iter().filter(|piece| !piece.is_cut).map(|piece| piece.to - piece.from).sum();
         let step = round_step(shown / TICKS);

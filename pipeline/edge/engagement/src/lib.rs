@@ -14,9 +14,9 @@
 //! events of them and performs the opt-outs ([`chasqui_schemas::OptOut`]).
 //!
 //! # While NATS is away
-//! No request waits for it: hits go through a bounded queue in memory ([`hit_queue`]) to NATS, or to a bounded spool on disk
-//! ([`spool`]), from where they follow in order. `POST`s are answered when NATS or the spool has what they said, durably;
-//! pixels and clicks are answered at once.
+//! No request waits for it: hits go through a bounded queue in memory ([`hit_queue`]) to NATS, or to a bounded spool on
+//! disk ([`spool`]), from where they follow in order. `POST`s are answered when NATS or the spool has what they said,
+//! durably; pixels and clicks are answered at once.
 //!
 //! # What is lost, and what is not
 //! - What a `POST` was answered for with 2xx is never lost. When queue or spool are full, it is refused with 503, and the
@@ -33,7 +33,7 @@
 //! | [`settings`] | `[engagement]`, and which apps may report |
 //! | `routes` | paths, and what their handlers share |
 //! | `track` | pixels, clicks, unsubscriptions |
-//! | `actor` | tells people from machines, by all that is seen of a hit |
+//! | `actor` | distinguishes people from machines, by everything that a hit shows |
 //! | `reports` | `/v1/receipts` |
 //! | `callbacks` | what vendors report, by the port [`Callbacks`](chasqui_contract::Callbacks) |
 //! | `hit` | what a request becomes: one message |

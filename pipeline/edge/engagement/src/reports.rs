@@ -3,8 +3,8 @@
 //! A JSON array of up to [`MAX_REPORTS`] receipts. All or nothing: one that cannot be used refuses the request and is
 //! named. The answer is 202 when all of them are stored.
 //!
-//! An app proves who it is with its token. That a delivery is one of its own is not looked up: the id of a delivery is a
-//! hash of 122 bits that only its provider and its device know.
+//! An app proves who it is with its token. That a delivery is one of its own is not looked up: the id of a delivery is
+//! a hash of 122 bits that only its provider and its device know.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ fn hit(report: Report, now: Timestamp) -> Result<Hit, (&'static str, &'static st
         notification_id: report.notification_id,
         at: Some(report.at.unwrap_or(now)),
         provider: report.provider,
-        // Apps know the accounts that they were told, not whose they are.
+        // An app knows the account's name from us, but not the vendor.
         vendor: None,
         detail: report.detail,
         by: report.by,

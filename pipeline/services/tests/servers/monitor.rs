@@ -15,7 +15,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use tokio::time::sleep;
 
-/// 40 consumers of stages, 4 of due messages, traces, receipts; and what nobody consumes of five streams.
+/// 40 consumers of stages, 4 of due messages, traces, receipts; and the unconsumed part of five streams.
 const QUEUES: usize = 40 + 4 + 2 + 5;
 
 fn find<'a>(sample: &'a Sample, stage: &str, lane: &str) -> &'a QueueMetric {

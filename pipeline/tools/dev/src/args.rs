@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line: the commands of `chasqui`, and those of its developers.
 
 use std::path::PathBuf;
 
@@ -18,9 +18,9 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Shows everything at work, embedded, in a minute; fails if a notification is unaccounted for.
+    /// Shows the whole pipeline at work in a minute, on servers of its own. Fails if a notification is unaccounted for.
     Demo(DemoArgs),
-    /// Measures throughput and latency, embedded, beside a bare relay.
+    /// Measures throughput and latency on servers of its own, beside a bare relay.
     Bench(BenchArgs),
     /// Serves the vendors' APIs on loopback, for `bench --channel`, until standard input ends.
     #[command(hide = true)]
@@ -35,14 +35,14 @@ pub(crate) struct DemoArgs {
     /// Submissions to publish, beside the fixed ones of the story.
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub(crate) count: u32,
-    /// Stays afterwards, to look around, until Ctrl-C.
+    /// Runs on until Ctrl-C, so that you can look around.
     #[arg(long)]
     pub(crate) stay: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Measures the providers of this channel instead, `push` or `email`, beside a bare HTTP client: sends a second.
+    /// Instead measures the providers of this channel, `push` or `email`, in sends a second beside a bare HTTP client.
     #[arg(long, value_parser = measured_channel)]
     pub(crate) channel: Option<Channel>,
     /// Notifications in the throughput run; sends in each run of each provider.
@@ -51,22 +51,22 @@ pub(crate) struct BenchArgs {
     /// Notifications a second in the latency run, for ten seconds.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rate: u32,
-    /// Bulk notifications in the queue while critical ones pass them; 0 leaves that run out.
+    /// Bulk notifications in the queue while critical ones overtake them; 0 leaves this run out.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=2_000_000))]
     pub(crate) bulk: u32,
-    /// A process for each stage and service, instead of one for all.
+    /// Runs a process for each stage and service, instead of one for all.
     #[arg(long)]
     pub(crate) split: bool,
     /// Throughput runs, each with a bare relay after it; medians are printed.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) pairs: u32,
-    /// Instead: how fast traces are written, how soon ClickHouse answers, and what they take on disk.
+    /// Instead measures how fast traces are written, how soon ClickHouse answers, and how much disk they take.
     #[arg(long)]
     pub(crate) traces: bool,
-    /// Spans to write for that.
+    /// Spans to write with `--traces`.
     #[arg(long, requires = "traces", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000_000))]
     pub(crate) spans: u64,
-    /// Where the queries are that are asked then.
+    /// Directory of the queries to ask with `--traces`.
     #[arg(long, requires = "traces", default_value = "dashboards/queries")]
     pub(crate) queries: PathBuf,
     /// Prints one JSON object.

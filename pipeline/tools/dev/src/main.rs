@@ -1,5 +1,5 @@
-//! `chasqui-dev`: the commands of `chasqui`, and those that only developers need: a demo on the vendors' lab, and a
-//! benchmark. It has them all, so that what it measures and shows, `serve` among it, is the program that ships.
+//! `chasqui-dev`: the commands of `chasqui`, and two that only developers need: a demo on the vendors' lab, and a
+//! benchmark. It includes `serve` and the others, so that the demo and the benchmark run the same code that ships.
 
 mod args;
 mod bench;
@@ -11,12 +11,12 @@ use clap::Parser;
 
 use crate::args::{Args, Command};
 
-/// As in `chasqui`, or the benchmark would measure another allocator.
+/// The same allocator as in `chasqui`; with another, the benchmark would measure a different program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Before anything else: this process may be the embedded ClickHouse, which wants no threads of ours.
+    // This comes first: the process may be the embedded ClickHouse, which must start before we have any threads.
     chasqui_embedded::become_clickhouse_if_asked();
     let Args { config, command } = Args::parse();
     let command = match command {

@@ -160,8 +160,8 @@ pub async fn outcomes(client: &Client, since: Timestamp) -> Result<Vec<StateCoun
     query.fetch_all().await.map_err(WarehouseError::clickhouse("counting outcomes"))
 }
 
-/// Deliveries of notifications submitted from `since` on, by a dimension: the most frequent values first, hours in their
-/// order; at most `most` of them, of hours the last.
+/// Deliveries of notifications submitted from `since` on, by a dimension: the most frequent values first, hours in
+/// their order; at most `most` of them, of hours the last.
 ///
 /// # Errors
 /// What ClickHouse said.
@@ -189,7 +189,7 @@ pub async fn rates_over_time(client: &Client, since: Timestamp, step_s: u32) -> 
     counted(client, since, &key, "toUInt64(key)", MAX_ROWS).await
 }
 
-/// From the states and not the view `deliveries`, which would make times and words of every row that nobody asks for: a
+/// Counts from the states, because the view `deliveries` would compute times and words of every row for nothing. A
 /// million deliveries take some 25 ms.
 async fn counted(
     client: &Client,

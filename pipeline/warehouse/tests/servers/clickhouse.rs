@@ -130,7 +130,7 @@ async fn a_notification_is_reconstructed_with_its_late_receipts() -> Result<()> 
     story.attempt(&phone, 2, Verdict::Sent);
     story.attempt(&mailbox, 1, Verdict::Sent);
 
-    // Receipts come before the trace, after it, twice, and for a notification nobody knows.
+    // Receipts come before the trace, after it, twice, and for a notification that does not exist.
     let receipt = |of: &Delivery, seconds: i64, by: Actor| Receipt {
         delivery_id: of.id,
         notification_id: of.notification_id,

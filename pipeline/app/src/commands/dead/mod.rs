@@ -15,7 +15,6 @@ mod replay;
 
 use std::collections::VecDeque;
 
-use crate::settings::Settings;
 use anyhow::Context;
 use async_nats::jetstream::{self, stream::Stream};
 use chasqui_nats::Publisher;
@@ -26,6 +25,7 @@ use crate::{
     args::{DeadCommand, DeadFilter},
     commands::output::{print, print_json, table},
     servers,
+    settings::Settings,
 };
 
 pub(super) use content::unpack;
@@ -36,8 +36,8 @@ use replay::Replay;
 const MAX_DETAIL: usize = 160;
 
 /// Runs the command.
-pub(crate) async fn run(command: DeadCommand, config: &Settings) -> anyhow::Result<()> {
-    let context = jetstream::new(servers::nats_alone(config).await?);
+pub(crate) async fn run(command: DeadCommand, settings: &Settings) -> anyhow::Result<()> {
+    let context = jetstream::new(servers::nats_alone(settings).await?);
     let stream = context.get_stream(stream::DEAD).await.with_context(|| {
         format!("the stream {} cannot be read: if it does not exist, run `chasqui migrate`", stream::DEAD)
     })?;

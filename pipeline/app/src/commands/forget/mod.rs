@@ -19,7 +19,6 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use crate::settings::Settings;
 use anyhow::{Context, bail, ensure};
 use async_nats::jetstream;
 use chasqui_schemas::{
@@ -37,6 +36,7 @@ use crate::{
     args::ForgetArgs,
     commands::output::{print, print_json, progress, table},
     servers::{Addresses, schema},
+    settings::Settings,
 };
 
 /// What was erased or would be, and what remains.
@@ -67,10 +67,10 @@ struct Remains {
 }
 
 /// Erases the user, unless it is a dry run, and prints the report.
-pub(crate) async fn run(args: &ForgetArgs, config: &Settings) -> anyhow::Result<()> {
-    let addresses = Addresses::find(config)?;
-    let context = jetstream::new(addresses.nats(config).await?);
-    let clickhouse = addresses.clickhouse(config)?;
+pub(crate) async fn run(args: &ForgetArgs, settings: &Settings) -> anyhow::Result<()> {
+    let addresses = Addresses::find(settings)?;
+    let context = jetstream::new(addresses.nats(&settings.nats).await?);
+    let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
     let user = args.user.as_str();
 
     let record = Records::open(&context, Bucket::of::<Contacts>()).await?.get(user).await?;
@@ -114,13 +114,13 @@ pub(crate) async fn run(args: &ForgetArgs, config: &Settings) -> anyhow::Result<
         }
         let bar = progress(notifications.len() as u64);
         bar.set_message("taking the user out of ClickHouse");
-        let schema = schema(config);
+        let schema = schema(&settings.clickhouse);
         let done = forget::forget(&clickhouse, &schema, &notifications, |done| bar.set_position(done as u64)).await;
         bar.finish_and_clear();
         done?;
     }
     let suppressed = suppressed(&context, &known).await?;
-    report.remains = remains(config, &found, suppressed, broker::on_their_way(&context).await?, notifications.len());
+    report.remains = remains(settings, &found, suppressed, broker::on_their_way(&context).await?, notifications.len());
     if args.json { print_json(&report) } else { print(&text(&report)) }
 }
 
@@ -159,13 +159,13 @@ fn confirm(report: &Report) -> anyhow::Result<()> {
 }
 
 fn remains(
-    config: &Settings,
+    settings: &Settings,
     found: &Found,
     suppressed: usize,
     on_their_way: u64,
     notifications: usize,
 ) -> Vec<Remains> {
-    let streams = &config.streams;
+    let streams = &settings.streams;
     let in_days = |from: Timestamp, days: u32| {
         let until = from.checked_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MAX);
         date(until)
@@ -197,7 +197,7 @@ fn remains(
     );
     if notifications > 0 {
         let what = "rows that lead to no person: times, states, app, category, channel, provider".to_owned();
-        add("ClickHouse", what, in_days(Timestamp::now(), config.clickhouse.ttl_days.get()));
+        add("ClickHouse", what, in_days(Timestamp::now(), settings.clickhouse.ttl_days.get()));
         let what = "old parts of tables, which queries no longer read".to_owned();
         add("ClickHouse's disk", what, "some minutes (`old_parts_lifetime`)".to_owned());
     }

@@ -167,8 +167,8 @@ async fn many_ends_at_a_time_are_few_messages() {
     }
 }
 
-/// Ends and takeovers race in two processes, and the server is killed meanwhile, again and again: whoever is told
-/// something is told the same.
+/// Ends and takeovers race in two processes, and the server is killed meanwhile, again and again. All that get an
+/// answer get the same one.
 #[tokio::test]
 async fn two_processes_agree_on_how_attempts_ended_through_crashes() {
     const ATTEMPTS: usize = 200;

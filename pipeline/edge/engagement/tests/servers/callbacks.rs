@@ -164,9 +164,9 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
     assert_eq!(post("nonsense", "nonsense").await.status(), 200, "it would be no better the next time");
     assert_eq!(gateway.post("/v1/callbacks/sendgrid", "x".repeat(1_100_000)).await.status(), 413);
     let receipts = receipts(&nats).await;
-    let told: Vec<_> = receipts.iter().map(|(subject, receipt, _)| (subject.as_str(), receipt.by)).collect();
+    let reported: Vec<_> = receipts.iter().map(|(subject, receipt, _)| (subject.as_str(), receipt.by)).collect();
     assert_eq!(
-        told,
+        reported,
         [
             ("notify.receipt.delivered.email", Actor::Unknown),
             ("notify.receipt.opened.email", Actor::Machine),

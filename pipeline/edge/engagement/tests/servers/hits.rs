@@ -40,12 +40,12 @@ async fn opens_and_clicks_become_receipts() {
     assert_eq!(head.status(), 200);
 
     let receipts = wait_for(&nats, 3).await;
-    let told: Vec<_> = receipts
+    let reported: Vec<_> = receipts
         .iter()
         .map(|(subject, receipt, _)| (subject.as_str(), receipt.by, receipt.detail.as_deref()))
         .collect();
     assert_eq!(
-        told,
+        reported,
         [
             ("notify.receipt.opened.email", Actor::Human, None),
             ("notify.receipt.clicked.email", Actor::Human, Some("link-3")),

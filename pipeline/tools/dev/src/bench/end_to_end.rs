@@ -1,4 +1,4 @@
-//! The pipeline: from a producer's publish to the provider's call and the traces in ClickHouse.
+//! Measures the pipeline, from a producer's publish to the provider's call and the traces in ClickHouse.
 
 use std::{
     collections::HashMap,
@@ -40,41 +40,41 @@ use chasqui::servers::Addresses;
 
 /// The app that publishes.
 const APP: &str = "bench";
-/// Whom it publishes to.
+/// Number of users that it publishes to.
 const USERS: u32 = 1_000;
-/// Submissions on their way at a time.
+/// Maximum submissions whose acknowledgement the producer awaits at a time.
 const BATCH: usize = 1_000;
-/// How long the run at rest takes.
+/// Seconds of the run at rest.
 const AT_REST_S: u32 = 10;
-/// How often it is asked whether all has arrived; the end of a run is known as exactly as that. Far less than the
-/// time for which the writer gathers.
+/// Time between two looks whether all has arrived, and so the error of a run's duration. Far less than the time for
+/// which the writer gathers.
 const POLL: Duration = Duration::from_millis(50);
-/// How often it is asked how much has arrived meanwhile.
+/// Time between two queries for the progress bar, which must not become the load.
 const LOOK: Duration = Duration::from_secs(2);
-/// A pipeline in which nothing moves for this long is broken.
+/// Maximum time without progress, after which the pipeline counts as broken.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Without a lane of its own: deliveries stay on the submission's.
+/// A category without a lane of its own: deliveries stay on the submission's lane.
 const CATEGORY: &str = "bench";
 const TEMPLATES: &str = include_str!("../../../../../schemas/fixtures/templates.json");
 
-/// A producer, and what it needs to judge by.
+/// A producer, and where it reads how its notifications ended.
 pub(super) struct Bench {
     client: Client,
     context: jetstream::Context,
     publisher: Publisher,
     clickhouse: clickhouse::Client,
-    /// Every provider call: delivery, attempt, Unix time in nanoseconds, process.
+    /// The file where the sandbox writes every provider call: delivery, attempt, Unix time in nanoseconds, process.
     pub(super) log: PathBuf,
 }
 
-/// Of one run at full speed.
+/// The result of one run at full speed.
 pub(super) struct Throughput {
     pub(super) notifications_per_s: f64,
     pub(super) calls_per_s: f64,
     pub(super) cpu_us: Option<Cost>,
 }
 
-/// Of one run at a steady rate.
+/// The result of one run at a steady rate.
 pub(super) struct Latency {
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
@@ -82,14 +82,14 @@ pub(super) struct Latency {
 }
 
 impl Bench {
-    pub(super) async fn open(config: &Settings, addresses: &Addresses, calls: PathBuf) -> anyhow::Result<Self> {
-        let client = addresses.nats(config).await?;
+    pub(super) async fn open(settings: &Settings, addresses: &Addresses, calls: PathBuf) -> anyhow::Result<Self> {
+        let client = addresses.nats(&settings.nats).await?;
         let context = jetstream::new(client.clone());
-        let publisher = chasqui::worker::publisher(&context, config);
-        Ok(Bench { client, context, publisher, clickhouse: addresses.clickhouse(config)?, log: calls })
+        let publisher = chasqui::worker::publisher(&context, &settings.nats);
+        Ok(Bench { client, context, publisher, clickhouse: addresses.clickhouse(&settings.clickhouse)?, log: calls })
     }
 
-    /// Users with one device, a mailbox and preferences; categories and templates.
+    /// Imports users with one device, a mailbox and preferences, and categories and templates.
     pub(super) async fn import(&self) -> anyhow::Result<()> {
         let contacts = (0..USERS).map(|n| {
             let device = json!({ "id": "phone", "platform": "android", "token": format!("token-of-{}-{:032x}", user(n), n) });
@@ -116,7 +116,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Sends `count` notifications through, and listens how many bytes each is between stages on average.
+    /// Runs `count` notifications through, and returns how many bytes each has between stages on average.
     pub(super) async fn warm_up(&self, count: u32, worker: &mut Worker, bar: &ProgressBar) -> anyhow::Result<usize> {
         let mut listening = Vec::new();
         for stage in Stage::ALL.into_iter().filter(|stage| *stage != Stage::Validate) {
@@ -134,8 +134,8 @@ impl Bench {
         Ok(bytes / hops.max(1))
     }
 
-    /// Publishes `count` notifications as fast as can be, and waits until all of it is done. `servers` are the process
-    /// ids of NATS and ClickHouse.
+    /// Publishes `count` notifications as fast as possible, and waits until all are delivered and traced. `servers` are
+    /// the process ids of NATS and ClickHouse.
     pub(super) async fn throughput(
         &self,
         count: u32,
@@ -162,8 +162,8 @@ impl Bench {
         Ok(Throughput { notifications_per_s: per_s(count, took), calls_per_s: per_s(count, last_call), cpu_us: cost })
     }
 
-    /// Publishes `count` notifications as fast as can be: in atomic batches where each message alone would be an fsync,
-    /// else one by one with all acknowledgements awaited together, as the relay's producer does.
+    /// Publishes `count` notifications as fast as possible. Where each message alone would be an fsync, it uses atomic
+    /// batches; else it publishes one by one and awaits all acknowledgements together, as the relay's producer does.
     pub(super) async fn publish(&self, lane: Lane, count: u32) -> anyhow::Result<()> {
         for first in (0..count).step_by(BATCH) {
             let batch: Vec<_> = (first..count.min(first + BATCH as u32)).map(|n| outgoing(lane, n)).collect();
@@ -172,7 +172,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Measures the way to the provider at a steady rate.
+    /// Measures the time from publish to the provider call at a steady rate.
     pub(super) async fn at_rest(&self, rate: u32, worker: &mut Worker, bar: &ProgressBar) -> anyhow::Result<Latency> {
         let count = rate * AT_REST_S;
         let (since, began) = (Timestamp::now(), Instant::now());
@@ -181,7 +181,7 @@ impl Bench {
         self.latency(&published, since).await
     }
 
-    /// Publishes `count` notifications, `rate` a second, whatever becomes of those before; answers when each was
+    /// Publishes `count` notifications, `rate` a second, without waiting for earlier ones. Returns when each was
     /// published, by request, as Unix time in nanoseconds.
     pub(super) async fn steadily(
         &self,
@@ -212,7 +212,7 @@ impl Bench {
         Ok(published)
     }
 
-    /// From publish to provider call, of all that was `published` from `since` on.
+    /// Computes the time from publish to provider call, of everything `published` from `since` on.
     pub(super) async fn latency(&self, published: &HashMap<Uuid, i128>, since: Timestamp) -> anyhow::Result<Latency> {
         let sql = "SELECT toString(request_id), toString(delivery_id) FROM deliveries
                    WHERE submitted_at >= fromUnixTimestamp64Milli(?)";
@@ -237,8 +237,8 @@ impl Bench {
         Ok(Latency { p50_ms, p99_ms, max_ms })
     }
 
-    /// Waits until `count` notifications published from `since` on are delivered, and all traces are in ClickHouse;
-    /// answers how long it took since `began`.
+    /// Waits until `count` notifications published from `since` on are delivered, and all traces are in ClickHouse.
+    /// Returns the time since `began`.
     pub(super) async fn arrived(
         &self,
         count: u32,
@@ -250,13 +250,13 @@ impl Bench {
         bar.set_length(u64::from(count));
         let (mut delivered, mut moved_at, mut asked_at) = (0, Instant::now(), Instant::now());
         loop {
-            // Asking ClickHouse must not become the load: before all is written, for the bar alone.
+            // Queries of ClickHouse must not become the load: until all is written they are only for the bar, and rare.
             let written = backlog(&self.context).await? == 0;
             if written || asked_at.elapsed() > LOOK {
                 asked_at = Instant::now();
                 let rates = stats::rates(&self.clickhouse, since, stats::Dimension::Channel, stats::MAX_ROWS).await?;
                 let now: u64 = rates.iter().map(|channel| channel.delivered).sum();
-                // Again, because what a step tells may come after what the next one tells.
+                // The backlog is read again, because the event of one step may be stored after that of the next.
                 if written && now >= u64::from(count) && backlog(&self.context).await? == 0 {
                     return Ok(began.elapsed());
                 }
@@ -277,7 +277,7 @@ impl Bench {
         }
     }
 
-    /// When the provider was first called, by delivery; Unix time in nanoseconds.
+    /// Reads when the provider was first called, by delivery, as Unix time in nanoseconds.
     pub(super) fn calls(&self) -> anyhow::Result<HashMap<Uuid, i128>> {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let mut calls = HashMap::new();
@@ -289,7 +289,7 @@ impl Bench {
         Ok(calls)
     }
 
-    /// Trace events, and bytes on disk, per notification: of all runs, after merging.
+    /// Counts trace events and bytes on disk per notification, of all runs, after merging.
     pub(super) async fn stored(&self) -> anyhow::Result<(f64, f64)> {
         for table in STORED {
             self.clickhouse.query(&format!("OPTIMIZE TABLE {table} FINAL")).execute().await?;
@@ -303,7 +303,7 @@ impl Bench {
         Ok((each(events), each(bytes)))
     }
 
-    /// As published, without headers.
+    /// Bytes of a submission, without headers.
     pub(super) fn submission_bytes(&self) -> usize {
         outgoing(Lane::Normal, USERS).payload.len()
     }
@@ -313,7 +313,7 @@ fn user(n: u32) -> String {
     format!("user-{:04}", n % USERS)
 }
 
-/// A submission of one notification, of one delivery; its message id is its id.
+/// Makes a submission that becomes one notification and one delivery. Its message id is its id.
 pub(super) fn outgoing(lane: Lane, n: u32) -> Outgoing {
     let id = Uuid::now_v7();
     let submission = json!({

@@ -1,4 +1,4 @@
-//! Critical beside bulk: does the urgent one wait, and what does the other pay?
+//! Measures critical notifications beside a bulk backlog: how long critical waits, and how much slower bulk becomes.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use super::{
     process::Worker,
 };
 
-/// How long bulk is alone, and then has company.
+/// Time during which bulk runs alone, before critical joins it for twice as long.
 const WINDOW: Duration = Duration::from_secs(10);
 /// Critical notifications a second.
 const RATE: u32 = 10;
 
-/// Of one run with a bulk backlog.
+/// The result of one run with a bulk backlog.
 pub(super) struct Lanes {
     /// From the publish of a critical notification to its provider call.
     pub(super) critical: Latency,
-    /// Bulk calls a second beside critical ones, relative to those without.
+    /// Bulk's calls a second beside critical, relative to those alone.
     pub(super) bulk_kept: f64,
 }
 
-/// Publishes `bulk` notifications; then, while their backlog lasts, critical ones.
+/// Publishes `bulk` notifications, and then critical ones while the backlog lasts.
 pub(super) async fn run(bench: &Bench, bulk: u32, worker: &mut Worker, bar: &ProgressBar) -> anyhow::Result<Lanes> {
     let began = (Timestamp::now(), std::time::Instant::now());
     bench.publish(Lane::Bulk, bulk).await?;
@@ -33,7 +33,7 @@ pub(super) async fn run(bench: &Bench, bulk: u32, worker: &mut Worker, bar: &Pro
     let alone = Timestamp::now().as_nanosecond();
     tokio::time::sleep(WINDOW).await;
     let since = Timestamp::now();
-    // Two windows, because a rate of ten a second takes that long to tell a 99th percentile from the maximum.
+    // At ten a second it takes two windows until the 99th percentile differs from the maximum.
     let count = RATE * 2 * WINDOW.as_secs() as u32;
     let published = bench.steadily(Lane::Critical, RATE, count, bar).await?;
     let end = Timestamp::now().as_nanosecond();

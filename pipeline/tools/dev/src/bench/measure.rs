@@ -1,7 +1,7 @@
-//! What tracing costs and how fast it answers: the core of `chasqui bench --traces`.
+//! Measures what tracing costs and how fast queries are: the core of `bench --traces`.
 //!
-//! Synthetic notifications, as the stages would trace them, go the writer's way into ClickHouse; then traces are looked
-//! up and queries asked. Meant for an empty database: what is there already is measured with it.
+//! It inserts synthetic notifications as the stages trace them and as the writer inserts them, then looks traces up and
+//! asks queries. The database should be empty, because rows that are there already are measured too.
 
 use std::time::{Duration, Instant};
 
@@ -32,14 +32,14 @@ use uuid::Uuid;
 
 use super::{median, percentile};
 
-/// Rows of an insert: as many as the writer's under load.
+/// Rows of an insert: as many as the writer inserts under load.
 const ROWS: usize = 100_000;
-/// Look-ups of a trace.
+/// Number of traces that are looked up.
 const LOOK_UPS: usize = 200;
-/// How often each query is asked; the median counts.
+/// How many times each query is asked. The median counts.
 const ASKED: usize = 3;
 
-/// What was measured. Times in milliseconds.
+/// The result. Times are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Measured {
     /// Steps written.
@@ -58,11 +58,11 @@ pub(crate) struct Measured {
     pub(crate) notification_bytes: f64,
 }
 
-/// Writes `spans` steps of the last three days, looks traces up, and asks `queries` (name and SQL). `progress` hears how
-/// many steps are written.
+/// Writes `spans` steps of the last three days, looks traces up, and asks `queries` (name and SQL). It calls
+/// `progress` with the number of steps written so far.
 ///
 /// # Errors
-/// What ClickHouse said.
+/// ClickHouse refused a statement or did not answer.
 pub(crate) async fn measure(
     client: &Client,
     spans: u64,
@@ -75,10 +75,10 @@ pub(crate) async fn measure(
     while written < spans {
         let mut rows = Rows::with_capacity(ROWS);
         while rows.rows.len() < ROWS.min((spans - written) as usize) {
-            // As they come: at first those of three days ago.
+            // In order of time, as in operation: the first are three days old.
             let age_ms = 3 * 86_400_000 * (spans - written) as i64 / spans as i64;
             let at = Timestamp::from_millisecond(began.as_millisecond() - age_ms + (number % 1_000) as i64);
-            // Written here, so it can be read.
+            // It was encoded here, so it can be read.
             _ = rows.read(&trace::encode(&steps(number, at.unwrap_or(began))));
             number += 1;
         }
@@ -135,9 +135,9 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Everything that happened to the notification `number`, submitted `at`, traced as the runtime and the receipts' service
-/// trace it: one delivery and seven steps; of ten one is suppressed, of fifty one bounces, of two hundred one is given up;
-/// of what arrives, a fifth is opened.
+/// Makes the trace events of notification `number`, submitted `at`, as the runtime and the receipts' service make them.
+/// It has one delivery and seven steps. One of ten is suppressed, one of fifty bounces, one of two hundred becomes a
+/// dead letter. A fifth of those that arrive are opened.
 fn steps(number: u32, at: Timestamp) -> Vec<TraceEvent> {
     let notification = notification(number, at);
     let channel = Channel::ALL[number as usize % 4];
@@ -167,7 +167,7 @@ fn steps(number: u32, at: Timestamp) -> Vec<TraceEvent> {
             (Stage::Prioritize, _) => (&of_delivery, Verdict::Forward(Vec::new())),
             _ => (&whole, Verdict::Forward(Vec::new())),
         };
-        // Differs from step to step as real times do.
+        // Times differ from step to step, as real ones do; equal ones would compress better.
         let jitter =
             u64::from(number.wrapping_mul(2_654_435_761) >> 8).wrapping_add(stage as u64 * 104_729) % 1_000_003;
         let timing = Timing {
@@ -194,7 +194,7 @@ fn steps(number: u32, at: Timestamp) -> Vec<TraceEvent> {
             detail: None,
             by,
         };
-        // Written here, so it can be read.
+        // It was encoded here, so it can be read.
         let payload = serde_json::to_vec(&receipt).unwrap_or_default();
         steps.extend(receipts::read(&subject::receipt(kind, channel), &payload, at).unwrap_or_default());
     };
@@ -228,7 +228,7 @@ fn notification(number: u32, at: Timestamp) -> Notification {
     })
 }
 
-/// What each stage explains about a usual notification.
+/// The attributes that each stage adds to a usual notification.
 fn attributes(stage: Stage, request_id: Uuid) -> Attributes {
     let message_id = request_id.to_string();
     let explained: &[(&str, &str)] = match stage {

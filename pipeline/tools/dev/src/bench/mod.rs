@@ -1,13 +1,13 @@
-//! `bench`: how much passes through, how quickly, and at what cost, on servers of its own; beside a bare relay.
+//! `bench`: measures rate, latency and cost of the pipeline on servers of its own, beside a bare relay.
 //!
-//! One run is a pair: the pipeline, then the relay, on the same nats-server and with the same settings, so that
-//! their ratio says what the pipeline's own work costs, however fast or busy the machine is.
+//! One run is a pair: the pipeline, then the relay, on the same nats-server with the same settings. So their ratio
+//! shows the cost of the pipeline's own work, however fast or busy the machine is.
 //!
-//! With `--channel` it measures what the providers of a channel take, without any server: see [`providers`].
+//! With `--channel` it measures the providers of a channel, without any server: see [`providers`].
 //!
-//! It judges by what arrived: a run counts once every notification is `delivered` in ClickHouse and the trace stream
-//! is empty. Whatever does not arrive in time is an error and no number. Nothing is left behind, unless this process
-//! is killed with SIGKILL: then its worker has to be killed too.
+//! Guarantee: a run counts only once every notification is `delivered` in ClickHouse and the trace stream is empty. A
+//! notification that does not arrive in time is an error, and no number is printed. Servers and files are removed at
+//! the end. After SIGKILL the worker still runs, and must be killed too.
 
 mod end_to_end;
 mod lanes;
@@ -32,7 +32,7 @@ use self::{
 use chasqui::{
     commands::{
         output::{print, print_json, progress, table},
-        stop_signal,
+        stop::stop_signal,
     },
     servers::OwnServers,
     settings::Settings,
@@ -41,20 +41,20 @@ use chasqui_nats::settings::{Always, SyncInterval};
 
 use crate::args::BenchArgs;
 
-/// Traffic before anything is measured: connections, mirrored records, compiled templates, table parts.
+/// Notifications before anything is measured. They open connections, mirror records and compile templates.
 const WARM_UP: u32 = 500;
 
-/// What is measured. Of several pairs: the medians, and each.
+/// The result. Of several pairs, the medians and each pair.
 #[derive(Debug, Serialize)]
 struct Report {
     /// From the first publish until every notification is `delivered` in ClickHouse, all traces included.
     notifications_per_s: f64,
-    /// The same, until the last provider call.
+    /// From the first publish until the last provider call.
     calls_per_s: f64,
     bare_relay_per_s: f64,
     /// Median of the pairs' `notifications_per_s / bare_relay_per_s`.
     ratio: f64,
-    /// `always`, or seconds.
+    /// `nats.sync_interval`: `always`, or seconds.
     sync: String,
     /// From just before the publish until the provider call, at `rate_at_rest`.
     p50_ms: f64,
@@ -66,19 +66,19 @@ struct Report {
     /// Bulk's rate beside critical ones, relative to its rate alone.
     bulk_kept: Option<f64>,
     bulk: u32,
-    /// A process for each role, or one for all.
+    /// Whether each role had a process of its own.
     split: bool,
     notifications: u32,
     /// As published, without headers.
     submission_bytes: usize,
-    /// Mean between stages, and of the relay's messages.
+    /// Mean of a notification between stages; the relay's messages have as many.
     message_bytes: usize,
     trace_events_per_notification: f64,
-    /// On disk, in JetStream (claims, for as long as their windows) and ClickHouse (all tables, merged).
+    /// On disk: in JetStream claims for as long as their windows, in ClickHouse all tables after merging.
     bytes_per_notification: f64,
     jetstream_bytes_per_notification: f64,
     clickhouse_bytes_per_notification: f64,
-    /// Processor time per notification in the throughput run. None where there is no /proc.
+    /// Processor time per notification in the throughput run. `None` where there is no /proc.
     cpu_us: Option<Cost>,
     worker_rss_mb: Option<f64>,
     nats_rss_mb: Option<f64>,
@@ -87,13 +87,13 @@ struct Report {
     pairs: Vec<Pair>,
 }
 
-/// One or the other, as asked.
+/// The result of the run that was asked for.
 enum Measured {
     Pipeline(Box<Report>),
     Traces(measure::Measured),
 }
 
-/// The pipeline and the relay, one after the other.
+/// The result of a run of the pipeline and one of the relay after it.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Pair {
     notifications_per_s: f64,
@@ -105,26 +105,27 @@ struct Pair {
 }
 
 /// Measures, and prints what was measured.
-pub(crate) async fn run(args: &BenchArgs, config: Settings) -> anyhow::Result<()> {
+pub(crate) async fn run(args: &BenchArgs, settings: Settings) -> anyhow::Result<()> {
     if let Some(channel) = args.channel {
         return tokio::select! {
             measured = providers::run(args, channel) => measured,
             stopped = stop_signal() => stopped.and_then(|()| bail!("stopped before there was a result")),
         };
     }
-    if !config.nats.url.is_empty() || !config.clickhouse.url.is_empty() {
+    if !settings.nats.url.is_empty() || !settings.clickhouse.url.is_empty() {
         bail!("bench measures servers of its own: unset nats.url and clickhouse.url");
     }
     let dir = tempfile::Builder::new().prefix("chasqui-bench-").tempdir().context("cannot make a directory")?;
     let bar = progress(0);
     bar.set_message("starting servers");
-    let told = bar.clone();
-    let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
+    let steps = bar.clone();
+    let servers =
+        OwnServers::start(&settings, dir.path(), false, move |step| steps.set_message(step.to_owned())).await?;
     let measured = async {
         Ok(if args.traces {
-            Measured::Traces(traces::measure(args, &config, &servers.addresses, &bar).await?)
+            Measured::Traces(traces::measure(args, &settings, &servers.addresses, &bar).await?)
         } else {
-            Measured::Pipeline(Box::new(measure(args, &config, &servers, dir.path(), &bar).await?))
+            Measured::Pipeline(Box::new(measure(args, &settings, &servers, dir.path(), &bar).await?))
         })
     };
     let measured = tokio::select! {
@@ -142,14 +143,14 @@ pub(crate) async fn run(args: &BenchArgs, config: Settings) -> anyhow::Result<()
 
 async fn measure(
     args: &BenchArgs,
-    config: &Settings,
+    settings: &Settings,
     servers: &OwnServers,
     dir: &std::path::Path,
     bar: &ProgressBar,
 ) -> anyhow::Result<Report> {
     bar.set_message("creating streams, tables and users");
-    servers.addresses.migrate(config).await?;
-    let bench = Bench::open(config, &servers.addresses, dir.join("calls.log")).await?;
+    servers.addresses.migrate(settings).await?;
+    let bench = Bench::open(settings, &servers.addresses, dir.join("calls.log")).await?;
     bench.import().await?;
     let server_pids = [servers.embedded.nats(), servers.embedded.clickhouse()].map(|server| server?.pid());
 
@@ -176,10 +177,10 @@ async fn measure(
         }
         let peak: Option<f64> = worker.pids().into_iter().map(peak_rss_mb).sum();
         worker_rss_mb = peak.into_iter().chain(worker_rss_mb).reduce(f64::max);
-        // Not there to take processor time from the relay.
+        // The worker must not take processor time from the relay.
         worker.kill().await?;
         bar.set_message(format!("bare relay{of}"));
-        let bare_relay_per_s = relay::rate(config, &servers.addresses, message_bytes, bar).await?;
+        let bare_relay_per_s = relay::rate(&settings.nats, &servers.addresses, message_bytes, bar).await?;
         let ratio = notifications_per_s / bare_relay_per_s;
         pairs.push(Pair { notifications_per_s, calls_per_s, bare_relay_per_s, ratio, cpu_us });
     }
@@ -193,7 +194,7 @@ async fn measure(
         calls_per_s: median_of(|pair| pair.calls_per_s),
         bare_relay_per_s: median_of(|pair| pair.bare_relay_per_s),
         ratio: median_of(|pair| pair.ratio),
-        sync: match config.nats.sync_interval {
+        sync: match settings.nats.sync_interval {
             SyncInterval::Word(Always::Always) => "always".to_owned(),
             SyncInterval::Seconds(seconds) => seconds.to_string(),
         },
@@ -221,7 +222,7 @@ async fn measure(
     })
 }
 
-/// Bytes of all files in `dir` and below. A file that goes away meanwhile counts nothing.
+/// Counts the bytes of all files in `dir` and below. A file that is deleted meanwhile counts nothing.
 fn bytes_under(dir: &std::path::Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     let sizes = entries.flatten().map(|entry| match entry.metadata() {
@@ -232,7 +233,7 @@ fn bytes_under(dir: &std::path::Path) -> u64 {
     sizes.sum()
 }
 
-/// The value in the middle; of an even number the lower of the two.
+/// The value in the middle; of an even number of values, the lower of the two.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     percentile(&values, 0.5)
@@ -300,7 +301,7 @@ fn text(report: &Report) -> String {
     )
 }
 
-/// From the least to the greatest, where there are several.
+/// Prints the least and the greatest, if there are several values.
 fn range(values: &[f64]) -> String {
     match values {
         [] | [_] => String::new(),

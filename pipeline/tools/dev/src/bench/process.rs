@@ -1,4 +1,4 @@
-//! The worker as a process of its own, and what processes cost.
+//! Runs the worker as a process of its own, and measures what processes cost.
 
 use std::{
     fs::File,
@@ -20,21 +20,21 @@ use crate::args::Args;
 
 /// `chasqui serve`: one process with all roles, or one for each; killed when dropped.
 ///
-/// Killed and not asked: all it could hand back is in a directory that goes away too.
+/// It is killed instead of stopped, because everything that it could still store is in a directory that is deleted too.
 pub(super) struct Worker {
     children: Vec<Child>,
     log: PathBuf,
 }
 
 impl Worker {
-    /// Starts it with the configuration that this process has; providers deliver nowhere, and write `calls`.
+    /// Starts it with the settings of this process. The sandbox delivers nothing, and writes each call to `calls`.
     pub(super) fn start(addresses: &Addresses, dir: &Path, calls: &Path, split: bool) -> anyhow::Result<Self> {
         let log = dir.join("worker.log");
         let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let start = |role: Option<Role>| {
             let mut command = Command::new(std::env::current_exe().context("cannot find the program itself")?);
-            if let Some(config) = Args::parse().config {
-                command.arg("--config").arg(config);
+            if let Some(file) = Args::parse().config {
+                command.arg("--config").arg(file);
             }
             command.arg("serve");
             if let Some(role) = role {
@@ -56,19 +56,19 @@ impl Worker {
                 .kill_on_drop(true);
             command.spawn().context("cannot start a worker")
         };
-        // Without those that nothing is configured for: their processes would have nothing to do, and end.
+        // The gateway and the exporter are off here; processes of theirs would have nothing to do, and end.
         let each =
             Role::all().into_iter().filter(|role| ![Role::Gateway, Role::Service(Service::Exporter)].contains(role));
         let roles = if split { each.map(Some).collect() } else { vec![None] };
         Ok(Worker { children: roles.into_iter().map(start).collect::<anyhow::Result<_>>()?, log })
     }
 
-    /// Its process ids, while it runs.
+    /// The ids of its running processes.
     pub(super) fn pids(&self) -> Vec<u32> {
         self.children.iter().filter_map(Child::id).collect()
     }
 
-    /// Fails if one has ended, with its last words.
+    /// Fails if a process has ended, with the end of its log.
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
         for child in &mut self.children {
             if let Some(status) = child.try_wait()? {
@@ -85,7 +85,7 @@ impl Worker {
         if lines.is_empty() { "it logged nothing".to_owned() } else { lines.join("\n") }
     }
 
-    /// Ends it.
+    /// Kills its processes.
     pub(super) async fn kill(mut self) -> anyhow::Result<()> {
         for child in &mut self.children {
             child.kill().await.context("the worker ended before its time")?;
@@ -105,7 +105,7 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    /// Seconds so far, of worker, NATS, ClickHouse, and this process. `None` where there is no /proc.
+    /// Reads the seconds used so far by worker, NATS, ClickHouse and this process. `None` where there is no /proc.
     pub(super) fn so_far(worker: &Worker, [nats, clickhouse]: [Option<u32>; 2]) -> Option<Self> {
         Some(Cost {
             worker: worker.pids().into_iter().map(cpu_s).sum::<Option<f64>>()?,
@@ -115,7 +115,7 @@ impl Cost {
         })
     }
 
-    /// What has been used since, per notification, in microseconds.
+    /// Computes what has been used since `before`, per notification, in microseconds.
     pub(super) fn us_since(self, before: Cost, notifications: u32) -> Self {
         let each = |now: f64, before: f64| (now - before) * 1e6 / f64::from(notifications);
         Cost {

@@ -1,17 +1,17 @@
-//! How fast our send path is beside a bare HTTP client, provider by provider, against the lab.
+//! Measures our send path beside a bare HTTP client, provider by provider, against the lab.
 //!
 //! A send here is [`SendStage::decide`] on a delivery, driven as a runner drives it: many at once on one task. That is
 //! the whole stage as in production: choice of the provider, circuit breaker, both claims of the attempt, the adapter
-//! with its permits, rate limit, signing or encryption, the exchange, classification, the decision. Not in it:
-//! what the runner does around a stage (pulling, decoding, publishing, traces); the ledger's round trips, for claims are
-//! made in memory; TLS, for the lab is plain HTTP on loopback, where only APNs speaks HTTP/2.
+//! with its permits, rate limit, signing or encryption, the exchange, classification, the decision. It leaves out what
+//! the runner does around a stage (pulling, decoding, publishing, traces). It has no round trips to the ledger, because
+//! claims are in memory, and no TLS, because the lab is plain HTTP on loopback. Only APNs speaks HTTP/2.
 //!
-//! The bare client is reqwest with as many requests at once, which sends again what the lab got from the adapter, byte
-//! for byte, reads each answer whole, and looks at nothing but its status. Both take their turn in one run, against the
-//! same lab, a process of its own; so the ratio says what our path costs. On a machine with few cores the lab takes the
-//! same cores, and takes as long for both: processor time per send, of this process alone, shows the rest.
+//! The bare client is reqwest with as many requests at once. It repeats what the lab received from the adapter, byte
+//! for byte, reads each answer whole, and looks only at its status. Both run in turn against the same lab, which is a
+//! process of its own, so their ratio shows the cost of our path. On a machine with few cores the lab uses the same
+//! cores, as long for both. The processor time per send, of this process alone, shows the rest.
 //!
-//! SMTP is not measured: a dialogue over a connection, it has nothing in common with an HTTP request.
+//! SMTP is not measured. It is a dialogue over a connection, which no HTTP client can repeat.
 
 use std::{
     future::Future,
@@ -51,30 +51,30 @@ use chasqui::commands::output::{print, print_json, progress, table};
 
 use crate::args::BenchArgs;
 
-/// Sends at once: fewer than any adapter has permits.
+/// Maximum sends at once: fewer than the permits of any adapter, so that none waits for one.
 const AT_ONCE: usize = 64;
-/// Sends before anything is measured: connections, tokens, and what the bare client repeats.
+/// Sends before anything is measured. They open connections, fetch tokens and give the bare client requests to repeat.
 const WARM_UP: u32 = 500;
-/// The ratio that every provider has to reach.
+/// Minimum ratio that every provider has to reach.
 const BAR: f64 = 0.6;
-/// A limit that is kept and never met: a vendor's own would be what is measured.
+/// Maximum sends a second of a provider with a rate limit: more than it can reach, or the limit would be measured.
 const NO_LIMIT: u32 = 1_000_000;
-/// A mail's other half, beside the text.
+/// The HTML of each mail, beside its text.
 const HTML: &str = "<p>Hello Ada,</p><ul><li>1 × Copper kettle</li><li>6 × Porcelain cup</li></ul><p>Expected on Tuesday, \
     before noon. Total: 74.90 EUR.</p><p><a href=\"https://shop.example.com/orders\">Your orders</a></p>";
 
-/// What is measured.
+/// The result.
 #[derive(Debug, Serialize)]
 struct Report {
     channel: Channel,
-    /// In each run of each provider.
+    /// Sends in each run of each provider.
     sends: u32,
     at_once: usize,
     cores: usize,
     providers: Vec<Measured>,
 }
 
-/// Of one provider: the medians of its pairs, and each.
+/// The result of one provider: the medians of its pairs, and each pair.
 #[derive(Debug, Serialize)]
 struct Measured {
     provider: &'static str,
@@ -85,22 +85,22 @@ struct Measured {
     pairs: Vec<Pair>,
 }
 
-/// Our path and the bare client, one after the other.
+/// The result of a run of our path and one of the bare client after it.
 #[derive(Debug, Serialize)]
 struct Pair {
     sends_per_s: f64,
     bare_per_s: f64,
     ratio: f64,
-    /// Processor time of a send, in this process. None where there is no /proc.
+    /// Processor time of a send, in this process. `None` where there is no /proc.
     cpu_us: Option<f64>,
     bare_cpu_us: Option<f64>,
 }
 
-/// A provider, and how to make deliveries for it.
+/// A provider to measure.
 #[derive(Clone, Copy)]
 struct Target {
     name: &'static str,
-    /// None: mail.
+    /// `None` for mail.
     platform: Option<Platform>,
 }
 
@@ -178,7 +178,7 @@ async fn measure(
     })
 }
 
-/// The stage as a worker builds it, with the lab's settings.
+/// Builds the stage as a worker does, with the lab's settings.
 fn stage(target: Target, settings: &str) -> anyhow::Result<SendStage> {
     let file = tempfile::NamedTempFile::new().context("cannot make a file")?;
     std::fs::write(&file, settings)?;
@@ -198,13 +198,13 @@ fn stage(target: Target, settings: &str) -> anyhow::Result<SendStage> {
     Ok(SendStage::with_alerts(&settings.send, settings.routes(), providers, ports)?)
 }
 
-/// How fast, and at what cost.
+/// The rate and cost of a run.
 struct Speed {
     per_s: f64,
     cpu_us: Option<f64>,
 }
 
-/// Runs sends, some at once, on one task, as a runner does.
+/// Runs sends on one task, `AT_ONCE` at a time, as a runner does.
 async fn timed<F>(sends: Vec<F>) -> anyhow::Result<Speed>
 where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -232,7 +232,7 @@ async fn ours(stage: &Arc<SendStage>, name: &'static str, deliveries: Vec<Delive
     timed(deliveries.into_iter().map(send).collect()).await
 }
 
-/// What our path is compared with.
+/// The bare client, with the requests that it repeats.
 struct Bare {
     client: reqwest::Client,
     requests: Vec<reqwest::Request>,
@@ -262,7 +262,7 @@ impl Bare {
     }
 }
 
-/// The same request; its address and length are written anew.
+/// Makes the same request again. The client writes its address and length anew.
 fn same(client: &reqwest::Client, request: &Request) -> anyhow::Result<reqwest::Request> {
     let mut headers = HeaderMap::new();
     for (name, value) in &request.headers {
@@ -274,7 +274,7 @@ fn same(client: &reqwest::Client, request: &Request) -> anyhow::Result<reqwest::
 }
 
 impl Target {
-    /// A first attempt of a notification of its own.
+    /// Makes a delivery at its first attempt, of a notification of its own.
     fn delivery(self, n: u32, browsers: &[Value]) -> Delivery {
         let device = |platform, token| Address::Device { platform, token, registered_at: None };
         let address = match self.platform {

@@ -1,9 +1,9 @@
-//! The bare relay: what a service on JetStream does that only passes messages on.
+//! The bare relay: services on JetStream that only pass messages on.
 //!
-//! As many queues as the pipeline has stages, with the settings of the stages' own, and messages of the same size.
-//! At each hop: take what is there, decode and encode the JSON, publish one by one with all acknowledgements awaited
-//! together, then acknowledge. No work, no message ids, no atomic batches: what one writes first with async-nats, and
-//! faster than waiting for each.
+//! It has as many queues as the pipeline has stages, with the settings of the stages' queues, and messages of the same
+//! size. Each hop pulls what is there, decodes and encodes the JSON, publishes one by one and awaits all
+//! acknowledgements together, then acknowledges. It does no work, sets no message ids and uses no atomic batches. This
+//! is what one writes first with async-nats, and it is faster than waiting for each acknowledgement.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,6 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use chasqui::settings::Settings;
 use chasqui_schemas::{Lane, Stage, consumer, stream};
 use futures::{StreamExt, future::try_join_all};
 use indicatif::ProgressBar;
@@ -27,41 +26,41 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::per_s;
 use chasqui::servers::Addresses;
 
-/// Messages taken at once, at most.
+/// Maximum messages that a hop handles at once.
 const CHUNK: usize = 256;
-/// Messages to find out the rate with; they also warm up.
+/// Messages of the trial, which estimates the rate and warms up.
 const TRIAL: u32 = 500;
-/// How long the run that counts should take.
+/// Intended time of the run that counts: long enough that pauses of the server average out.
 const RUN: Duration = Duration::from_secs(4);
-/// Messages of the run that counts, at most.
+/// Maximum messages of the run that counts.
 const MAX_MESSAGES: u32 = 100_000;
-/// A relay that passes nothing for this long is broken.
+/// Maximum time without progress, after which the relay counts as broken.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Room for one hop's queue; far more than there is.
+/// Maximum bytes of a hop's queue; far more than a run needs.
 const QUEUE_BYTES: i64 = 256 * 1024 * 1024;
 
-/// Messages per second through all hops.
+/// Measures the messages per second through all hops.
 pub(super) async fn rate(
-    config: &Settings,
+    settings: &chasqui_nats::Settings,
     addresses: &Addresses,
     message_bytes: usize,
     bar: &ProgressBar,
 ) -> anyhow::Result<f64> {
-    let client = addresses.nats(config).await?;
+    let client = addresses.nats(settings).await?;
     let context = jetstream::new(client);
     let consumers = create(&context).await?;
     let (relayed, mut arrived) = mpsc::unbounded_channel();
     let mut hops = JoinSet::new();
     for (hop, consumer) in consumers.into_iter().enumerate() {
-        // A connection each, as services have; it is also faster.
-        let context = jetstream::new(addresses.nats(config).await?);
+        // Each hop has a connection, as services have. It is also faster than one for all.
+        let context = jetstream::new(addresses.nats(settings).await?);
         let next = (hop + 1 < Stage::ALL.len()).then(|| subject(hop + 1));
         let relayed = relayed.clone();
         hops.spawn(async move { pass_on(context, consumer, next, &relayed).await });
     }
     let payload = payload(message_bytes);
     let trial = run(&context, &payload, TRIAL, &mut hops, &mut arrived, bar).await?;
-    // Positive, and bounded right away: the cast loses nothing.
+    // The product is positive, and clamped below, so the cast is harmless.
     let count = (per_s(TRIAL, trial) * RUN.as_secs_f64()) as u32;
     let count = count.clamp(TRIAL, MAX_MESSAGES);
     let took = run(&context, &payload, count, &mut hops, &mut arrived, bar).await?;
@@ -80,7 +79,7 @@ fn subject(hop: usize) -> String {
     format!("bare.{hop}")
 }
 
-/// The stages' streams and consumers again, under other names.
+/// Creates the stages' streams and consumers again, under other names.
 async fn create(context: &jetstream::Context) -> anyhow::Result<Vec<PullConsumer>> {
     let mut consumers = Vec::new();
     for (hop, stage) in Stage::ALL.into_iter().enumerate() {
@@ -109,7 +108,7 @@ async fn create(context: &jetstream::Context) -> anyhow::Result<Vec<PullConsumer
     Ok(consumers)
 }
 
-/// One hop; tells how many it has acknowledged, if it is the last.
+/// Runs one hop. The last hop reports to `relayed` how many messages it has acknowledged.
 async fn pass_on(
     context: jetstream::Context,
     consumer: PullConsumer,
@@ -188,7 +187,7 @@ async fn run(
     Ok(took)
 }
 
-/// JSON of exactly this size, or a little more if it is too small for what it says.
+/// Makes JSON of exactly this size, or a little more if the size is too small for the content.
 fn payload(bytes: usize) -> Bytes {
     let of_text = |text: &str| {
         json!({

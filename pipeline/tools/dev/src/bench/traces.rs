@@ -1,7 +1,7 @@
-//! `bench --traces`: how fast traces are written, how soon they are answered, and what they take on disk.
+//! `bench --traces`: measures how fast traces are written, how soon queries are answered, and how much disk they take.
 //!
-//! Synthetic notifications of three days go the writer's way into ClickHouse; see [`super::measure`]. Queries are
-//! asked while the server still merges what was written, as it would be at any time in operation.
+//! It inserts synthetic notifications of three days as the writer would; see [`super::measure`]. Queries are asked
+//! while ClickHouse still merges what was written, as it does all the time in operation.
 
 use std::{fs, path::Path};
 
@@ -17,19 +17,19 @@ use chasqui::{
 use super::measure::{self, Measured};
 use crate::args::BenchArgs;
 
-/// Measures.
+/// Creates the tables, and measures.
 pub(super) async fn measure(
     args: &BenchArgs,
-    config: &Settings,
+    settings: &Settings,
     addresses: &Addresses,
     bar: &ProgressBar,
 ) -> anyhow::Result<Measured> {
     let queries = queries(&args.queries)?;
     bar.set_message("creating tables");
-    addresses.migrate(config).await?;
+    addresses.migrate(settings).await?;
     bar.set_message("writing spans, then asking");
     bar.set_length(args.spans);
-    let clickhouse = addresses.clickhouse(config)?;
+    let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
     Ok(measure::measure(&clickhouse, args.spans, &queries, |written| bar.set_position(written)).await?)
 }
 
@@ -38,7 +38,7 @@ pub(super) fn print_measured(measured: &Measured, json: bool) -> anyhow::Result<
     if json { print_json(measured) } else { print(&text(measured)) }
 }
 
-/// The files `*.sql` of a directory by name.
+/// Reads the files `*.sql` of a directory, with their names.
 fn queries(dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let unreadable = || format!("no queries can be read in {}: name their directory with --queries", dir.display());
     let mut found = Vec::new();

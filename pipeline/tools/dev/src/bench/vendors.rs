@@ -1,7 +1,8 @@
-//! The provider lab as a process of its own, so that what vendors do takes no time of the sender's.
+//! Runs the vendors' lab as a process of its own, so that its work takes no processor time of the sender's process.
 //!
-//! The child is this program too, as `chasqui lab`. It says on its first line how to reach it, answers each line that names
-//! a vendor with what that vendor was asked so far, and ends with its standard input: no crash leaves one behind.
+//! The child is this program too, as `chasqui-dev lab`. Its first line says how to reach it. It answers each line that
+//! names a vendor with the requests that the vendor received so far. It ends with its standard input, so no crash
+//! leaves one behind.
 
 use std::{
     io::{self, BufRead as _, Write as _},
@@ -17,28 +18,28 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-/// Requests of each provider that are kept, and repeated in turn by whoever is compared with it.
+/// Maximum requests of each vendor that the lab stores. The bare client repeats them in turn.
 const KEEP: usize = 100;
-/// Browsers that messages go to in turn.
+/// Number of browsers that messages go to in turn.
 const BROWSERS: usize = 100;
 
-/// How to reach the lab: the child's first line.
+/// The child's first line: how to reach the lab.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Reach {
-    /// A settings file with the vendors' addresses and credentials.
+    /// A settings file with the vendors' addresses and secrets.
     pub(super) settings: String,
     /// Push subscriptions, as browsers give them.
     pub(super) browsers: Vec<Value>,
 }
 
-/// What a vendor was asked so far.
+/// The requests that a vendor received so far.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Asked {
-    /// Messages that it took.
+    /// Messages that it accepted.
     pub(super) accepted: usize,
-    /// Requests to any vendor that were not as its documentation says.
+    /// Requests to any vendor that its documentation does not allow.
     pub(super) wrong: usize,
-    /// The first ones, whole.
+    /// The first requests, whole.
     pub(super) requests: Vec<Request>,
 }
 
@@ -73,7 +74,7 @@ impl Vendors {
         Ok(Vendors { reach: serde_json::from_str(&reach)?, _child: child, questions, answers })
     }
 
-    /// What a vendor was asked so far.
+    /// Asks the child which requests a vendor received so far.
     pub(super) async fn asked(&mut self, vendor: &str) -> anyhow::Result<Asked> {
         self.questions.write_all(format!("{vendor}\n").as_bytes()).await.context("the lab has ended")?;
         let answer = self.answers.next_line().await?.context("the lab has ended")?;
@@ -81,7 +82,7 @@ impl Vendors {
     }
 }
 
-/// `chasqui lab`: the child.
+/// Runs the child, `chasqui-dev lab`.
 pub(crate) async fn serve() -> anyhow::Result<()> {
     let lab = Lab::start(Script { keep: KEEP, ..Script::default() }).await?;
     let browsers = (0..BROWSERS).map(|_| lab.subscribe("")).collect::<Result<_, _>>()?;
@@ -90,11 +91,11 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
 }
 
 fn converse(lab: &Lab, reach: &Reach) -> anyhow::Result<()> {
-    say(reach)?;
+    write_line(reach)?;
     for name in io::stdin().lock().lines() {
         let name = name?;
         let vendor = Vendor::ALL.into_iter().find(|vendor| vendor.as_str() == name);
-        say(&asked(lab, vendor.with_context(|| format!("there is no vendor `{name}`"))?))?;
+        write_line(&asked(lab, vendor.with_context(|| format!("there is no vendor `{name}`"))?))?;
     }
     Ok(())
 }
@@ -117,7 +118,7 @@ fn asked(lab: &Lab, vendor: Vendor) -> Asked {
     }
 }
 
-fn say(what: &impl Serialize) -> anyhow::Result<()> {
+fn write_line(what: &impl Serialize) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, what)?;
     out.write_all(b"\n")?;

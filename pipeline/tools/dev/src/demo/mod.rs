@@ -1,7 +1,7 @@
-//! `demo`: everything at work on real servers of our own, in a minute, and then the accounts.
+//! `demo`: runs the whole pipeline on servers of its own for a minute, and accounts for every notification.
 //!
-//! It publishes as a producer would, knows only what it published, and judges by what ClickHouse says: each
-//! notification has ended, or waits for a time with a reason, and each invalid submission is rejected.
+//! Guarantee: it succeeds only if ClickHouse accounts for all that it published. Each notification has ended, or waits
+//! for a time with a reason, and each invalid submission is rejected. A crash leaves nothing but a temporary directory.
 
 mod story;
 mod vendors;
@@ -38,7 +38,7 @@ use chasqui::commands::stats::{outcomes_table, rates_table};
 use uuid::Uuid;
 
 use chasqui::{
-    commands::{output::progress, stop_signal},
+    commands::{output::progress, stop::stop_signal},
     servers::{Addresses, OwnServers},
     worker::{Role, Worker},
 };
@@ -54,26 +54,26 @@ const FIXTURES: &[(Bucket, &str)] = &[
     (Bucket::of::<Template>(), include_str!("../../../../../schemas/fixtures/templates.json")),
     (Bucket::of::<Suppression>(), include_str!("../../../../../schemas/fixtures/suppressions.json")),
 ];
-/// Publishes under way at once; a producer that waits for each would be slow with an fsync each.
+/// Maximum publishes under way at once. With an fsync for each, a producer that waits for each would be slow.
 const PUBLISHES: usize = 64;
-/// What became of a message by SMS or mail, its vendor reports.
-const UNTOLD: &str = "SELECT count() FROM deliveries WHERE state = 'sent' AND channel IN ('sms', 'email')";
-/// How long the trace page can be looked at, where somebody is watching.
+/// Counts the texts and mails whose vendor has not reported yet what became of them.
+const UNREPORTED: &str = "SELECT count() FROM deliveries WHERE state = 'sent' AND channel IN ('sms', 'email')";
+/// Time for which a demo on a terminal runs on, so that the trace page can be opened.
 const WATCHED: Duration = Duration::from_secs(120);
-/// When the demo gives up on what is still unaccounted for.
+/// Maximum wait until everything is accounted for; after it the demo fails.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What was published, and what has to be found.
+/// What was published, and so has to be found.
 #[derive(Debug, Default)]
 struct Published {
     submissions: u64,
     notifications: u64,
     rejections: u64,
-    /// Notifications whose time comes long after the demo. In quiet hours there may be more, as the hour has it.
+    /// Notifications whose time comes long after the demo. Quiet hours may add more, depending on the hour.
     scheduled: u64,
 }
 
-/// Runs the demo; fails where a notification is unaccounted for.
+/// Runs the demo. Fails if a notification is unaccounted for.
 pub(crate) async fn run(args: &DemoArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let dir = tempfile::Builder::new().prefix("chasqui-demo-").tempdir().context("cannot make a directory")?;
     let token = Uuid::new_v4().simple().to_string();
@@ -81,41 +81,42 @@ pub(crate) async fn run(args: &DemoArgs, file: Option<&Path>) -> anyhow::Result<
     let console = dir.path().join("console.token");
     std::fs::write(&console, &token)?;
     merge(&mut over, &json!({ "console": { "token": { "file": console } }, "send": impatient() }));
-    let config = Settings::load(file, &over)?;
+    let settings = Settings::load(file, &over)?;
     println!(
         "Chasqui demo: real NATS, real ClickHouse, all seven stages, and vendors on this machine who deliver nowhere.\n"
     );
 
     let bar = progress(0);
     bar.set_message("starting servers");
-    let told = bar.clone();
-    let servers = OwnServers::start(&config, dir.path(), false, move |step| told.set_message(step.to_owned())).await?;
-    let result = story(args, &config, &servers.addresses, &lab, &token, &bar).await;
+    let steps = bar.clone();
+    let servers =
+        OwnServers::start(&settings, dir.path(), false, move |step| steps.set_message(step.to_owned())).await?;
+    let result = story(args, &settings, &servers.addresses, &lab, &token, &bar).await;
     servers.shutdown().await;
     result
 }
 
 async fn story(
     args: &DemoArgs,
-    config: &Settings,
+    settings: &Settings,
     addresses: &Addresses,
     lab: &Lab,
     token: &str,
     bar: &ProgressBar,
 ) -> anyhow::Result<ExitCode> {
     bar.set_message("creating streams and tables");
-    addresses.migrate(config).await?;
+    addresses.migrate(settings).await?;
     bar.set_message("importing contacts, preferences, templates");
-    let context = jetstream::new(addresses.nats(config).await?);
+    let context = jetstream::new(addresses.nats(&settings.nats).await?);
     import(&context, lab).await?;
-    let worker = Worker::start(config, addresses, &Role::all()).await?;
+    let worker = Worker::start(settings, addresses, &Role::all()).await?;
 
     let since = Timestamp::now();
     let published = publish(args, &context, since, bar).await?;
-    let clickhouse = addresses.clickhouse(config)?;
+    let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
     let accounted = account(&clickhouse, since, &published, bar).await;
     bar.finish_and_clear();
-    // The accounts are printed before the verdict: a failed demo is when they are needed most.
+    // The result is printed before an error is returned, because a failed demo needs it most.
     let page = report(&clickhouse, since, &published, worker.gateway.map(|address| (address, token))).await?;
     println!("What the vendors were asked\n{}\n", vendors::table(lab));
     if let Err(error) = accounted.and_then(|()| vendors::all_as_documented(lab)) {
@@ -136,7 +137,7 @@ async fn story(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Leaves the trace page open: as long as wanted, or a while, where somebody is watching.
+/// Runs on so that the trace page can be opened: until Ctrl-C with `--stay`, else two minutes on a terminal.
 async fn stay(args: &DemoArgs, addresses: &Addresses, page: Option<&str>) -> anyhow::Result<()> {
     let is_watched = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if let Some(page) = page {
@@ -155,7 +156,7 @@ async fn stay(args: &DemoArgs, addresses: &Addresses, page: Option<&str>) -> any
     Ok(())
 }
 
-/// Retries within the minute that the demo has.
+/// Settings with short delays, so that retries fit into the demo's minute.
 fn impatient() -> Value {
     let policy = json!({ "schedule_ms": [300, 600, 1_200], "max_rounds": 4 });
     json!({ "push": policy, "sms": policy, "email": policy })
@@ -233,8 +234,12 @@ async fn account(
         let waiting = pending("scheduled") + pending("quiet_hours");
         bar.set_position(terminal + waiting);
         let complete = notifications == published.notifications && rejected_requests == published.rejections;
-        let told = clickhouse.query(UNTOLD).fetch_one::<u64>().await? == 0;
-        if complete && told && terminal + waiting == notifications && pending("scheduled") == published.scheduled {
+        let all_reported = clickhouse.query(UNREPORTED).fetch_one::<u64>().await? == 0;
+        if complete
+            && all_reported
+            && terminal + waiting == notifications
+            && pending("scheduled") == published.scheduled
+        {
             return Ok(());
         }
         if Instant::now() > deadline {
@@ -247,7 +252,7 @@ async fn account(
     }
 }
 
-/// Prints the accounts; returns the address of the page of one notification, which was seen to open.
+/// Prints how the notifications ended. Returns the address of the page of one of them, after having opened it.
 async fn report(
     clickhouse: &clickhouse::Client,
     since: Timestamp,

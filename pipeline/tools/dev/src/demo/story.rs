@@ -1,4 +1,4 @@
-//! What the demo publishes: a story of single cases, then a crowd. Deterministic but for ids and the time.
+//! What the demo publishes: single cases first, then a crowd. It is the same in every run but for ids and the time.
 
 use chasqui_schemas::{
     Lane,
@@ -8,19 +8,19 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// A submission, and what has to come of it.
+/// A submission, and what has to become of it.
 pub(crate) struct Submission {
     pub(crate) lane: Lane,
     pub(crate) app: &'static str,
     pub(crate) message_id: Option<String>,
     pub(crate) payload: Vec<u8>,
-    /// Notifications it becomes; none if it is to be rejected.
+    /// Number of notifications that it becomes; 0 if it has to be rejected.
     pub(crate) notifications: u64,
     /// Whether its time comes long after the demo.
     pub(crate) scheduled: bool,
 }
 
-/// Users that are not in the fixtures: what their providers do is in their addresses.
+/// Users that are not in the fixtures. Their addresses say what the vendor has to do with a message to them.
 pub(crate) fn people() -> Vec<(&'static str, Contacts)> {
     let person = |email: &str, token: &str| Contacts {
         locale: Some("en-US".into()),
@@ -44,7 +44,7 @@ pub(crate) fn people() -> Vec<(&'static str, Contacts)> {
     ]
 }
 
-/// Rafa sleeps, whenever the demo runs.
+/// Rafa's quiet hours, which include the present time whenever the demo runs.
 pub(crate) fn rafas_preferences(now: Timestamp) -> Preferences {
     let clock = |offset_hours: i64| {
         let at = now + SignedDuration::from_hours(offset_hours);
@@ -57,7 +57,7 @@ pub(crate) fn rafas_preferences(now: Timestamp) -> Preferences {
     }
 }
 
-/// One case each.
+/// Submissions that show one case each.
 pub(crate) fn cases(now: Timestamp) -> Vec<Submission> {
     let json = |lane, notifications, value: Value| Submission {
         lane,

@@ -1,8 +1,7 @@
-//! The demo's vendors: the provider lab, so that every message is a real request which is checked as its vendor would,
-//! and every report a signed callback to the gateway.
+//! The demo's vendors: the lab. Every message is a real request, which the lab checks as the vendor would. Every report
+//! is a signed callback to the gateway.
 //!
-//! The lab is linked in and not a program of its own, because a demonstration that needs a second program is seldom
-//! seen. No other command knows it, so nothing but a demo can ever send there.
+//! The lab is linked in, so that the demo needs no second program. Only the demo and `bench --channel` start it.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -17,11 +16,12 @@ use uuid::Uuid;
 
 use chasqui::commands::{output, stats::right};
 
-/// Starts the vendors; with the settings that make providers call them, and the gateway believe them. Files go into `dir`.
+/// Starts the vendors. Returns the settings with which providers call them and the gateway trusts their callbacks.
+/// Files go into `dir`.
 pub(super) async fn start(dir: &Path) -> anyhow::Result<(Lab, Value)> {
     let mut lab = Lab::start(Script::default()).await?;
     let mut over = lab.settings().tables.clone();
-    // A port of our own: beside a `chasqui up` the usual one would be taken.
+    // A free port, because a `chasqui up` on this machine would have taken the default one.
     let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, chasqui_embedded::free_port().context("no free port")?));
     let key = dir.join("links.key");
     std::fs::write(&key, format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()))?;
@@ -52,7 +52,7 @@ pub(super) fn merge(settings: &mut Value, over: &Value) {
     }
 }
 
-/// Browsers subscribe at the lab's push service: the subscriptions of the fixtures are nobody's.
+/// Subscribes each browser at the lab's push service, because the subscriptions of the fixtures are invented.
 pub(super) fn subscribe(lab: &Lab, contacts: &mut Value) -> anyhow::Result<()> {
     let devices = contacts.get_mut("devices").and_then(Value::as_array_mut).into_iter().flatten();
     for device in devices.filter(|device| device["platform"] == "web") {
@@ -61,7 +61,7 @@ pub(super) fn subscribe(lab: &Lab, contacts: &mut Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What each vendor's own ledger says.
+/// Draws how many requests each vendor received and accepted.
 pub(super) fn table(lab: &Lab) -> Table {
     let mut table = output::table(&["vendor", "requests", "accepted", "not accepted"]);
     let calls = lab.ledger().calls();
@@ -76,7 +76,7 @@ pub(super) fn table(lab: &Lab) -> Table {
     right(table, &[1, 2, 3])
 }
 
-/// Fails where a vendor got a request that its documentation does not allow.
+/// Fails if a vendor received a request that its documentation does not allow.
 pub(super) fn all_as_documented(lab: &Lab) -> anyhow::Result<()> {
     match lab.ledger().wrong().first() {
         Some(call) => bail!("{} refuses a request that is not as documented: {}", call.vendor, call.wrong),
