@@ -459,7 +459,7 @@ proptest! {
         for endpoint in endpoints(&decision) {
             prop_assert!(endpoints(&everywhere).contains(endpoint), "{endpoint:?}");
         }
-        // Whoever gets nothing is told why, and no raw address is.
+        // The trace explains what was removed, without a raw address.
         for (key, value) in &decision.attributes {
             prop_assert!(![EMAIL, PHONE].iter().any(|address| key.contains(address) || value.contains(address)));
         }

@@ -1,7 +1,7 @@
 //! Archives: their sum, and one member out of them.
 //!
-//! Guarantee: [`extract`] returns only after the member is complete and on disk (fsync), under a name that nobody
-//! else reads; the caller renames it. After a crash there is an unnamed half file at worst, never a half binary.
+//! Guarantee: [`extract`] returns only after the member is complete and on disk (fsync), under a name that no
+//! other process reads; the caller renames it. After a crash there is an unnamed half file at worst, never a half binary.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};

@@ -267,7 +267,7 @@ mod tests {
             batch.push(PendingClaim { id: id.into(), value: value.into(), answer: oneshot::channel().0 });
         }
         let groups = group(batch);
-        let told: Vec<_> = groups.iter().map(|g| (g.id.as_str(), &g.value[..], g.answers.len())).collect();
-        assert_eq!(told, [("a", &b"1"[..], 3), ("b", &b"2"[..], 1)]);
+        let asked: Vec<_> = groups.iter().map(|g| (g.id.as_str(), &g.value[..], g.answers.len())).collect();
+        assert_eq!(asked, [("a", &b"1"[..], 3), ("b", &b"2"[..], 1)]);
     }
 }

@@ -341,7 +341,7 @@ fn adas() -> (&'static str, Contacts) {
     ("ada@example.com", Contacts { devices, emails: vec!["ada@example.com".into()], ..Contacts::default() })
 }
 
-/// `book` holds [`adas`] contacts and a bad record `bad`, and nobody is suppressed.
+/// `book` holds [`adas`] contacts and a bad record `bad`, and no address is suppressed.
 async fn address_book_conforms(book: &(impl AddressBook + Directory)) {
     let (ada, before) = adas();
     let gone_since = Some(Timestamp::from_second(15).unwrap());

@@ -106,7 +106,7 @@ pub(crate) fn retry(delivery: &Delivery) -> Verdict {
     }
 }
 
-/// The event of a receipt that came `at`, and was told at once.
+/// The event of a receipt of what happened `at`, which was stored at once.
 pub(crate) fn receipt(of: &Delivery, kind: ReceiptKind, at: Timestamp, by: Actor) -> Result<TraceEvent> {
     let receipt = Receipt {
         delivery_id: of.id,
