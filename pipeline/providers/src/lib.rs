@@ -71,7 +71,7 @@ pub use self::account::{Account, AccountSettings, Accounts};
 pub const DEFAULTS: &str = include_str!("../accounts.toml");
 
 /// Every vendor.
-static VENDORS: [&Vendor; 11] = [
+static VENDORS: &[&Vendor] = &[
     &apns::VENDOR,
     &fcm::VENDOR,
     &webpush::VENDOR,
@@ -174,8 +174,8 @@ fn each(accounts: &Accounts) -> impl Iterator<Item = Result<Account<'_>, Setting
             let problem = format!("the name must be 1 to {MAX_NAME} of: lower-case letters, digits, `-`, `_`");
             return Err(SettingsError::invalid(format!("accounts.{name}"), problem));
         }
-        let Some(vendor) = VENDORS.into_iter().find(|known| known.name == vendor) else {
-            let known = VENDORS.map(|vendor| vendor.name).join(", ");
+        let Some(vendor) = VENDORS.iter().find(|known| known.name == vendor) else {
+            let known = VENDORS.iter().map(|vendor| vendor.name).collect::<Vec<_>>().join(", ");
             let problem = format!("there is no vendor `{vendor}`: name one of {known}");
             return Err(SettingsError::invalid(format!("accounts.{name}.vendor"), problem));
         };

@@ -251,7 +251,7 @@ fn a_call_ends_before_its_channel_gives_it_up() {
 
 /// The defaults of a vendor's manual.
 fn defaults_of(vendor: &str) -> toml::Table {
-    VENDORS.into_iter().find(|known| known.name == vendor).unwrap().manual.parse().unwrap()
+    VENDORS.iter().find(|known| known.name == vendor).unwrap().manual.parse().unwrap()
 }
 
 fn ports() -> Ports {

@@ -278,6 +278,11 @@ fn parameters(query: Option<String>) -> Result<Parameters, Problem> {
     }
 }
 
+/// What a reason means, for a page, which shows no Markdown; empty where the code is unknown.
+fn meaning(reason: &str) -> String {
+    chasqui_schemas::reason::meaning(reason).replace('`', "")
+}
+
 /// A time as pages show it, UTC.
 fn moment(at_ms: i64) -> String {
     Timestamp::from_millisecond(at_ms).unwrap_or_default().strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()

@@ -1,6 +1,6 @@
 //! One notification: what is known of it, what became of its deliveries, and the waterfall of its steps.
 
-use chasqui_schemas::{clickhouse::DELIVERIES, reason::meaning};
+use chasqui_schemas::clickhouse::DELIVERIES;
 use chasqui_warehouse::{
     TraceTree, load,
     read::{reconstruct::Node, waterfall::duration},
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     Page, Problem,
     axis::{Axis, round},
-    moment,
+    meaning, moment,
 };
 
 /// Maximum steps that are drawn; a notification to twenty devices with all its retries has fewer.
@@ -60,7 +60,7 @@ struct DeliveryLine {
     text: String,
     state: String,
     reason: String,
-    meaning: &'static str,
+    meaning: String,
     attempts: u32,
     /// Sent, delivered, opened, clicked: time from the submission; empty where it has not happened.
     after: [String; 4],
@@ -74,7 +74,7 @@ struct Step {
     span_id: String,
     status: String,
     reason: String,
-    meaning: &'static str,
+    meaning: String,
     start: String,
     waited: String,
     took: String,
@@ -184,7 +184,7 @@ fn facts_of(node: &Node) -> Vec<(String, String)> {
         ("status", node.status.clone()),
         ("state", node.state.clone()),
         ("reason", node.reason.clone()),
-        ("meaning", meaning(&node.reason).to_owned()),
+        ("meaning", meaning(&node.reason)),
         ("lane", node.lane.clone()),
         ("channel", node.channel.clone()),
         ("provider", node.provider.clone()),

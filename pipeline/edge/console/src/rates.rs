@@ -2,14 +2,13 @@
 //!
 //! The numbers are those of `chasqui stats`.
 
-use chasqui_schemas::reason::meaning;
 use chasqui_warehouse::stats::{Dimension, Rates, StateCount, outcomes, rates, rates_over_time};
 use clickhouse::Client;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{Page, Parameters, Problem, axis::round};
+use crate::{Page, Parameters, Problem, axis::round, meaning};
 
 /// Maximum values of a dimension: a page with more is not read.
 const MAX_VALUES: usize = 100;
@@ -46,7 +45,7 @@ struct Rate {
 struct Ending {
     state: String,
     reason: String,
-    meaning: &'static str,
+    meaning: String,
     notifications: u64,
     percent: String,
     share: f64,

@@ -2,7 +2,6 @@
 
 use chasqui_schemas::{
     clickhouse::{DELIVERY_STATES, NOTIFICATION_STATES},
-    reason::meaning,
     trace::State,
 };
 use chasqui_warehouse::read::waterfall::duration;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{Page, Parameters, Problem, moment};
+use crate::{Page, Parameters, Problem, meaning, moment};
 
 /// Maximum rows of a list.
 const MAX_ROWS: usize = 100;
@@ -50,7 +49,7 @@ struct Line {
     lane: String,
     state: String,
     reason: String,
-    meaning: &'static str,
+    meaning: String,
     sent_after: String,
 }
 

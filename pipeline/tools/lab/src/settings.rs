@@ -108,7 +108,16 @@ impl Settings {
         let members = |value: &Value| value.as_object().cloned().unwrap_or_default();
         let mut toml = String::new();
         for (part, sections) in members(&self.tables) {
-            for (section, values) in members(&sections) {
+            // TOML wants a table's own values before its tables.
+            let (tables, values): (Vec<_>, Vec<_>) =
+                members(&sections).into_iter().partition(|(_, value)| value.is_object());
+            if !values.is_empty() {
+                let _infallible = writeln!(toml, "\n[{part}]");
+            }
+            for (key, value) in values {
+                let _infallible = writeln!(toml, "{key} = {}", inline(&value));
+            }
+            for (section, values) in tables {
                 let _infallible = writeln!(toml, "\n[{part}.{section}]");
                 for (key, value) in members(&values) {
                     let _infallible = writeln!(toml, "{key} = {}", inline(&value));

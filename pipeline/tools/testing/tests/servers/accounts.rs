@@ -22,7 +22,8 @@ async fn two_accounts_of_one_vendor_are_told_apart() -> anyhow::Result<()> {
     // Each lab makes up accounts of its own.
     let mut labs = Vec::new();
     let mut settings = format!(
-        "[gateway]\npublic_url = '{PUBLIC_URL}'\n[engagement]\nspool_dir = '{}'\n",
+        "[gateway]\npublic_url = '{PUBLIC_URL}'\n[links]\nkeys = [{{ id = 'k1', secret = {{ env = 'LINKS_KEY' }} }}]\n\
+         [engagement]\nspool_dir = '{}'\n",
         dir.path().join("spool").display()
     );
     for app in ["shop", "crm"] {
@@ -39,13 +40,14 @@ async fn two_accounts_of_one_vendor_are_told_apart() -> anyhow::Result<()> {
         labs.push(lab);
     }
     let install = TestInstall::start(&settings).await?;
-    let worker = install.worker_with("", &[("CHASQUI_GATEWAY__BIND", bind.as_str())])?;
+    let variables = [("CHASQUI_GATEWAY__BIND", bind.as_str()), ("LINKS_KEY", "0123456789abcdef0123456789abcdef")];
+    let worker = install.worker_with("", &variables)?;
     for app in ["shop", "crm"] {
         for number in 0..EACH {
             let id = Uuid::now_v7();
             let submission = json!({
                 "id": id, "category": "order", "recipients": [{ "phone": format!("+49151{number:07}") }],
-                "content": { "body": "It is on its way." },
+                "channels": ["sms"], "content": { "body": "It is on its way." },
             });
             install.publish(&format!("notify.submit.normal.{app}"), &id.to_string(), &submission).await?;
         }

@@ -212,7 +212,7 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
     // Rates.
     browser.open(&page("/ui/rates?by=state&period=1h")).await?;
     let rates = text(&mut browser, "main").await?;
-    for expected in ["delivered", "retries_exhausted", "By state", "Every try failed"] {
+    for expected in ["delivered", "retries_exhausted", "By state", "Every attempt failed"] {
         ensure!(rates.contains(expected), "{expected}: {rates}");
     }
     for by in ["channel", "provider", "app", "category", "template", "variant", "locale", "lane"] {
@@ -251,7 +251,7 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
         "gateway",
         &[
             ("CHASQUI_GATEWAY__BIND", &guarded.to_string()),
-            ("CHASQUI_GATEWAY__SPOOL_DIR", &dir.path().join("guarded").to_string_lossy()),
+            ("CHASQUI_ENGAGEMENT__SPOOL_DIR", &dir.path().join("guarded").to_string_lossy()),
             ("CHASQUI_CONSOLE__TOKEN__ENV", "UI_TOKEN"),
             ("UI_TOKEN", TOKEN),
         ],

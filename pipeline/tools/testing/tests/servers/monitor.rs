@@ -181,7 +181,7 @@ async fn a_gateway_starts_while_nats_is_away_and_what_it_took_arrives() -> Resul
     let spool = tempfile::tempdir()?;
     let settings = [
         ("CHASQUI_GATEWAY__BIND", bind.as_str()),
-        ("CHASQUI_GATEWAY__SPOOL_DIR", spool.path().to_str().context("no text")?),
+        ("CHASQUI_ENGAGEMENT__SPOOL_DIR", spool.path().to_str().context("no text")?),
         ("CHASQUI_HEALTH", &health),
     ];
     let gateway = install.worker_with("gateway", &settings)?;
