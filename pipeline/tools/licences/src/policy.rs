@@ -11,7 +11,6 @@ pub(crate) struct Policy {
     graph: Targets,
     licenses: Licenses,
     bans: Bans,
-    sources: Sources,
 }
 
 #[derive(Debug, Deserialize)]
@@ -36,12 +35,6 @@ struct Ban {
     reason: String,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Sources {
-    allow_registry: Vec<String>,
-}
-
 impl Policy {
     /// What the image is built for.
     pub(crate) fn target(&self) -> Result<&str> {
@@ -50,10 +43,13 @@ impl Policy {
 
     /// Everything that is not allowed about `packages`, with the remedy.
     pub(crate) fn problems(&self, packages: &[Package]) -> Vec<String> {
-        packages.iter().flat_map(|package| self.problems_of(package)).collect()
+        // Cargo's own registry, whatever it is called here: what comes from git or from a second registry differs from it.
+        let mut sources = packages.iter().filter_map(|package| package.source.as_deref());
+        let registry = sources.find(|source| source.starts_with("registry+"));
+        packages.iter().flat_map(|package| self.problems_of(package, registry)).collect()
     }
 
-    fn problems_of(&self, package: &Package) -> Vec<String> {
+    fn problems_of(&self, package: &Package, registry: Option<&str>) -> Vec<String> {
         let Package { name, version, license, source, .. } = package;
         let mut problems = Vec::new();
         if let Some(ban) = self.bans.deny.iter().find(|ban| ban.name == *name) {
@@ -65,11 +61,8 @@ impl Policy {
                 "{name} {version}: its licence, {license}, is not one of `licenses.allow` in .deny.toml: choose another crate"
             ));
         }
-        let allowed = |source: &String| {
-            self.sources.allow_registry.iter().any(|registry| source.strip_prefix("registry+") == Some(registry))
-        };
-        if source.as_ref().is_some_and(|source| !allowed(source)) {
-            problems.push(format!("{name} {version} comes from {source:?}, which .deny.toml does not allow"));
+        if source.is_some() && source.as_deref() != registry {
+            problems.push(format!("{name} {version} comes from {source:?}, and not from the registry of the others"));
         }
         problems
     }
