@@ -1,4 +1,4 @@
-//! Vendors: one folder each, and one line in [`VENDORS`].
+//! Vendors: one folder each, and one line in `VENDORS`.
 //!
 //! | channel | vendors |
 //! |---|---|

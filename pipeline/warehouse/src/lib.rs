@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`settings`] | `[clickhouse]` and `[export]` |
 //! | [`schema`] | brings the tables up to date; takes a user out of them |
-//! | [`write`] | writes the trace stream and the samples of the queues |
+//! | [`mod@write`] | writes the trace stream and the samples of the queues |
 //! | [`read`] | a notification as one tree, and as text; outcomes and rates |
 //! | [`mod@export`] | sends the trace stream to a collector, by OTLP |
 //!

@@ -1,7 +1,7 @@
 //! Read, change, write back: one record of a bucket, without losing what others write at the same time.
 //!
 //! Guarantee: `Ok` means stored. The record is written only if nobody has written it since it was read (compare and set
-//! on its revision), so two changes at once lose nothing: the second reads again, [`TRIES`] times at most. A change that
+//! on its revision), so two changes at once lose nothing: the second reads again, `TRIES` times at most. A change that
 //! changes nothing writes nothing.
 //!
 //! After a crash: call it again.

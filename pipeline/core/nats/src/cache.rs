@@ -1,11 +1,11 @@
 //! The records of a large bucket that were read lately, kept current by a watch.
 //!
-//! Guarantee: a cached record is answered only while the watch is current ([`WatchState`]), and never in a form older
+//! Guarantee: a cached record is answered only while the watch is current (`WatchState`), and never in a form older
 //! than the last change that the watch reported: a record that was read before that report is not kept. So a change is
 //! seen as soon as the server has reported it, within milliseconds, and where the watch is lost each record is read
 //! from the server.
 //!
-//! After a crash, and after every reconnect, it begins empty. Its size is bounded by [`RECORDS`].
+//! After a crash, and after every reconnect, it begins empty. Its size is bounded by `RECORDS`.
 
 use std::{
     future::Future,

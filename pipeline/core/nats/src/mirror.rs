@@ -1,6 +1,6 @@
 //! A whole bucket in memory, parsed, kept current by a watch.
 //!
-//! Guarantee: [`Mirror::get`] answers only while the watch is current ([`WatchState`]). Otherwise it says that it does
+//! Guarantee: [`Mirror::get`] answers only while the watch is current (`WatchState`). Otherwise it says that it does
 //! not know, and the caller asks the server.
 //!
 //! After a crash, and after every reconnect, the whole bucket is read again. Its size is bounded by the bucket's own

@@ -1,7 +1,7 @@
 //! The directory on KV buckets.
 //!
 //! Templates and categories are few and asked for with every message, so they are mirrored whole. Contacts, preferences
-//! and suppressions are many, so only those that were asked for lately are cached. Both ways: [`crate::record_reader`].
+//! and suppressions are many, so only those that were asked for lately are cached. Both ways: `crate::record_reader`.
 //!
 //! Guarantee: a record written a second ago is seen, because an opt-out must count at once. A record that does not parse
 //! is an error.

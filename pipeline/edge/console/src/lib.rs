@@ -10,7 +10,7 @@
 //! Pages are made here, from templates that escape every value; there is one small script, and nothing from elsewhere.
 //! Without the script everything can be seen too.
 //!
-//! Guarantee: whatever ClickHouse does, a page is answered within [`PATIENCE`], and only [`READERS`] pages at once ask it;
+//! Guarantee: whatever ClickHouse does, a page is answered within `PATIENCE`, and only `READERS` pages at once ask it;
 //! links and receipts go another way and notice nothing. The queries may change nothing, and ClickHouse gives up when we do.
 //! Nothing is kept here: there is nothing to lose in a crash.
 //!

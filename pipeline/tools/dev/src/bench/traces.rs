@@ -1,6 +1,6 @@
 //! `bench --traces`: measures how fast traces are written, how soon queries are answered, and how much disk they take.
 //!
-//! It inserts synthetic notifications of three days as the writer would; see [`super::measure`]. Queries are asked
+//! It inserts synthetic notifications of three days as the writer would; see [`mod@super::measure`]. Queries are asked
 //! while ClickHouse still merges what was written, as it does all the time in operation.
 
 use std::{fs, path::Path};
