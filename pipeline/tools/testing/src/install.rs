@@ -15,7 +15,14 @@ use tokio::process::{Child, Command};
 use crate::servers;
 
 /// The longest that a test waits for what must happen: far more than it takes, so that a busy machine fails no test.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Waits until no other test loads the machine, and lets none begin until the guard is dropped: for tests that keep all
+/// cores busy for a minute, which side by side would only make each other late.
+pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    MACHINE.lock().await
+}
 
 /// What an operator runs, in a directory of its own.
 pub struct TestInstall {

@@ -24,5 +24,5 @@ pub mod vendors;
 /// The vendors that tests send to.
 pub use chasqui_lab as lab;
 pub use collector::{Collector, Mood};
-pub use install::{TestInstall, Worker};
+pub use install::{TestInstall, Worker, alone};
 pub use oracle::{Calls, Deliveries};

@@ -29,6 +29,7 @@ async fn publish(install: &TestInstall, count: u64, published: &AtomicU64) -> an
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_are_killed_ten_times() -> anyhow::Result<()> {
+    let _alone = chasqui_testing::alone().await;
     const COUNT: u64 = 5_000;
     const KILLS: u64 = 10;
     let install = TestInstall::start(IMPATIENT).await?;
@@ -56,6 +57,7 @@ async fn workers_are_killed_ten_times() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_is_killed_in_mid_flow() -> anyhow::Result<()> {
+    let _alone = chasqui_testing::alone().await;
     const COUNT: u64 = 1_500;
     const KILLS: u64 = 3;
     let install = TestInstall::start(IMPATIENT).await?;
@@ -85,6 +87,7 @@ async fn nats_is_killed_in_mid_flow() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clickhouse_is_away_for_a_while() -> anyhow::Result<()> {
+    let _alone = chasqui_testing::alone().await;
     const COUNT: u64 = 800;
     let install = TestInstall::start(IMPATIENT).await?;
     let worker = install.worker("")?;

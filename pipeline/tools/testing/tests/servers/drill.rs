@@ -135,6 +135,7 @@ fn all_was_trouble(accounts: &[Account]) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vendors_that_fail_lose_nothing_double_nothing_and_delay_nothing_urgent() -> anyhow::Result<()> {
+    let _alone = chasqui_testing::alone().await;
     let lab = Lab::start(Script::default()).await?;
     let install = TestInstall::start_without_sync(&vendors::settings(&lab)).await?;
     vendors::import(&install, &lab, PEOPLE).await?;

@@ -145,6 +145,7 @@ async fn publish_through(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_still_stored() -> anyhow::Result<()> {
+    let _alone = chasqui_testing::alone().await;
     let mut chance = Chance::new();
     let losses: Vec<Unsynced> = (0..10).map(|_| chance.unsynced()).collect();
     let (acknowledged, missing) = publish_through(&losses, SyncInterval::Always, &mut chance).await?;
@@ -156,6 +157,7 @@ async fn what_was_acknowledged_is_still_stored() -> anyhow::Result<()> {
 /// The test before this can fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_lazy_syncing_it_is_not() -> anyhow::Result<()> {
+    let _alone = chasqui_testing::alone().await;
     let lazily = SyncInterval::Every(Duration::from_secs(120));
     let (acknowledged, missing) = publish_through(&[Unsynced::Lost], lazily, &mut Chance::new()).await?;
     ensure!(missing > 0, "all of {acknowledged} are there: this shows nothing");
@@ -164,6 +166,7 @@ async fn with_lazy_syncing_it_is_not() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_notification_reaches_its_end() -> anyhow::Result<()> {
+    let _alone = chasqui_testing::alone().await;
     const CUTS: u64 = 5;
     let mut chance = Chance::new();
     let dir = tempfile::tempdir()?;
