@@ -61,7 +61,7 @@ pub mod webpush;
 
 use std::{fmt, sync::Arc};
 
-use chasqui_contract::{Callbacks, Clock, Inbox, Provider};
+use chasqui_contract::{AccountCallbacks, Callbacks, Clock, Inbox, Provider};
 use chasqui_schemas::{Channel, record::Platform};
 use chasqui_settings::SettingsError;
 
@@ -91,7 +91,7 @@ const MAX_NAME: usize = 64;
 /// Opens an account to send.
 pub type OpenSender = fn(&Account<'_>, &Ports) -> Result<Arc<dyn Provider>, SettingsError>;
 /// Opens an account to read its callbacks, given the public address of the gateway.
-pub type OpenCallbacks = fn(&Account<'_>, &str) -> Result<Option<Arc<dyn Callbacks>>, SettingsError>;
+pub type OpenCallbacks = fn(&Account<'_>, &str) -> Result<Option<Box<dyn Callbacks>>, SettingsError>;
 
 /// What is known of a vendor without an account.
 pub struct Vendor {
@@ -135,10 +135,20 @@ pub fn senders(accounts: &Accounts, ports: &Ports) -> Result<Vec<Arc<dyn Provide
 ///
 /// # Errors
 /// Names the setting that cannot be used.
-pub fn callbacks(accounts: &Accounts, public_url: &str) -> Result<Vec<Arc<dyn Callbacks>>, SettingsError> {
+pub fn callbacks(accounts: &Accounts, public_url: &str) -> Result<Vec<AccountCallbacks>, SettingsError> {
     let opened = each(accounts).map(|account| {
         let account = account?;
-        account.vendor.callbacks.map_or(Ok(None), |open| open(&account, public_url))
+        // A vendor that reports carries messages, all on one channel.
+        let (Some(open), Some((channel, _))) = (account.vendor.callbacks, account.vendor.serves.first()) else {
+            return Ok(None);
+        };
+        let with_account = |reader| AccountCallbacks {
+            account: account.name.to_owned(),
+            vendor: account.vendor.name,
+            channel: *channel,
+            reader,
+        };
+        Ok(open(&account, public_url)?.map(with_account))
     });
     opened.filter_map(Result::transpose).collect()
 }

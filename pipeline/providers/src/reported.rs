@@ -1,29 +1,12 @@
 //! What vendors' callbacks share: our ids, the addresses that they switch off, and how they are believed.
 
-use chasqui_schemas::{Channel, OptOut, bucket::address_key};
+use chasqui_schemas::{OptOut, bucket::address_key};
 use ring::digest;
 use uuid::Uuid;
-
-use crate::Account;
 
 /// The SHA-256 of a text that only its holder knows: compared instead of the text, so that the time that a comparison
 /// takes tells nothing of it.
 pub(crate) type Hash = [u8; digest::SHA256_OUTPUT_LEN];
-
-/// Whose callbacks they are.
-#[derive(Debug)]
-pub(crate) struct Owner {
-    pub(crate) account: String,
-    pub(crate) vendor: &'static str,
-    pub(crate) channel: Channel,
-}
-
-impl Owner {
-    /// The account, whose messages go out on `channel`.
-    pub(crate) fn of(account: &Account<'_>, channel: Channel) -> Self {
-        Owner { account: account.name.to_owned(), vendor: account.vendor.name, channel }
-    }
-}
 
 /// The ids of one of our messages, from what came back with it.
 pub(crate) fn ids(notification: Option<&str>, delivery: Option<&str>) -> Option<(Uuid, Uuid)> {
@@ -43,14 +26,6 @@ pub(crate) fn hash(text: &str) -> Hash {
     let mut hash = Hash::default();
     hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
     hash
-}
-
-/// The bytes of hexadecimal digits of either case.
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|c| c.to_digit(16).and_then(|digit| digit.try_into().ok())).collect();
-    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
-    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
 #[cfg(test)]

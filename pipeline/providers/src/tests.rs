@@ -343,7 +343,7 @@ fn callbacks_are_opened_without_the_credentials_that_send() {
     );
     let accounts = toml::from_str(&text).unwrap();
     let opened = callbacks(&accounts, "https://notify.example.com").unwrap();
-    let found: Vec<_> = opened.iter().map(|each| (each.account(), each.vendor(), each.channel())).collect();
+    let found: Vec<_> = opened.iter().map(|each| (each.account.as_str(), each.vendor, each.channel)).collect();
     assert_eq!(found, [("a", "twilio", Channel::Sms), ("c", "mailgun", Channel::Email)], "b asks for no callbacks");
     let error = callbacks(&accounts, "").err().unwrap().to_string();
     assert!(error.starts_with("gateway.public_url: Twilio signs"), "{error}");

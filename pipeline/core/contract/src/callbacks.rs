@@ -4,19 +4,22 @@ use chasqui_schemas::{Channel, OptOut, ReceiptKind, receipt::Actor};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// Reads the callbacks of one account.
+/// The callbacks of one account.
+pub struct AccountCallbacks {
+    /// The account: its callbacks come to `/v1/callbacks/<account>`.
+    pub account: String,
+    /// The vendor whose account it is.
+    pub vendor: &'static str,
+    /// The channel of the account's messages.
+    pub channel: Channel,
+    /// Reads them.
+    pub reader: Box<dyn Callbacks>,
+}
+
+/// Reads callbacks as a vendor sends them.
 ///
 /// It believes only what the vendor has signed, and does no I/O. A callback that is read twice is the same twice.
 pub trait Callbacks: Send + Sync {
-    /// The account: its callbacks come to `/v1/callbacks/<account>`.
-    fn account(&self) -> &str;
-
-    /// The vendor whose account it is.
-    fn vendor(&self) -> &str;
-
-    /// The channel of the account's messages.
-    fn channel(&self) -> Channel;
-
     /// What the request reports. The signature is checked on the bytes as they came, before anything else is read.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! `POST /v1/callbacks/{account}`: what vendors report hours after they took a message.
 //!
-//! Guarantee: only what the vendor has signed is believed ([`Callbacks`]). What is believed is answered 200 when it is
+//! Guarantee: only what the vendor has signed is believed ([`AccountCallbacks`]). What is believed is answered 200 when it is
 //! stored. Repeats and another order are harmless: they are receipts like any other, and states only move forward.
 //!
 //! | what comes | answer | why |
@@ -23,7 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use chasqui_contract::{Callbacks, Reported, SignedRequest};
+use chasqui_contract::{AccountCallbacks, Reported, SignedRequest};
 use chasqui_http::request::{self, come_again};
 use chasqui_schemas::{Receipt, measure};
 use jiff::Timestamp;
@@ -36,7 +36,7 @@ const MAX_DETAIL: usize = 500;
 const MAX_BODY: usize = 1 << 20;
 
 pub(crate) async fn receive(State(app): State<Arc<App>>, Path(account): Path<String>, request: Request) -> Response {
-    let Some(callbacks) = app.callbacks.iter().find(|each| each.account() == account) else {
+    let Some(callbacks) = app.callbacks.iter().find(|each| each.account == account) else {
         return pages::missing();
     };
     let _turn = app.turn().await;
@@ -49,21 +49,21 @@ pub(crate) async fn receive(State(app): State<Arc<App>>, Path(account): Path<Str
     };
     let headers = texts(&headers);
     let request = SignedRequest { url: &url, headers: &headers, body: &body, now: app.now() };
-    let reports = match callbacks.read(&request) {
+    let reports = match callbacks.reader.read(&request) {
         Ok(reports) => reports,
         Err(refusal) => {
             count(&account, refusal.as_str(), 1);
             tracing::warn!(provider = account, what = refusal.as_str(), "a callback has no effect");
-            let status = StatusCode::from_u16(callbacks.refused(refusal)).unwrap_or(StatusCode::OK);
+            let status = StatusCode::from_u16(callbacks.reader.refused(refusal)).unwrap_or(StatusCode::OK);
             return status.into_response();
         }
     };
-    let hits = hits(&**callbacks, reports, request.now);
+    let hits = hits(callbacks, reports, request.now);
     if app.hits.store(&hits).await.is_err() {
         return come_again();
     }
     // Not before: what was refused with 503 comes again with the same signature.
-    callbacks.kept(&request);
+    callbacks.reader.kept(&request);
     StatusCode::OK.into_response()
 }
 
@@ -72,7 +72,7 @@ fn texts(headers: &HeaderMap) -> Vec<(&str, &str)> {
     headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect()
 }
 
-fn hits(callbacks: &dyn Callbacks, reports: Vec<Reported>, now: Timestamp) -> Vec<Hit> {
+fn hits(callbacks: &AccountCallbacks, reports: Vec<Reported>, now: Timestamp) -> Vec<Hit> {
     let all = reports.len();
     let hits: Vec<Hit> = reports
         .into_iter()
@@ -82,16 +82,16 @@ fn hits(callbacks: &dyn Callbacks, reports: Vec<Reported>, now: Timestamp) -> Ve
                 delivery_id,
                 notification_id,
                 at: Some(at.unwrap_or(now)),
-                provider: Some(callbacks.account().to_owned()),
-                vendor: Some(callbacks.vendor().to_owned()),
+                provider: Some(callbacks.account.clone()),
+                vendor: Some(callbacks.vendor.to_owned()),
                 detail: detail.map(|detail| detail.chars().take(MAX_DETAIL).collect()),
                 by,
             };
-            Some(Hit { kind, channel: callbacks.channel(), receipt, opt_out })
+            Some(Hit { kind, channel: callbacks.channel, receipt, opt_out })
         })
         .collect();
     if all > hits.len() {
-        count(callbacks.account(), "unknown", all - hits.len());
+        count(&callbacks.account, "unknown", all - hits.len());
     }
     hits
 }
@@ -103,7 +103,7 @@ fn count(provider: &str, what: &'static str, count: usize) {
 
 #[cfg(test)]
 mod tests {
-    use chasqui_contract::Refusal;
+    use chasqui_contract::{Callbacks, Refusal};
     use chasqui_schemas::{Channel, ReceiptKind};
     use uuid::Uuid;
 
@@ -112,18 +112,6 @@ mod tests {
     struct Texts;
 
     impl Callbacks for Texts {
-        fn account(&self) -> &str {
-            "texts-shop"
-        }
-
-        fn vendor(&self) -> &str {
-            "texts"
-        }
-
-        fn channel(&self) -> Channel {
-            Channel::Sms
-        }
-
         fn read(&self, _: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
             Err(Refusal::Forged)
         }
@@ -137,7 +125,9 @@ mod tests {
             Reported::new(ReceiptKind::Delivered, None, None),
             Reported { detail: Some("é".repeat(600)), ..Reported::new(ReceiptKind::Failed, ours, None) },
         ];
-        let hits = hits(&Texts, events, now);
+        let (account, reader) = ("texts-shop".to_owned(), Box::new(Texts));
+        let callbacks = AccountCallbacks { account, vendor: "texts", channel: Channel::Sms, reader };
+        let hits = hits(&callbacks, events, now);
         assert_eq!((hits.len(), hits[0].channel), (1, Channel::Sms));
         assert_eq!(hits[0].receipt.at, Some(now));
         assert_eq!(hits[0].receipt.provider.as_deref(), Some("texts-shop"));

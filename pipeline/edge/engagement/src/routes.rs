@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use chasqui_contract::{Callbacks, Clock};
+use chasqui_contract::{AccountCallbacks, Clock};
 use chasqui_http::request::come_again;
 use chasqui_links::Links;
 use chasqui_nats::Publisher;
@@ -39,7 +39,7 @@ pub struct Setup<'a> {
     /// Who may report.
     pub reporters: Reporters,
     /// What vendors report, by account.
-    pub callbacks: Vec<Arc<dyn Callbacks>>,
+    pub callbacks: Vec<AccountCallbacks>,
     /// Where receipts go. It may be away.
     pub client: async_nats::Client,
     /// What time it is.
@@ -92,7 +92,7 @@ pub(crate) struct App {
     pub(crate) links: Option<Links>,
     pub(crate) clicks: Clicks,
     pub(crate) reporters: Reporters,
-    pub(crate) callbacks: Vec<Arc<dyn Callbacks>>,
+    pub(crate) callbacks: Vec<AccountCallbacks>,
     /// Without a slash at the end.
     pub(crate) public_url: String,
     clock: Arc<dyn Clock>,

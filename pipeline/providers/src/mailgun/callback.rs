@@ -14,12 +14,12 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
 use chasqui_rules::actor;
-use chasqui_schemas::{Channel, ReceiptKind, receipt::Actor};
+use chasqui_schemas::{ReceiptKind, hex, receipt::Actor};
 use chasqui_settings::SettingsError;
 use jiff::{SignedDuration, Timestamp};
 use ring::hmac;
@@ -30,7 +30,7 @@ use super::Settings;
 use crate::{
     Account,
     mail::{enhanced_status, is_dead_mailbox},
-    reported::{Hash, Owner, hash, ids, switch_off, unhex},
+    reported::{Hash, hash, ids, switch_off},
 };
 
 /// Maximum age of a signature: longer than Mailgun tries again, and longer than clocks differ.
@@ -39,38 +39,20 @@ const MAX_AGE: SignedDuration = SignedDuration::from_hours(12);
 const REMEMBERED: usize = 100_000;
 
 /// The account's callbacks, where its signing key is known.
-pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Arc<dyn Callbacks>>, SettingsError> {
+pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Box<dyn Callbacks>>, SettingsError> {
     let settings: Settings = account.settings()?;
     let Some(key) = settings.signing_key.read(&account.key("signing_key"))? else { return Ok(None) };
-    let (owner, verifier) = (Owner::of(account, Channel::Email), Verifier::new(key.expose()));
-    Ok(Some(Arc::new(MailgunCallbacks { owner, verifier })))
+    Ok(Some(Box::new(Verifier::new(key.expose()))))
 }
 
-struct MailgunCallbacks {
-    owner: Owner,
-    verifier: Verifier,
-}
-
-impl Callbacks for MailgunCallbacks {
-    fn account(&self) -> &str {
-        &self.owner.account
-    }
-
-    fn vendor(&self) -> &str {
-        self.owner.vendor
-    }
-
-    fn channel(&self) -> Channel {
-        self.owner.channel
-    }
-
+impl Callbacks for Verifier {
     fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
-        self.verifier.verify(request)?;
+        self.verify(request)?;
         parse(request.body)
     }
 
     fn kept(&self, request: &SignedRequest<'_>) {
-        self.verifier.remember(request.body);
+        self.remember(request.body);
     }
 
     fn refused(&self, refusal: Refusal) -> u16 {
@@ -112,7 +94,7 @@ impl Verifier {
     fn verify(&self, request: &SignedRequest<'_>) -> Result<(), Refusal> {
         // The signature is inside: what cannot be read is not signed.
         let Envelope { signature, .. } = serde_json::from_slice(request.body).map_err(|_| Refusal::Forged)?;
-        let given = unhex(&signature.signature).ok_or(Refusal::Forged)?;
+        let given = hex::decode(&signature.signature).ok_or(Refusal::Forged)?;
         let signed = [signature.timestamp.as_bytes(), signature.token.as_bytes()].concat();
         hmac::verify(&self.key, &signed, &given).map_err(|_| Refusal::Forged)?;
         let at = signature.timestamp.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());

@@ -8,12 +8,10 @@
 //! `delivery_id` are unique arguments, which SendGrid puts into each event beside its own fields. Unanswered events come
 //! again for 24 hours, so their time is no reason to refuse them.
 
-use std::sync::Arc;
-
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
 use chasqui_rules::actor;
-use chasqui_schemas::{Channel, ReceiptKind, receipt::Actor};
+use chasqui_schemas::{ReceiptKind, receipt::Actor};
 use chasqui_settings::SettingsError;
 use jiff::Timestamp;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
@@ -23,7 +21,7 @@ use super::Settings;
 use crate::{
     Account,
     mail::{enhanced_status, is_dead_mailbox},
-    reported::{Owner, ids, switch_off},
+    reported::{ids, switch_off},
 };
 
 const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
@@ -36,34 +34,16 @@ const P256_PREFIX: [u8; 26] = [
 const POINT_BYTES: usize = 65;
 
 /// The account's callbacks, where its key is known.
-pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Arc<dyn Callbacks>>, SettingsError> {
+pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Box<dyn Callbacks>>, SettingsError> {
     let settings: Settings = account.settings()?;
     let Some(key) = settings.webhook_public_key else { return Ok(None) };
     let wrong = || account.invalid("webhook_public_key", "is not a P-256 public key in base64");
-    let (owner, verifier) = (Owner::of(account, Channel::Email), Verifier::new(&key).ok_or_else(wrong)?);
-    Ok(Some(Arc::new(SendgridCallbacks { owner, verifier })))
+    Ok(Some(Box::new(Verifier::new(&key).ok_or_else(wrong)?)))
 }
 
-struct SendgridCallbacks {
-    owner: Owner,
-    verifier: Verifier,
-}
-
-impl Callbacks for SendgridCallbacks {
-    fn account(&self) -> &str {
-        &self.owner.account
-    }
-
-    fn vendor(&self) -> &str {
-        self.owner.vendor
-    }
-
-    fn channel(&self) -> Channel {
-        self.owner.channel
-    }
-
+impl Callbacks for Verifier {
     fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
-        self.verifier.verify(request)?;
+        self.verify(request)?;
         parse(request.body)
     }
 }

@@ -7,24 +7,24 @@
 //! `notification_id` and `delivery_id` are parameters of the callback's own address, which the signature covers.
 //! Statuses: <https://www.twilio.com/docs/messaging/api/message-resource#message-status-values>.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
-use chasqui_schemas::{Channel, ReceiptKind, receipt::Actor};
+use chasqui_schemas::{ReceiptKind, receipt::Actor};
 use chasqui_settings::SettingsError;
 use ring::hmac;
 
 use super::{Settings, codes};
 use crate::{
     Account,
-    reported::{Owner, ids, switch_off},
+    reported::{ids, switch_off},
 };
 
 const SIGNATURE: &str = "x-twilio-signature";
 
 /// The account's callbacks, where Twilio is asked for some.
-pub(super) fn open(account: &Account<'_>, public_url: &str) -> Result<Option<Arc<dyn Callbacks>>, SettingsError> {
+pub(super) fn open(account: &Account<'_>, public_url: &str) -> Result<Option<Box<dyn Callbacks>>, SettingsError> {
     let settings: Settings = account.settings()?;
     if settings.callback_url.is_none() {
         return Ok(None);
@@ -34,30 +34,12 @@ pub(super) fn open(account: &Account<'_>, public_url: &str) -> Result<Option<Arc
         let problem = "Twilio signs the address it calls: it must be known";
         return Err(SettingsError::invalid("gateway.public_url", problem));
     }
-    let (owner, verifier) = (Owner::of(account, Channel::Sms), Verifier::new(token.expose()));
-    Ok(Some(Arc::new(TwilioCallbacks { owner, verifier })))
+    Ok(Some(Box::new(Verifier::new(token.expose()))))
 }
 
-struct TwilioCallbacks {
-    owner: Owner,
-    verifier: Verifier,
-}
-
-impl Callbacks for TwilioCallbacks {
-    fn account(&self) -> &str {
-        &self.owner.account
-    }
-
-    fn vendor(&self) -> &str {
-        self.owner.vendor
-    }
-
-    fn channel(&self) -> Channel {
-        self.owner.channel
-    }
-
+impl Callbacks for Verifier {
     fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
-        self.verifier.verify(request)?;
+        self.verify(request)?;
         parse(request)
     }
 }

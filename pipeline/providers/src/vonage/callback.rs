@@ -8,17 +8,17 @@
 //!
 //! `client-ref` is `<notification>.<delivery>`, both without hyphens.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
-use chasqui_schemas::{Channel, ReceiptKind};
+use chasqui_schemas::{ReceiptKind, hex};
 use chasqui_settings::SettingsError;
 use serde_json::Value;
 
 use super::{Settings, signature::Signing};
 use crate::{
     Account,
-    reported::{Hash, Owner, hash, ids, switch_off, unhex},
+    reported::{Hash, hash, ids, switch_off},
 };
 
 /// The number is gone, or barred for good: absent subscriber (permanent), call barred by user.
@@ -27,7 +27,7 @@ const DEAD_NUMBER: [&str; 2] = ["3", "4"];
 const OPTED_OUT: &str = "9";
 
 /// The account's callbacks, where its settings say how they are believed.
-pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Arc<dyn Callbacks>>, SettingsError> {
+pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Box<dyn Callbacks>>, SettingsError> {
     let settings: Settings = account.settings()?;
     let signature = settings.signature_secret.read(&account.key("signature_secret"))?;
     let address = settings.address_secret.read(&account.key("address_secret"))?;
@@ -36,29 +36,12 @@ pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Arc<dyn Call
         (None, Some(secret)) => Verifier::Address(hash(secret.expose())),
         (None, None) => return Ok(None),
     };
-    Ok(Some(Arc::new(VonageCallbacks { owner: Owner::of(account, Channel::Sms), verifier })))
+    Ok(Some(Box::new(verifier)))
 }
 
-struct VonageCallbacks {
-    owner: Owner,
-    verifier: Verifier,
-}
-
-impl Callbacks for VonageCallbacks {
-    fn account(&self) -> &str {
-        &self.owner.account
-    }
-
-    fn vendor(&self) -> &str {
-        self.owner.vendor
-    }
-
-    fn channel(&self) -> Channel {
-        self.owner.channel
-    }
-
+impl Callbacks for Verifier {
     fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
-        self.verifier.verify(request)?;
+        self.verify(request)?;
         parse(request)
     }
 }
@@ -78,7 +61,7 @@ impl Verifier {
                 .any(|(name, value)| name == "secret" && hash(&value) == *known),
             Verifier::Signature(signing) => {
                 let mut parameters = parameters(request.body).map_err(|_| Refusal::Forged)?;
-                let signature = parameters.remove("sig").and_then(|text| unhex(&text)).ok_or(Refusal::Forged)?;
+                let signature = parameters.remove("sig").and_then(|text| hex::decode(&text)).ok_or(Refusal::Forged)?;
                 signing.verifies(&parameters.into_iter().collect(), &signature)
             }
         };

@@ -5,8 +5,7 @@
 //!
 //! Calls and callbacks are signed in the same way, by the same secret and method.
 
-use std::fmt::Write as _;
-
+use chasqui_schemas::hex;
 use chasqui_settings::Secret;
 use ring::hmac;
 use serde::Deserialize;
@@ -38,12 +37,7 @@ impl Signing {
 
     /// The value of `sig` for these parameters, `timestamp` among them, in hexadecimal.
     pub(super) fn sign(&self, form: &Form) -> String {
-        let tag = hmac::sign(&self.0, signed(form).as_bytes());
-        tag.as_ref().iter().fold(String::new(), |mut hex, byte| {
-            // Writing to a string cannot fail.
-            _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        hex::encode(hmac::sign(&self.0, signed(form).as_bytes()))
     }
 
     /// Whether `signature` is that of these parameters.
