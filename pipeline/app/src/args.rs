@@ -68,7 +68,7 @@ pub struct StatsArgs {
     #[arg(long, default_value = "24h", value_parser = since)]
     pub since: Timestamp,
     /// Groups deliveries by app, category, template, variant, locale, channel, provider, vendor, lane, state or hour.
-    #[arg(long, default_value = "channel", value_parser = dimension)]
+    #[arg(long, default_value = "channel")]
     pub by: Dimension,
     /// Prints JSON.
     #[arg(long)]
@@ -278,13 +278,6 @@ pub struct ForgetArgs {
     pub json: bool,
 }
 
-fn dimension(word: &str) -> Result<Dimension, String> {
-    Dimension::ALL
-        .into_iter()
-        .find(|dimension| dimension.as_str() == word)
-        .ok_or_else(|| format!("unknown: expected one of {}", Dimension::ALL.map(Dimension::as_str).join(", ")))
-}
-
 /// A writer of dead letters: a stage, or one of the services beside them.
 fn dead_stage(word: &str) -> Result<String, String> {
     let service = [subject::DEAD_TRACE, subject::DEAD_RECEIPT].iter().any(|dead| dead.rsplit('.').next() == Some(word));
@@ -337,7 +330,8 @@ mod tests {
 
     #[test]
     fn a_misspelt_reason_stage_or_dimension_is_an_error() {
-        assert!(dimension("provider").is_ok() && dimension("day").unwrap_err().contains("hour"));
+        let day = "day".parse::<Dimension>().unwrap_err().to_string();
+        assert!("provider".parse::<Dimension>().is_ok() && day.contains("hour"));
         assert!("retries_exhausted".parse::<Reason>().is_ok() && "retries".parse::<Reason>().is_err());
         assert!(dead_stage("send").is_ok() && dead_stage("receipt").is_ok() && dead_stage("sends").is_err());
     }

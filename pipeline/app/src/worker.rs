@@ -22,7 +22,7 @@ use chasqui_runtime::{
     lanes::{OTHERS, URGENT},
     run_deferred, run_stage, topology,
 };
-use chasqui_schemas::{Lane, Pepper, Stage, consumer};
+use chasqui_schemas::{Lane, Pepper, Stage, consumer, vocabulary};
 use chasqui_send::{Ports, SendStage};
 use chasqui_services::{run_monitor, run_receipts};
 use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, PrivacySettings, pepper};
@@ -54,33 +54,14 @@ pub enum Role {
     Gateway,
 }
 
-/// What runs beside the stages. All but the writer share one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Service {
-    /// Returns deferred messages when due.
-    Deferred,
-    /// Turns receipts into trace events.
-    Receipts,
-    /// Writes trace events to ClickHouse.
-    Writer,
-    /// Exports traces by OTLP, if `export.endpoint` is set.
-    Exporter,
-    /// Samples the queues.
-    Monitor,
-}
-
-impl Service {
-    const ALL: [Service; 5] =
-        [Service::Deferred, Service::Receipts, Service::Writer, Service::Exporter, Service::Monitor];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Service::Deferred => "deferred",
-            Service::Receipts => "receipts",
-            Service::Writer => "writer",
-            Service::Exporter => "exporter",
-            Service::Monitor => "monitor",
-        }
+vocabulary! {
+    /// What runs beside the stages. All but the writer share one connection.
+    pub enum Service "service" {
+        Deferred = "deferred": "Returns deferred messages when due.",
+        Receipts = "receipts": "Turns receipts into trace events.",
+        Writer = "writer": "Writes trace events to ClickHouse.",
+        Exporter = "exporter": "Exports traces by OTLP, if `export.endpoint` is set.",
+        Monitor = "monitor": "Samples the queues.",
     }
 }
 
@@ -103,7 +84,7 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Role::Stage(stage) => stage.fmt(f),
-            Role::Service(service) => f.write_str(service.as_str()),
+            Role::Service(service) => service.fmt(f),
             Role::Gateway => f.write_str("gateway"),
         }
     }

@@ -55,8 +55,8 @@ pub(super) async fn page(client: &Client, asked: &Parameters, now: Timestamp) ->
     let word = |name: &str, default: &'static str| asked.get(name).map_or(default, String::as_str).to_owned();
     let (by, period) = (word("by", "channel"), word("period", "24h"));
     let dimensions = Dimension::ALL.map(Dimension::as_str);
-    let by = Dimension::ALL.into_iter().find(|known| known.as_str() == by);
-    let by = by.ok_or_else(|| Problem::Asked(format!("by: one of {}", dimensions.join(", ")).into()))?;
+    let by: Dimension =
+        by.parse().map_err(|_| Problem::Asked(format!("by: one of {}", dimensions.join(", ")).into()))?;
     let (period, length_s, step_s) = PERIODS
         .into_iter()
         .find(|(known, ..)| *known == period)

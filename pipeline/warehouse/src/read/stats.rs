@@ -8,6 +8,7 @@
 use chasqui_schemas::{
     clickhouse::{DELIVERY_STATES, NOTIFICATION_STATES, NOTIFICATIONS},
     trace::State,
+    vocabulary,
 };
 use clickhouse::{Client, Row};
 use jiff::Timestamp;
@@ -29,58 +30,24 @@ pub struct StateCount {
     pub notifications: u64,
 }
 
-/// What deliveries can be counted by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the columns of the view `deliveries`")]
-pub enum Dimension {
-    App,
-    Category,
-    Template,
-    Variant,
-    Locale,
-    Channel,
-    Provider,
-    Vendor,
-    Lane,
-    State,
-    /// Of the submission, UTC.
-    Hour,
+vocabulary! {
+    /// What deliveries can be counted by: columns of the view `deliveries`.
+    pub enum Dimension "dimension" {
+        App = "app": "Whose notification it was.",
+        Category = "category": "What the notification was about.",
+        Template = "template": "The template that rendered it.",
+        Variant = "variant": "The template's variant.",
+        Locale = "locale": "The language of its text.",
+        Channel = "channel": "The channel that carried it.",
+        Provider = "provider": "The account that carried it.",
+        Vendor = "vendor": "The vendor of that account.",
+        Lane = "lane": "How urgent it was.",
+        State = "state": "How far it came.",
+        Hour = "hour": "The hour of its submission, UTC.",
+    }
 }
 
 impl Dimension {
-    /// Every one.
-    pub const ALL: [Dimension; 11] = [
-        Dimension::App,
-        Dimension::Category,
-        Dimension::Template,
-        Dimension::Variant,
-        Dimension::Locale,
-        Dimension::Channel,
-        Dimension::Provider,
-        Dimension::Vendor,
-        Dimension::Lane,
-        Dimension::State,
-        Dimension::Hour,
-    ];
-
-    /// Its name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Dimension::App => "app",
-            Dimension::Category => "category",
-            Dimension::Template => "template",
-            Dimension::Variant => "variant",
-            Dimension::Locale => "locale",
-            Dimension::Channel => "channel",
-            Dimension::Provider => "provider",
-            Dimension::Vendor => "vendor",
-            Dimension::Lane => "lane",
-            Dimension::State => "state",
-            Dimension::Hour => "hour",
-        }
-    }
-
     /// As `delivery_states` has it: lane, provider and vendor behind a rank, the state as a rank.
     fn expression(self) -> String {
         match self {
