@@ -60,6 +60,17 @@ pub struct Receipt {
     pub by: Actor,
 }
 
+/// Whether these can be the ids of one of Chasqui's deliveries; else which field cannot, and why.
+pub fn check_ids(notification_id: Uuid, delivery_id: Uuid) -> Result<(), (&'static str, &'static str)> {
+    if notification_id.get_version_num() != 7 {
+        return Err(("notification_id", "is not one of Chasqui's"));
+    }
+    if delivery_id.is_nil() {
+        return Err(("delivery_id", "is nil"));
+    }
+    Ok(())
+}
+
 /// Maximum number of reports in the body of `POST /v1/receipts`.
 pub const MAX_REPORTS: usize = 1_000;
 /// Maximum characters of a report's `provider`.

@@ -1,6 +1,6 @@
 //! What vendors' callbacks share: our ids, the addresses that they switch off, and how they are believed.
 
-use chasqui_schemas::{OptOut, bucket::address_key};
+use chasqui_schemas::{OptOut, bucket::address_key, receipt::check_ids};
 use ring::digest;
 use uuid::Uuid;
 
@@ -12,7 +12,7 @@ pub(crate) type Hash = [u8; digest::SHA256_OUTPUT_LEN];
 pub(crate) fn ids(notification: Option<&str>, delivery: Option<&str>) -> Option<(Uuid, Uuid)> {
     let notification: Uuid = notification?.parse().ok()?;
     let delivery: Uuid = delivery?.parse().ok()?;
-    (notification.get_version_num() == 7 && !delivery.is_nil()).then_some((notification, delivery))
+    check_ids(notification, delivery).ok().map(|()| (notification, delivery))
 }
 
 /// Nothing more may go to this address.

@@ -19,7 +19,7 @@ use axum::{
 use chasqui_http::{request, token};
 use chasqui_schemas::{
     Receipt,
-    receipt::{MAX_DETAIL, MAX_PROVIDER, MAX_REPORTS, Report},
+    receipt::{MAX_DETAIL, MAX_PROVIDER, MAX_REPORTS, Report, check_ids},
 };
 use jiff::Timestamp;
 
@@ -69,12 +69,7 @@ fn read(body: &[u8], now: Timestamp) -> Result<Vec<Hit>, String> {
 
 fn hit(report: Report, now: Timestamp) -> Result<Hit, (&'static str, &'static str)> {
     let longer = |text: &Option<String>, most: usize| text.as_ref().is_some_and(|text| text.chars().count() > most);
-    if report.notification_id.get_version_num() != 7 {
-        return Err(("notification_id", "is not one of Chasqui's"));
-    }
-    if report.delivery_id.is_nil() {
-        return Err(("delivery_id", "is nil"));
-    }
+    check_ids(report.notification_id, report.delivery_id)?;
     if longer(&report.provider, MAX_PROVIDER) {
         return Err(("provider", "is longer than 64 characters"));
     }

@@ -161,12 +161,8 @@ pub fn read(subject: &str, payload: &[u8], stored_at: Timestamp) -> Result<Vec<T
         subject::parse_receipt(subject).ok_or("the subject is not notify.receipt.<kind>.<channel>")?;
     let receipts = receipt::read(payload).map_err(|error| error.to_string())?;
     let event = |receipt: Receipt| {
-        if receipt.notification_id.get_version_num() != 7 {
-            return Err("notification_id is not one of Chasqui's".to_owned());
-        }
-        if receipt.delivery_id.is_nil() {
-            return Err("delivery_id is nil".to_owned());
-        }
+        receipt::check_ids(receipt.notification_id, receipt.delivery_id)
+            .map_err(|(field, wrong)| format!("{field} {wrong}"))?;
         Ok(event(kind, channel, &receipt, stored_at))
     };
     receipts.into_iter().map(event).collect()
