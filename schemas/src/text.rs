@@ -47,7 +47,10 @@ pub fn redact(text: &str, address: Option<&str>) -> String {
         (first, together) = (kept.len(), 0);
     }
     let text = kept.join(" ");
-    address.map_or(text.clone(), |address| without(&text, address))
+    match address {
+        Some(address) => without(&text, address),
+        None => text,
+    }
 }
 
 /// A status code of RFC 3463, with or without SMTP's reply code before it: `5.1.1`, `(#5.7.606)`, `550-5.1.1`.
