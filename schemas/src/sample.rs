@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::{
-    Delivery, Lane, Notification,
+    Channel, Delivery, Lane, Notification,
     delivery::{Address, Endpoint, Written},
     id,
     notification::{Message, Recipient, Request},
@@ -52,6 +52,29 @@ pub fn notification() -> Notification {
 pub fn delivery() -> Delivery {
     let endpoint = endpoint(Address::Mailbox("ada@example.com".into()));
     notification().delivery_to(endpoint, Written { content: content(), ..Written::default() })
+}
+
+/// Seconds after 2026-03-01T12:00:00Z, when [`delivery_by`] and [`delivery_to`] were submitted.
+pub fn at(seconds: i64) -> Timestamp {
+    Timestamp::constant(1_772_366_400, 0) + SignedDuration::from_secs(seconds)
+}
+
+/// A first attempt by a channel, submitted at `at(0)`, for the provider `script`.
+pub fn delivery_by(channel: Channel) -> Delivery {
+    let address = match channel {
+        Channel::Push => Address::Device { platform: Platform::Android, token: "token-1".into(), registered_at: None },
+        Channel::Sms => Address::Phone("+491711234567".into()),
+        Channel::Email => Address::Mailbox("ada@example.com".into()),
+        Channel::InApp => Address::Inbox("ada".into()),
+    };
+    delivery_to(address)
+}
+
+/// The same to an address.
+pub fn delivery_to(address: Address) -> Delivery {
+    let notification_id = id::notification(at(0), Uuid::nil(), "ada");
+    let delivery = Delivery { notification_id, submitted_at: at(0), provider: "script".into(), ..delivery() };
+    delivery.to(address)
 }
 
 fn endpoint(address: Address) -> Endpoint {

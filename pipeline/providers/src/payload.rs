@@ -77,11 +77,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::delivery;
+    use crate::testing::delivery_by;
 
     fn overridden(over: Value) -> Delivery {
         let overrides = [("x".to_owned(), over), ("y".to_owned(), json!({ "to": "not ours" }))].into_iter().collect();
-        Delivery { overrides, ..delivery(Channel::Email) }
+        Delivery { overrides, ..delivery_by(Channel::Email) }
     }
 
     #[test]

@@ -38,12 +38,12 @@ mod tests {
     use chasqui_schemas::Channel;
 
     use super::*;
-    use crate::testing::delivery;
+    use crate::testing::delivery_by;
 
     #[test]
     fn what_is_no_phone_gets_no_sms() {
-        assert_eq!(number(&delivery(Channel::Sms)).unwrap(), "+491711234567");
-        assert_eq!(number(&delivery(Channel::Email)).unwrap_err().outcome, Outcome::Misconfigured);
+        assert_eq!(number(&delivery_by(Channel::Sms)).unwrap(), "+491711234567");
+        assert_eq!(number(&delivery_by(Channel::Email)).unwrap_err().outcome, Outcome::Misconfigured);
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::sync::{LazyLock, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chasqui_contract::{Answer, Inbox, StoreError};
-use chasqui_schemas::{Channel, Delivery, delivery::Address, id, record::Platform, sample};
+use chasqui_schemas::Delivery;
+pub(crate) use chasqui_schemas::sample::{at, delivery_by, delivery_to};
 use chasqui_settings::SecretSource;
-use jiff::{SignedDuration, Timestamp};
 use reqwest::{StatusCode, header::HeaderMap};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -36,29 +36,6 @@ pub(crate) trait Ask: Call {
 }
 
 impl<C: Call> Ask for C {}
-
-/// Seconds after the moment at which every test begins.
-pub(crate) fn at(seconds: i64) -> Timestamp {
-    "2026-03-01T12:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds)
-}
-
-/// A first attempt, submitted at `at(0)`.
-pub(crate) fn delivery(channel: Channel) -> Delivery {
-    let address = match channel {
-        Channel::Push => Address::Device { platform: Platform::Android, token: "token-1".into(), registered_at: None },
-        Channel::Sms => Address::Phone("+491711234567".into()),
-        Channel::Email => Address::Mailbox("ada@example.com".into()),
-        Channel::InApp => Address::Inbox("ada".into()),
-    };
-    delivery_to(address)
-}
-
-/// A first attempt to an address.
-pub(crate) fn delivery_to(address: Address) -> Delivery {
-    let notification_id = id::notification(at(0), Uuid::nil(), "ada");
-    let delivery = Delivery { notification_id, submitted_at: at(0), provider: "script".into(), ..sample::delivery() };
-    delivery.to(address)
-}
 
 /// `delivery` with `overrides.<provider>`.
 pub(crate) fn overridden(delivery: Delivery, provider: &str, over: Value) -> Delivery {

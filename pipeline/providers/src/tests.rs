@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use super::*;
 use crate::{
     loopback::{self, Loopback, Turn},
-    testing::{TestInbox, at, delivery, delivery_to, secret},
+    testing::{TestInbox, at, delivery_by, delivery_to, secret},
 };
 
 /// A provider, and what it needs to be called.
@@ -125,7 +125,7 @@ impl Case {
         match self.name {
             "apns" => device(Platform::Ios, "0a1b".into()),
             "webpush" => device(Platform::Web, subscription(url)),
-            _ => delivery(self.channel),
+            _ => delivery_by(self.channel),
         }
     }
 
@@ -200,7 +200,7 @@ async fn a_refusal_of_our_account_is_told_without_the_credential() {
 async fn another_channels_delivery_is_a_configuration_error_and_sends_nothing() {
     let server = Loopback::start([]).await;
     for case in cases() {
-        let answer = case.try_build(&server.url, "").unwrap().send(&delivery(Channel::InApp)).await;
+        let answer = case.try_build(&server.url, "").unwrap().send(&delivery_by(Channel::InApp)).await;
         assert_eq!(answer.outcome, Outcome::Misconfigured, "{}: {answer:?}", case.name);
     }
     assert!(server.seen().is_empty());
@@ -306,7 +306,7 @@ fn one_vendor_may_have_several_accounts() {
 #[tokio::test]
 async fn receipts_that_come_with_the_answer_name_account_and_vendor() {
     let provider = opened("[quiet]\nvendor = 'sandbox'").unwrap().remove(0);
-    let answer = provider.send(&delivery(Channel::Sms)).await;
+    let answer = provider.send(&delivery_by(Channel::Sms)).await;
     let (_, receipt) = &answer.receipts[0];
     assert_eq!((receipt.provider.as_deref(), receipt.vendor.as_deref()), (Some("quiet"), Some("sandbox")));
 }

@@ -172,7 +172,7 @@ mod tests {
     use chasqui_stores::memory::MemoryLedger;
 
     use super::*;
-    use crate::testing::{at, delivery};
+    use crate::testing::{at, delivery_by};
 
     fn accepted() -> Finished {
         Finished { at: at(1), interrupted: false, answer: Answer::new(Outcome::Accepted, "250", "") }
@@ -181,7 +181,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_start_is_claimed_once() {
         let attempts = Attempts::new(Arc::new(MemoryLedger::new()));
-        let first = delivery(Channel::Sms);
+        let first = delivery_by(Channel::Sms);
         let second = Delivery { attempt: 2, ..first.clone() };
         assert_eq!(attempts.start(&first, at(0), Ok("twilio")).await.unwrap(), Start::Ours);
         let begun = Start::Begun { at: at(0), provider: "twilio".into(), place: 1 };
@@ -196,13 +196,13 @@ mod tests {
         let ledger = Arc::new(MemoryLedger::new());
         ledger.faults.lose_next(3);
         let attempts = Attempts::new(ledger);
-        assert_eq!(attempts.start(&delivery(Channel::Sms), at(0), Ok("twilio")).await.unwrap(), Start::Ours);
+        assert_eq!(attempts.start(&delivery_by(Channel::Sms), at(0), Ok("twilio")).await.unwrap(), Start::Ours);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_end_on_record_wins() {
         let attempts = Attempts::new(Arc::new(MemoryLedger::new()));
-        let delivery = delivery(Channel::Sms);
+        let delivery = delivery_by(Channel::Sms);
         let interrupted = Finished::interrupted(at(0));
         assert_eq!(attempts.take_over(&delivery, 1, at(0)).await.unwrap(), interrupted);
         assert_eq!(attempts.finish(&delivery, accepted()).await.unwrap(), interrupted);
@@ -216,7 +216,7 @@ mod tests {
         let ledger = Arc::new(MemoryLedger::new());
         ledger.faults.fail_next(5);
         let attempts = Attempts::new(ledger);
-        assert_eq!(attempts.finish(&delivery(Channel::Sms), accepted()).await.unwrap(), accepted());
+        assert_eq!(attempts.finish(&delivery_by(Channel::Sms), accepted()).await.unwrap(), accepted());
     }
 
     #[tokio::test(start_paused = true)]
@@ -225,7 +225,7 @@ mod tests {
         ledger.faults.fail_next(usize::MAX);
         let attempts = Attempts::new(ledger);
         let began = Instant::now();
-        let error = attempts.finish(&delivery(Channel::Sms), accepted()).await.unwrap_err();
+        let error = attempts.finish(&delivery_by(Channel::Sms), accepted()).await.unwrap_err();
         assert!(error.class().is_transient());
         assert!(began.elapsed() <= PATIENCE);
     }
@@ -233,7 +233,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_record_that_does_not_decode_is_permanent() {
         let ledger = Arc::new(MemoryLedger::new());
-        let delivery = delivery(Channel::Sms);
+        let delivery = delivery_by(Channel::Sms);
         ledger.claim(Book::Attempts, &key("started", &delivery), Bytes::from(&b"\xc1"[..])).await.unwrap();
         let error = Attempts::new(ledger).start(&delivery, at(0), Ok("twilio")).await.unwrap_err();
         assert_eq!(error.class(), Class::Permanent);

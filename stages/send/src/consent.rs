@@ -34,7 +34,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::delivery;
+    use crate::testing::delivery_by;
 
     fn directory(preferences: serde_json::Value) -> MemoryDirectory {
         let preferences: Preferences = serde_json::from_value(preferences).unwrap();
@@ -55,7 +55,7 @@ mod tests {
             (json!({"categories": {"order": false}}), Channel::InApp, Some(Reason::OptedOutCategory)),
             (json!({"devices": {"endpoint": false}}), Channel::Push, Some(Reason::OptedOutDevice)),
         ] {
-            assert_eq!(asked(&directory(preferences.clone()), &delivery(channel)).await, expected, "{preferences}");
+            assert_eq!(asked(&directory(preferences.clone()), &delivery_by(channel)).await, expected, "{preferences}");
         }
     }
 
@@ -63,15 +63,15 @@ mod tests {
     async fn a_mandatory_category_passes_opt_outs_but_not_the_suppression_list() {
         let mandatory = Category { mandatory: true, ..Category::default() };
         let directory = directory(json!({"enabled": false})).with("order", mandatory);
-        assert_eq!(asked(&directory, &delivery(Channel::Sms)).await, None);
+        assert_eq!(asked(&directory, &delivery_by(Channel::Sms)).await, None);
         let suppression = Suppression { reason: Suppression::BOUNCE.into(), since: None };
         let directory = directory.with("+491711234567", suppression);
-        assert_eq!(asked(&directory, &delivery(Channel::Sms)).await, Some(Reason::AddressSuppressed));
+        assert_eq!(asked(&directory, &delivery_by(Channel::Sms)).await, Some(Reason::AddressSuppressed));
     }
 
     #[tokio::test]
     async fn a_recipient_without_a_user_has_only_the_suppression_list() {
-        let inline = Delivery { user: None, ..delivery(Channel::Email) };
+        let inline = Delivery { user: None, ..delivery_by(Channel::Email) };
         assert_eq!(asked(&directory(json!({"enabled": false})), &inline).await, None);
     }
 
@@ -79,6 +79,6 @@ mod tests {
     async fn a_directory_that_is_away_is_an_error_and_not_a_yes() {
         let directory = directory(json!({}));
         directory.faults.fail_next(1);
-        assert!(withdrawn(&directory, &delivery(Channel::Email)).await.unwrap_err().class().is_transient());
+        assert!(withdrawn(&directory, &delivery_by(Channel::Email)).await.unwrap_err().class().is_transient());
     }
 }

@@ -63,7 +63,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::testing::{at, delivery};
+    use crate::testing::{at, delivery_by};
 
     fn finished(outcome: Outcome, gone_since: Option<Timestamp>) -> Finished {
         let answer = Answer { gone_since, ..Answer::new(outcome, "410", "") };
@@ -90,7 +90,7 @@ mod tests {
         let directory = contacts("token-1", 0);
         for _ in 0..2 {
             let done =
-                retire(&directory, &delivery(Channel::Push), &finished(Outcome::DeadEndpoint, Some(at(5)))).await;
+                retire(&directory, &delivery_by(Channel::Push), &finished(Outcome::DeadEndpoint, Some(at(5)))).await;
             assert_eq!(done.unwrap(), Some(("endpoint_removed", "device")));
             assert_eq!(devices(&directory).await, 0);
         }
@@ -98,7 +98,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newer_token_and_a_newer_registration_stay() {
-        let push = delivery(Channel::Push);
+        let push = delivery_by(Channel::Push);
         let newer_token = contacts("token-2", 0);
         retire(&newer_token, &push, &finished(Outcome::DeadEndpoint, None)).await.unwrap();
         assert_eq!(devices(&newer_token).await, 1);
@@ -115,7 +115,7 @@ mod tests {
             (Channel::Sms, Outcome::OptedOut, "unsubscribe"),
         ] {
             let directory = MemoryDirectory::new();
-            let inline = Delivery { user: None, ..delivery(channel) };
+            let inline = Delivery { user: None, ..delivery_by(channel) };
             let done = retire(&directory, &inline, &finished(outcome, None)).await.unwrap();
             assert_eq!(done, Some(("endpoint_suppressed", reason)));
             let suppression = directory.suppression(inline.endpoint.address.text()).await.unwrap().unwrap();
@@ -127,9 +127,9 @@ mod tests {
     async fn other_answers_and_inboxes_change_nothing() {
         let directory = contacts("token-1", 0);
         for outcome in [Outcome::Accepted, Outcome::Refused, Outcome::NoAnswer, Outcome::OptedOut] {
-            assert_eq!(retire(&directory, &delivery(Channel::Push), &finished(outcome, None)).await.unwrap(), None);
+            assert_eq!(retire(&directory, &delivery_by(Channel::Push), &finished(outcome, None)).await.unwrap(), None);
         }
-        let inbox = delivery(Channel::InApp);
+        let inbox = delivery_by(Channel::InApp);
         assert_eq!(retire(&directory, &inbox, &finished(Outcome::DeadEndpoint, None)).await.unwrap(), None);
         assert_eq!(devices(&directory).await, 1);
     }
@@ -139,10 +139,10 @@ mod tests {
         let dead = finished(Outcome::DeadEndpoint, None);
         let directory = contacts("token-1", 0);
         directory.faults.fail_next(1);
-        assert!(retire(&directory, &delivery(Channel::Push), &dead).await.unwrap_err().class().is_transient());
+        assert!(retire(&directory, &delivery_by(Channel::Push), &dead).await.unwrap_err().class().is_transient());
         let bad = Delivery {
-            endpoint: Endpoint { id: "x".into(), ..delivery(Channel::Push).endpoint },
-            ..delivery(Channel::Push)
+            endpoint: Endpoint { id: "x".into(), ..delivery_by(Channel::Push).endpoint },
+            ..delivery_by(Channel::Push)
         };
         let directory = MemoryDirectory::new().with_bad_record::<Contacts>("ada");
         assert_eq!(retire(&directory, &bad, &dead).await.unwrap(), Some(("endpoint_kept", "unusable record")));

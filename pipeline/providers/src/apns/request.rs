@@ -88,7 +88,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{at, delivery, delivery_to, overridden};
+    use crate::testing::{at, delivery_by, delivery_to, overridden};
     use chasqui_schemas::{Channel, delivery::Address, submission::Content};
 
     fn ios() -> Delivery {
@@ -193,7 +193,7 @@ mod tests {
     fn another_platforms_device_is_a_wrong_route() {
         let base = Url::parse("https://api.push.apple.com").unwrap();
         for channel in [Channel::Push, Channel::Email] {
-            let answer = request(&base, "t", &delivery(channel), at(0)).unwrap_err();
+            let answer = request(&base, "t", &delivery_by(channel), at(0)).unwrap_err();
             assert_eq!(answer.outcome, Outcome::Misconfigured);
         }
     }

@@ -79,7 +79,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        testing::{at, delivery, delivery_to, overridden},
+        testing::{at, delivery_by, delivery_to, overridden},
         vendor_spec::Spec,
     };
 
@@ -121,7 +121,7 @@ mod tests {
     }
 
     fn android() -> Delivery {
-        delivery(Channel::Push)
+        delivery_by(Channel::Push)
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn another_platforms_device_is_a_wrong_route() {
         let address = Address::Device { platform: Platform::Ios, token: "0a".into(), registered_at: None };
-        for wrong in [delivery_to(address), delivery(Channel::Sms)] {
+        for wrong in [delivery_to(address), delivery_by(Channel::Sms)] {
             assert_eq!(body(&wrong, at(0)).unwrap_err().outcome, Outcome::Misconfigured);
         }
     }

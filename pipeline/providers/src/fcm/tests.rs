@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     http::HttpSettings,
     loopback::{Loopback, Turn},
-    testing::{self, Ask, at, delivery, secret},
+    testing::{self, Ask, at, delivery_by, secret},
 };
 
 const LATER: Outcome = Outcome::TryLater { after: None };
@@ -48,7 +48,7 @@ fn provider_with(server: &Loopback, change: impl FnOnce(Settings) -> Settings) -
 }
 
 async fn send(provider: &Fcm) -> Answer {
-    provider.send(&delivery(Channel::Push)).await
+    provider.send(&delivery_by(Channel::Push)).await
 }
 
 fn say(status: u16, body: Value) -> Turn {

@@ -89,12 +89,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::{TestInbox, delivery};
+    use crate::testing::{TestInbox, delivery_by};
 
     #[tokio::test]
     async fn a_delivery_is_appended_and_has_arrived() {
         let inbox = Arc::new(TestInbox::default());
-        let mut delivery = delivery(Channel::InApp);
+        let mut delivery = delivery_by(Channel::InApp);
         delivery.content = Content { url: Some("https://example.com/o/1".into()), ..delivery.content };
         delivery.overrides = json!({"inbox": {"badge": 3}, "sandbox": {}}).as_object().unwrap().clone();
 
@@ -125,7 +125,7 @@ mod tests {
         ] {
             let inbox = Arc::new(TestInbox::default());
             *inbox.error.lock().unwrap() = Some(error);
-            let outcome = InboxProvider::new(inbox).call(&delivery(Channel::InApp)).await.unwrap_err().outcome;
+            let outcome = InboxProvider::new(inbox).call(&delivery_by(Channel::InApp)).await.unwrap_err().outcome;
             let tried_again = matches!(outcome, Outcome::TryLater { .. } | Outcome::Throttled { .. });
             assert_eq!(tried_again, transient, "{outcome:?}");
         }
@@ -134,7 +134,7 @@ mod tests {
     #[tokio::test]
     async fn other_channels_are_a_configuration_error() {
         let inbox = Arc::new(TestInbox::default());
-        let answer = InboxProvider::new(inbox.clone()).call(&delivery(Channel::Sms)).await.unwrap_err();
+        let answer = InboxProvider::new(inbox.clone()).call(&delivery_by(Channel::Sms)).await.unwrap_err();
         assert_eq!(answer.outcome, Outcome::Misconfigured);
         assert!(inbox.appended.lock().unwrap().is_empty());
     }

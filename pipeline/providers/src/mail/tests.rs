@@ -1,24 +1,24 @@
 use chasqui_schemas::Channel;
 
 use super::*;
-use crate::testing::{delivery, delivery_to};
+use crate::testing::{delivery_by, delivery_to};
 
 fn from() -> Mailbox {
     "Shop <no-reply@shop.example>".parse().unwrap()
 }
 
 fn with(content: Content) -> Delivery {
-    Delivery { content, ..delivery(Channel::Email) }
+    Delivery { content, ..delivery_by(Channel::Email) }
 }
 
 fn unsubscribe(url: &str) -> Vec<(&'static str, String)> {
-    let delivery = Delivery { unsubscribe_url: Some(url.to_owned()), ..delivery(Channel::Email) };
+    let delivery = Delivery { unsubscribe_url: Some(url.to_owned()), ..delivery_by(Channel::Email) };
     Letter::of(&delivery, &from()).unwrap().headers.split_off(3)
 }
 
 #[test]
 fn what_is_no_mailbox_makes_no_mail() {
-    assert_eq!(Letter::of(&delivery(Channel::Sms), &from()).unwrap_err(), Error::NotAMailbox);
+    assert_eq!(Letter::of(&delivery_by(Channel::Sms), &from()).unwrap_err(), Error::NotAMailbox);
     for address in ["", "ada", "ada@", "ada@example.com\r\nRCPT TO:<bob@example.com>", "a@b> SIZE=1 <"] {
         let delivery = delivery_to(Address::Mailbox(address.into()));
         assert!(matches!(Letter::of(&delivery, &from()), Err(Error::Address(_))), "{address}");
@@ -27,7 +27,7 @@ fn what_is_no_mailbox_makes_no_mail() {
 
 #[test]
 fn every_attempt_has_the_same_message_id() {
-    let first = delivery(Channel::Email);
+    let first = delivery_by(Channel::Email);
     let second = Delivery { attempt: 2, pass: 1, ..first.clone() };
     let id = |delivery| Letter::of(delivery, &from()).unwrap().message_id;
     assert_eq!(id(&first), format!("{}@shop.example", first.id));
@@ -50,7 +50,7 @@ fn a_mail_that_can_be_unsubscribed_says_how_in_one_click() {
         assert_eq!(unsubscribe(url), [], "{url}");
     }
     assert_eq!(unsubscribe(&format!("https://n.example/{}", "x".repeat(MAX_UNSUBSCRIBE))), []);
-    assert_eq!(Letter::of(&delivery(Channel::Email), &from()).unwrap().headers.len(), 3, "a mandatory category");
+    assert_eq!(Letter::of(&delivery_by(Channel::Email), &from()).unwrap().headers.len(), 3, "a mandatory category");
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_title_is_one_line() {
 
 #[test]
 fn our_headers_are_kept_however_they_are_spelt() {
-    let delivery = delivery(Channel::Email);
+    let delivery = delivery_by(Channel::Email);
     let letter = Letter::of(&delivery, &from()).unwrap();
     for name in ["message-id", "Message-ID", "x-chasqui-delivery", "AUTO-SUBMITTED"] {
         assert!(letter.keeps(name), "{name}");

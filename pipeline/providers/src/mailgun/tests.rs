@@ -12,7 +12,7 @@ use crate::{
     http::MAX_RETRY_AFTER,
     loopback::{Loopback, Seen, Turn},
     payload::Form,
-    testing::{Ask, account, at, delivery, overridden, reply, secret, settings},
+    testing::{Ask, account, at, delivery_by, overridden, reply, secret, settings},
     vendor_spec::Spec,
 };
 
@@ -45,7 +45,7 @@ fn values<'a>(parameters: &'a Form, name: &str) -> Vec<&'a str> {
 }
 
 fn full() -> Delivery {
-    let delivery = delivery(Channel::Email);
+    let delivery = delivery_by(Channel::Email);
     let content = Content { html: Some("<p>It is on its way.</p>".into()), ..delivery.content };
     Delivery { content, unsubscribe_url: Some("https://n.example/u/t".into()), ..delivery }
 }
@@ -78,7 +78,7 @@ fn a_delivery_becomes_these_parameters() {
 #[test]
 fn every_request_is_as_the_vendor_specifies() {
     let spec = request_spec();
-    let bare = Delivery { content: Content::default(), ..delivery(Channel::Email) };
+    let bare = Delivery { content: Content::default(), ..delivery_by(Channel::Email) };
     let expires = Delivery { expires_at: Some(at(3_600)), ..full() };
     let template = overridden(
         full(),
@@ -89,7 +89,7 @@ fn every_request_is_as_the_vendor_specifies() {
         }),
     );
     assert_eq!(values(&parameters(&template, false), "html"), [""; 0], "a template takes its place");
-    for delivery in [full(), delivery(Channel::Email), bare, expires, template] {
+    for delivery in [full(), delivery_by(Channel::Email), bare, expires, template] {
         for test_mode in [false, true] {
             let parameters = parameters(&delivery, test_mode);
             spec.check_form(&parameters).unwrap_or_else(|error| panic!("{error}: {parameters:?}"));

@@ -150,7 +150,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::testing::{account, at, delivery, delivery_to};
+    use crate::testing::{account, at, delivery_by, delivery_to};
 
     fn sandbox(latency_ms: u64, log: Option<PathBuf>) -> Sandbox {
         Sandbox::new(&account(&VENDOR), &Settings { latency_ms, log }, Arc::new(ManualClock::new(at(5)))).unwrap()
@@ -168,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn every_channel_is_served() {
         for channel in Channel::ALL {
-            let answer = sandbox(0, None).call(&delivery(channel)).await.unwrap();
+            let answer = sandbox(0, None).call(&delivery_by(channel)).await.unwrap();
             assert_eq!(answer.outcome, Outcome::Accepted);
             assert_eq!(kinds(&answer), [ReceiptKind::Delivered]);
         }

@@ -11,7 +11,7 @@ use super::{classify::classify, *};
 use crate::{
     http::MAX_RETRY_AFTER,
     loopback::{Loopback, Turn},
-    testing::{Ask, account, at, delivery, overridden, reply, secret, settings},
+    testing::{Ask, account, at, delivery_by, overridden, reply, secret, settings},
     vendor_spec::Spec,
 };
 
@@ -32,7 +32,7 @@ fn payload(delivery: &Delivery, sandbox_mode: bool) -> Value {
 }
 
 fn full() -> Delivery {
-    let delivery = delivery(Channel::Email);
+    let delivery = delivery_by(Channel::Email);
     let content = Content { html: Some("<p>It is on its way.</p>".into()), ..delivery.content };
     Delivery { content, unsubscribe_url: Some("https://n.example/u/t".into()), ..delivery }
 }
@@ -69,7 +69,7 @@ fn a_delivery_becomes_this_request() {
 #[test]
 fn every_request_is_as_the_vendor_specifies() {
     let spec = request_spec();
-    let bare = Delivery { content: Content::default(), ..delivery(Channel::Email) };
+    let bare = Delivery { content: Content::default(), ..delivery_by(Channel::Email) };
     let template = overridden(
         full(),
         NAME,
@@ -78,7 +78,7 @@ fn every_request_is_as_the_vendor_specifies() {
             "headers": {"X-Campaign": "spring"}, "tracking_settings": {"click_tracking": {"enable": false}},
         }),
     );
-    for delivery in [full(), delivery(Channel::Email), bare, template] {
+    for delivery in [full(), delivery_by(Channel::Email), bare, template] {
         for sandbox_mode in [false, true] {
             let payload = payload(&delivery, sandbox_mode);
             spec.check(&payload).unwrap_or_else(|error| panic!("{error}: {payload}"));

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::{
         loopback::{Loopback, Turn},
-        testing::{account, at, delivery, reply, secret, settings},
+        testing::{account, at, delivery_by, reply, secret, settings},
     };
 
     fn slack(url: &str) -> Result<Slack, SettingsError> {
@@ -115,7 +115,7 @@ mod tests {
     async fn an_alert_is_posted_to_the_webhook() {
         let server = Loopback::start([Turn::say(200, "ok"), Turn::Cut]).await;
         let slack = slack(&format!("{}/services/T/B/secret", server.url)).unwrap();
-        let mut alert = delivery(Channel::InApp);
+        let mut alert = delivery_by(Channel::InApp);
         alert.content = Content { body: Some("twilio: 3 failures; the last: 503 <busy>".into()), ..Content::default() };
         assert_eq!(slack.call(&alert).await.unwrap().outcome, Outcome::Accepted);
         let request = server.only();

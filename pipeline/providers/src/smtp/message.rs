@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::{
         mail::{AUTO_SUBMITTED, DELIVERY, LIST_UNSUBSCRIBE, LIST_UNSUBSCRIBE_POST, NOTIFICATION},
-        testing::{at, delivery},
+        testing::{at, delivery_by},
     };
 
     fn from() -> Mailbox {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn mail(content: Content) -> Mail {
-        build(&Delivery { content, ..delivery(Channel::Email) }, &from(), at(5)).unwrap()
+        build(&Delivery { content, ..delivery_by(Channel::Email) }, &from(), at(5)).unwrap()
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
             url: Some("https://shop.example/o/1".into()),
         };
         let mail = mail(content.clone());
-        let delivery = delivery(Channel::Email);
+        let delivery = delivery_by(Channel::Email);
         let parsed = MessageParser::default().parse(&mail.bytes).unwrap();
 
         assert!(mail.bytes.is_ascii());
@@ -174,8 +174,8 @@ mod tests {
 
     #[test]
     fn every_attempt_is_the_same_mail() {
-        let content = Content { html: Some("<b>x</b>".into()), ..delivery(Channel::Email).content };
-        let first = Delivery { content, ..delivery(Channel::Email) };
+        let content = Content { html: Some("<b>x</b>".into()), ..delivery_by(Channel::Email).content };
+        let first = Delivery { content, ..delivery_by(Channel::Email) };
         let second = Delivery { attempt: 2, pass: 1, ..first.clone() };
         let bytes = |delivery| build(delivery, &from(), at(5)).unwrap().bytes;
         assert_eq!(bytes(&first), bytes(&second));
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_mail_says_how_to_unsubscribe() {
         let url = format!("https://n.example/u/{}", "a1B2-_".repeat(40));
-        let delivery = Delivery { unsubscribe_url: Some(url.clone()), ..delivery(Channel::Email) };
+        let delivery = Delivery { unsubscribe_url: Some(url.clone()), ..delivery_by(Channel::Email) };
         let mail = build(&delivery, &from(), at(5)).unwrap();
         let parsed = MessageParser::default().parse(&mail.bytes).unwrap();
         assert_eq!(parsed.header_raw(LIST_UNSUBSCRIBE).unwrap().trim(), format!("<{url}>"));
@@ -201,7 +201,7 @@ mod tests {
 
     fn overridden(smtp: Value) -> Result<Mail, Error> {
         let overrides = [(NAME.to_owned(), smtp)].into_iter().collect();
-        build(&Delivery { overrides, ..delivery(Channel::Email) }, &from(), at(5))
+        build(&Delivery { overrides, ..delivery_by(Channel::Email) }, &from(), at(5))
     }
 
     #[test]

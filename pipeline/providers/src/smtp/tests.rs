@@ -11,7 +11,7 @@ use super::{
     settings::Tls,
     *,
 };
-use crate::testing::{Ask, account, at, delivery, secret, settings};
+use crate::testing::{Ask, account, at, delivery_by, secret, settings};
 
 const LATER: Outcome = Outcome::TryLater { after: None };
 
@@ -37,14 +37,14 @@ async fn answer(script: Script) -> (Answer, server::Seen) {
     let server = Server::start(script).await;
     let silent = [script.greeting, script.data, script.message].iter().any(|turn| matches!(turn, Turn::Stall));
     let timeout_ms = if silent { 1_000 } else { 20_000 };
-    let answer = provider(Settings { timeout_ms, ..settings_of(&server) }).send(&delivery(Channel::Email)).await;
+    let answer = provider(Settings { timeout_ms, ..settings_of(&server) }).send(&delivery_by(Channel::Email)).await;
     (answer, server.seen())
 }
 
 #[tokio::test]
 async fn a_mail_arrives_whole() {
     let server = Server::start(GOOD).await;
-    let mut delivery = delivery(Channel::Email);
+    let mut delivery = delivery_by(Channel::Email);
     delivery.content.body = Some("Dear Ada,\n.\n..\n.hidden\nit is on its way — tomorrow.".into());
     delivery.content.html = Some("<p>on its way</p>".into());
     let answer = provider(settings_of(&server)).send(&delivery).await;
@@ -112,9 +112,9 @@ async fn a_relay_that_is_away_is_tried_later() {
     // A port that was just free: nobody listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let away = Settings { port, ..settings_of(&server) };
-    assert_eq!(provider(away).send(&delivery(Channel::Email)).await.outcome, LATER);
+    assert_eq!(provider(away).send(&delivery_by(Channel::Email)).await.outcome, LATER);
     let unknown = Settings { host: "no-such-host.invalid".into(), timeout_ms: 5_000, ..settings_of(&server) };
-    assert_eq!(provider(unknown).send(&delivery(Channel::Email)).await.outcome, LATER);
+    assert_eq!(provider(unknown).send(&delivery_by(Channel::Email)).await.outcome, LATER);
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn a_relay_without_the_encryption_we_insist_on_is_a_configuration_error() 
     for tls in [Tls::Starttls, Tls::Wrapper] {
         let server = Server::start(GOOD).await;
         let settings = Settings { tls, ..settings_of(&server) };
-        let answer = provider(settings).send(&delivery(Channel::Email)).await;
+        let answer = provider(settings).send(&delivery_by(Channel::Email)).await;
         assert_eq!(answer.outcome, Outcome::Misconfigured, "{tls:?}: {answer:?}");
         assert!(server.seen().messages.is_empty());
     }
@@ -133,7 +133,7 @@ async fn a_certificate_nobody_vouches_for_is_a_configuration_error() {
     for tls in [Tls::Starttls, Tls::Wrapper] {
         let server = Server::encrypted(tls, GOOD).await;
         let settings = Settings { tls, host: "localhost".into(), ..settings_of(&server) };
-        let answer = provider(settings).send(&delivery(Channel::Email)).await;
+        let answer = provider(settings).send(&delivery_by(Channel::Email)).await;
         assert_eq!(answer.outcome, Outcome::Misconfigured, "{tls:?}: {answer:?}");
         assert!(server.seen().messages.is_empty());
     }
@@ -146,7 +146,7 @@ async fn a_mail_goes_encrypted_to_a_relay_we_trust() {
         let mut smtp = provider(Settings { tls, host: "localhost".into(), ..settings_of(&server) });
         smtp.connections.trust(&server.certificate);
         for _ in 0..2 {
-            let answer = smtp.send(&delivery(Channel::Email)).await;
+            let answer = smtp.send(&delivery_by(Channel::Email)).await;
             assert_eq!(answer.outcome, Outcome::Accepted, "{tls:?}: {answer:?}");
         }
         assert_eq!((server.seen().connections, server.seen().messages.len()), (1, 2));
@@ -163,13 +163,13 @@ async fn a_password_is_used_and_never_told() {
     };
 
     let server = Server::start(GOOD).await;
-    let answer = provider(account(&server)).send(&delivery(Channel::Email)).await;
+    let answer = provider(account(&server)).send(&delivery_by(Channel::Email)).await;
     assert_eq!(answer.outcome, Outcome::Accepted);
     // Base64 of "\0chasqui\0hunter2".
     assert!(server.seen().commands.contains(&"AUTH PLAIN AGNoYXNxdWkAaHVudGVyMg==".to_owned()));
 
     server.follow(Script { auth: Turn::Say("535 5.7.8 bad credentials"), ..GOOD });
-    let answer = provider(account(&server)).send(&delivery(Channel::Email)).await;
+    let answer = provider(account(&server)).send(&delivery_by(Channel::Email)).await;
     assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Misconfigured, "535 5.7.8"));
     assert!(!format!("{answer:?}{:?}", account(&server)).contains("hunter2"));
 }
@@ -178,10 +178,10 @@ async fn a_password_is_used_and_never_told() {
 async fn connections_are_used_again_even_after_a_refusal() {
     let server = Server::start(Script { rcpt: Turn::Say("550 5.1.1 no such user"), ..GOOD }).await;
     let smtp = provider(settings_of(&server));
-    assert_eq!(smtp.send(&delivery(Channel::Email)).await.outcome, Outcome::DeadEndpoint);
+    assert_eq!(smtp.send(&delivery_by(Channel::Email)).await.outcome, Outcome::DeadEndpoint);
     server.follow(GOOD);
     for _ in 0..3 {
-        assert_eq!(smtp.send(&delivery(Channel::Email)).await.outcome, Outcome::Accepted);
+        assert_eq!(smtp.send(&delivery_by(Channel::Email)).await.outcome, Outcome::Accepted);
     }
     let seen = server.seen();
     assert_eq!((seen.connections, seen.messages.len()), (1, 3));
@@ -191,7 +191,7 @@ async fn connections_are_used_again_even_after_a_refusal() {
 async fn a_connection_cut_off_half_way_is_never_used_again() {
     let server = Server::start(Script { message: Turn::Stall, ..GOOD }).await;
     let mut smtp = provider(Settings { timeout_ms: 1_000, ..settings_of(&server) });
-    let delivery = delivery(Channel::Email);
+    let delivery = delivery_by(Channel::Email);
     // Once by the provider's own time-out, once dropped from outside: both leave a reply unread.
     assert_eq!(smtp.send(&delivery).await.outcome, Outcome::NoAnswer);
     smtp.timeout = Duration::from_secs(20);
@@ -205,9 +205,9 @@ async fn a_connection_cut_off_half_way_is_never_used_again() {
 async fn a_connection_that_spoke_out_of_turn_is_never_used_again() {
     let server = Server::start(Script { message: Turn::Say("what?\r\n250 a late reply"), ..GOOD }).await;
     let smtp = provider(settings_of(&server));
-    assert_eq!(smtp.send(&delivery(Channel::Email)).await.outcome, Outcome::NoAnswer);
+    assert_eq!(smtp.send(&delivery_by(Channel::Email)).await.outcome, Outcome::NoAnswer);
     server.follow(GOOD);
-    assert_eq!(smtp.send(&delivery(Channel::Email)).await.outcome, Outcome::Accepted);
+    assert_eq!(smtp.send(&delivery_by(Channel::Email)).await.outcome, Outcome::Accepted);
     assert_eq!(server.seen().connections, 2);
 }
 
@@ -216,9 +216,9 @@ async fn an_idle_connection_that_was_closed_is_replaced() {
     let server = Server::start(GOOD).await;
     let smtp = provider(settings_of(&server));
     server.follow(Script { message: Turn::Say("250 2.0.0 ok\r\n421 4.4.2 idle too long"), ..GOOD });
-    assert_eq!(smtp.send(&delivery(Channel::Email)).await.outcome, Outcome::Accepted);
+    assert_eq!(smtp.send(&delivery_by(Channel::Email)).await.outcome, Outcome::Accepted);
     server.follow(GOOD);
-    assert_eq!(smtp.send(&delivery(Channel::Email)).await.outcome, Outcome::Accepted);
+    assert_eq!(smtp.send(&delivery_by(Channel::Email)).await.outcome, Outcome::Accepted);
     assert_eq!((server.seen().connections, server.seen().messages.len()), (2, 2));
 }
 
@@ -228,12 +228,12 @@ async fn no_more_connections_than_allowed() {
     let smtp = Arc::new(provider(settings_of(&server)));
     for _ in 0..2 {
         let smtp = smtp.clone();
-        tokio::spawn(async move { smtp.send(&delivery(Channel::Email)).await });
+        tokio::spawn(async move { smtp.send(&delivery_by(Channel::Email)).await });
     }
     while server.seen().messages.len() < 2 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let third = timeout(Duration::from_millis(300), smtp.send(&delivery(Channel::Email))).await;
+    let third = timeout(Duration::from_millis(300), smtp.send(&delivery_by(Channel::Email))).await;
     assert!(third.is_err(), "both connections are in use");
     assert_eq!(server.seen().connections, 2);
 }
@@ -253,7 +253,7 @@ async fn an_address_beyond_ascii_needs_a_relay_that_takes_it() {
 #[tokio::test]
 async fn other_channels_are_a_configuration_error() {
     let server = Server::start(GOOD).await;
-    let answer = provider(settings_of(&server)).send(&delivery(Channel::Sms)).await;
+    let answer = provider(settings_of(&server)).send(&delivery_by(Channel::Sms)).await;
     assert_eq!(answer.outcome, Outcome::Misconfigured);
     assert_eq!(server.seen().connections, 0);
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     loopback::{Loopback, Seen, Turn},
     payload::{Form, parameter as value},
-    testing::{Ask, account, at, delivery, overridden, secret, settings},
+    testing::{Ask, account, at, delivery_by, overridden, secret, settings},
     vendor_spec::{Spec, decode},
 };
 
@@ -50,7 +50,7 @@ fn everything() -> Settings {
 }
 
 fn sms() -> Delivery {
-    delivery(Channel::Sms)
+    delivery_by(Channel::Sms)
 }
 
 fn twilio(settings: Settings) -> Twilio {

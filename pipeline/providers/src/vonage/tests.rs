@@ -9,7 +9,7 @@ use super::{signature::Method, *};
 use crate::{
     loopback::{Loopback, Seen, Turn},
     payload::{Form, parameter as value},
-    testing::{Ask, account, at, delivery, delivery_to, overridden, secret, settings},
+    testing::{Ask, account, at, delivery_by, delivery_to, overridden, secret, settings},
     vendor_spec::{Spec, decode},
 };
 
@@ -30,7 +30,7 @@ fn set_up() -> Settings {
 }
 
 fn sms() -> Delivery {
-    delivery(Channel::Sms)
+    delivery_by(Channel::Sms)
 }
 
 fn saying(text: &str) -> Delivery {

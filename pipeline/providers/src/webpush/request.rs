@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        testing::{at, delivery, overridden},
+        testing::{at, delivery_by, overridden},
         webpush::encrypt::tests::Browser,
     };
 
@@ -98,7 +98,7 @@ mod tests {
             public_key: browser.public,
             auth: browser.auth,
         };
-        let mut delivery = Delivery { collapse_key: Some("order-1042".into()), ..delivery(Channel::Push) };
+        let mut delivery = Delivery { collapse_key: Some("order-1042".into()), ..delivery_by(Channel::Push) };
         delivery.content.url = Some("https://shop.example/1042".into());
         let over = json!({ "icon": "/i.png", "url": null, "delivery_id": "mine" });
         let delivery = overridden(delivery, NAME, over);
@@ -120,7 +120,7 @@ mod tests {
     fn headers_are_those_of_the_rfcs() {
         let of = |lane, expires_at, key: Option<&str>| {
             let key = key.map(str::to_owned);
-            headers(&Delivery { lane, expires_at, collapse_key: key, ..delivery(Channel::Push) }, at(0))
+            headers(&Delivery { lane, expires_at, collapse_key: key, ..delivery_by(Channel::Push) }, at(0))
         };
         let found = of(Lane::Normal, None, None);
         for (name, value) in [
@@ -148,11 +148,11 @@ mod tests {
         let subscription = Subscription { endpoint, public_key: browser.public, auth: browser.auth };
         let of = |length| {
             let content = Content { body: Some("x".repeat(length)), ..Content::default() };
-            request(&subscription, &Delivery { content, ..delivery(Channel::Push) }, at(0))
+            request(&subscription, &Delivery { content, ..delivery_by(Channel::Push) }, at(0))
         };
         let overhead = message(&Delivery {
             content: Content { body: Some(String::new()), ..Content::default() },
-            ..delivery(Channel::Push)
+            ..delivery_by(Channel::Push)
         })
         .len();
         assert!(of(encrypt::MAX_MESSAGE - overhead).is_ok());
@@ -163,7 +163,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_topic_is_32_characters_of_base64url_at_most(key in ".{1,64}") {
-            let headers = headers(&Delivery { collapse_key: Some(key), ..delivery(Channel::Push) }, at(0));
+            let headers = headers(&Delivery { collapse_key: Some(key), ..delivery_by(Channel::Push) }, at(0));
             let topic = header(&headers, "topic").unwrap();
             prop_assert!(topic.len() <= MAX_TOPIC);
             prop_assert!(topic.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));

@@ -9,7 +9,7 @@ use super::{encrypt::tests::Browser, vapid::tests::verified, *};
 use crate::{
     http::HttpSettings,
     loopback::{Loopback, Turn},
-    testing::{Ask, account, at, delivery, delivery_to, secret, settings},
+    testing::{Ask, account, at, delivery_by, delivery_to, secret, settings},
 };
 
 /// A key pair as the common tools print it.
@@ -88,7 +88,7 @@ async fn an_endpoint_inside_our_network_is_not_called() {
 
 #[tokio::test]
 async fn another_platforms_device_is_a_wrong_route() {
-    let answer = lab().send(&delivery(chasqui_schemas::Channel::Push)).await;
+    let answer = lab().send(&delivery_by(chasqui_schemas::Channel::Push)).await;
     assert_eq!(answer.outcome, Outcome::Misconfigured);
 }
 

@@ -2,7 +2,7 @@ use chasqui_schemas::{Channel, Receipt, ReceiptKind, receipt::Actor};
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{at, delivery, settings};
+use crate::testing::{at, delivery_by, settings};
 
 fn finished(outcome: Outcome) -> Finished {
     Finished { at: at(10), interrupted: false, answer: Answer::new(outcome, "code", "words") }
@@ -13,7 +13,7 @@ fn policy(on_ambiguity: Ambiguity) -> ChannelPolicy {
 }
 
 fn verdict(outcome: Outcome, on_ambiguity: Ambiguity) -> Verdict {
-    decide_from(&delivery(Channel::Push), &finished(outcome), &policy(on_ambiguity), &["script"], at(0)).verdict
+    decide_from(&delivery_by(Channel::Push), &finished(outcome), &policy(on_ambiguity), &["script"], at(0)).verdict
 }
 
 fn reason(verdict: &Verdict) -> (&'static str, Option<Reason>) {
@@ -50,7 +50,7 @@ fn every_outcome_has_its_decision() {
 fn a_moment_beyond_all_time_is_too_late() {
     let finished = Finished { at: Timestamp::MAX, ..finished(Outcome::NoAnswer) };
     let policy = policy(Ambiguity::Retry);
-    let soon = Delivery { expires_at: Some(Timestamp::MAX), ..delivery(Channel::Push) };
+    let soon = Delivery { expires_at: Some(Timestamp::MAX), ..delivery_by(Channel::Push) };
     let verdict = decide_from(&soon, &finished, &policy, &["script"], Timestamp::MAX).verdict;
     assert_eq!(reason(&verdict), ("dead", Some(Reason::RetriesExhausted)));
 }
@@ -59,7 +59,7 @@ fn a_moment_beyond_all_time_is_too_late() {
 fn an_interrupted_attempt_says_so() {
     let decide = |on_ambiguity| {
         let finished = Finished::interrupted(at(10));
-        decide_from(&delivery(Channel::Push), &finished, &policy(on_ambiguity), &["script"], at(0)).verdict
+        decide_from(&delivery_by(Channel::Push), &finished, &policy(on_ambiguity), &["script"], at(0)).verdict
     };
     assert_eq!(reason(&decide(Ambiguity::Retry)), ("retry", Some(Reason::Interrupted)));
     assert_eq!(reason(&decide(Ambiguity::Hold)), ("dead", Some(Reason::Held)));
@@ -67,7 +67,7 @@ fn an_interrupted_attempt_says_so() {
 
 #[test]
 fn a_retry_takes_the_next_attempt_and_keeps_the_beginning() {
-    let before = delivery(Channel::Push);
+    let before = delivery_by(Channel::Push);
     let Verdict::Retry { message, .. } = verdict(Outcome::TryLater { after: None }, Ambiguity::Retry) else {
         panic!("no retry");
     };
@@ -77,7 +77,7 @@ fn a_retry_takes_the_next_attempt_and_keeps_the_beginning() {
 #[test]
 fn the_last_attempt_is_the_last() {
     let policy = policy(Ambiguity::Retry);
-    let last = Delivery { attempt: policy.max_rounds, ..delivery(Channel::Push) };
+    let last = Delivery { attempt: policy.max_rounds, ..delivery_by(Channel::Push) };
     for outcome in [Outcome::TryLater { after: None }, Outcome::NoAnswer] {
         let verdict = decide_from(&last, &finished(outcome), &policy, &["script"], at(0)).verdict;
         assert_eq!(reason(&verdict), ("dead", Some(Reason::RetriesExhausted)));
@@ -91,7 +91,7 @@ fn the_horizon_counts_from_the_first_attempt_not_from_the_submission() {
     let policy = ChannelPolicy { horizon_s: 60, ..policy(Ambiguity::Retry) };
     let scheduled_for_next_day = Finished { at: at(86_400), ..finished(Outcome::TryLater { after: None }) };
     let decide = |first| {
-        reason(&decide_from(&delivery(Channel::Push), &scheduled_for_next_day, &policy, &["script"], first).verdict)
+        reason(&decide_from(&delivery_by(Channel::Push), &scheduled_for_next_day, &policy, &["script"], first).verdict)
     };
     assert_eq!(decide(at(86_400)).0, "retry");
     assert_eq!(decide(at(86_300)), ("dead", Some(Reason::RetriesExhausted)));
@@ -102,8 +102,8 @@ fn a_decision_tells_what_the_provider_said() {
     let mut finished = finished(Outcome::Accepted);
     finished.answer.message_id = "id-7".into();
     let receipt = Receipt {
-        delivery_id: delivery(Channel::Push).id,
-        notification_id: delivery(Channel::Push).notification_id,
+        delivery_id: delivery_by(Channel::Push).id,
+        notification_id: delivery_by(Channel::Push).notification_id,
         at: None,
         provider: None,
         vendor: None,
@@ -111,7 +111,7 @@ fn a_decision_tells_what_the_provider_said() {
         by: Actor::Unknown,
     };
     finished.answer.receipts = vec![(ReceiptKind::Delivered, receipt)];
-    let decision = decide_from(&delivery(Channel::Push), &finished, &policy(Ambiguity::Hold), &["script"], at(0));
+    let decision = decide_from(&delivery_by(Channel::Push), &finished, &policy(Ambiguity::Hold), &["script"], at(0));
     let expected = [("code", "code"), ("detail", "words"), ("provider_message_id", "id-7")];
     assert_eq!(decision.attributes, expected.map(|(k, v)| (k.into(), v.into())));
     assert_eq!(decision.receipts, finished.answer.receipts);
@@ -146,7 +146,7 @@ fn a_providers_trouble_goes_to_the_next_one_at_once() {
         (Outcome::Misconfigured, Reason::ProviderMisconfigured),
         (Outcome::NoAnswer, Reason::ProviderTimeout),
     ] {
-        let next = next(&delivery(Channel::Push), &finished(outcome), &["a", "b", "c"]);
+        let next = next(&delivery_by(Channel::Push), &finished(outcome), &["a", "b", "c"]);
         assert_eq!(next, (reason, "b".to_owned(), SOON), "{outcome:?}");
     }
 }
@@ -164,7 +164,7 @@ fn a_recipients_trouble_a_throttle_and_a_crash_stay_with_the_provider() {
         finished(Outcome::Throttled { after: None }),
         Finished::interrupted(at(10)),
     ] {
-        let (_, provider, after) = next(&delivery(Channel::Push), &finished, &["a", "b"]);
+        let (_, provider, after) = next(&delivery_by(Channel::Push), &finished, &["a", "b"]);
         assert_eq!(provider, "a");
         assert!(after >= Duration::from_secs(12), "{after:?}");
     }
@@ -172,7 +172,7 @@ fn a_recipients_trouble_a_throttle_and_a_crash_stay_with_the_provider() {
 
 #[test]
 fn critical_does_not_wait_for_a_provider_that_throttles() {
-    let urgent = Delivery { lane: Lane::Critical, ..delivery(Channel::Push) };
+    let urgent = Delivery { lane: Lane::Critical, ..delivery_by(Channel::Push) };
     let throttled = finished(Outcome::Throttled { after: Some(Duration::from_secs(60)) });
     assert_eq!(next(&urgent, &throttled, &["a", "b"]), (Reason::ProviderThrottled, "b".to_owned(), SOON));
 }
@@ -182,7 +182,7 @@ fn after_a_round_the_schedule_waits_and_each_round_counts_once() {
     let later = finished(Outcome::TryLater { after: None });
     let schedule = policy(Ambiguity::Retry).schedule_ms;
     for attempt in 1..=8 {
-        let delivery = Delivery { attempt, ..delivery(Channel::Push) };
+        let delivery = Delivery { attempt, ..delivery_by(Channel::Push) };
         let (_, _, after) = next(&delivery, &later, &["a", "b"]);
         if attempt % 2 == 1 {
             assert_eq!(after, SOON, "attempt {attempt}");
@@ -194,7 +194,7 @@ fn after_a_round_the_schedule_waits_and_each_round_counts_once() {
     }
     let policy = policy(Ambiguity::Retry);
     let last = |attempt| {
-        let delivery = Delivery { attempt, ..delivery(Channel::Push) };
+        let delivery = Delivery { attempt, ..delivery_by(Channel::Push) };
         reason(&decide_from(&delivery, &later, &policy, &["a", "b"], at(0)).verdict).0
     };
     assert_eq!((last(policy.max_rounds * 2 - 1), last(policy.max_rounds * 2)), ("retry", "dead"));
@@ -210,7 +210,7 @@ fn refusal(open_s: u64) -> Refusal {
 fn those_who_wait_come_back_in_order_of_lane_and_not_all_at_once() {
     let policy = policy(Ambiguity::Retry);
     let back = |lane, id| {
-        let delivery = Delivery { lane, id: uuid::Uuid::from_u128(id), ..delivery(Channel::Push) };
+        let delivery = Delivery { lane, id: uuid::Uuid::from_u128(id), ..delivery_by(Channel::Push) };
         wait_until(&delivery, refusal(60), &policy, at(0)).unwrap()
     };
     let mut last = at(70);
@@ -232,7 +232,7 @@ fn those_who_wait_come_back_in_order_of_lane_and_not_all_at_once() {
 fn a_wait_ends_with_the_delivery_or_the_horizon() {
     let policy = ChannelPolicy { horizon_s: 100, ..policy(Ambiguity::Retry) };
     let wait = |expires_s: Option<i64>, since_s| {
-        let delivery = Delivery { expires_at: expires_s.map(at), ..delivery(Channel::Push) };
+        let delivery = Delivery { expires_at: expires_s.map(at), ..delivery_by(Channel::Push) };
         wait_until(&delivery, refusal(60), &policy, at(since_s))
     };
     assert_eq!(wait(Some(70), 0), Err(Reason::Expired));
@@ -245,7 +245,7 @@ proptest! {
     #[test]
     fn a_wait_is_the_schedules_within_a_fifth(attempt in 1u32..50, id: u128, waits in prop::collection::vec(1u64..=604_800_000, 1..8)) {
         let policy = ChannelPolicy { schedule_ms: waits.clone(), ..settings().push };
-        let delivery = Delivery { attempt, id: uuid::Uuid::from_u128(id), ..delivery(Channel::Push) };
+        let delivery = Delivery { attempt, id: uuid::Uuid::from_u128(id), ..delivery_by(Channel::Push) };
         let base = *waits.get(attempt as usize - 1).unwrap_or(waits.last().unwrap()) as f64;
         let wait = delay(&delivery, &policy, attempt - 1, None).as_millis() as f64;
         prop_assert!((base * 0.8 - 1.0..=base * 1.2 + 1.0).contains(&wait), "{wait} of {base}");
@@ -254,7 +254,7 @@ proptest! {
     #[test]
     fn whatever_a_provider_asks_for_the_wait_is_bounded(attempt: u32, secs: u64, nanos in 0u32..1_000_000_000, waits in prop::collection::vec(any::<u64>(), 0..4)) {
         let policy = ChannelPolicy { schedule_ms: waits.clone(), max_rounds: u32::MAX, horizon_s: u64::MAX, ..settings().push };
-        let delivery = Delivery { attempt, ..delivery(Channel::Push) };
+        let delivery = Delivery { attempt, ..delivery_by(Channel::Push) };
         let longest = waits.iter().copied().max().unwrap_or(1_000) as f64;
         let after = Some(Duration::new(secs, nanos));
         prop_assert!(delay(&delivery, &policy, attempt, after).as_millis() as f64 <= longest * 1.2 + 1.0);
@@ -268,7 +268,7 @@ proptest! {
         attempt in 1u32..8, at_s in 0i64..7_200, expires_s in prop::option::of(0i64..7_200), asked_s in prop::option::of(0u64..7_200),
     ) {
         let policy = policy(Ambiguity::Retry);
-        let delivery = Delivery { attempt, expires_at: expires_s.map(at), ..delivery(Channel::Push) };
+        let delivery = Delivery { attempt, expires_at: expires_s.map(at), ..delivery_by(Channel::Push) };
         let outcome = Outcome::TryLater { after: asked_s.map(Duration::from_secs) };
         let finished = Finished { at: at(at_s), ..finished(outcome) };
         match decide_from(&delivery, &finished, &policy, &["script"], at(0)).verdict {
@@ -284,7 +284,7 @@ proptest! {
     #[test]
     fn a_later_failure_never_gets_more_time(attempt in 1u32..8, early in 0i64..7_200, later in 0i64..7_200) {
         let policy = policy(Ambiguity::Retry);
-        let delivery = Delivery { attempt, ..delivery(Channel::Push) };
+        let delivery = Delivery { attempt, ..delivery_by(Channel::Push) };
         let retried = |at_s: i64| {
             let finished = Finished { at: at(at_s), ..finished(Outcome::NoAnswer) };
             matches!(decide_from(&delivery, &finished, &policy, &["script"], at(0)).verdict, Verdict::Retry { .. })
@@ -298,7 +298,7 @@ proptest! {
     ) {
         let policy = policy(Ambiguity::Retry);
         let delivery =
-            Delivery { lane: Lane::ALL[lane], expires_at: expires_s.map(at), pass, ..delivery(Channel::Push) };
+            Delivery { lane: Lane::ALL[lane], expires_at: expires_s.map(at), pass, ..delivery_by(Channel::Push) };
         if let Ok(until) = wait_until(&delivery, refusal(open_s), &policy, at(since_s)) {
             prop_assert!(until >= refusal(open_s).until);
             prop_assert!(delivery.expires_at.is_none_or(|expires_at| until < expires_at));
@@ -317,7 +317,7 @@ proptest! {
         let policy = ChannelPolicy { horizon_s: u64::MAX, ..policy(Ambiguity::Retry) };
         let mut order: Vec<&str> = ["a", "b", "c", "d"][..providers].to_vec();
         let mut calls = std::collections::BTreeMap::<&str, u32>::new();
-        let mut delivery = delivery(Channel::Push);
+        let mut delivery = delivery_by(Channel::Push);
         loop {
             *calls.entry(order[0]).or_default() += 1;
             delivery.provider = order[0].to_owned();

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::*;
 use crate::{
     Ambiguity,
-    testing::{ScriptedProvider, at, delivery, routes, settings, settings_with},
+    testing::{ScriptedProvider, at, delivery_by, routes, settings, settings_with},
 };
 
 struct World {
@@ -100,14 +100,14 @@ fn reason(decision: &Decision) -> Option<Reason> {
 #[tokio::test(start_paused = true)]
 async fn an_accepted_delivery_is_sent() {
     let world = World::answering([Outcome::Accepted]);
-    let decision = world.worker().decide(delivery(Channel::Push)).await.unwrap();
+    let decision = world.worker().decide(delivery_by(Channel::Push)).await.unwrap();
     assert_eq!((decision.verdict, world.calls()), (Verdict::Sent, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_expired_delivery_is_not_sent() {
     let world = World::answering([]);
-    let expired = Delivery { expires_at: Some(at(0)), ..delivery(Channel::Push) };
+    let expired = Delivery { expires_at: Some(at(0)), ..delivery_by(Channel::Push) };
     for _ in 0..2 {
         let decision = world.worker().decide(expired.clone()).await.unwrap();
         assert_eq!(decision, Decision::suppress(Reason::Expired));
@@ -118,7 +118,7 @@ async fn an_expired_delivery_is_not_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_delivery_that_was_sent_in_time_does_not_expire_afterwards() {
     let world = World::answering([Outcome::Accepted]);
-    let short_lived = Delivery { expires_at: Some(at(30)), ..delivery(Channel::Sms) };
+    let short_lived = Delivery { expires_at: Some(at(30)), ..delivery_by(Channel::Sms) };
     let before = world.worker().decide(short_lived.clone()).await.unwrap();
     // The worker dies before it publishes, and the message comes again a minute later.
     world.clock.advance(SignedDuration::from_secs(60));
@@ -139,7 +139,7 @@ async fn a_delivery_that_no_provider_can_take_is_a_dead_letter() {
 #[tokio::test(start_paused = true)]
 async fn a_delivery_whose_provider_is_gone_goes_to_one_that_is_there() {
     let world = World::answering([Outcome::Accepted]);
-    let lost = Delivery { provider: "pigeon".into(), ..delivery(Channel::Sms) };
+    let lost = Delivery { provider: "pigeon".into(), ..delivery_by(Channel::Sms) };
     let decision = world.worker().decide(lost).await.unwrap();
     assert_eq!((decision.verdict, decision.provider.as_deref()), (Verdict::Sent, Some("script")));
 }
@@ -148,9 +148,9 @@ async fn a_delivery_whose_provider_is_gone_goes_to_one_that_is_there() {
 async fn a_crash_before_the_start_is_recorded_costs_nothing() {
     let world = World::answering([Outcome::Accepted]);
     world.ledger.faults.fail_next(usize::MAX);
-    assert!(world.worker().decide(delivery(Channel::Sms)).await.unwrap_err().class().is_transient());
+    assert!(world.worker().decide(delivery_by(Channel::Sms)).await.unwrap_err().class().is_transient());
     world.ledger.faults.fail_next(0);
-    let decision = world.worker().decide(delivery(Channel::Sms)).await.unwrap();
+    let decision = world.worker().decide(delivery_by(Channel::Sms)).await.unwrap();
     assert_eq!((decision.verdict, world.calls()), (Verdict::Sent, 1));
 }
 
@@ -159,9 +159,9 @@ async fn a_crash_during_the_call_is_held_or_retried_as_the_channel_says() {
     for (on_ambiguity, expected) in [(Ambiguity::Hold, Reason::Held), (Ambiguity::Retry, Reason::Interrupted)] {
         let accepted = Answer::new(Outcome::Accepted, "", "");
         let world = World::new(ScriptedProvider::slow(Duration::from_secs(2), [accepted]));
-        world.crash_after(Duration::from_secs(1), &delivery(Channel::Sms)).await;
+        world.crash_after(Duration::from_secs(1), &delivery_by(Channel::Sms)).await;
         for _ in 0..3 {
-            let decision = world.worker_where(on_ambiguity).decide(delivery(Channel::Sms)).await.unwrap();
+            let decision = world.worker_where(on_ambiguity).decide(delivery_by(Channel::Sms)).await.unwrap();
             assert_eq!(reason(&decision), Some(expected));
         }
         assert_eq!(world.calls(), 1, "an attempt never calls twice");
@@ -174,7 +174,7 @@ async fn a_crash_between_call_and_record_is_held_or_retried_as_the_channel_says(
         let accepted = Answer::new(Outcome::Accepted, "", "");
         let world = World::new(ScriptedProvider::slow(Duration::from_secs(2), [accepted]));
         let worker = world.worker_where(on_ambiguity);
-        let first = worker.decide(delivery(Channel::Sms));
+        let first = worker.decide(delivery_by(Channel::Sms));
         // The call starts; then the ledger goes away for longer than the worker's patience.
         let (first, ()) = tokio::join!(first, async {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -182,7 +182,7 @@ async fn a_crash_between_call_and_record_is_held_or_retried_as_the_channel_says(
         });
         assert!(first.unwrap_err().class().is_transient());
         world.ledger.faults.fail_next(0);
-        let again = world.worker_where(on_ambiguity).decide(delivery(Channel::Sms)).await.unwrap();
+        let again = world.worker_where(on_ambiguity).decide(delivery_by(Channel::Sms)).await.unwrap();
         assert_eq!((reason(&again), world.calls()), (Some(expected), 1));
     }
 }
@@ -197,10 +197,10 @@ async fn a_crash_after_the_record_decides_the_same_without_a_call() {
         Outcome::Refused,
     ] {
         let world = World::answering([outcome]);
-        let before = world.worker().decide(delivery(Channel::Email)).await.unwrap();
+        let before = world.worker().decide(delivery_by(Channel::Email)).await.unwrap();
         // Even so late that a fresh failure would exhaust the retries.
         world.clock.advance(SignedDuration::from_hours(1_000));
-        let after = world.worker().decide(delivery(Channel::Email)).await.unwrap();
+        let after = world.worker().decide(delivery_by(Channel::Email)).await.unwrap();
         assert_eq!((before, world.calls()), (after, 1), "{outcome:?}");
     }
 }
@@ -210,9 +210,9 @@ async fn a_slow_worker_goes_by_the_record_of_the_one_that_took_over() {
     let accepted = Answer::new(Outcome::Accepted, "", "");
     let world = World::new(ScriptedProvider::slow(Duration::from_secs(5), [accepted]));
     let (slow, hasty) = (world.worker(), world.worker());
-    let (slow, hasty) = tokio::join!(slow.decide(delivery(Channel::Push)), async {
+    let (slow, hasty) = tokio::join!(slow.decide(delivery_by(Channel::Push)), async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        hasty.decide(delivery(Channel::Push)).await
+        hasty.decide(delivery_by(Channel::Push)).await
     });
     assert_eq!(slow.unwrap(), hasty.unwrap(), "both publish the same outcome");
     assert_eq!(world.calls(), 1);
@@ -224,7 +224,7 @@ async fn a_call_without_an_answer_is_cut_off_in_time() {
     let world = World::new(ScriptedProvider::slow(Duration::from_secs(3_600), [late]));
     let worker = world.worker();
     let began = tokio::time::Instant::now();
-    let decision = worker.decide(delivery(Channel::Push)).await.unwrap();
+    let decision = worker.decide(delivery_by(Channel::Push)).await.unwrap();
     assert_eq!(reason(&decision), Some(Reason::ProviderTimeout));
     assert!(began.elapsed() <= worker.longest_call());
 }
@@ -234,7 +234,7 @@ async fn a_ledger_that_is_away_after_the_call_for_a_moment_loses_no_answer() {
     let accepted = Answer::new(Outcome::Accepted, "", "");
     let world = World::new(ScriptedProvider::slow(Duration::from_secs(2), [accepted]));
     let worker = world.worker_where(Ambiguity::Hold);
-    let (decision, ()) = tokio::join!(worker.decide(delivery(Channel::Sms)), async {
+    let (decision, ()) = tokio::join!(worker.decide(delivery_by(Channel::Sms)), async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         world.ledger.faults.lose_next(3);
     });
@@ -245,7 +245,7 @@ async fn a_ledger_that_is_away_after_the_call_for_a_moment_loses_no_answer() {
 async fn a_delivery_goes_from_attempt_to_attempt_until_it_is_sent() {
     let later = Outcome::TryLater { after: None };
     let world = World::answering([later, later, Outcome::Accepted]);
-    let mut delivery = delivery(Channel::Push);
+    let mut delivery = delivery_by(Channel::Push);
     for expected in 2..=3 {
         let decision = world.worker().decide(delivery.clone()).await.unwrap();
         let Verdict::Retry { after, message, .. } = decision.verdict else { panic!("{decision:?}") };
@@ -262,7 +262,7 @@ async fn a_delivery_goes_from_attempt_to_attempt_until_it_is_sent() {
 async fn a_later_attempt_counts_its_horizon_from_the_first() {
     let later = Outcome::TryLater { after: None };
     let world = World::answering([later, later]);
-    let first = Delivery { submitted_at: at(-86_400), ..delivery(Channel::Push) };
+    let first = Delivery { submitted_at: at(-86_400), ..delivery_by(Channel::Push) };
     let second = next(world.worker().decide(first).await.unwrap());
     assert_eq!(second.sending_since, Some(at(0)), "submitted long ago, first tried now");
     world.wait(i64::try_from(settings().push.horizon_s).unwrap());
@@ -274,7 +274,7 @@ async fn a_later_attempt_counts_its_horizon_from_the_first() {
 async fn what_a_provider_says_is_kept_without_the_address() {
     let said = Answer::new(Outcome::Refused, "550 5.7.1", "<ada@example.com>: spam");
     let world = World::new(ScriptedProvider::new([said]));
-    let decision = world.worker().decide(delivery(Channel::Email)).await.unwrap();
+    let decision = world.worker().decide(delivery_by(Channel::Email)).await.unwrap();
     let Verdict::Dead { detail, .. } = &decision.verdict else { panic!("{decision:?}") };
     assert_eq!(detail, "script on attempt 1: 550 5.7.1 [address] spam");
     assert!(!format!("{:?}", decision.attributes).contains("ada"));
@@ -295,7 +295,7 @@ fn attribute<'a>(decision: &'a Decision, key: &str) -> Option<&'a str> {
 
 /// SMS number `n`, which prioritize gave to `provider`.
 fn sms(n: u128, provider: &str) -> Delivery {
-    Delivery { id: uuid::Uuid::from_u128(n), provider: provider.into(), ..delivery(Channel::Sms) }
+    Delivery { id: uuid::Uuid::from_u128(n), provider: provider.into(), ..delivery_by(Channel::Sms) }
 }
 
 const LATER: Outcome = Outcome::TryLater { after: None };
@@ -433,7 +433,7 @@ async fn a_provider_off_the_list_still_serves_what_names_it() {
 async fn an_opt_out_between_two_attempts_stops_the_second() {
     let world = World::of([script("script", [LATER, LATER])]);
     let no: Preferences = serde_json::from_str(r#"{"categories": {"order": false}}"#).unwrap();
-    let retried = next(world.worker().decide(delivery(Channel::Email)).await.unwrap());
+    let retried = next(world.worker().decide(delivery_by(Channel::Email)).await.unwrap());
     let directory = Arc::new(MemoryDirectory::new().with("ada", no));
     let world = World { directory: directory.clone(), ..world };
     for _ in 0..2 {
@@ -441,10 +441,10 @@ async fn an_opt_out_between_two_attempts_stops_the_second() {
         assert_eq!(decision.verdict, Verdict::Suppress(Reason::OptedOutCategory));
     }
     // What was only put back is asked about too; what comes straight from filter is not asked about twice.
-    let put_back = Delivery { pass: 1, id: uuid::Uuid::from_u128(1), ..delivery(Channel::Email) };
+    let put_back = Delivery { pass: 1, id: uuid::Uuid::from_u128(1), ..delivery_by(Channel::Email) };
     assert_eq!(reason(&world.worker().decide(put_back).await.unwrap()), Some(Reason::OptedOutCategory));
     directory.faults.fail_next(1);
-    let fresh = Delivery { id: uuid::Uuid::from_u128(2), ..delivery(Channel::Email) };
+    let fresh = Delivery { id: uuid::Uuid::from_u128(2), ..delivery_by(Channel::Email) };
     assert_eq!(reason(&world.worker().decide(fresh).await.unwrap()), Some(Reason::ProviderTransient));
     assert_eq!(world.calls(), 2);
 }
@@ -452,7 +452,7 @@ async fn an_opt_out_between_two_attempts_stops_the_second() {
 #[tokio::test(start_paused = true)]
 async fn an_opt_out_after_the_call_does_not_undo_it() {
     let world = World::of([script("script", [LATER, Outcome::Accepted])]);
-    let retried = next(world.worker().decide(delivery(Channel::Email)).await.unwrap());
+    let retried = next(world.worker().decide(delivery_by(Channel::Email)).await.unwrap());
     let sent = world.worker().decide(retried.clone()).await.unwrap();
     // The worker dies before it publishes, and Ada opts out before the message comes again.
     let no = Preferences { enabled: false, ..Preferences::default() };
@@ -469,10 +469,10 @@ async fn a_dead_device_is_gone_before_the_decision_whatever_the_store_does() {
     let directory = Arc::new(MemoryDirectory::new().with("ada", contacts));
     let world = World { directory: directory.clone(), ..world };
     directory.faults.fail_next(1);
-    let error = world.worker().decide(delivery(Channel::Push)).await.unwrap_err();
+    let error = world.worker().decide(delivery_by(Channel::Push)).await.unwrap_err();
     assert!(error.class().is_transient());
     for _ in 0..2 {
-        let decision = world.worker().decide(delivery(Channel::Push)).await.unwrap();
+        let decision = world.worker().decide(delivery_by(Channel::Push)).await.unwrap();
         assert_eq!(decision.verdict, Verdict::Bounce(Reason::DeadEndpoint));
         assert_eq!(attribute(&decision, "endpoint_removed"), Some("device"));
         assert!(directory.contacts("ada").await.unwrap().unwrap().devices.is_empty());
@@ -524,12 +524,12 @@ fn a_list_with_a_provider_that_cannot_serve_it_is_refused_at_start_up() {
 async fn every_decision_of_an_attempt_names_account_and_vendor() {
     let world = World::of([script("a", [Outcome::TryLater { after: None }]), script("b", [Outcome::Accepted])]);
     let worker = world.worker();
-    let first = worker.decide(Delivery { provider: "a".into(), ..delivery(Channel::Sms) }).await.unwrap();
+    let first = worker.decide(Delivery { provider: "a".into(), ..delivery_by(Channel::Sms) }).await.unwrap();
     assert_eq!((first.provider.as_deref(), first.vendor.as_deref()), (Some("a"), Some("scripted")));
     let Verdict::Retry { message, .. } = first.verdict else { panic!("{first:?}") };
     let Output::Delivery(next) = *message else { panic!("a delivery stays one") };
     let second = worker.decide(next).await.unwrap();
     assert_eq!((second.provider.as_deref(), second.vendor.as_deref()), (Some("b"), Some("scripted")));
-    let expired = worker.decide(Delivery { expires_at: Some(at(0)), ..delivery(Channel::Push) });
+    let expired = worker.decide(Delivery { expires_at: Some(at(0)), ..delivery_by(Channel::Push) });
     assert_eq!(expired.await.unwrap().vendor, None, "nobody was called");
 }
