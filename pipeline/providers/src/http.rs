@@ -11,12 +11,12 @@ use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
 use chasqui_contract::{Answer, Outcome, with_sources};
 use chasqui_settings::SettingsError;
 use reqwest::{Client, Request, RequestBuilder, Url};
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::{sync::Semaphore, time::Instant};
 
 pub use self::reply::{MAX_RETRY_AFTER, Reply};
-use crate::{Account, rate::Rate};
+use crate::{Account, rate::Rate, tls};
 
 /// Maximum bytes of an answer that are read; providers' answers are small.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -200,21 +200,7 @@ pub fn below(mut url: Url, segments: &[&str]) -> Url {
 }
 
 fn tls(account: &Account<'_>, ca_file: Option<&PathBuf>, version: Version) -> Result<ClientConfig, SettingsError> {
-    let mut roots = RootCertStore::empty();
-    // A machine without a certificate store can still talk to a lab; a real provider then fails with a clear error.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = ca_file {
-        let wrong = |problem: String| account.invalid("ca_file", problem);
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        }
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| account.contradiction(error.to_string()))?;
-    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    let mut config = tls::client(account, ca_file)?;
     // The client leaves a configuration it is given as it is; without these there is no HTTP/2 over TLS.
     config.alpn_protocols = match version {
         Version::Http2 => vec![b"h2".into()],

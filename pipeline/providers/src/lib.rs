@@ -53,6 +53,7 @@ pub mod smtp;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod twilio;
 #[cfg(test)]
 mod vendor_spec;

@@ -29,6 +29,8 @@ pub(super) const MESSAGE_ID: &str = "Message-ID";
 
 /// Longest subject, in characters.
 const MAX_SUBJECT: usize = 500;
+/// Longest subject that is taken from the text, in characters: what mailboxes show.
+const MAX_DERIVED_SUBJECT: usize = 78;
 /// Longest address to unsubscribe at: a line of a mail has 998 characters at most (RFC 5322, 2.1.1).
 const MAX_UNSUBSCRIBE: usize = 900;
 
@@ -39,12 +41,12 @@ pub(super) struct Letter<'a> {
     pub(super) to: lettre::Address,
     /// Of the delivery and the sender's domain, without angle brackets.
     pub(super) message_id: String,
-    /// One line; may be empty.
+    /// One line; the text's first where there is no title, because SendGrid refuses a mail without.
     pub(super) subject: String,
     /// The plain text, derived from the HTML where there is none.
     pub(super) text: Option<Cow<'a, str>>,
     /// The HTML, where there is any.
-    pub(super) html: Option<&'a str>,
+    pub(super) html: Option<Cow<'a, str>>,
     /// Our headers beside those that every mail has.
     pub(super) headers: Vec<(&'static str, String)>,
 }
@@ -87,13 +89,21 @@ impl<'a> Letter<'a> {
     /// Reads a delivery as a mail from `from`.
     pub(super) fn of(delivery: &'a Delivery, from: &Mailbox) -> Result<Self, Error> {
         let Address::Mailbox(to) = &delivery.endpoint.address else { return Err(Error::NotAMailbox) };
+        let text = text(&delivery.content).map(in_lines);
+        let subject = match said(&delivery.content.title) {
+            Some(title) => one_line(title, MAX_SUBJECT),
+            None => {
+                let mut lines = text.as_deref().unwrap_or_default().lines().map(str::trim);
+                one_line(lines.find(|line| !line.is_empty()).unwrap_or("-"), MAX_DERIVED_SUBJECT)
+            }
+        };
         Ok(Letter {
-            to: to.parse()?,
+            to: in_ascii(to.parse()?),
             message_id: format!("{}@{}", delivery.id, from.email.domain()),
-            subject: one_line(delivery.content.title.as_deref().unwrap_or_default(), MAX_SUBJECT).into_owned(),
-            text: text(&delivery.content),
-            html: said(&delivery.content.html),
+            subject: subject.into_owned(),
+            html: said(&delivery.content.html).map(|html| in_lines(Cow::Borrowed(html))),
             headers: headers(delivery),
+            text,
         })
     }
 
@@ -126,8 +136,26 @@ fn text(content: &Content) -> Option<Cow<'_, str>> {
     let derived = || said(&content.html).map(plain::text).filter(|text| !text.is_empty()).map(Cow::Owned);
     let text = said(&content.body).map(Cow::Borrowed).or_else(derived);
     match (text, said(&content.url)) {
-        (Some(text), Some(url)) if !text.contains(url) => Some(Cow::Owned(format!("{text}\r\n\r\n{url}\r\n"))),
+        (Some(text), Some(url)) if !text.contains(url) => Some(Cow::Owned(format!("{text}\n\n{url}\n"))),
         (text, url) => text.or(url.map(Cow::Borrowed)),
+    }
+}
+
+/// `text` with line breaks as `\n` and without other control characters: a bare CR is a line's end to some relays and
+/// text to others, so that what follows could become a mail of its own; NUL has no place in a mail (RFC 5322, 2.3).
+fn in_lines(text: Cow<'_, str>) -> Cow<'_, str> {
+    let stays = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    if text.chars().all(stays) {
+        return text;
+    }
+    text.replace("\r\n", "\n").replace('\r', "\n").chars().filter(|c| stays(*c)).collect::<String>().into()
+}
+
+/// `address` with its domain as A-labels (RFC 5890), which every relay takes.
+fn in_ascii(address: lettre::Address) -> lettre::Address {
+    match idna::domain_to_ascii(address.domain()) {
+        Ok(domain) if !address.domain().is_ascii() => lettre::Address::new_dangerous(address.user(), domain),
+        _ => address,
     }
 }
 

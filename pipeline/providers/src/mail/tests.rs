@@ -65,7 +65,7 @@ fn the_text_is_what_was_said_or_comes_from_the_html() {
         (Some("Hi"), None, None, Some("Hi"), false),
         (Some("Hi"), Some("<p>Hello</p>"), None, Some("Hi"), true),
         (None, Some("<p>Hello</p>"), None, Some("Hello"), true),
-        (Some(" "), Some("<p>Hello</p>"), Some("https://a.b/"), Some("Hello\r\n\r\nhttps://a.b/\r\n"), true),
+        (Some(" "), Some("<p>Hello</p>"), Some("https://a.b/"), Some("Hello\n\nhttps://a.b/\n"), true),
         (Some("see https://a.b/"), None, Some("https://a.b/"), Some("see https://a.b/"), false),
         (None, Some("<img src=x>"), None, None, true),
         (None, Some("<img src=x>"), Some("https://a.b/"), Some("https://a.b/"), true),
@@ -84,6 +84,34 @@ fn a_title_is_one_line() {
     let delivery = with(Content { title: Some(title), ..Content::default() });
     let subject = Letter::of(&delivery, &from()).unwrap().subject;
     assert!(subject.starts_with("Hello  Bcc: eve@example.com") && subject.chars().count() == MAX_SUBJECT, "{subject}");
+}
+
+#[test]
+fn a_mail_without_a_title_has_the_first_line_of_its_text() {
+    let subject = |title: Option<&str>, body: Option<&str>, html: Option<&str>| {
+        let [title, body, html] = [title, body, html].map(|text| text.map(String::from));
+        Letter::of(&with(Content { title, body, html, url: None }), &from()).unwrap().subject
+    };
+    assert_eq!(subject(Some("T"), Some("B"), None), "T");
+    assert_eq!(subject(Some(" "), Some("\r\n  Hello \rBcc: eve@example.com"), None), "Hello");
+    assert_eq!(subject(None, None, Some("<h1>Hi</h1><p>x</p>")), "Hi");
+    assert_eq!(subject(None, Some(&"é".repeat(100)), None).chars().count(), MAX_DERIVED_SUBJECT);
+    assert_eq!(subject(None, None, None), "-");
+}
+
+#[test]
+fn a_text_has_no_line_break_but_one_kind_and_no_other_control_character() {
+    for (text, expected) in [
+        ("a\rb", "a\nb"),
+        ("x\r.\rMAIL FROM:<eve@example.com>", "x\n.\nMAIL FROM:<eve@example.com>"),
+        ("a\r\nb\n\rc\td", "a\nb\n\nc\td"),
+        ("a\0b\u{1b}[2J\u{85}c", "ab[2Jc"),
+        ("مرحبا \u{2067}x\u{2069}", "مرحبا \u{2067}x\u{2069}"),
+    ] {
+        let delivery = with(Content { body: Some(text.into()), html: Some(text.into()), ..Content::default() });
+        let letter = Letter::of(&delivery, &from()).unwrap();
+        assert_eq!((letter.text.as_deref(), letter.html.as_deref()), (Some(expected), Some(expected)));
+    }
 }
 
 #[test]

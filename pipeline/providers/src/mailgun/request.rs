@@ -50,7 +50,7 @@ pub(super) fn parameters(
         ("v:app".to_owned(), delivery.app.clone()),
     ];
     rest.extend(letter.text.map(|text| ("text".to_owned(), text.into_owned())));
-    rest.extend(letter.html.map(|html| ("html".to_owned(), html.to_owned())));
+    rest.extend(letter.html.map(|html| ("html".to_owned(), html.into_owned())));
     rest.extend(within(delivery, now).map(|within| ("o:deliver-within".to_owned(), within)));
     let kept: Vec<&str> = ours.iter().map(|(name, _)| name.as_str()).chain(MORE_RECIPIENTS).collect();
     payload::lay_over_form(&mut rest, delivery, NAME, &kept);

@@ -34,7 +34,7 @@ fn message(delivery: &Delivery, from: &Mailbox, sandbox_mode: bool) -> Result<Ma
         put("subject", json!(letter.subject));
     }
     // SendGrid wants the plain text first.
-    let parts = [("text/plain", letter.text.as_deref()), ("text/html", letter.html)];
+    let parts = [("text/plain", letter.text.as_deref()), ("text/html", letter.html.as_deref())];
     let parts = parts.into_iter().filter_map(|(kind, text)| Some(json!({ "type": kind, "value": text? })));
     let content: Vec<_> = parts.collect();
     if !content.is_empty() {

@@ -4,11 +4,11 @@
 //! [RFC 3463](https://www.rfc-editor.org/rfc/rfc3463) (enhanced status codes),
 //! [RFC 4954](https://www.rfc-editor.org/rfc/rfc4954#section-6) (authentication).
 
-use std::{error::Error as _, io};
+use std::io;
 
-use chasqui_contract::{Answer, Outcome};
-use lettre::transport::smtp::Error;
+use chasqui_contract::{Answer, Outcome, with_sources};
 
+use super::exchange::{Failure, Reply};
 use crate::mail::{enhanced_status, is_dead_mailbox};
 
 /// How far an exchange had got: it tells whose fault a refusal is, and whether the message may be on its way.
@@ -24,14 +24,11 @@ pub(super) enum Phase {
     Message,
 }
 
-/// An error that ended an exchange.
-pub(super) fn classify(phase: Phase, error: &Error) -> Answer {
-    match error.status() {
-        Some(code) => {
-            let words = error.source().map(ToString::to_string).unwrap_or_default();
-            reply(phase, code.into(), &words)
-        }
-        None => Answer::new(without_reply(phase, error), "connection", error.to_string()),
+/// What ended an exchange.
+pub(super) fn classify(phase: Phase, failure: &Failure) -> Answer {
+    match failure {
+        Failure::Refused(Reply { code, text }) => reply(phase, *code, text),
+        _ => Answer::new(without_reply(phase, failure), "connection", with_sources(failure)),
     }
 }
 
@@ -60,27 +57,15 @@ fn reply(phase: Phase, code: u16, words: &str) -> Answer {
 }
 
 /// The connection failed, or something was said that is not SMTP.
-fn without_reply(phase: Phase, error: &Error) -> Outcome {
-    match phase {
-        Phase::Message => Outcome::NoAnswer,
-        // The relay lacks what we insist on: STARTTLS, a way to log in.
-        _ if error.is_client() => Outcome::Misconfigured,
-        Phase::Connect if error.is_tls() || is_bad_handshake(error) => Outcome::Misconfigured,
+fn without_reply(phase: Phase, failure: &Failure) -> Outcome {
+    match failure {
+        _ if phase == Phase::Message => Outcome::NoAnswer,
+        Failure::Lacks(_) => Outcome::Misconfigured,
+        // A certificate that does not hold, or no TLS on the other side: rustls reports both as invalid data, whereas
+        // a handshake that was merely cut off is an unexpected end.
+        Failure::Tls(error) if error.kind() == io::ErrorKind::InvalidData => Outcome::Misconfigured,
         _ => Outcome::TryLater { after: None },
     }
-}
-
-/// A certificate that does not hold, or no TLS on the other side: rustls reports both as invalid data, whereas a
-/// handshake that was merely cut off is an unexpected end.
-fn is_bad_handshake(error: &Error) -> bool {
-    let mut source = error.source();
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return error.kind() == io::ErrorKind::InvalidData;
-        }
-        source = error.source();
-    }
-    false
 }
 
 #[cfg(test)]

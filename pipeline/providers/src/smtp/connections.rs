@@ -1,34 +1,27 @@
 //! Connections to the relay, kept and used again.
 //!
-//! Why not lettre's own pool: it takes a connection back even if the exchange on it was dropped half way (a
-//! time-out), so that the next mail reads the replies to the last one; and its errors do not tell whether the
-//! message was out already, which is the one thing we must know.
-//!
 //! Guarantee: a connection comes back only from an exchange that ended in a reply. Dropping a [`Lease`] closes it.
 
-use chasqui_settings::SettingsError;
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use lettre::{
-    address::Envelope,
-    transport::smtp::{
-        Error,
-        authentication::{Credentials, DEFAULT_MECHANISMS},
-        client::{AsyncSmtpConnection, TlsParameters},
-        commands::{Data, Mail, Rcpt, Rset},
-        extension::{ClientId, Extension, MailBodyParameter, MailParameter},
-    },
-};
+use chasqui_settings::SettingsError;
+use rustls::pki_types::ServerName;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
 
-use super::{Settings, classify::Phase, settings::Tls};
-use crate::Account;
+use super::{
+    Settings,
+    classify::Phase,
+    exchange::{Credentials, Encryption, Exchange, Failure},
+    message::Mail,
+    settings::Tls,
+};
+use crate::{Account, tls};
 
 /// Idle connections are closed after this time: before most relays do it themselves.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -37,120 +30,88 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 pub(super) struct Connections {
     host: String,
     port: u16,
-    tls: Tls,
-    tls_parameters: Option<TlsParameters>,
+    encryption: Encryption,
     credentials: Option<Credentials>,
-    hello: ClientId,
     permits: Semaphore,
-    idle: Mutex<Vec<(AsyncSmtpConnection, Instant)>>,
+    idle: Mutex<Vec<(Exchange, Instant)>>,
 }
 
 /// A connection in use.
 pub(super) struct Lease<'a> {
-    pub(super) connection: AsyncSmtpConnection,
+    pub(super) exchange: Exchange,
     connections: &'a Connections,
     _permit: Option<SemaphorePermit<'a>>,
 }
 
 impl Connections {
     pub(super) fn new(account: &Account<'_>, settings: &Settings) -> Result<Self, SettingsError> {
-        let tls_parameters = match settings.tls {
-            Tls::None => None,
-            Tls::Starttls | Tls::Wrapper => Some(
-                TlsParameters::new(settings.host.clone()).map_err(|error| account.invalid("tls", error.to_string()))?,
-            ),
+        let tls = || {
+            let name = ServerName::try_from(settings.host.clone());
+            let name = name.map_err(|_| account.invalid("host", "is neither a host's name nor an address"))?;
+            Ok((Arc::new(tls::client(account, settings.ca_file.as_ref())?), name))
+        };
+        let encryption = match settings.tls {
+            Tls::None => Encryption::None,
+            Tls::Starttls => tls().map(|(config, name)| Encryption::Starttls(config, name))?,
+            Tls::Wrapper => tls().map(|(config, name)| Encryption::Wrapper(config, name))?,
         };
         Ok(Connections {
             host: settings.host.clone(),
             port: settings.port,
-            tls: settings.tls,
-            tls_parameters,
+            encryption,
             credentials: settings.credentials(account)?,
-            hello: ClientId::default(),
             permits: Semaphore::new(settings.pool_size),
             idle: Mutex::new(Vec::new()),
         })
     }
 
-    /// Trusts one more certificate.
-    #[cfg(test)]
-    pub(super) fn trust(&mut self, der: &[u8]) {
-        let certificate = lettre::transport::smtp::client::Certificate::from_der(der.to_vec()).unwrap();
-        let parameters = TlsParameters::builder(self.host.clone()).add_root_certificate(certificate);
-        self.tls_parameters = Some(parameters.build().unwrap());
-    }
-
     /// A connection that is greeted, encrypted and logged in. Waits while all are in use.
-    pub(super) async fn lease(&self) -> Result<Lease<'_>, Error> {
+    pub(super) async fn lease(&self) -> Result<Lease<'_>, Failure> {
         // The semaphore is never closed, so there is always a permit.
         let permit = self.permits.acquire().await.ok();
-        while let Some(mut connection) = self.pop() {
+        while let Some(mut exchange) = self.pop() {
             // It may have been closed meanwhile, and an earlier exchange may have stopped after the sender.
-            if connection.command(Rset).await.is_ok() {
-                return Ok(Lease { connection, connections: self, _permit: permit });
+            if exchange.reset().await.is_ok() {
+                return Ok(Lease { exchange, connections: self, _permit: permit });
             }
         }
-        Ok(Lease { connection: self.connect().await?, connections: self, _permit: permit })
-    }
-
-    async fn connect(&self) -> Result<AsyncSmtpConnection, Error> {
-        let wrapper = self.tls_parameters.clone().filter(|_| self.tls == Tls::Wrapper);
-        let server = (self.host.as_str(), self.port);
-        let mut connection = AsyncSmtpConnection::connect_tokio1(server, None, &self.hello, wrapper, None).await?;
-        if let (Tls::Starttls, Some(parameters)) = (self.tls, &self.tls_parameters) {
-            connection.starttls(parameters.clone(), &self.hello).await?;
-        }
-        if let Some(credentials) = &self.credentials {
-            connection.auth(DEFAULT_MECHANISMS, credentials).await?;
-        }
-        Ok(connection)
+        let address = (self.host.as_str(), self.port);
+        let exchange = Exchange::open(address, &self.encryption, self.credentials.as_ref()).await?;
+        Ok(Lease { exchange, connections: self, _permit: permit })
     }
 
     /// The connection used last, unless it idled too long.
-    fn pop(&self) -> Option<AsyncSmtpConnection> {
+    fn pop(&self) -> Option<Exchange> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(_, since)| since.elapsed() < MAX_IDLE);
-        idle.pop().map(|(connection, _)| connection)
+        idle.pop().map(|(exchange, _)| exchange)
     }
 }
 
 impl Lease<'_> {
     /// Names sender and recipient, and asks to send the message. After `Ok` nothing but the message may follow.
-    pub(super) async fn prepare(&mut self, envelope: &Envelope) -> Result<(), (Phase, Error)> {
-        let mut parameters = Vec::new();
-        if !is_ascii(envelope) {
-            parameters.push(MailParameter::SmtpUtfEight);
-            parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
-        }
-        let at = |phase| move |error| (phase, error);
-        self.connection.command(Mail::new(envelope.from().cloned(), parameters)).await.map_err(at(Phase::Sender))?;
-        for to in envelope.to() {
-            self.connection.command(Rcpt::new(to.clone(), Vec::new())).await.map_err(at(Phase::Recipient))?;
-        }
-        self.connection.command(Data).await.map_err(at(Phase::Recipient))?;
-        Ok(())
+    pub(super) async fn begin(&mut self, mail: &Mail) -> Result<(), (Phase, Failure)> {
+        let parameters = if mail.is_ascii() { "" } else { " SMTPUTF8 BODY=8BITMIME" };
+        self.exchange.begin(&mail.from, &mail.to, parameters).await
     }
 
     /// Whether the relay can take such a mail: addresses beyond ASCII need SMTPUTF8 (RFC 6531), and 8BITMIME with it.
-    pub(super) fn supports(&self, envelope: &Envelope) -> bool {
-        is_ascii(envelope)
-            || [Extension::SmtpUtfEight, Extension::EightBitMime]
-                .into_iter()
-                .all(|extension| self.connection.server_info().supports_feature(extension))
+    pub(super) fn supports(&self, mail: &Mail) -> bool {
+        let extensions = self.exchange.extensions();
+        mail.is_ascii() || extensions.smtputf8 && extensions.eight_bit_mime
     }
 
-    /// Gives the connection back, after a whole exchange: `error` is what ended it, if it was not a success.
-    pub(super) fn give_back(self, error: Option<&Error>) {
+    /// Gives the connection back, after a whole exchange: `failure` is what ended it, if it was not a success.
+    pub(super) fn give_back(self, failure: Option<&Failure>) {
         const CLOSING: u16 = 421;
-        let usable = error.is_none_or(|error| error.status().is_some_and(|code| u16::from(code) != CLOSING));
+        let usable = match failure {
+            None => true,
+            Some(Failure::Refused(reply)) => reply.code != CLOSING,
+            Some(_) => false,
+        };
         if usable {
             let mut idle = self.connections.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.push((self.connection, Instant::now()));
+            idle.push((self.exchange, Instant::now()));
         }
     }
-}
-
-/// Whether the addresses are ASCII; the message then is ASCII too, because its parts are encoded.
-fn is_ascii(envelope: &Envelope) -> bool {
-    envelope.to().iter().chain(envelope.from()).all(|address| AsRef::<str>::as_ref(address).is_ascii())
 }

@@ -9,15 +9,17 @@
 //! |---|---|
 //! | 4yz; a mailbox that is full (5.2.2, 552) | try later; with 4.2.x, 5.2.2 or 552 the recipient's own trouble |
 //! | no connection, no such host, cut off before the message | try later |
+//! | before the message is out: not SMTP, a code that answers no such command, words unasked or in the clear | try later |
 //! | 5yz with 5.1.1, 5.1.2, 5.1.3, 5.1.6, 5.2.1 | dead endpoint |
 //! | 5yz on greeting, log-in or our own address; 530, 534, 535, 538; a certificate that does not hold; no STARTTLS | misconfigured |
 //! | any other 5yz: policy (5.7.x), or no enhanced status that calls the address dead | refused |
-//! | cut off, late or not SMTP, once the message is out | no answer |
+//! | once the message is out: cut off, late, not SMTP, or any code that is neither 250 nor a refusal | no answer |
 //!
 //! `overrides.smtp` may hold `reply_to`, a mailbox, and `headers`, texts by `X-…` names. Anything else is refused.
 
 mod classify;
 mod connections;
+mod exchange;
 mod message;
 #[cfg(test)]
 mod server;
@@ -36,6 +38,7 @@ use tokio::time::timeout;
 use self::{
     classify::{Phase, classify},
     connections::{Connections, Lease},
+    exchange::Reply,
     message::Mail,
     settings::Settings,
 };
@@ -81,16 +84,16 @@ impl Smtp {
     /// Everything before the message: an error here means that it was not sent.
     async fn prepare(&self, mail: &Mail) -> Result<Lease<'_>, Box<Answer>> {
         let exchange = async {
-            let mut lease = self.connections.lease().await.map_err(|error| classify(Phase::Connect, &error))?;
-            if !lease.supports(&mail.envelope) {
+            let mut lease = self.connections.lease().await.map_err(|failure| classify(Phase::Connect, &failure))?;
+            if !lease.supports(mail) {
                 lease.give_back(None);
                 return Err(Answer::new(Outcome::Refused, "smtputf8", "the relay takes ASCII addresses only").into());
             }
-            match lease.prepare(&mail.envelope).await {
+            match lease.begin(mail).await {
                 Ok(()) => Ok(lease),
-                Err((phase, error)) => {
-                    lease.give_back(Some(&error));
-                    Err(classify(phase, &error).into())
+                Err((phase, failure)) => {
+                    lease.give_back(Some(&failure));
+                    Err(classify(phase, &failure).into())
                 }
             }
         };
@@ -102,18 +105,14 @@ impl Smtp {
 
     /// The message itself: without an answer nobody knows.
     async fn transmit(&self, mut lease: Lease<'_>, mail: &Mail) -> Answer {
-        match timeout(self.timeout, lease.connection.message(&mail.bytes)).await {
-            Ok(Ok(response)) => {
+        match timeout(self.timeout, lease.exchange.message(&mail.bytes)).await {
+            Ok(Ok(Reply { code, text })) => {
                 lease.give_back(None);
-                let words = response.message().collect::<Vec<_>>().join(" ");
-                Answer {
-                    message_id: mail.message_id.clone(),
-                    ..Answer::new(Outcome::Accepted, response.code().to_string(), words)
-                }
+                Answer { message_id: mail.message_id.clone(), ..Answer::new(Outcome::Accepted, code.to_string(), text) }
             }
-            Ok(Err(error)) => {
-                lease.give_back(Some(&error));
-                classify(Phase::Message, &error)
+            Ok(Err((phase, failure))) => {
+                lease.give_back(Some(&failure));
+                classify(phase, &failure)
             }
             Err(_elapsed) => {
                 let words = format!("no answer to the message within {} ms", self.timeout.as_millis());

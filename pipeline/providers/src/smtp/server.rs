@@ -36,6 +36,7 @@ pub(super) enum Turn {
 pub(super) struct Script {
     pub(super) greeting: Turn,
     pub(super) ehlo: Turn,
+    pub(super) starttls: Turn,
     pub(super) auth: Turn,
     pub(super) mail: Turn,
     pub(super) rcpt: Turn,
@@ -49,6 +50,7 @@ pub(super) struct Script {
 pub(super) const GOOD: Script = Script {
     greeting: Turn::Say("220 relay.test ESMTP"),
     ehlo: Turn::Say("250-relay.test\r\n250 AUTH PLAIN LOGIN"),
+    starttls: Turn::Say("220 go ahead"),
     auth: Turn::Say("235 2.7.0 welcome"),
     mail: Turn::Say("250 2.1.0 ok"),
     rcpt: Turn::Say("250 2.1.5 ok"),
@@ -69,8 +71,8 @@ pub(super) struct Seen {
 /// A running server; it lives as long as the test's runtime.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
-    /// In DER; nobody else vouches for it.
-    pub(super) certificate: Vec<u8>,
+    /// In PEM; no authority stands behind it.
+    pub(super) certificate: String,
     script: Arc<Mutex<Script>>,
     seen: Arc<Mutex<Seen>>,
 }
@@ -110,7 +112,7 @@ impl Server {
 }
 
 /// A certificate of its own making for `localhost`.
-fn identity() -> (TlsAcceptor, Vec<u8>) {
+fn identity() -> (TlsAcceptor, String) {
     let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
     let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -119,7 +121,7 @@ fn identity() -> (TlsAcceptor, Vec<u8>) {
         .with_no_client_auth()
         .with_single_cert(vec![cert.der().clone()], key)
         .unwrap();
-    (TlsAcceptor::from(Arc::new(config)), cert.der().to_vec())
+    (TlsAcceptor::from(Arc::new(config)), cert.pem())
 }
 
 /// Ends when the connection does; `None` is only a way to leave early.
@@ -143,6 +145,7 @@ async fn serve(
         let turn = match verb.as_str() {
             "EHLO" if tls == Tls::Starttls => Turn::Say("250-relay.test\r\n250 STARTTLS"),
             "EHLO" => now().ehlo,
+            "STARTTLS" => now().starttls,
             "AUTH" => now().auth,
             "MAIL" => now().mail,
             "RCPT" => now().rcpt,

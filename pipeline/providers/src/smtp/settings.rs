@@ -3,10 +3,12 @@
 //! Guarantee: the password is read once, at start-up, from where the settings point; it is in no setting, and no
 //! type here shows it.
 
+use std::path::PathBuf;
+
 use chasqui_settings::{SecretSource, SettingsError};
-use lettre::transport::smtp::authentication::Credentials;
 use serde::Deserialize;
 
+use super::exchange::Credentials;
 use crate::Account;
 
 /// See `smtp.toml`.
@@ -18,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) port: u16,
     /// How the connection is encrypted.
     pub(crate) tls: Tls,
+    /// More certificate authorities.
+    pub(crate) ca_file: Option<PathBuf>,
     /// The account, where the relay wants one.
     pub(crate) username: Option<String>,
     /// Where its password is.
@@ -51,7 +55,7 @@ impl Settings {
             None => Ok(None),
             Some(username) => {
                 let password = account.secret("password", &self.password)?;
-                Ok(Some(Credentials::new(username.clone(), password.expose().to_owned())))
+                Ok(Some(Credentials { username: username.clone(), password }))
             }
         }
     }
@@ -74,7 +78,7 @@ mod tests {
     fn a_password_comes_from_a_file() {
         let (password, _file) = secret("hunter2");
         let settings = Settings { username: Some("chasqui".into()), password, ..smtp() };
-        let expected = Credentials::new("chasqui".into(), "hunter2".into());
+        let expected = Credentials { username: "chasqui".into(), password: "hunter2".into() };
         assert!(credentials(&settings).unwrap() == Some(expected));
         assert!(!format!("{:?}", credentials(&settings).unwrap()).contains("hunter2"));
     }

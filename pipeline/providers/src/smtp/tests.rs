@@ -1,6 +1,6 @@
 //! The provider against a real socket and a [scripted server](super::server).
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
 use chasqui_contract::ManualClock;
 use chasqui_schemas::Channel;
@@ -26,6 +26,14 @@ fn settings_of(server: &Server) -> Settings {
         pool_size: 2,
         ..settings(&VENDOR, "host = ''\nfrom = ''")
     }
+}
+
+/// To a server on `localhost` whose certificate is trusted, as long as the file is there.
+fn trusting(server: &Server, tls: Tls) -> (Settings, tempfile::NamedTempFile) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(server.certificate.as_bytes()).unwrap();
+    let ca_file = Some(file.path().to_owned());
+    (Settings { tls, host: "localhost".into(), ca_file, ..settings_of(server) }, file)
 }
 
 fn provider(settings: Settings) -> Smtp {
@@ -143,14 +151,92 @@ async fn a_certificate_nobody_vouches_for_is_a_configuration_error() {
 async fn a_mail_goes_encrypted_to_a_relay_we_trust() {
     for tls in [Tls::Starttls, Tls::Wrapper] {
         let server = Server::encrypted(tls, GOOD).await;
-        let mut smtp = provider(Settings { tls, host: "localhost".into(), ..settings_of(&server) });
-        smtp.connections.trust(&server.certificate);
+        let (settings, _file) = trusting(&server, tls);
+        let smtp = provider(settings);
         for _ in 0..2 {
             let answer = smtp.send(&delivery_by(Channel::Email)).await;
             assert_eq!(answer.outcome, Outcome::Accepted, "{tls:?}: {answer:?}");
         }
         assert_eq!((server.seen().connections, server.seen().messages.len()), (1, 2));
     }
+}
+
+#[tokio::test]
+async fn what_was_said_in_the_clear_never_counts_under_tls() {
+    // Whoever is in between appends the whole conversation to the relay's reply (RFC 3207, 4.2).
+    let injected =
+        "220 go ahead\r\n250-evil\r\n250 AUTH PLAIN\r\n235 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n250 2.0.0 queued";
+    let script = Script { starttls: Turn::Say(injected), message: Turn::Say("550 5.7.1 no"), ..GOOD };
+    let server = Server::encrypted(Tls::Starttls, script).await;
+    let (settings, _file) = trusting(&server, Tls::Starttls);
+    let answer = provider(settings).send(&delivery_by(Channel::Email)).await;
+    assert_eq!(answer.outcome, LATER, "{answer:?}");
+    assert!(answer.detail.contains("in the clear"), "{answer:?}");
+    assert!(!server.seen().commands.iter().any(|command| command.starts_with("MAIL")));
+}
+
+#[tokio::test]
+async fn each_command_takes_its_own_codes_and_no_other() {
+    use Turn::Say;
+    for (script, expected) in [
+        (Script { greeting: Say("250 ok"), ..GOOD }, LATER),
+        (Script { ehlo: Say("220 relay.test"), ..GOOD }, LATER),
+        (Script { ehlo: Say("250-relay.test\r\n354 AUTH PLAIN"), ..GOOD }, LATER),
+        (Script { mail: Say("354 go"), ..GOOD }, LATER),
+        (Script { rcpt: Say("235 welcome"), ..GOOD }, LATER),
+        (Script { rcpt: Say("251 will forward"), ..GOOD }, Outcome::Accepted),
+        (Script { data: Say("250 ok"), ..GOOD }, LATER),
+        (Script { message: Say("354 go"), ..GOOD }, Outcome::NoAnswer),
+        (Script { message: Say("251 forwarded"), ..GOOD }, Outcome::NoAnswer),
+    ] {
+        let (answer, seen) = answer(script).await;
+        assert_eq!(answer.outcome, expected, "{script:?}: {answer:?}");
+        assert_eq!(seen.messages.is_empty(), expected == LATER, "{script:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_surplus_reply_counts_for_no_other_command() {
+    // Before the message: it is not sent.
+    for script in [
+        Script { mail: Turn::Say("250 ok\r\n250 ok"), ..GOOD },
+        Script { rcpt: Turn::Say("250 ok\r\n354 go\r\n250 queued"), ..GOOD },
+        Script { data: Turn::Say("354 go\r\n250 queued"), message: Turn::Say("554 5.7.1 no"), ..GOOD },
+    ] {
+        let (answer, seen) = answer(script).await;
+        assert_eq!((answer.outcome, seen.messages.len()), (LATER, 0), "{script:?}: {answer:?}");
+    }
+    // After it: the next mail has a connection of its own, and its own answer.
+    let server = Server::start(Script { message: Turn::Say("250 ok\r\n250 ok"), ..GOOD }).await;
+    let smtp = provider(settings_of(&server));
+    assert_eq!(smtp.send(&delivery_by(Channel::Email)).await.outcome, Outcome::Accepted);
+    server.follow(Script { message: Turn::Say("554 5.7.1 no"), ..GOOD });
+    assert_eq!(smtp.send(&delivery_by(Channel::Email)).await.outcome, Outcome::Refused);
+    assert_eq!(server.seen().connections, 2);
+}
+
+#[tokio::test]
+async fn a_reply_is_bounded_in_lines_and_in_length() {
+    let long = |text: String| Turn::Say(text.leak());
+    for (turn, bound) in [
+        (long("220-x\r\n".repeat(14_000)), "100 lines"),
+        (long(format!("220 {}", "x".repeat(1_000_000))), "1024 bytes"),
+    ] {
+        let (answer, _) = answer(Script { greeting: turn, ..GOOD }).await;
+        assert_eq!(answer.outcome, LATER);
+        assert!(answer.detail.contains(bound), "{answer:?}");
+    }
+    // A hundred lines are allowed.
+    let (answer, _) = answer(Script { greeting: long("220-x\r\n".repeat(99) + "220 x"), ..GOOD }).await;
+    assert_eq!(answer.outcome, Outcome::Accepted, "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_unusable_authority_is_refused_by_name() {
+    let server = Server::start(GOOD).await;
+    let settings = Settings { tls: Tls::Wrapper, ca_file: Some("/nowhere/at/all".into()), ..settings_of(&server) };
+    let error = Smtp::new(&account(&VENDOR), settings, Arc::new(ManualClock::new(at(5)))).err().unwrap();
+    assert!(error.to_string().starts_with("accounts.smtp.ca_file"), "{error}");
 }
 
 #[tokio::test]
@@ -167,6 +253,17 @@ async fn a_password_is_used_and_never_told() {
     assert_eq!(answer.outcome, Outcome::Accepted);
     // Base64 of "\0chasqui\0hunter2".
     assert!(server.seen().commands.contains(&"AUTH PLAIN AGNoYXNxdWkAaHVudGVyMg==".to_owned()));
+
+    // By the other way, where the relay knows no other.
+    let login = "250-relay.test\r\n250 auth login cram-md5";
+    server.follow(Script { ehlo: Turn::Say(login), auth: Turn::Say("334 VXNlcm5hbWU6"), ..GOOD });
+    let answer = provider(account(&server)).send(&delivery_by(Channel::Email)).await;
+    assert!(answer.detail.contains("250 is no answer"), "the script knows no LOGIN: {answer:?}");
+    assert!(server.seen().commands.contains(&"Y2hhc3F1aQ==".to_owned()), "{:?}", server.seen().commands);
+
+    server.follow(Script { ehlo: Turn::Say("250 relay.test"), ..GOOD });
+    let answer = provider(account(&server)).send(&delivery_by(Channel::Email)).await;
+    assert_eq!(answer.outcome, Outcome::Misconfigured, "{answer:?}");
 
     server.follow(Script { auth: Turn::Say("535 5.7.8 bad credentials"), ..GOOD });
     let answer = provider(account(&server)).send(&delivery_by(Channel::Email)).await;
@@ -248,6 +345,26 @@ async fn an_address_beyond_ascii_needs_a_relay_that_takes_it() {
     server.follow(Script { ehlo: Turn::Say("250-relay.test\r\n250-8BITMIME\r\n250 SMTPUTF8"), ..GOOD });
     let answer = provider(settings_of(&server)).send(&to).await;
     assert_eq!(answer.outcome, Outcome::Accepted, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_domain_beyond_ascii_and_a_quoted_name_go_to_every_relay() {
+    let server = Server::start(GOOD).await;
+    let smtp = provider(settings_of(&server));
+    for (mailbox, expected) in [
+        ("ada@bücher.example", "RCPT TO:<ada@xn--bcher-kva.example>"),
+        (r#""a b"@example.com"#, r#"RCPT TO:<"a b"@example.com>"#),
+    ] {
+        let to = crate::testing::delivery_to(chasqui_schemas::delivery::Address::Mailbox(mailbox.into()));
+        let answer = smtp.send(&to).await;
+        assert_eq!(answer.outcome, Outcome::Accepted, "{mailbox}: {answer:?}");
+        assert!(server.seen().commands.contains(&expected.to_owned()), "{:?}", server.seen().commands);
+    }
+    // No address begins a command of its own.
+    for mailbox in ["\"a\r\nRSET\"@example.com", "a@example.com>\r\nRSET", "a@example.com> SIZE=1"] {
+        let to = crate::testing::delivery_to(chasqui_schemas::delivery::Address::Mailbox(mailbox.into()));
+        assert_eq!(smtp.send(&to).await.outcome, Outcome::Refused, "{mailbox}");
+    }
 }
 
 #[tokio::test]
