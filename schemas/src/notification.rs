@@ -242,6 +242,20 @@ impl Message {
 pub struct Json(String);
 
 impl Json {
+    /// A JSON text without the blanks between its tokens: whatever was written stays as it is, numbers too.
+    pub fn compact(text: &str) -> Self {
+        let (mut in_text, mut escaped) = (false, false);
+        let stays = |c: &char| {
+            match c {
+                '"' if !escaped => in_text = !in_text,
+                _ => {}
+            }
+            escaped = in_text && !escaped && *c == '\\';
+            in_text || !c.is_ascii_whitespace()
+        };
+        Json(text.chars().filter(stays).collect())
+    }
+
     /// The text itself.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -252,5 +266,16 @@ impl From<&Map<String, Value>> for Json {
     fn from(object: &Map<String, Value>) -> Self {
         // A map of strings to values always serialises.
         Json(serde_json::to_string(object).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compact_text_loses_only_blanks_between_tokens() {
+        let text = "{ \"a\" :\t[ 1.00,\n2e3 ], \"b c\": \"x \\\" y \\\\\" , \"d\":  true }";
+        assert_eq!(Json::compact(text).as_str(), r#"{"a":[1.00,2e3],"b c":"x \" y \\","d":true}"#);
     }
 }

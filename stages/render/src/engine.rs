@@ -10,17 +10,19 @@
 //!
 //! Pure, so a crash changes nothing.
 
-use std::{collections::BTreeMap, io};
+use std::{borrow::Cow, collections::BTreeMap, io};
 
 use chasqui_schemas::{
     Channel,
-    notification::Json,
     record::Template,
     submission::{Content, MAX_CONTENT_BYTES},
 };
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context, value::Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context};
 
-use crate::choose::Source;
+use crate::{
+    choose::Source,
+    values::{Data, Numbers},
+};
 
 /// Maximum instructions of one text. They take some milliseconds, which a real template never needs.
 const FUEL: u64 = 100_000;
@@ -30,15 +32,6 @@ const RECURSION: usize = 50;
 const MAX_QUOTE: usize = 100;
 /// The part that is HTML.
 const HTML: &str = "html";
-
-/// The variables of a notification.
-pub(crate) struct Data(Value);
-
-impl Data {
-    pub(crate) fn new(data: &Json) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(data.as_str()).map(Data)
-    }
-}
 
 /// One template record, compiled.
 pub(crate) struct Compiled {
@@ -61,6 +54,7 @@ impl Compiled {
         environment.set_debug(true);
         // The function `debug()` would print every variable, and so the recipient's data.
         environment.remove_global("debug");
+        environment.set_formatter(|out, state, value| Numbers::default().print(out, state, value));
 
         let mut broken = BTreeMap::new();
         let own = [("", &template.channels)];
@@ -84,7 +78,17 @@ impl Compiled {
     pub(crate) fn render(&self, source: &Source<'_>, data: &Data) -> Result<Content, String> {
         // The producer's own `locale`, if `data` has one, wins over ours.
         let locale = if source.locale == chasqui_schemas::record::DEFAULT_LOCALE { "" } else { source.locale };
-        let variables = minijinja::value::merge_maps([data.0.clone(), context! { locale }]);
+        let variables = minijinja::value::merge_maps([data.variables.clone(), context! { locale }]);
+        // Only numbers like `100.00` need a formatter of their own: few notifications.
+        let environment = match data.numbers.is_empty() {
+            true => Cow::Borrowed(&self.environment),
+            false => {
+                let mut own = self.environment.clone();
+                let numbers = data.numbers.clone();
+                own.set_formatter(move |out, state, value| numbers.print(out, state, value));
+                Cow::Owned(own)
+            }
+        };
         let mut left = MAX_CONTENT_BYTES;
         let mut content = Content::default();
         for (part, text) in parts(source.content) {
@@ -93,8 +97,7 @@ impl Compiled {
                 return Err(format!("{part}{what}"));
             }
             let mut output = Bounded { bytes: Vec::with_capacity(text.len() * 2), left };
-            let rendered = self
-                .environment
+            let rendered = environment
                 .get_template(&name)
                 .and_then(|template| template.render_captured_to(variables.clone(), &mut output).map(drop));
             if let Err(error) = rendered {

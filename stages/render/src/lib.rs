@@ -14,6 +14,7 @@
 //! | `engine` | compiles and runs templates within limits |
 //! | `cache` | keeps compiled templates |
 //! | `sms` | counts the segments of a text |
+//! | `values` | reads the data, and prints it as it was written |
 //! | `track` | rewrites links so that clicks are counted, adds the pixel and the link to unsubscribe |
 
 mod cache;
@@ -21,6 +22,7 @@ mod choose;
 mod engine;
 mod sms;
 mod track;
+mod values;
 
 use std::sync::Arc;
 
@@ -36,11 +38,7 @@ use chasqui_schemas::{
 };
 use compact_str::{CompactString, ToCompactString, format_compact};
 
-use crate::{
-    cache::Cache,
-    engine::{Compiled, Data},
-    track::Tracking,
-};
+use crate::{cache::Cache, engine::Compiled, track::Tracking, values::Data};
 
 /// The render stage.
 pub struct Render {

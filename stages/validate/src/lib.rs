@@ -30,10 +30,10 @@ use std::{
 use chasqui_contract::{Decide, Decision, Output, StoreError, Submitted, Verdict};
 use chasqui_schemas::{
     Channel, Lane, Notification, Pepper, Reason, header, id,
-    notification::{Recipient, Request},
+    notification::{Message, Recipient, Request},
     record::Contacts,
     subject,
-    submission::{self, Submission},
+    submission::{self, MAX_DATA_BYTES, Submission},
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -152,7 +152,17 @@ fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -
     let traceparent = incoming.traceparent.as_deref().and_then(header::traceparent).map(str::to_owned);
     submission.channels = submission.channels.map(without_repeats);
     let recipients = std::mem::take(&mut submission.recipients);
-    let request = Arc::new(Request::of(submission, request_id, idempotency_key, traceparent));
+    let written = parse::digits(&submission.data, &incoming.payload);
+    // The rules have measured the values; digits may be more.
+    if let Some(bytes) = written.as_ref().map(|data| data.as_str().len()).filter(|bytes| *bytes > MAX_DATA_BYTES) {
+        let what = format!("{bytes} bytes as compact JSON; at most {MAX_DATA_BYTES} are taken");
+        return Err(Rejection::new(Reason::Invalid, "data", what));
+    }
+    let mut request = Request::of(submission, request_id, idempotency_key, traceparent);
+    if let (Message::Template { data, .. }, Some(written)) = (&mut request.message, written) {
+        *data = written;
+    }
+    let request = Arc::new(request);
 
     let asked = recipients.len();
     let mut seen = HashSet::with_capacity(asked);

@@ -8,12 +8,13 @@
 
 use std::fmt;
 
+use chasqui_schemas::notification::Json;
 use rmp_serde::decode::Error as MessagePackError;
 use serde::{
     Deserialize,
     de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::{Map, Number, Value, map::Entry};
+use serde_json::{Map, Number, Value, map::Entry, value::RawValue};
 
 use crate::violations::clip;
 
@@ -35,6 +36,30 @@ pub(crate) fn fields(content_type: Option<&str>, bytes: &[u8]) -> Result<Map<Str
     match value {
         Value::Object(fields) => Ok(fields),
         other => Err(format!("must be an object, not {}", kind(&other))),
+    }
+}
+
+/// `data` as it stands in a submission that [`fields`] has read, where it holds numbers whose digits a value does not
+/// keep: `100.00`, or more digits than a float has. None where the value says the same, and for MessagePack.
+pub(crate) fn digits(data: &Map<String, Value>, bytes: &[u8]) -> Option<Json> {
+    #[derive(Deserialize)]
+    struct Fields<'a> {
+        #[serde(borrow)]
+        data: &'a RawValue,
+    }
+    if !data.values().any(has_fraction) {
+        return None;
+    }
+    let Fields { data } = serde_json::from_slice(bytes).ok()?;
+    Some(Json::compact(data.get()))
+}
+
+fn has_fraction(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64(),
+        Value::Array(items) => items.iter().any(has_fraction),
+        Value::Object(fields) => fields.values().any(has_fraction),
+        Value::Null | Value::Bool(_) | Value::String(_) => false,
     }
 }
 

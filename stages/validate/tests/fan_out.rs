@@ -54,6 +54,20 @@ fn every_field_arrives() {
 }
 
 #[test]
+fn numbers_keep_their_digits() {
+    let text = r#"{"category": "c", "recipients": ["ada"], "template": "t",
+        "data": {"b": 100.00, "a": [ 9400000000000000000001, -0, {"c d": 1E+3} ], "e": "1.50 \" x" }}"#;
+    let made = notifications(decide(submitted(None, text)));
+    let Message::Template { data, .. } = &made[0].request.message else { panic!("{made:?}") };
+    assert_eq!(data.as_str(), r#"{"b":100.00,"a":[9400000000000000000001,-0,{"c d":1E+3}],"e":"1.50 \" x"}"#);
+
+    let data = format!("{{\"a\": 1.{}}}", "0".repeat(70_000));
+    let endless = format!(r#"{{"category": "c", "recipients": ["ada"], "template": "t", "data": {data}}}"#);
+    let (reason, violations, _) = rejection(decide(submitted(None, endless)));
+    assert!(violations[0].starts_with("data: 700"), "{reason:?} {violations:?}");
+}
+
+#[test]
 fn camel_case_spellings_mean_the_same() {
     let own = j!({
         "category": "c", "recipients": [{"user": "ada"}, {"email": "a@example.com", "timezone": "UTC"}], "template": "t",
