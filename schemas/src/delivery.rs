@@ -10,7 +10,7 @@ use crate::{Channel, Lane, record::Platform, submission::Content};
 /// One rendered message to one endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// Its id; see [`crate::id::delivery`].
+    /// Its id; see [`crate::Pepper::delivery`].
     pub id: Uuid,
     /// The notification it belongs to, which is also the trace id.
     pub notification_id: Uuid,

@@ -1,6 +1,7 @@
 //! Ids: every id is derived from its input, so that a step that is done again makes the same ids.
 //!
-//! Ids are visible in ClickHouse and in links. The recipient enters them only as a hash with a secret: [`crate::pepper`].
+//! Ids are visible in ClickHouse and in links. The recipient enters them only as a hash with a secret: [`crate::pepper`],
+//! which also makes the ids of deliveries, so that one that comes back can be told from one that somebody made up.
 //!
 //! [RFC 9562](https://www.rfc-editor.org/rfc/rfc9562) UUIDv7 for what should sort by time, UUIDv8 for pure hashes.
 
@@ -48,10 +49,12 @@ pub fn notification(stored_at: Timestamp, request_id: Uuid, recipient: &str) -> 
     at_time(stored_at, &[b"notification", request_id.as_bytes(), recipient.as_bytes()])
 }
 
-/// One endpoint's delivery; `endpoint` is [`crate::delivery::Endpoint::id`].
-pub fn delivery(notification_id: Uuid, channel: Channel, endpoint: &str) -> Uuid {
+/// The first half of a delivery's id: which endpoint of the notification it goes to. [`crate::Pepper::delivery`] adds the
+/// other half; `endpoint` is [`crate::delivery::Endpoint::id`].
+pub(crate) fn place(notification_id: Uuid, channel: Channel, endpoint: &str) -> [u8; 8] {
     let digest = digest(&[b"delivery", notification_id.as_bytes(), channel.as_str().as_bytes(), endpoint.as_bytes()]);
-    Builder::from_custom_bytes(first(&digest)).into_uuid()
+    let id = Builder::from_custom_bytes(first(&digest)).into_uuid();
+    std::array::from_fn(|i| id.as_bytes()[i])
 }
 
 /// A span; `step` is a stage's name or a receipt's identity. Never zero, which OpenTelemetry forbids.
@@ -98,6 +101,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Pepper;
 
     proptest! {
         #[test]
@@ -106,7 +110,7 @@ mod tests {
             let derive = || {
                 let request = request("subject", at, seq);
                 let notification = notification(at, request, &user);
-                let delivery = delivery(notification, Channel::Push, &endpoint);
+                let delivery = Pepper::new(b"ours").delivery("shop", notification, Channel::Push, &endpoint);
                 (request, notification, delivery, span(notification, "send", Some(delivery), 1))
             };
             prop_assert_eq!(derive(), derive());

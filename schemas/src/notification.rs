@@ -10,7 +10,6 @@ use uuid::Uuid;
 use crate::{
     Channel, Lane,
     delivery::{Delivery, Endpoint, Written},
-    id,
     record::{Category, Contacts},
     submission::{Content, Submission},
 };
@@ -69,12 +68,13 @@ impl Notification {
         }
     }
 
-    /// The first attempt to bring what was `written` to one of the notification's endpoints.
-    pub fn delivery_to(&self, endpoint: Endpoint, written: Written) -> Delivery {
+    /// The first attempt to bring what was `written` to one of the notification's endpoints. `id` is
+    /// [`crate::Pepper::delivery`].
+    pub fn delivery_to(&self, id: Uuid, endpoint: Endpoint, written: Written) -> Delivery {
         let Written { variant, locale, content, sms_segments, unsubscribe_url } = written;
         let request = &self.request;
         Delivery {
-            id: id::delivery(self.id, endpoint.channel(), &endpoint.id),
+            id,
             notification_id: self.id,
             request_id: request.id,
             app: self.app.clone(),

@@ -25,7 +25,7 @@ crate::vocabulary! {
         ProviderThrottled = "provider_throttled": "The provider asked Chasqui to slow down.",
         ProviderTimeout = "provider_timeout": "The provider gave no answer in time; it may or may not have sent.",
         Interrupted = "interrupted": "A crash cut the attempt off; it may or may not have been sent.",
-        Undecodable = "undecodable": "The bytes between two stages do not decode.",
+        Undecodable = "undecodable": "The bytes between two stages do not decode, or say what cannot be: a receipt of no delivery of ours, a row that ClickHouse refuses.",
         Panicked = "panicked": "A stage failed on this message by a fault of its own.",
         BadRecord = "bad_record": "A record that the stage needs cannot be used.",
         TemplateMissing = "template_missing": "The template does not exist, or has nothing for this channel.",

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::{
-    Channel, Delivery, Lane, Notification,
+    Channel, Delivery, Lane, Notification, Pepper,
     delivery::{Address, Endpoint, Written},
     id,
     notification::{Message, Recipient, Request},
@@ -50,8 +50,14 @@ pub fn notification() -> Notification {
 
 /// A first attempt at mailing `ada` her [`notification`], as it leaves render.
 pub fn delivery() -> Delivery {
-    let endpoint = endpoint(Address::Mailbox("ada@example.com".into()));
-    notification().delivery_to(endpoint, Written { content: content(), ..Written::default() })
+    let (notification, endpoint) = (notification(), endpoint(Address::Mailbox("ada@example.com".into())));
+    let id = pepper().delivery(&notification.app, notification.id, endpoint.channel(), &endpoint.id);
+    notification.delivery_to(id, endpoint, Written { content: content(), ..Written::default() })
+}
+
+/// What the ids of these deliveries are made with.
+pub fn pepper() -> Pepper {
+    Pepper::new(b"a sample's")
 }
 
 /// Seconds after 2026-03-01T12:00:00Z, when [`delivery_by`] and [`delivery_to`] were submitted.
@@ -95,7 +101,8 @@ impl Delivery {
     #[must_use]
     pub fn to(self, address: Address) -> Self {
         let endpoint = endpoint(address);
-        Delivery { id: id::delivery(self.notification_id, endpoint.channel(), &endpoint.id), endpoint, ..self }
+        let id = pepper().delivery(&self.app, self.notification_id, endpoint.channel(), &endpoint.id);
+        Delivery { id, endpoint, ..self }
     }
 
     /// This sample as an SMS.

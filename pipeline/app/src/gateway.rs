@@ -2,13 +2,18 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
 };
 
 use anyhow::Context;
+use async_nats::jetstream;
 use axum::Router;
 use chasqui_contract::Clock;
-use chasqui_engagement::{Carrier, Engagement, Reporters, Setup};
+use chasqui_engagement::{Carrier, Engagement, Known, Reporters, Setup};
+use chasqui_nats::{Pauses, Publisher};
+use chasqui_settings::Secret;
+use chasqui_stores::{NatsLedger, pepper};
+use jiff::SignedDuration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +26,9 @@ pub struct Gateway {
     router: Router,
     carrier: Carrier,
     lost: Arc<AtomicU64>,
+    client: async_nats::Client,
+    secret: Option<Secret>,
+    known: Arc<OnceLock<Known>>,
 }
 
 impl Gateway {
@@ -34,14 +42,17 @@ impl Gateway {
         let gateway = &settings.gateway;
         let (address, is_local) = (gateway.address()?, gateway.is_local()?);
         let tokens = settings.apps.iter().map(|(app, settings)| (app.clone(), settings.token.clone())).collect();
+        let known = Arc::new(OnceLock::new());
         let engagement = Engagement::open(Setup {
             settings: &settings.engagement,
             public_url: &gateway.public_url,
             links: settings.links.open(&gateway.public_url)?,
             reporters: Reporters::of(&tokens, is_local)?,
             callbacks: chasqui_providers::callbacks(&settings.accounts, &gateway.public_url)?,
-            client,
+            client: client.clone(),
             clock,
+            kept: SignedDuration::from_hours(24 * i64::from(settings.clickhouse.ttl_days.get())),
+            known: Arc::clone(&known),
         })?;
         let console = chasqui_console::open(&settings.console, is_local, clickhouse)?;
         let listener = TcpListener::bind(address).await;
@@ -50,7 +61,8 @@ impl Gateway {
         let lost = engagement.lost();
         let (router, carrier) = engagement.into_parts();
         let router = router.merge(console.unwrap_or_default());
-        Ok(Gateway { listener, connections: gateway.connections.max(1), router, carrier, lost })
+        let (connections, secret) = (gateway.connections.max(1), settings.privacy.secret()?);
+        Ok(Gateway { listener, connections, router, carrier, lost, client, secret, known })
     }
 
     /// The address that it listens on, with the port that the system chose where the settings say 0.
@@ -65,8 +77,33 @@ impl Gateway {
 
     /// Answers until `stop` is cancelled, and then publishes or spools the hits that it had accepted.
     pub async fn run(self, stop: CancellationToken) {
-        let Gateway { listener, connections, router, carrier, .. } = self;
+        let Gateway { listener, connections, router, carrier, client, secret, known, .. } = self;
+        let learning = stop.run_until_cancelled(learn(client, secret, &known));
         // The last request drops the last sender of the hit queue, which ends the carrier.
-        tokio::join!(chasqui_http::serve(listener, router, connections, &stop), carrier.run());
+        tokio::join!(chasqui_http::serve(listener, router, connections, &stop), carrier.run(), learning);
+    }
+}
+
+/// Asks the broker for what proves ids, and for the ledger, until it has told both.
+async fn learn(client: async_nats::Client, secret: Option<Secret>, known: &OnceLock<Known>) {
+    let context = jetstream::new(client);
+    let mut pauses = Pauses::default();
+    loop {
+        let asked = async {
+            let pepper = pepper(&context, secret.as_ref()).await?;
+            let ledger = NatsLedger::open_urgent(&context, Publisher::new(context.clone())).await?;
+            anyhow::Ok(Known { pepper, ledger: Arc::new(ledger) })
+        };
+        match asked.await {
+            Ok(found) => {
+                _ = known.set(found);
+                return;
+            }
+            Err(error) => tracing::warn!(
+                error = &*error,
+                "ids of receipts are not proved here yet, only by the service `receipts`: trying again"
+            ),
+        }
+        tokio::time::sleep(pauses.pause()).await;
     }
 }

@@ -29,6 +29,7 @@ use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, PrivacySettings, pepp
 use chasqui_trace::TraceSink;
 use chasqui_validate::Validate;
 use chasqui_warehouse::{WriterSettings, run_exporter, run_writer};
+use jiff::SignedDuration;
 use tokio::{
     runtime::{self, Handle, Runtime},
     task::JoinSet,
@@ -206,7 +207,8 @@ impl Worker {
             }
             Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, limits, parts, on),
             Stage::Render => {
-                self.run(Render::new(directory, settings.links.open(&settings.gateway.public_url)?), limits, parts, on)
+                let links = settings.links.open(&settings.gateway.public_url)?;
+                self.run(Render::new(directory, links, parts.pepper.clone()), limits, parts, on);
             }
             Stage::Prioritize => self.run(Prioritize { clock, routes: settings.routes() }, limits, parts, on),
             Stage::Send => {
@@ -253,7 +255,9 @@ impl Worker {
             }
             Service::Receipts => {
                 let context = jetstream::new(parts.broker.client.clone());
-                let receipts = run_receipts(context, parts.broker.traces.clone(), self.stop.clone());
+                let kept = SignedDuration::from_hours(24 * i64::from(settings.clickhouse.ttl_days.get()));
+                let (traces, pepper) = (parts.broker.traces.clone(), parts.pepper.clone());
+                let receipts = run_receipts(context, traces, pepper, kept, self.stop.clone());
                 self.tasks.spawn(async move { receipts.await.context("receipts") });
             }
             Service::Writer => {

@@ -102,13 +102,5 @@ impl<C: Call> Provider for Opened<C> {
 
 /// A receipt that is known with the answer. Its time is when it is stored; account and vendor are added to it.
 pub(crate) fn receipt(delivery: &Delivery, by: Actor) -> Receipt {
-    Receipt {
-        delivery_id: delivery.id,
-        notification_id: delivery.notification_id,
-        at: None,
-        provider: None,
-        vendor: None,
-        detail: None,
-        by,
-    }
+    Receipt::new(delivery.notification_id, delivery.id, by)
 }

@@ -61,10 +61,52 @@ pub(crate) fn enhanced_status(words: &str) -> Option<EnhancedStatus> {
     (numbers.next().is_none() && matches!(status.0, 2 | 4 | 5)).then_some(status)
 }
 
-/// Whether there is no such mailbox. `5.2.2` (full) and `5.7.x` (policy) are not about the address.
-pub(crate) fn is_dead_mailbox(status: EnhancedStatus) -> bool {
-    matches!(status, (5, 1, 1 | 2 | 3 | 6) | (5, 2, 1))
+/// The enhanced status code of a whole reply, which begins with the code of three digits: `550 5.1.1 …`, `550-5.1.1 …`.
+pub(crate) fn enhanced_of_reply(words: &str) -> Option<EnhancedStatus> {
+    let (code, rest) = words.trim_start().split_at_checked(3)?;
+    let is_code = code.bytes().all(|byte| byte.is_ascii_digit());
+    if is_code { enhanced_status(rest.trim_start_matches(['-', ' '])) } else { enhanced_status(words) }
 }
+
+/// Whether there is no such mailbox, by the status and the words of a mail server's reply.
+///
+/// By class, from [RFC 3463](https://www.rfc-editor.org/rfc/rfc3463#section-3.2) and the list that
+/// [IANA](https://www.iana.org/assignments/smtp-enhanced-status-codes) keeps: of `x.1.x` what is about the recipient's
+/// address: no such mailbox, no such system, bad syntax, moved, no mail for that domain (`5.1.10`, RFC 7505; Exchange says
+/// so of an unknown recipient); and `5.2.1`, disabled. `5.2.2` (full), `5.7.x` (policy) and the rest are not about it.
+///
+/// A status that says nothing, or none: then the words of the servers that are known for it ([`UNKNOWN_MAILBOX`]).
+pub(crate) fn is_dead_mailbox(status: Option<EnhancedStatus>, words: &str) -> bool {
+    match status {
+        Some((5, 1, 1 | 2 | 3 | 6 | 10) | (5, 2, 1)) => true,
+        None | Some((5, 0 | 1 | 5, 0) | (5, 4, 1)) => {
+            let words = words.to_ascii_lowercase();
+            UNKNOWN_MAILBOX.iter().any(|(of, phrase)| (of.is_none() || *of == status) && words.contains(phrase))
+        }
+        Some(_) => false,
+    }
+}
+
+/// What servers say of a mailbox that does not exist, where their status does not say it; with a status, only beside that.
+const UNKNOWN_MAILBOX: [(Option<EnhancedStatus>, &str); 12] = [
+    // Exim: its routers, and the `data` that its manual gives for unknown users. It sends no enhanced status.
+    (None, "unrouteable address"),
+    (None, "unknown user"),
+    (None, "no such user"),
+    (None, "no such recipient"),
+    (None, "no such mailbox"),
+    // Sendmail, qmail, Postfix without a status.
+    (None, "user unknown"),
+    (None, "no mailbox here by that name"),
+    (None, "recipient unknown"),
+    (None, "mailbox not found"),
+    // Exchange's resolver.
+    (None, "recipientnotfound"),
+    // Outlook.com: without that status the words are RFC 5321's for everything that is refused.
+    (Some((5, 5, 0)), "mailbox unavailable"),
+    // Exchange Online, where the edge knows all recipients of a domain.
+    (Some((5, 4, 1)), "recipient address rejected: access denied"),
+];
 
 /// Why a delivery cannot be made a mail.
 #[derive(Debug, PartialEq, thiserror::Error)]

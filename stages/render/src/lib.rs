@@ -29,9 +29,8 @@ use std::sync::Arc;
 use chasqui_contract::{Decide, Decision, Directory, Output, StoreError, Verdict};
 use chasqui_links::{Links, Origin};
 use chasqui_schemas::{
-    Channel, Notification, Reason,
-    delivery::{Endpoint, Written},
-    id,
+    Channel, Notification, Pepper, Reason,
+    delivery::Written,
     notification::{Json, Message},
     record::Template,
     submission::Content,
@@ -44,13 +43,14 @@ use crate::{cache::Cache, engine::Compiled, track::Tracking, values::Data};
 pub struct Render {
     directory: Arc<dyn Directory>,
     links: Option<Links>,
+    pepper: Pepper,
     cache: Cache,
 }
 
 impl Render {
-    /// Reads templates from `directory`; makes links to the gateway with `links`, where there is one.
-    pub fn new(directory: Arc<dyn Directory>, links: Option<Links>) -> Self {
-        Render { directory, links, cache: Cache::default() }
+    /// Reads templates from `directory`; makes links to the gateway with `links`, where there is one. `pepper`: for ids.
+    pub fn new(directory: Arc<dyn Directory>, links: Option<Links>, pepper: Pepper) -> Self {
+        Render { directory, links, pepper, cache: Cache::default() }
     }
 }
 
@@ -65,7 +65,7 @@ impl Decide for Render {
             Message::Content(content) => {
                 let locale = request.locale.as_deref().unwrap_or_default();
                 let written = |_: Channel| Ok(Some(Text { content: content.clone(), locale: locale.to_owned() }));
-                deliver(&notification, "", &tracking, written)
+                deliver(&notification, "", &self.pepper, &tracking, written)
             }
             Message::Template { key, data } => match self.directory.template(key).await? {
                 None => Decision::dead(Reason::TemplateMissing, format!("there is no template `{key}`")),
@@ -97,7 +97,7 @@ impl Render {
             Err(error) => return Decision::dead(Reason::Undecodable, format!("`data` is not JSON: {error}")),
         };
         let written = |channel| write(template, &compiled, key, variant, channel, wanted, &data);
-        deliver(notification, variant, tracking, written)
+        deliver(notification, variant, &self.pepper, tracking, written)
     }
 
     /// Whether category and recipient allow us to count opens and clicks. Preferences that cannot be read allow nothing.
@@ -145,6 +145,7 @@ fn write(
 fn deliver(
     notification: &Notification,
     variant: &str,
+    pepper: &Pepper,
     tracking: &Tracking<'_>,
     written: impl Fn(Channel) -> Result<Option<Text>, Failed>,
 ) -> Decision {
@@ -188,20 +189,17 @@ fn deliver(
         if !locale.is_empty() {
             explain(format_compact!("locale.{channel}"), locale.as_str().into());
         }
-        let origin = |endpoint: &Endpoint| Origin {
-            delivery_id: id::delivery(notification.id, channel, &endpoint.id),
-            notification_id: notification.id,
-            channel,
-        };
         deliveries.extend(endpoints.map(|endpoint| {
+            let delivery_id = pepper.delivery(&notification.app, notification.id, channel, &endpoint.id);
+            let origin = Origin { delivery_id, notification_id: notification.id, channel };
             let written = Written {
                 variant: variant.to_owned(),
                 locale: locale.clone(),
-                content: tracking.content(&origin(endpoint), content.clone()),
+                content: tracking.content(&origin, content.clone()),
                 sms_segments,
-                unsubscribe_url: tracking.unsubscribe_url(&origin(endpoint), notification, endpoint),
+                unsubscribe_url: tracking.unsubscribe_url(&origin, notification, endpoint),
             };
-            notification.delivery_to(endpoint.clone(), written)
+            notification.delivery_to(delivery_id, endpoint.clone(), written)
         }));
     }
     if deliveries.is_empty() {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use chasqui_contract::{Decide, StoreError, Verdict};
 use chasqui_render::Render;
 use chasqui_schemas::{
-    Channel, Lane, Notification, Reason, id,
+    Channel, Lane, Notification, Reason,
     notification::Message,
     record::{Contacts, Template},
+    sample,
     submission::Content,
 };
 use chasqui_stores::memory::MemoryDirectory;
@@ -42,7 +43,8 @@ fn every_endpoint_gets_a_delivery_with_all_that_a_provider_needs() {
     assert_eq!(made.len(), 5);
     for endpoint in endpoints {
         let delivery = made.iter().find(|each| each.endpoint == endpoint).unwrap();
-        assert_eq!(delivery.id, id::delivery(input.id, endpoint.channel(), &endpoint.id));
+        assert!(sample::pepper().is_of(&input.app, input.id, delivery.id), "it proves whose it is");
+        assert_eq!(delivery.id, sample::pepper().delivery(&input.app, input.id, endpoint.channel(), &endpoint.id));
         assert_eq!((delivery.notification_id, delivery.request_id), (input.id, input.request.id));
         assert_eq!(
             (delivery.app.as_str(), delivery.category.as_str(), delivery.template.as_str()),
@@ -88,7 +90,7 @@ fn nothing_for_any_channel_is_a_dead_letter() {
 
 #[test]
 fn an_unknown_template_is_a_dead_letter() {
-    let stage = Render::new(Arc::new(MemoryDirectory::new()), None);
+    let stage = Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper());
     let (reason, detail) = dead(decide(&stage, of_template(j!({}), vec![phone()])));
     assert_eq!((reason, detail.as_str()), (Reason::TemplateMissing, "there is no template `t`"));
 }
@@ -103,7 +105,7 @@ fn no_endpoint_is_suppressed() {
 fn a_directory_that_fails_is_an_error_of_the_stage_and_not_of_the_message() {
     let directory = MemoryDirectory::new().with_bad_record::<Template>("t");
     directory.faults.fail_next(1);
-    let stage = Render::new(Arc::new(directory), None);
+    let stage = Render::new(Arc::new(directory), None, sample::pepper());
     let ask = || stage.decide(of_template(j!({}), vec![phone()])).now_or_never().unwrap();
     assert!(matches!(ask(), Err(StoreError::Unavailable { .. })));
     assert!(matches!(ask(), Err(StoreError::BadRecord { .. })));
@@ -168,7 +170,7 @@ fn inline_content_is_sent_as_it_is() {
     };
     let mut input = inline(content.clone());
     Arc::make_mut(&mut input.request).locale = Some("pt-BR".into());
-    let made = deliveries(decide(&Render::new(Arc::new(MemoryDirectory::new()), None), input));
+    let made = deliveries(decide(&Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper()), input));
     assert_eq!(made.len(), 4);
     assert!(made.iter().all(|each| (each.template.as_str(), each.locale.as_str()) == ("", "pt-BR")));
     for each in made {
@@ -184,7 +186,7 @@ fn inline_content_is_sent_as_it_is() {
 #[test]
 fn an_sms_without_a_body_says_its_title() {
     let made = deliveries(decide(
-        &Render::new(Arc::new(MemoryDirectory::new()), None),
+        &Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper()),
         inline(Content { title: Some("t".into()), ..Content::default() }),
     ));
     let sms = made.iter().find(|each| each.channel() == Channel::Sms).unwrap();

@@ -195,7 +195,7 @@ proptest! {
     fn a_warm_cache_changes_nothing(texts in prop::collection::vec("(\\{\\{ ?[ab] ?\\}\\}|\\{% if a %\\}|\\{% endif %\\}|[a-z<&{}%]|\n){0,8}", 1..4), a in ".*", b in ".*") {
         let warm = Render::new(Arc::new(texts.iter().enumerate().fold(MemoryDirectory::new(), |directory, (n, text)| {
             directory.with(&n.to_string(), template(j!({"email": {"default": {"title": text, "html": text}}})))
-        })), None);
+        })), None, chasqui_schemas::sample::pepper());
         for _ in 0..2 {
             for (n, text) in texts.iter().enumerate() {
                 let cold = stage(template(j!({"email": {"default": {"title": text, "html": text}}})));

@@ -28,7 +28,7 @@ fn links() -> Links {
 }
 
 fn stage(directory: MemoryDirectory) -> Render {
-    Render::new(Arc::new(directory), Some(links()))
+    Render::new(Arc::new(directory), Some(links()), chasqui_schemas::sample::pepper())
 }
 
 fn mail(html: &str) -> Notification {
@@ -163,7 +163,11 @@ fn without_tracking_nothing_is_rewritten_but_the_way_out_stays() {
 #[test]
 fn without_a_gateway_nothing_is_changed() {
     let html = "<a href=\"https://shop.example.com/\">a</a>";
-    let delivery = deliveries(decide(&Render::new(Arc::new(MemoryDirectory::new()), None), mail(html))).remove(0);
+    let delivery = deliveries(decide(
+        &Render::new(Arc::new(MemoryDirectory::new()), None, chasqui_schemas::sample::pepper()),
+        mail(html),
+    ))
+    .remove(0);
     assert_eq!((delivery.content.html.as_deref(), delivery.unsubscribe_url), (Some(html), None));
 }
 

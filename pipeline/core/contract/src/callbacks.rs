@@ -1,6 +1,6 @@
 //! The callbacks port: what a vendor reports hours after it took a message, read from the HTTP request that it signed.
 
-use chasqui_schemas::{Channel, OptOut, ReceiptKind, receipt::Actor};
+use chasqui_schemas::{Channel, ReceiptKind, receipt::Actor};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -24,22 +24,37 @@ pub trait Callbacks: Send + Sync {
     ///
     /// # Errors
     /// Why the request has no effect.
-    fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal>;
-
-    /// Called once what the request reports is stored: a vendor whose signatures could be used again is refused from
-    /// then on. A request that could not be stored comes again and must still count.
-    fn kept(&self, request: &SignedRequest<'_>) {
-        let _ = request;
-    }
+    fn read(&self, request: &SignedRequest<'_>) -> Result<Callback, Refusal>;
 
     /// The HTTP status that answers a request without effect, in the vendor's own terms.
     fn refused(&self, refusal: Refusal) -> u16 {
         match refusal {
             // A key may be being changed: a vendor that tries again loses nothing.
             Refusal::Forged => 401,
+            // It stands in the vendor's own list of failures, where somebody may see it.
+            Refusal::Unreadable => 400,
             // It would be no better the next time.
-            Refusal::Unreadable | Refusal::Stale => 200,
+            Refusal::Stale => 200,
         }
+    }
+}
+
+/// A callback that the vendor has signed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Callback {
+    /// What it reports.
+    pub events: Vec<Reported>,
+    /// How many events could not be read.
+    pub unreadable: usize,
+    /// What makes a signature unique that does not cover the events. It may have been seen by somebody who puts other
+    /// events under it: it counts once, and only for what proves itself.
+    pub once: Option<String>,
+}
+
+impl From<Vec<Reported>> for Callback {
+    /// The signature covers the events, and all of them could be read.
+    fn from(events: Vec<Reported>) -> Self {
+        Callback { events, unreadable: 0, once: None }
     }
 }
 
@@ -73,7 +88,7 @@ impl<'a> SignedRequest<'a> {
 pub enum Refusal {
     /// It has no signature, or one that is not the vendor's.
     Forged,
-    /// It is the vendor's, and cannot be read.
+    /// It cannot be read: the vendor's, or nobody can say whose, because the signature is in what cannot be read.
     Unreadable,
     /// It is the vendor's, and too old, or was taken before.
     Stale,
@@ -95,7 +110,7 @@ impl Refusal {
 pub struct Reported {
     /// What happened.
     pub kind: ReceiptKind,
-    /// Notification and delivery; `None` where the message is none of ours.
+    /// Notification and delivery, as they came back; `None` where there are none.
     pub ids: Option<(Uuid, Uuid)>,
     /// When, by the vendor's clock.
     pub at: Option<Timestamp>,
@@ -103,13 +118,22 @@ pub struct Reported {
     pub detail: Option<String>,
     /// Who opened or clicked.
     pub by: Actor,
-    /// What it switches off.
-    pub opt_out: Option<OptOut>,
+    /// What it says of an address.
+    pub address: Option<AddressFact>,
+}
+
+/// Nothing more may go to an address.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AddressFact {
+    /// The e-mail address or phone number.
+    pub address: String,
+    /// As [`chasqui_schemas::record::Suppression::reason`].
+    pub reason: &'static str,
 }
 
 impl Reported {
     /// A report without further detail.
     pub fn new(kind: ReceiptKind, ids: Option<(Uuid, Uuid)>, at: Option<Timestamp>) -> Self {
-        Reported { kind, ids, at, detail: None, by: Actor::Unknown, opt_out: None }
+        Reported { kind, ids, at, detail: None, by: Actor::Unknown, address: None }
     }
 }

@@ -24,7 +24,7 @@ pub mod message;
 pub mod provider;
 
 pub use address_book::AddressBook;
-pub use callbacks::{AccountCallbacks, Callbacks, Refusal, Reported, SignedRequest};
+pub use callbacks::{AccountCallbacks, AddressFact, Callback, Callbacks, Refusal, Reported, SignedRequest};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use decide::Decide;
 pub use decision::{Decision, Output, Verdict};

@@ -7,7 +7,7 @@
 //! | `POST /t/u/{token}` | a mailbox provider's "unsubscribe" (RFC 8058), or the form of the page below | 200 |
 //! | `GET /t/u/{token}` | the recipient, or a scanner | a page that asks; nothing happens yet |
 //! | `POST /v1/receipts` | apps | 202 |
-//! | `POST /v1/callbacks/{account}` | vendors | 200 |
+//! | `POST` or `GET /v1/callbacks/{account}` | vendors | 200 |
 //! | `GET /healthz`, `/readyz` | probes | 200, or 503 where hits would be refused |
 //!
 //! What they report ends as messages on `notify.receipt.<kind>.<channel>`; the service `receipts` makes trace
@@ -52,5 +52,5 @@ pub mod spool;
 mod track;
 
 pub use hit_queue::Carrier;
-pub use routes::{Engagement, Setup};
+pub use routes::{Engagement, Known, Setup};
 pub use settings::{Reporters, Settings};

@@ -3,11 +3,12 @@
 //! A JSON array of up to [`MAX_REPORTS`] receipts. All or nothing: one that cannot be used refuses the request and is
 //! named. The answer is 202 when all of them are stored.
 //!
-//! An app proves who it is with its token. That a delivery is one of its own is not looked up: the id of a delivery is
-//! a hash of 122 bits that only its provider and its device know.
+//! An app proves who it is with its token, and reports of its own deliveries only: the ids of deliveries prove whose they
+//! are ([`IdCheck`]). Of what it says its token counts, and no name: it is the receipt's `app`.
 
 use std::sync::Arc;
 
+use crate::{Reporters, hit::Hit, routes::App};
 use axum::{
     extract::{Request, State},
     http::{
@@ -19,24 +20,24 @@ use axum::{
 use chasqui_http::{request, token};
 use chasqui_schemas::{
     Receipt,
-    receipt::{MAX_DETAIL, MAX_PROVIDER, MAX_REPORTS, Report, check_ids},
+    receipt::{IdCheck, MAX_DETAIL, MAX_REPORTS, Report},
 };
-use jiff::Timestamp;
-
-use crate::{Reporters, hit::Hit, routes::App};
 
 /// Maximum bytes of a body: that many receipts fit.
 const MAX_BODY: usize = 512 << 10;
 pub(crate) async fn report(State(app): State<Arc<App>>, request: Request) -> Response {
-    if !may_report(&app.reporters, request.headers()) {
+    let Some(reporter) = reporter(&app.reporters, request.headers()) else {
         return (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response();
+    };
+    if request::is_encoded(request.headers()) {
+        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     let _turn = app.turn().await;
     let body = match request::body(request, MAX_BODY).await {
         Ok(body) => body,
         Err(response) => return response,
     };
-    let hits = match read(&body, app.now()) {
+    let hits = match read(&body, reporter, &app.check(app.now())) {
         Ok(hits) => hits,
         Err(what) => return json(StatusCode::BAD_REQUEST, &serde_json::json!({ "error": what })),
     };
@@ -46,13 +47,15 @@ pub(crate) async fn report(State(app): State<Arc<App>>, request: Request) -> Res
     }
 }
 
-fn may_report(reporters: &Reporters, headers: &HeaderMap) -> bool {
-    let Reporters::Apps(apps) = reporters else { return true };
-    token::bearer(headers).is_some_and(|token| apps.contains_key(&token::hash(token)))
+/// Who reports: an app, or anybody where anybody may; `None` for who may not.
+fn reporter<'a>(reporters: &'a Reporters, headers: &HeaderMap) -> Option<Option<&'a str>> {
+    let Reporters::Apps(apps) = reporters else { return Some(None) };
+    let app = token::bearer(headers).and_then(|token| apps.get(&token::hash(token)));
+    app.map(|app| Some(app.as_str()))
 }
 
 /// The receipts of a body; else which of them is wrong, and how.
-fn read(body: &[u8], now: Timestamp) -> Result<Vec<Hit>, String> {
+fn read(body: &[u8], app: Option<&str>, check: &IdCheck<'_>) -> Result<Vec<Hit>, String> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let reports: Vec<Report> = serde_path_to_error::deserialize(&mut reader)
         .map_err(|error| format!("{}: {}", error.path(), error.inner()))?;
@@ -63,30 +66,23 @@ fn read(body: &[u8], now: Timestamp) -> Result<Vec<Hit>, String> {
     reports
         .into_iter()
         .enumerate()
-        .map(|(n, report)| hit(report, now).map_err(|(field, wrong)| format!("[{n}].{field}: {wrong}")))
+        .map(|(n, report)| hit(report, app, check).map_err(|(field, wrong)| format!("[{n}].{field}: {wrong}")))
         .collect()
 }
 
-fn hit(report: Report, now: Timestamp) -> Result<Hit, (&'static str, &'static str)> {
+fn hit(report: Report, app: Option<&str>, check: &IdCheck<'_>) -> Result<Hit, (&'static str, &'static str)> {
     let longer = |text: &Option<String>, most: usize| text.as_ref().is_some_and(|text| text.chars().count() > most);
-    check_ids(report.notification_id, report.delivery_id)?;
-    if longer(&report.provider, MAX_PROVIDER) {
-        return Err(("provider", "is longer than 64 characters"));
-    }
+    check.check(app, report.notification_id, report.delivery_id)?;
     if longer(&report.detail, MAX_DETAIL) {
         return Err(("detail", "is longer than 500 characters"));
     }
     let receipt = Receipt {
-        delivery_id: report.delivery_id,
-        notification_id: report.notification_id,
-        at: Some(report.at.unwrap_or(now)),
-        provider: report.provider,
-        // An app knows the account's name from us, but not the vendor.
-        vendor: None,
+        at: Some(report.at.unwrap_or(check.now)),
+        app: app.map(str::to_owned),
         detail: report.detail,
-        by: report.by,
+        ..Receipt::new(report.notification_id, report.delivery_id, report.by)
     };
-    Ok(Hit { kind: report.kind, channel: report.channel, receipt, opt_out: None })
+    Ok(Hit { kind: report.kind, channel: report.channel, receipt: Some(receipt), opt_out: None })
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {
@@ -98,7 +94,8 @@ mod tests {
     use std::collections::HashMap;
 
     use axum::http::header::AUTHORIZATION;
-    use chasqui_schemas::{Channel, ReceiptKind};
+    use chasqui_schemas::{Channel, ReceiptKind, id, sample::pepper};
+    use jiff::{SignedDuration, Timestamp};
     use serde_json::json;
     use uuid::Uuid;
 
@@ -108,44 +105,67 @@ mod tests {
         Timestamp::from_second(1_790_000_000).unwrap()
     }
 
+    fn of(app: &str, age: SignedDuration) -> serde_json::Value {
+        let notification = id::notification(now() - age, Uuid::nil(), "ada");
+        let delivery = pepper().delivery(app, notification, Channel::Push, "phone");
+        json!({ "kind": "opened", "channel": "push", "by": "human", "delivery_id": delivery, "notification_id": notification })
+    }
+
+    fn read(body: &[u8]) -> Result<Vec<Hit>, String> {
+        let kept = SignedDuration::from_hours(24);
+        super::read(body, Some("shop"), &IdCheck { now: now(), kept, pepper: Some(&pepper()) })
+    }
+
     fn one(change: impl FnOnce(&mut serde_json::Value)) -> Result<Vec<Hit>, String> {
-        let mut report = json!({
-            "kind": "opened", "channel": "push", "by": "human",
-            "delivery_id": Uuid::from_u128(9), "notification_id": Uuid::now_v7(),
-        });
+        let mut report = of("shop", SignedDuration::ZERO);
         change(&mut report);
-        read(json!([report]).to_string().as_bytes(), now())
+        read(json!([report]).to_string().as_bytes())
+    }
+
+    #[test]
+    fn an_app_reports_of_its_own_deliveries_that_are_kept() {
+        let hours = SignedDuration::from_hours;
+        for (app, age, complaint) in [
+            ("shop", hours(23), None),
+            ("bank", hours(1), Some("[0].delivery_id: is of another app's delivery")),
+            ("shop", hours(25), Some("[0].notification_id: is of a notification that is not kept any more")),
+            ("shop", hours(-24), Some("[0].notification_id: is of the future")),
+        ] {
+            let error = one(|report| *report = of(app, age)).err();
+            assert_eq!(error.as_deref(), complaint, "{app} {age}");
+        }
+        let made_up = one(|report| report["delivery_id"] = json!(Uuid::new_v4())).unwrap_err();
+        assert!(made_up.starts_with("[0].delivery_id: is not one of Chasqui's"), "{made_up}");
     }
 
     #[test]
     fn receipts_are_read_whole_or_refused_by_name() {
         let hits = one(|_| {}).unwrap();
-        assert_eq!(
-            (hits[0].kind, hits[0].channel, hits[0].receipt.at),
-            (ReceiptKind::Opened, Channel::Push, Some(now()))
-        );
-        assert_eq!(read(b"[]", now()).unwrap(), []);
+        let receipt = hits[0].receipt.as_ref().unwrap();
+        assert_eq!((hits[0].kind, hits[0].channel, receipt.at), (ReceiptKind::Opened, Channel::Push, Some(now())));
+        assert_eq!((receipt.app.as_deref(), receipt.provider.as_deref()), (Some("shop"), None));
+        assert_eq!(read(b"[]").unwrap(), []);
         for (field, value, complaint) in [
             ("kind", json!("read"), "[0].kind: unknown variant"),
             ("channel", json!(1), "[0].channel"),
             ("delivery_id", json!("x"), "[0].delivery_id"),
-            ("delivery_id", json!(Uuid::nil()), "[0].delivery_id: is nil"),
+            ("delivery_id", json!(Uuid::nil()), "[0].delivery_id: is not one"),
             ("notification_id", json!(Uuid::from_u128(1)), "[0].notification_id"),
             ("detail", json!("x".repeat(501)), "[0].detail"),
-            ("provider", json!("x".repeat(65)), "[0].provider"),
+            ("provider", json!("twilio"), "[0].provider: unknown field"),
             ("opt_out", json!({}), "[0].opt_out: unknown field"),
         ] {
             let error = one(|report| report[field] = value.clone()).unwrap_err();
             assert!(error.starts_with(complaint), "{field} {value}: {error}");
         }
-        assert!(read(b"[] x", now()).is_err());
-        assert!(read(b"{}", now()).is_err());
+        assert!(read(b"[] x").is_err());
+        assert!(read(b"{}").is_err());
     }
 
     #[test]
     fn no_more_than_a_thousand_come_at_once() {
-        let report = json!({"kind": "opened", "channel": "push", "delivery_id": Uuid::from_u128(9), "notification_id": Uuid::now_v7()});
-        let many = |count| read(json!(vec![report.clone(); count]).to_string().as_bytes(), now());
+        let report = of("shop", SignedDuration::ZERO);
+        let many = |count| read(json!(vec![report.clone(); count]).to_string().as_bytes());
         assert_eq!(many(MAX_REPORTS).unwrap().len(), MAX_REPORTS);
         assert!(many(MAX_REPORTS + 1).is_err());
     }
@@ -154,17 +174,17 @@ mod tests {
     fn only_a_known_token_may_report() {
         let apps = Reporters::Apps(HashMap::from([(token::hash("t0ken"), "shop".to_owned())]));
         for (credentials, expected) in [
-            ("Bearer t0ken", true),
-            ("bearer t0ken", true),
-            ("Bearer t0ke", false),
-            ("Basic t0ken", false),
-            ("t0ken", false),
+            ("Bearer t0ken", Some(Some("shop"))),
+            ("bearer t0ken", Some(Some("shop"))),
+            ("Bearer t0ke", None),
+            ("Basic t0ken", None),
+            ("t0ken", None),
         ] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, credentials.parse().unwrap())]);
-            assert_eq!(may_report(&apps, &headers), expected, "{credentials}");
+            assert_eq!(reporter(&apps, &headers), expected, "{credentials}");
         }
-        assert!(!may_report(&apps, &HeaderMap::new()));
-        assert!(!may_report(&Reporters::Apps(HashMap::new()), &HeaderMap::new()));
-        assert!(may_report(&Reporters::Anybody, &HeaderMap::new()));
+        assert_eq!(reporter(&apps, &HeaderMap::new()), None);
+        assert_eq!(reporter(&Reporters::Apps(HashMap::new()), &HeaderMap::new()), None);
+        assert_eq!(reporter(&Reporters::Anybody, &HeaderMap::new()), Some(None));
     }
 }

@@ -1,6 +1,6 @@
 //! Paths, and what their handlers share.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 
 use axum::{
     Router,
@@ -8,11 +8,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use chasqui_contract::{AccountCallbacks, Clock};
+use chasqui_contract::{AccountCallbacks, Clock, Ledger};
 use chasqui_http::request::come_again;
 use chasqui_links::Links;
 use chasqui_nats::Publisher;
-use jiff::Timestamp;
+use chasqui_schemas::{Pepper, receipt::IdCheck};
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
@@ -44,6 +45,19 @@ pub struct Setup<'a> {
     pub client: async_nats::Client,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// How long notifications are kept: nothing is reported of what is older.
+    pub kept: SignedDuration,
+    /// What only the broker can tell; empty until it has.
+    pub known: Arc<OnceLock<Known>>,
+}
+
+/// What only the broker can tell. Until then reports are stored without a proof of their ids, which the service
+/// `receipts` asks for again; and what counts only with a proof is refused for now.
+pub struct Known {
+    /// It proves ids.
+    pub pepper: Pepper,
+    /// It remembers what counts once.
+    pub ledger: Arc<dyn Ledger>,
 }
 
 /// Engagement, ready to answer.
@@ -58,7 +72,7 @@ impl Engagement {
     /// # Errors
     /// Where the spool cannot be used. With NATS away it is no error: then hits are kept.
     pub fn open(setup: Setup<'_>) -> Result<Self, SpoolError> {
-        let Setup { settings, public_url, links, reporters, callbacks, client, clock } = setup;
+        let Setup { settings, public_url, links, reporters, callbacks, client, clock, kept, known } = setup;
         let spool = Spool::open(&settings.spool_dir, settings.spool_bytes)?;
         let publisher = Publisher::new(async_nats::jetstream::new(client.clone()));
         let (hits, carrier) = HitQueue::new(client, &publisher, spool, settings.queue_hits);
@@ -70,6 +84,8 @@ impl Engagement {
             callbacks,
             public_url: public_url.trim_end_matches('/').to_owned(),
             clock,
+            kept,
+            known,
             bulk: Semaphore::new(MAX_BULK),
         };
         Ok(Engagement { app: Arc::new(app), carrier })
@@ -95,13 +111,20 @@ pub(crate) struct App {
     pub(crate) callbacks: Vec<AccountCallbacks>,
     /// Without a slash at the end.
     pub(crate) public_url: String,
+    pub(crate) known: Arc<OnceLock<Known>>,
     clock: Arc<dyn Clock>,
+    kept: SignedDuration,
     bulk: Semaphore,
 }
 
 impl App {
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// What ids that come in `now` are held against.
+    pub(crate) fn check(&self, now: Timestamp) -> IdCheck<'_> {
+        IdCheck { now, kept: self.kept, pepper: self.known.get().map(|known| &known.pepper) }
     }
 
     /// A turn to read a large body; `None` is never, for the semaphore is not closed.
@@ -116,7 +139,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/t/c/{token}", get(track::click))
         .route("/t/u/{token}", get(track::confirm).post(track::unsubscribe))
         .route("/v1/receipts", post(reports::report))
-        .route("/v1/callbacks/{account}", post(callbacks::receive))
+        .route("/v1/callbacks/{account}", get(callbacks::receive).post(callbacks::receive))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .fallback(|| async { pages::missing() })

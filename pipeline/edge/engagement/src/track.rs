@@ -37,7 +37,7 @@ pub(crate) async fn pixel(State(app): State<Arc<App>>, request: Request) -> Resp
     if let Some((origin, Link::Open)) = read(&app, token.strip_suffix(".gif").unwrap_or(token)) {
         let now = app.now();
         let seen = seen(&request, &origin, now, false);
-        app.hits.offer(&hit(ReceiptKind::Opened, &origin, now, actor::judge(&seen), None));
+        offer(&app, hit(&app, ReceiptKind::Opened, &origin, now, actor::judge(&seen), None));
     }
     ([(CONTENT_TYPE, "image/gif")], PIXEL).into_response()
 }
@@ -49,7 +49,7 @@ pub(crate) async fn click(State(app): State<Arc<App>>, request: Request) -> Resp
     let burst = app.clicks.is_burst(origin.delivery_id, link, now);
     let seen = seen(&request, &origin, now, burst);
     let detail = Some(format!("link-{link}"));
-    app.hits.offer(&hit(ReceiptKind::Clicked, &origin, now, actor::judge(&seen), detail));
+    offer(&app, hit(&app, ReceiptKind::Clicked, &origin, now, actor::judge(&seen), detail));
     (StatusCode::FOUND, [(LOCATION, target)]).into_response()
 }
 
@@ -72,7 +72,7 @@ pub(crate) async fn unsubscribe(State(app): State<Arc<App>>, request: Request) -
     if !is_one_click(&content_type, &body) {
         return StatusCode::BAD_REQUEST.into_response();
     }
-    let mut hit = hit(ReceiptKind::Unsubscribed, &origin, app.now(), Actor::Human, None);
+    let mut hit = hit(&app, ReceiptKind::Unsubscribed, &origin, app.now(), Actor::Human, None);
     hit.opt_out = Some(opt_out.clone());
     match app.hits.store(&[hit]).await {
         Ok(()) => pages::done(&opt_out),
@@ -127,16 +127,17 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-fn hit(kind: ReceiptKind, origin: &Origin, at: Timestamp, by: Actor, detail: Option<String>) -> Hit {
-    let receipt = Receipt {
-        delivery_id: origin.delivery_id,
-        notification_id: origin.notification_id,
-        at: Some(at),
-        provider: None,
-        vendor: None,
-        detail,
-        by,
-    };
+/// A link outlives what is known of its notification: then nothing is left to report of.
+fn offer(app: &App, hit: Hit) {
+    if hit.receipt.is_some() {
+        app.hits.offer(&hit);
+    }
+}
+
+fn hit(app: &App, kind: ReceiptKind, origin: &Origin, at: Timestamp, by: Actor, detail: Option<String>) -> Hit {
+    let Origin { notification_id, delivery_id, .. } = *origin;
+    let is_known = app.check(at).check(None, notification_id, delivery_id).is_ok();
+    let receipt = is_known.then(|| Receipt { at: Some(at), detail, ..Receipt::new(notification_id, delivery_id, by) });
     Hit { kind, channel: origin.channel, receipt, opt_out: None }
 }
 

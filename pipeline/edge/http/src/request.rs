@@ -6,8 +6,8 @@ use axum::{
     body::to_bytes,
     extract::Request,
     http::{
-        HeaderName, HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_ENCODING, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
     },
     middleware::Next,
     response::{IntoResponse, Response},
@@ -40,6 +40,15 @@ pub async fn bounded(request: Request, next: Next) -> Response {
 pub async fn body(request: Request, max_bytes: usize) -> Result<Bytes, Response> {
     let body = to_bytes(request.into_body(), max_bytes).await;
     body.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE.into_response())
+}
+
+/// Whether a body is compressed, or encoded in another way that we do not read. To take it for what it is not would lose
+/// what it says; with 415 ([RFC 9110, 15.5.16](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16)) it comes again.
+pub fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
 }
 
 /// There is no room now.

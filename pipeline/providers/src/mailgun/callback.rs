@@ -2,9 +2,13 @@
 //!
 //! Signature: hexadecimal HMAC-SHA256 over timestamp and token with the webhook signing key
 //! (<https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks>). It does not cover the event, so
-//! a signature that somebody has seen could carry any event: therefore its age is bounded and its token counts once. The
-//! memory of tokens is bounded too, and forgotten with the process; what gets through is at worst a receipt about a
-//! delivery whose ids the sender must know.
+//! a signature that somebody has seen could carry any event: therefore its age is bounded, its token counts once, and an
+//! event counts only for what proves itself ([`Callback::once`]; the gateway sees to it).
+//!
+//! An address that Mailgun has on its own suppression list is reported at the next mail to it (`suppress-bounce` and the
+//! like), with that mail's ids. So a fact that came without a proof is not lost for good.
+//!
+//! What cannot be read is not forged: the signature is in it, so nobody can say whose it is.
 //!
 //! Answered with 200 or 406 it does not come again; otherwise Mailgun tries for about eight hours
 //! (<https://help.mailgun.com/hc/en-us/articles/202236504-Webhooks>).
@@ -12,12 +16,7 @@
 //! Events: <https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/webhook-payloads>. `notification_id` and
 //! `delivery_id` are user variables.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-};
-
-use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
+use chasqui_contract::{Callback, Callbacks, Refusal, Reported, SignedRequest};
 use chasqui_rules::actor;
 use chasqui_schemas::{ReceiptKind, hex, receipt::Actor};
 use chasqui_settings::SettingsError;
@@ -29,14 +28,13 @@ use serde_json::Value;
 use super::Settings;
 use crate::{
     Account,
-    mail::{enhanced_status, is_dead_mailbox},
-    reported::{Hash, hash, ids, switch_off},
+    mail::{enhanced_of_reply, enhanced_status, is_dead_mailbox},
+    reported::{ids, json, switch_off},
 };
 
-/// Maximum age of a signature: longer than Mailgun tries again, and longer than clocks differ.
+/// Maximum age of a signature: longer than Mailgun tries again, and than clocks differ; shorter than the ledger remembers
+/// its token (`streams.dedupe_window_s`, a day by default).
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(12);
-/// Maximum tokens remembered in each of two generations: some 12 MB in all.
-const REMEMBERED: usize = 100_000;
 
 /// The account's callbacks, where its signing key is known.
 pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Box<dyn Callbacks>>, SettingsError> {
@@ -46,30 +44,24 @@ pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Box<dyn Call
 }
 
 impl Callbacks for Verifier {
-    fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
-        self.verify(request)?;
-        parse(request.body)
-    }
-
-    fn kept(&self, request: &SignedRequest<'_>) {
-        self.remember(request.body);
+    fn read(&self, request: &SignedRequest<'_>) -> Result<Callback, Refusal> {
+        let Envelope { signature, event } = json(request.body).ok_or(Refusal::Unreadable)?;
+        self.verify(&signature, request.now)?;
+        Ok(Callback { once: Some(signature.token), ..parse(&event)?.into() })
     }
 
     fn refused(&self, refusal: Refusal) -> u16 {
         match refusal {
             Refusal::Forged => 401,
+            Refusal::Unreadable => 400,
             // Mailgun's word for "do not try again".
-            Refusal::Unreadable | Refusal::Stale => 406,
+            Refusal::Stale => 406,
         }
     }
 }
 
 #[derive(Debug)]
-struct Verifier {
-    key: hmac::Key,
-    /// Young and old.
-    tokens: Mutex<[HashSet<Hash>; 2]>,
-}
+struct Verifier(hmac::Key);
 
 #[derive(Deserialize)]
 struct Envelope {
@@ -87,54 +79,43 @@ struct Signature {
 
 impl Verifier {
     fn new(key: &str) -> Self {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
-        Verifier { key, tokens: Mutex::default() }
+        Verifier(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()))
     }
 
-    fn verify(&self, request: &SignedRequest<'_>) -> Result<(), Refusal> {
-        // The signature is inside: what cannot be read is not signed.
-        let Envelope { signature, .. } = serde_json::from_slice(request.body).map_err(|_| Refusal::Forged)?;
+    fn verify(&self, signature: &Signature, now: Timestamp) -> Result<(), Refusal> {
         let given = hex::decode(&signature.signature).ok_or(Refusal::Forged)?;
         let signed = [signature.timestamp.as_bytes(), signature.token.as_bytes()].concat();
-        hmac::verify(&self.key, &signed, &given).map_err(|_| Refusal::Forged)?;
+        hmac::verify(&self.0, &signed, &given).map_err(|_| Refusal::Forged)?;
         let at = signature.timestamp.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-        let age = at.map_or(SignedDuration::MAX, |at| request.now.duration_since(at).abs());
-        let is_known = self.tokens().iter().any(|tokens| tokens.contains(&hash(&signature.token)));
-        if age > MAX_AGE || is_known { Err(Refusal::Stale) } else { Ok(()) }
-    }
-
-    /// Remembers the token of a body whose event is stored.
-    fn remember(&self, body: &[u8]) {
-        let Ok(Envelope { signature, .. }) = serde_json::from_slice(body) else { return };
-        let mut tokens = self.tokens();
-        tokens[0].insert(hash(&signature.token));
-        if tokens[0].len() >= REMEMBERED {
-            tokens.swap(0, 1);
-            tokens[0].clear();
-        }
-    }
-
-    /// Nothing is left half done under this lock.
-    fn tokens(&self) -> std::sync::MutexGuard<'_, [HashSet<Hash>; 2]> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+        let age = at.map_or(SignedDuration::MAX, |at| now.duration_since(at).abs());
+        if age > MAX_AGE { Err(Refusal::Stale) } else { Ok(()) }
     }
 }
 
 /// Whatever else an event has is not of interest; a field of another type than expected counts as absent.
-fn parse(body: &[u8]) -> Result<Vec<Reported>, Refusal> {
-    let Envelope { event, .. } = serde_json::from_slice(body).map_err(|_| Refusal::Unreadable)?;
+fn parse(event: &Value) -> Result<Vec<Reported>, Refusal> {
     let text = |name: &str| event[name].as_str();
     let address = text("recipient").unwrap_or_default();
     let status = &event["delivery-status"];
     let code = status["enhanced-code"].as_str().unwrap_or_default();
-    let (kind, opt_out) = match text("event").ok_or(Refusal::Unreadable)? {
+    let is_dead = || {
+        let words = ["message", "description"].map(|name| status[name].as_str().unwrap_or_default());
+        words.iter().any(|words| is_dead_mailbox(enhanced_status(code).or_else(|| enhanced_of_reply(words)), words))
+    };
+    let (kind, fact) = match text("event").ok_or(Refusal::Unreadable)? {
         "delivered" => (ReceiptKind::Delivered, None),
         // Mailgun tries again by itself.
         "failed" if text("severity") != Some("permanent") => return Ok(Vec::new()),
-        "failed" if enhanced_status(code).is_some_and(is_dead_mailbox) => {
-            (ReceiptKind::Bounced, switch_off(address, "bounce"))
+        // Mailgun did not try: the address is on its own list.
+        "failed" if text("reason") == Some("suppress-bounce") => (ReceiptKind::Bounced, switch_off(address, "bounce")),
+        "failed" if text("reason") == Some("suppress-complaint") => {
+            (ReceiptKind::Failed, switch_off(address, "complaint"))
         }
-        "failed" if matches!(text("reason"), Some("bounce" | "suppress-bounce")) => (ReceiptKind::Bounced, None),
+        "failed" if text("reason") == Some("suppress-unsubscribe") => {
+            (ReceiptKind::Failed, switch_off(address, "unsubscribe"))
+        }
+        "failed" if is_dead() => (ReceiptKind::Bounced, switch_off(address, "bounce")),
+        "failed" if text("reason") == Some("bounce") => (ReceiptKind::Bounced, None),
         "failed" | "rejected" => (ReceiptKind::Failed, None),
         "opened" => (ReceiptKind::Opened, None),
         "clicked" => (ReceiptKind::Clicked, None),
@@ -160,12 +141,12 @@ fn parse(body: &[u8]) -> Result<Vec<Reported>, Refusal> {
     // An empty list where there are none.
     let variable = |name: &str| event["user-variables"][name].as_str();
     let ids = ids(variable("notification_id"), variable("delivery_id"));
-    Ok(vec![Reported { detail, by, opt_out, ..Reported::new(kind, ids, at) }])
+    Ok(vec![Reported { detail, by, address: fact, ..Reported::new(kind, ids, at) }])
 }
 
 #[cfg(test)]
 mod tests {
-    use chasqui_schemas::{OptOut, bucket::address_key};
+    use chasqui_contract::AddressFact;
     use serde_json::json;
     use uuid::Uuid;
 
@@ -182,16 +163,17 @@ mod tests {
             .to_string()
     }
 
-    fn verify(verifier: &Verifier, body: &str, now: i64) -> Result<(), Refusal> {
+    fn verify(verifier: &Verifier, body: &str, now: i64) -> Result<Option<String>, Refusal> {
         let now = Timestamp::from_second(now).unwrap();
-        verifier.verify(&SignedRequest { url: "", headers: &[], body: body.as_bytes(), now })
+        let request = SignedRequest { url: "", headers: &[], body: body.as_bytes(), now };
+        verifier.read(&request).map(|callback| callback.once)
     }
 
     #[test]
     fn a_signature_over_timestamp_and_token_is_believed_while_it_is_young() {
         let verifier = Verifier::new(KEY);
         let genuine = body(&AT.to_string(), TOKEN, SIGNATURE);
-        assert_eq!(verify(&verifier, &genuine, AT + 60), Ok(()));
+        assert_eq!(verify(&verifier, &genuine, AT + 60), Ok(Some(TOKEN.to_owned())), "it counts once");
         assert_eq!(verify(&verifier, &genuine, AT + 13 * 3_600), Err(Refusal::Stale));
         assert_eq!(verify(&verifier, &genuine, AT - 13 * 3_600), Err(Refusal::Stale));
         for forged in [
@@ -199,43 +181,39 @@ mod tests {
             body(&AT.to_string(), &TOKEN.replace('a', "b"), SIGNATURE),
             body(&AT.to_string(), TOKEN, &SIGNATURE[2..]),
             body(&AT.to_string(), TOKEN, ""),
-            "{}".to_owned(),
-            "nonsense".to_owned(),
         ] {
             assert_eq!(verify(&verifier, &forged, AT), Err(Refusal::Forged), "{forged}");
         }
         assert_eq!(verify(&Verifier::new("other"), &genuine, AT), Err(Refusal::Forged));
-    }
-
-    #[test]
-    fn a_token_counts_once_and_the_memory_is_bounded() {
-        let verifier = Verifier::new(KEY);
-        let genuine = body(&AT.to_string(), TOKEN, SIGNATURE);
-        verifier.remember(genuine.as_bytes());
-        assert_eq!(verify(&verifier, &genuine, AT), Err(Refusal::Stale));
-        for n in 0..REMEMBERED {
-            verifier.remember(body("1", &n.to_string(), "").as_bytes());
+        for unreadable in ["{}", "nonsense", "", &genuine[..genuine.len() - 1]] {
+            assert_eq!(verify(&verifier, unreadable, AT), Err(Refusal::Unreadable), "{unreadable}");
         }
-        assert_eq!(verify(&verifier, &genuine, AT), Err(Refusal::Stale), "of the generation before");
-        for n in 0..2 * REMEMBERED {
-            verifier.remember(body("1", &format!("more {n}"), "").as_bytes());
-        }
-        assert!(verifier.tokens().iter().map(HashSet::len).sum::<usize>() <= 2 * REMEMBERED);
-        assert_eq!(verify(&verifier, &genuine, AT), Ok(()), "forgotten");
+        let cut = genuine.replace("\"opened\"", r#""failed","reason":"\ud83d""#);
+        assert_eq!(verify(&verifier, &cut, AT), Ok(Some(TOKEN.to_owned())), "half a character");
     }
 
     #[test]
     fn events_mean_what_the_vendor_says() {
         let (notification, delivery) = (Uuid::now_v7(), Uuid::from_u128(9));
-        let off = |reason: &str| Some(OptOut::Address { key: address_key("ada@example.com"), reason: reason.into() });
+        let off = |reason: &'static str| Some(AddressFact { address: "ada@example.com".into(), reason });
         let (human, machine, unknown) = (Actor::Human, Actor::Machine, Actor::Unknown);
         let failed = |reason: &str, code: &str| json!({"event": "failed", "severity": "permanent", "reason": reason, "delivery-status": {"code": 550, "enhanced-code": code}});
         let client = |bot: &str| json!({"user-agent": "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0", "bot": bot});
-        for (fields, kind, by, detail, opt_out) in [
+        for (fields, kind, by, detail, address) in [
             (json!({"event": "delivered"}), ReceiptKind::Delivered, unknown, None, None),
             (failed("bounce", "5.1.1"), ReceiptKind::Bounced, unknown, Some("5.1.1"), off("bounce")),
             (failed("bounce", "5.2.2"), ReceiptKind::Bounced, unknown, Some("5.2.2"), None),
-            (failed("suppress-bounce", ""), ReceiptKind::Bounced, unknown, Some("550"), None),
+            (failed("bounce", "5.1.10"), ReceiptKind::Bounced, unknown, Some("5.1.10"), off("bounce")),
+            (
+                json!({"event": "failed", "severity": "permanent", "reason": "bounce", "delivery-status": {"code": 550, "message": "550 Unrouteable address"}}),
+                ReceiptKind::Bounced,
+                unknown,
+                Some("550"),
+                off("bounce"),
+            ),
+            (failed("suppress-bounce", ""), ReceiptKind::Bounced, unknown, Some("550"), off("bounce")),
+            (failed("suppress-complaint", ""), ReceiptKind::Failed, unknown, Some("550"), off("complaint")),
+            (failed("suppress-unsubscribe", ""), ReceiptKind::Failed, unknown, Some("550"), off("unsubscribe")),
             (failed("generic", ""), ReceiptKind::Failed, unknown, Some("550"), None),
             (json!({"event": "rejected", "reason": "old"}), ReceiptKind::Failed, unknown, Some("old"), None),
             (json!({"event": "opened", "client-info": client("")}), ReceiptKind::Opened, human, None, None),
@@ -249,22 +227,17 @@ mod tests {
             event["recipient"] = json!("ada@example.com");
             event["timestamp"] = json!(1_529_006_854.329_574);
             event["user-variables"] = json!({"notification_id": notification, "delivery_id": delivery});
-            let signature = json!({"timestamp": "1", "token": "t", "signature": "s"});
-            let body = json!({"signature": signature, "event-data": event}).to_string();
             let expected = Reported {
                 kind,
                 ids: Some((notification, delivery)),
                 at: Some(Timestamp::from_millisecond(1_529_006_854_329).unwrap()),
                 detail: detail.map(str::to_owned),
                 by,
-                opt_out,
+                address,
             };
-            assert_eq!(parse(body.as_bytes()).unwrap(), [expected], "{fields}");
+            assert_eq!(parse(&event).unwrap(), [expected], "{fields}");
         }
-        let parse = |event: Value| {
-            let signature = json!({"timestamp": "1", "token": "t", "signature": "s"});
-            parse(json!({"signature": signature, "event-data": event}).to_string().as_bytes())
-        };
+        let parse = |event: Value| parse(&event);
         assert_eq!(parse(json!({"event": "failed", "severity": "temporary"})), Ok(Vec::new()));
         assert_eq!(parse(json!({"event": "accepted"})), Ok(Vec::new()));
         assert_eq!(parse(json!({"event": "opened", "user-variables": []})).unwrap()[0].ids, None);

@@ -9,19 +9,19 @@
 //! again for 24 hours, so their time is no reason to refuse them.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
+use chasqui_contract::{Callback, Callbacks, Refusal, Reported, SignedRequest};
 use chasqui_rules::actor;
 use chasqui_schemas::{ReceiptKind, receipt::Actor};
 use chasqui_settings::SettingsError;
 use jiff::Timestamp;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::Settings;
 use crate::{
     Account,
     mail::{enhanced_status, is_dead_mailbox},
-    reported::{ids, switch_off},
+    reported::{ids, json, switch_off},
 };
 
 const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
@@ -42,7 +42,7 @@ pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Box<dyn Call
 }
 
 impl Callbacks for Verifier {
-    fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
+    fn read(&self, request: &SignedRequest<'_>) -> Result<Callback, Refusal> {
         self.verify(request)?;
         parse(request.body)
     }
@@ -66,23 +66,24 @@ impl Verifier {
     }
 }
 
-/// Whatever else an event has is not of interest; a field of another type than expected counts as absent.
-fn parse(body: &[u8]) -> Result<Vec<Reported>, Refusal> {
-    let events: Vec<Value> = serde_json::from_slice(body).map_err(|_| Refusal::Unreadable)?;
-    Ok(events.iter().filter_map(event).collect())
+/// Each event by itself: one that cannot be read takes no other with it. Whatever else an event has is not of interest; a
+/// field of another type than expected counts as absent.
+fn parse(body: &[u8]) -> Result<Callback, Refusal> {
+    let text = String::from_utf8_lossy(body);
+    let events: Vec<&RawValue> = serde_json::from_str(&text).map_err(|_| Refusal::Unreadable)?;
+    let read: Vec<Value> = events.iter().filter_map(|event| json(event.get().as_bytes())).collect();
+    Ok(Callback { unreadable: events.len() - read.len(), ..read.iter().filter_map(event).collect::<Vec<_>>().into() })
 }
 
 fn event(event: &Value) -> Option<Reported> {
     let text = |name: &str| event[name].as_str();
     let address = text("email").unwrap_or_default();
     let status = text("status").unwrap_or_default();
-    let (kind, opt_out) = match text("event")? {
+    let (kind, fact) = match text("event")? {
         "delivered" => (ReceiptKind::Delivered, None),
         // A block is about the moment or the message, not the address.
         "bounce" if text("type") == Some("blocked") => (ReceiptKind::Failed, None),
-        "bounce" if enhanced_status(status).is_some_and(is_dead_mailbox) => {
-            (ReceiptKind::Bounced, switch_off(address, "bounce"))
-        }
+        "bounce" if is_dead(event) => (ReceiptKind::Bounced, switch_off(address, "bounce")),
         "bounce" => (ReceiptKind::Bounced, None),
         "dropped" => (ReceiptKind::Failed, None),
         "open" => (ReceiptKind::Opened, None),
@@ -106,12 +107,20 @@ fn event(event: &Value) -> Option<Reported> {
     let detail = code.or_else(|| text("reason")).filter(|_| failed).map(str::to_owned);
     let at = event["timestamp"].as_i64().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let ids = ids(text("notification_id"), text("delivery_id"));
-    Some(Reported { detail, by, opt_out, ..Reported::new(kind, ids, at) })
+    Some(Reported { detail, by, address: fact, ..Reported::new(kind, ids, at) })
+}
+
+/// Whether a bounce is about the address: by its status, the server's words, or SendGrid's own classification
+/// (<https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event#bounce>).
+fn is_dead(event: &Value) -> bool {
+    let text = |name: &str| event[name].as_str().unwrap_or_default();
+    text("bounce_classification") == "Invalid Address"
+        || is_dead_mailbox(enhanced_status(text("status")), text("reason"))
 }
 
 #[cfg(test)]
 mod tests {
-    use chasqui_schemas::{OptOut, bucket::address_key};
+    use chasqui_contract::AddressFact;
     use serde_json::json;
     use uuid::Uuid;
 
@@ -167,10 +176,10 @@ mod tests {
     #[test]
     fn events_mean_what_the_vendor_says() {
         let (notification, delivery) = (Uuid::now_v7(), Uuid::from_u128(9));
-        let off = |reason: &str| Some(OptOut::Address { key: address_key("ada@example.com"), reason: reason.into() });
+        let off = |reason: &'static str| Some(AddressFact { address: "ada@example.com".into(), reason });
         let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
         let unknown = Actor::Unknown;
-        for (fields, kind, by, detail, opt_out) in [
+        for (fields, kind, by, detail, address) in [
             (json!({"event": "delivered", "response": "250 OK"}), ReceiptKind::Delivered, unknown, None, None),
             (
                 json!({"event": "bounce", "type": "bounce", "status": "5.1.1", "reason": "no"}),
@@ -232,16 +241,49 @@ mod tests {
                 at: Some(Timestamp::from_second(1_600_112_492).unwrap()),
                 detail: detail.map(str::to_owned),
                 by,
-                opt_out,
+                address,
             };
-            assert_eq!(parse(json!([event]).to_string().as_bytes()).unwrap(), [expected], "{fields}");
+            assert_eq!(parse(json!([event]).to_string().as_bytes()).unwrap().events, [expected], "{fields}");
         }
         for event in ["processed", "deferred", "group_resubscribe", "new one"] {
-            assert_eq!(parse(json!([{ "event": event }]).to_string().as_bytes()), Ok(Vec::new()), "{event}");
+            assert_eq!(parse(json!([{ "event": event }]).to_string().as_bytes()), Ok(Vec::new().into()), "{event}");
         }
-        let foreign = parse(BODY.as_bytes()).unwrap();
+        let foreign = parse(BODY.as_bytes()).unwrap().events;
         assert_eq!((foreign.len(), foreign[0].ids), (1, None));
-        assert_eq!(parse(b"[1, {}, null, {\"event\": 3}]"), Ok(Vec::new()), "strange events harm no other");
+        assert_eq!(parse(b"[1, {}, null, {\"event\": 3}]"), Ok(Vec::new().into()), "strange events harm no other");
         assert_eq!(parse(b"{}"), Err(Refusal::Unreadable));
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_read_takes_no_other_with_it() {
+        let cut = br#"[{"event":"unsubscribe","email":"a@b.example"},{"event":"dropped","reason":"full \ud83d"},{"event":"spamreport","email":"c@d.example"}]"#;
+        let kinds: Vec<_> = parse(cut).unwrap().events.iter().map(|event| (event.kind, event.detail.clone())).collect();
+        let dropped = (ReceiptKind::Failed, Some("full \u{fffd}".to_owned()));
+        assert_eq!(kinds, [(ReceiptKind::Unsubscribed, None), dropped, (ReceiptKind::Complained, None)]);
+        let strange = br#"[{"event":"unsubscribe","email":"a@b.example"},{"event":"delivered","timestamp":1e999}]"#;
+        let read = parse(strange).unwrap();
+        assert_eq!((read.events.len(), read.unreadable), (1, 1));
+        assert_eq!(read.events[0].address.as_ref().unwrap().address, "a@b.example", "without ids of ours");
+    }
+
+    #[test]
+    fn a_bounce_is_of_a_dead_address_by_status_words_or_classification() {
+        for (event, dead) in [
+            (json!({"status": "5.1.10", "reason": "550 5.1.10 RESOLVER.ADR.RecipientNotFound"}), true),
+            (json!({"status": "5.0.0", "reason": "550 Unrouteable address"}), true),
+            (json!({"status": "", "reason": "550 Unknown user"}), true),
+            (json!({"status": "5.5.0", "reason": "550 5.5.0 Requested action not taken: mailbox unavailable"}), true),
+            (json!({"status": "5.0.0", "reason": "550 mailbox unavailable"}), false),
+            (json!({"status": "5.4.1", "reason": "550 5.4.1 Recipient address rejected: Access denied."}), true),
+            (json!({"status": "5.0.0", "bounce_classification": "Invalid Address"}), true),
+            (json!({"status": "5.7.1", "reason": "550 no such user, by policy"}), false),
+            (
+                json!({"status": "5.2.2", "reason": "552 mailbox full", "bounce_classification": "Mailbox Unavailable"}),
+                false,
+            ),
+            (json!({}), false),
+        ] {
+            assert_eq!(is_dead(&event), dead, "{event}");
+        }
     }
 }

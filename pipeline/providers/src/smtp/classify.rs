@@ -40,7 +40,7 @@ fn reply(phase: Phase, code: u16, words: &str) -> Answer {
         // Nothing about this message: the account, or what the relay thinks of us.
         (530 | 534 | 535 | 538, _) => Outcome::Misconfigured,
         _ if matches!(phase, Phase::Connect | Phase::Sender) => Outcome::Misconfigured,
-        (_, Some(status)) if is_dead_mailbox(status) => Outcome::DeadEndpoint,
+        _ if is_dead_mailbox(enhanced, words) => Outcome::DeadEndpoint,
         // A full mailbox, by its status, or by the code where there is no status.
         (_, Some((5, 2, 2))) | (552, None) => Outcome::TryLater { after: None },
         // 5.7.x is policy; the rest is about the message, or untold. An address counts as dead only if it is called so.
@@ -93,7 +93,11 @@ mod tests {
             (Phase::Recipient, 552, "full", LATER),
             (Phase::Message, 552, "5.3.4 too big", Outcome::Refused),
             (Phase::Message, 550, "5.7.1 spam", Outcome::Refused),
-            (Phase::Recipient, 550, "no such user", Outcome::Refused),
+            (Phase::Recipient, 550, "5.1.10 RESOLVER.ADR.RecipientNotFound", Outcome::DeadEndpoint),
+            (Phase::Recipient, 550, "no such user", Outcome::DeadEndpoint),
+            (Phase::Recipient, 550, "Unrouteable address", Outcome::DeadEndpoint),
+            (Phase::Recipient, 550, "we do not like you", Outcome::Refused),
+            (Phase::Recipient, 550, "5.7.1 no such user, says our policy", Outcome::Refused),
             (Phase::Message, 554, "transaction failed", Outcome::Refused),
             (Phase::Connect, 554, "no SMTP service here", Outcome::Misconfigured),
             (Phase::Connect, 535, "5.7.8 bad credentials", Outcome::Misconfigured),

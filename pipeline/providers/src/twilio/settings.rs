@@ -16,6 +16,9 @@ pub(crate) struct Settings {
     /// Verifies callbacks; authorises calls where there is no API key.
     #[serde(default)]
     pub(crate) auth_token: SecretSource,
+    /// Verifies callbacks that Twilio signs with a key instead of the token.
+    #[serde(default)]
+    pub(crate) webhook_shared_key: SecretSource,
     /// The API key that authorises calls instead.
     pub(crate) api_key_sid: Option<String>,
     #[serde(default)]

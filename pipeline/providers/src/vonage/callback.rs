@@ -1,4 +1,5 @@
-//! Vonage: delivery receipts of the SMS API, one JSON object or form each (`DeliveryReceipt` of its OpenAPI document).
+//! Vonage: delivery receipts of the SMS API, one each as a JSON object, a form, or the query of a GET, as the account is set
+//! (`DeliveryReceipt` of its OpenAPI document; <https://developer.vonage.com/en/dashboard/control/api-settings>).
 //!
 //! Signed, where the account has signed webhooks: `sig` is hexadecimal HMAC over `&name=value` of all other parameters,
 //! sorted by name, `&` and `=` in values replaced by `_`
@@ -10,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use chasqui_contract::{Callbacks, Refusal, Reported, SignedRequest};
+use chasqui_contract::{Callback, Callbacks, Refusal, Reported, SignedRequest};
 use chasqui_schemas::{ReceiptKind, hex};
 use chasqui_settings::SettingsError;
 use serde_json::Value;
@@ -18,7 +19,7 @@ use serde_json::Value;
 use super::{Settings, signature::Signing};
 use crate::{
     Account,
-    reported::{Hash, hash, ids, switch_off},
+    reported::{Hash, hash, ids, json, switch_off},
 };
 
 /// The number is gone, or barred for good: absent subscriber (permanent), call barred by user.
@@ -40,9 +41,9 @@ pub(super) fn open(account: &Account<'_>, _: &str) -> Result<Option<Box<dyn Call
 }
 
 impl Callbacks for Verifier {
-    fn read(&self, request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
+    fn read(&self, request: &SignedRequest<'_>) -> Result<Callback, Refusal> {
         self.verify(request)?;
-        parse(request)
+        parse(request).map(Callback::from)
     }
 }
 
@@ -60,7 +61,7 @@ impl Verifier {
             Verifier::Address(known) => form_urlencoded::parse(request.query().as_bytes())
                 .any(|(name, value)| name == "secret" && hash(&value) == *known),
             Verifier::Signature(signing) => {
-                let mut parameters = parameters(request.body).map_err(|_| Refusal::Forged)?;
+                let mut parameters = parameters(request)?;
                 let signature = parameters.remove("sig").and_then(|text| hex::decode(&text)).ok_or(Refusal::Forged)?;
                 signing.verifies(&parameters.into_iter().collect(), &signature)
             }
@@ -69,12 +70,16 @@ impl Verifier {
     }
 }
 
-/// The parameters, whichever of the two ways they are sent.
-fn parameters(body: &[u8]) -> Result<BTreeMap<String, String>, Refusal> {
-    if body.trim_ascii_start().first() != Some(&b'{') {
+/// The parameters, whichever of the three ways they are sent: as JSON, as a form, or in the address of a GET.
+fn parameters(request: &SignedRequest<'_>) -> Result<BTreeMap<String, String>, Refusal> {
+    let body = match request.body.trim_ascii_start() {
+        b"" => request.query().as_bytes(),
+        body => body,
+    };
+    if body.first() != Some(&b'{') {
         return Ok(form_urlencoded::parse(body).into_owned().collect());
     }
-    let object: BTreeMap<String, Value> = serde_json::from_slice(body).map_err(|_| Refusal::Unreadable)?;
+    let object: BTreeMap<String, Value> = json(body).ok_or(Refusal::Unreadable)?;
     let text = |value| match value {
         Value::String(text) => text,
         other => other.to_string(),
@@ -83,7 +88,7 @@ fn parameters(body: &[u8]) -> Result<BTreeMap<String, String>, Refusal> {
 }
 
 fn parse(request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
-    let parameters = parameters(request.body)?;
+    let parameters = parameters(request)?;
     let get = |name: &str| parameters.get(name).map(String::as_str);
     let status = get("status").ok_or(Refusal::Unreadable)?;
     let code = get("err-code").unwrap_or_default();
@@ -97,7 +102,7 @@ fn parse(request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
     let (notification, delivery) = get("client-ref").and_then(|text| text.split_once('.')).unzip();
     // E.164 without its plus.
     let number = get("msisdn").map(|number| format!("+{}", number.trim_start_matches('+'))).unwrap_or_default();
-    let opt_out = match kind {
+    let address = match kind {
         ReceiptKind::Bounced => switch_off(&number, "bounce"),
         ReceiptKind::Failed if code == OPTED_OUT => switch_off(&number, "unsubscribe"),
         _ => None,
@@ -105,12 +110,12 @@ fn parse(request: &SignedRequest<'_>) -> Result<Vec<Reported>, Refusal> {
     let failed = matches!(kind, ReceiptKind::Failed | ReceiptKind::Bounced);
     let detail = failed.then(|| if matches!(code, "" | "0") { status.to_owned() } else { code.to_owned() });
     let at = get("message-timestamp").and_then(|at| at.parse().ok());
-    Ok(vec![Reported { detail, opt_out, ..Reported::new(kind, ids(notification, delivery), at) }])
+    Ok(vec![Reported { detail, address, ..Reported::new(kind, ids(notification, delivery), at) }])
 }
 
 #[cfg(test)]
 mod tests {
-    use chasqui_schemas::{OptOut, bucket::address_key};
+    use chasqui_contract::AddressFact;
     use chasqui_settings::Secret;
     use jiff::Timestamp;
     use serde_json::json;
@@ -139,9 +144,13 @@ mod tests {
         let json = SIGNED.replace("@SIG", sig);
         assert_eq!(verify(&json), Ok(()));
         assert_eq!(verify(&SIGNED.replace("@SIG", &sig.to_lowercase())), Ok(()));
-        let form =
-            form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters(json.as_bytes()).unwrap()).finish();
+        let pairs = with("", &json, parameters).unwrap();
+        let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
         assert_eq!(verify(&form), Ok(()));
+        let get = |url: &str| with(url, "", |request| verifier.read(request).map(|callback| callback.events.len()));
+        assert_eq!(get(&format!("https://x/v1/callbacks/vonage?{form}")), Ok(1));
+        assert_eq!(get(&format!("https://x/v1/callbacks/vonage?{form}&more=1")), Err(Refusal::Forged));
+        assert_eq!(verify("{"), Err(Refusal::Unreadable), "nobody can say whose it is");
         for changed in [
             json.replace("delivered", "failed"),
             json.replace("0.03330000", "0"),
@@ -149,7 +158,6 @@ mod tests {
             json.replace(&sig[..2], "00"),
             SIGNED.replace("@SIG", ""),
             "{}".to_owned(),
-            "{".to_owned(),
             String::new(),
         ] {
             assert_eq!(verify(&changed), Err(Refusal::Forged), "{changed}");
@@ -180,8 +188,8 @@ mod tests {
     fn statuses_and_codes_mean_what_the_vendor_says() {
         let (notification, delivery) = (Uuid::now_v7(), Uuid::from_u128(9));
         let reference = format!("{}.{}", notification.simple(), delivery.simple());
-        let off = |reason: &str| Some(OptOut::Address { key: address_key("+447700900000"), reason: reason.into() });
-        for (status, code, kind, detail, opt_out) in [
+        let off = |reason: &'static str| Some(AddressFact { address: "+447700900000".into(), reason });
+        for (status, code, kind, detail, address) in [
             ("delivered", "0", ReceiptKind::Delivered, None, None),
             ("failed", "1", ReceiptKind::Failed, Some("1"), None),
             ("failed", "3", ReceiptKind::Bounced, Some("3"), off("bounce")),
@@ -199,7 +207,7 @@ mod tests {
                 (1, kind, detail),
                 "{status} {code}"
             );
-            assert_eq!((events[0].ids, &events[0].opt_out), (Some((notification, delivery)), &opt_out), "{status}");
+            assert_eq!((events[0].ids, &events[0].address), (Some((notification, delivery)), &address), "{status}");
             assert_eq!(events[0].at, Some("2025-10-15T13:51:56.361Z".parse().unwrap()));
         }
         for status in ["accepted", "buffered", "unknown", "new one"] {

@@ -2,12 +2,13 @@
 //! report afterwards is part of the trace.
 //!
 //! Guarantee: a receipt is acknowledged after its event is in the trace stream. A repeated receipt has the same span
-//! and replaces itself; the states keep the earliest. What cannot be read, or names no notification, becomes a dead
-//! letter, and what comes after it goes on.
+//! and replaces itself; the states keep the earliest. What cannot be read, or names no delivery of ours ([`IdCheck`]; the
+//! gateway checks too, but it may not know the secret yet), becomes a dead letter, and what comes after it goes on.
 //!
 //! A message of receipts may carry an opt-out beside them ([`header::OPT_OUT`]). It is performed here, before the receipt is
 //! acknowledged, because there can be one consumer only: what is acknowledged is removed, and a second consumer that has
-//! fallen behind would lose it. So one acknowledgement covers both, and neither is lost however often anyone crashes. An
+//! fallen behind would lose it. It holds also where the receipt beside it is none of ours: only the gateway writes that
+//! header, after it has verified a signature. So one acknowledgement covers both, and neither is lost however often anyone crashes. An
 //! opt-out that can never be performed is a dead letter; one that waits for the broker holds up what came after it.
 //!
 //! After a crash: unacknowledged receipts come again, and make the same events.
@@ -19,12 +20,15 @@ use chasqui_nats::{
     reader::{self, Broken, ReadError, StreamReader},
 };
 use chasqui_schemas::{
-    Channel, OptOut, Receipt, ReceiptKind, consumer, header, id, receipt, stream, subject, text,
+    Channel, OptOut, Pepper, Receipt, ReceiptKind, consumer, header, id,
+    receipt::{self, IdCheck},
+    stream, subject, text,
     trace::{Encoded, RECEIPT_STAGE, State, Status, TraceEvent},
 };
 use chasqui_trace::{TraceSink, encoded, span};
+use compact_str::{CompactString, format_compact};
 use futures::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 pub mod opt_out;
@@ -33,14 +37,23 @@ pub mod opt_out;
 const MAX_RECEIPTS: usize = 256;
 /// Maximum characters of `detail` in a trace: a provider's sentence, not its page.
 const MAX_DETAIL: usize = 500;
+/// What stands for a word that is none.
+const UNKNOWN_WORD: &str = "unknown";
 /// Maximum characters of a word that counts as a reporter's code.
 const MAX_CODE: usize = 64;
 
-/// Makes events of receipts until `stop` is cancelled. Any number of processes may run it.
+/// Makes events of receipts until `stop` is cancelled. Any number of processes may run it. `pepper` and `kept` say which
+/// ids can be ours: [`IdCheck`].
 ///
 /// # Errors
 /// [`ReadError`] where the stream or its consumer is not there at the start. Later troubles are waited for.
-pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToken) -> Result<(), ReadError> {
+pub async fn run_receipts(
+    nats: Context,
+    sink: TraceSink,
+    pepper: Pepper,
+    kept: SignedDuration,
+    stop: CancellationToken,
+) -> Result<(), ReadError> {
     let reader = StreamReader::open(nats.clone(), stream::RECEIPTS, consumer::RECEIPTS).await?.releasing(None);
     let publisher = Publisher::new(nats.clone());
     while let Some(messages) = reader.messages(&stop).await {
@@ -56,7 +69,7 @@ pub async fn run_receipts(nats: Context, sink: TraceSink, stop: CancellationToke
             let mut over = false;
             for message in chunk {
                 match message {
-                    Ok(message) => batch.add(message),
+                    Ok(message) => batch.add(message, &pepper, kept),
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "reading the receipts ended");
                         over = true;
@@ -91,33 +104,41 @@ struct Batch {
 
 struct Opting {
     message: Message,
-    events: Vec<TraceEvent>,
+    /// The events of its receipts; else why they are of no use.
+    events: Result<Vec<TraceEvent>, String>,
     opt_out: OptOut,
     /// When the recipient asked for it.
     at: Timestamp,
 }
 
 impl Batch {
-    fn add(&mut self, message: Message) {
+    fn add(&mut self, message: Message, pepper: &Pepper, kept: SignedDuration) {
         let stored_at = message
             .info()
             .ok()
             .and_then(|info| Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).ok())
             .unwrap_or_default();
-        let read = read(&message.subject, &message.payload, stored_at);
-        match read.and_then(|events| Ok((events, opt_out_of(&message)?))) {
-            Ok((events, Some(opt_out))) => {
-                let at = events.first().and_then(|event| Timestamp::from_nanosecond(event.started_at.into()).ok());
+        let check = IdCheck { now: stored_at, kept, pepper: Some(pepper) };
+        let events = read(&message.subject, &message.payload, &check);
+        match opt_out_of(&message) {
+            Ok(Some(opt_out)) => {
+                let first = events.as_ref().ok().and_then(|events| events.first());
+                let at = first.and_then(|event| Timestamp::from_nanosecond(event.started_at.into()).ok());
                 self.opting.push(Opting { message, events, opt_out, at: at.unwrap_or(stored_at) });
             }
-            Ok((events, None)) => self.hold(message, events),
+            Ok(None) => self.hold(message, events),
             Err(why) => self.broken.push(Broken { message, why }),
         }
     }
 
-    fn hold(&mut self, message: Message, events: Vec<TraceEvent>) {
-        self.events.extend(encoded(&events));
-        self.held.push(message.split().1);
+    fn hold(&mut self, message: Message, events: Result<Vec<TraceEvent>, String>) {
+        match events {
+            Ok(events) => {
+                self.events.extend(encoded(&events));
+                self.held.push(message.split().1);
+            }
+            Err(why) => self.broken.push(Broken { message, why }),
+        }
     }
 
     /// Performs the opt-outs, however long the broker is away; once `stop` asks for it, what is left is given back.
@@ -140,10 +161,7 @@ impl Batch {
                     }
                 }
             };
-            match done {
-                Ok(()) => self.hold(message, events),
-                Err(why) => self.broken.push(Broken { message, why }),
-            }
+            self.hold(message, done.and(events));
         }
     }
 }
@@ -154,16 +172,17 @@ fn opt_out_of(message: &Message) -> Result<Option<OptOut>, String> {
     value.map(|value| serde_json::from_str(value.as_str())).transpose().map_err(|error| error.to_string())
 }
 
-/// The events of the receipt, or the array of receipts, published on `subject` and stored at `stored_at`; else what
-/// is wrong with it.
-pub fn read(subject: &str, payload: &[u8], stored_at: Timestamp) -> Result<Vec<TraceEvent>, String> {
+/// The events of the receipt, or the array of receipts, published on `subject` and stored at `check.now`; else what is
+/// wrong with it. An empty array is none: its message carries an opt-out alone.
+pub fn read(subject: &str, payload: &[u8], check: &IdCheck<'_>) -> Result<Vec<TraceEvent>, String> {
     let (kind, channel) =
         subject::parse_receipt(subject).ok_or("the subject is not notify.receipt.<kind>.<channel>")?;
     let receipts = receipt::read(payload).map_err(|error| error.to_string())?;
     let event = |receipt: Receipt| {
-        receipt::check_ids(receipt.notification_id, receipt.delivery_id)
+        check
+            .check(receipt.app.as_deref(), receipt.notification_id, receipt.delivery_id)
             .map_err(|(field, wrong)| format!("{field} {wrong}"))?;
-        Ok(event(kind, channel, &receipt, stored_at))
+        Ok(event(kind, channel, &receipt, check.now))
     };
     receipts.into_iter().map(event).collect()
 }
@@ -188,12 +207,15 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
     let mut reason = String::new();
     if let Some(detail) = &receipt.detail {
         let detail: String = text::redact(detail, None).chars().take(MAX_DETAIL).collect();
-        // A code can be counted; a sentence cannot.
-        if state == Some(State::Bounced) && detail.len() <= MAX_CODE && !detail.contains(char::is_whitespace) {
+        // A vendor's code can be counted; a sentence cannot, nor what an app may make up.
+        if state == Some(State::Bounced) && receipt.vendor.is_some() && is_word(&detail) {
             reason.clone_from(&detail);
         }
         attributes.push(("detail".into(), detail.into()));
     }
+    // The account, or else the app, as the check has shown.
+    let app = receipt.app.as_deref().unwrap_or_default();
+    let provider = receipt.provider.as_deref().map_or_else(|| reporter(app), word);
     // Each link is a click of its own; any other receipt that comes again is the same event.
     let link = receipt.detail.as_deref().filter(|_| kind == ReceiptKind::Clicked).unwrap_or_default();
     let step = format!("{RECEIPT_STAGE}.{kind}.{by}") + if link.is_empty() { "" } else { "." } + link;
@@ -204,8 +226,9 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
         notification_id: trace_id,
         delivery_id: receipt.delivery_id,
         channel: channel.as_str().into(),
-        provider: receipt.provider.as_deref().unwrap_or_default().chars().take(MAX_CODE).collect(),
-        vendor: receipt.vendor.as_deref().unwrap_or_default().chars().take(MAX_CODE).collect(),
+        app: app.into(),
+        provider,
+        vendor: receipt.vendor.as_deref().map(word).unwrap_or_default(),
         stage: RECEIPT_STAGE.into(),
         event: kind.as_str().into(),
         status: status.as_str().into(),
@@ -217,9 +240,25 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
     }
 }
 
+/// An app as the reporter of a receipt.
+fn reporter(app: &str) -> CompactString {
+    if app.is_empty() { CompactString::default() } else { format_compact!("app:{app}") }
+}
+
+/// A word for a column of words, of which ClickHouse keeps a dictionary: names of accounts and vendors are like that, and
+/// whatever else somebody published counts as one.
+fn word(text: &str) -> CompactString {
+    if is_word(text) { text.into() } else { UNKNOWN_WORD.into() }
+}
+
+fn is_word(text: &str) -> bool {
+    text.len() <= MAX_CODE && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
 #[cfg(test)]
 mod tests {
     use chasqui_schemas::receipt::Actor;
+    use chasqui_schemas::sample::pepper;
     use uuid::Uuid;
 
     use super::*;
@@ -231,15 +270,14 @@ mod tests {
     }
 
     fn receipt() -> Receipt {
-        Receipt {
-            delivery_id: Uuid::from_u128(9),
-            notification_id: id::notification(seconds(SUBMITTED), Uuid::nil(), "user:ada"),
-            at: None,
-            provider: None,
-            vendor: None,
-            detail: None,
-            by: Actor::Unknown,
-        }
+        let notification_id = id::notification(seconds(SUBMITTED), Uuid::nil(), "user:ada");
+        let delivery_id = pepper().delivery("shop", notification_id, Channel::Email, "mailbox");
+        Receipt::new(notification_id, delivery_id, Actor::Unknown)
+    }
+
+    fn read(subject: &str, payload: &[u8], stored_at: Timestamp) -> Result<Vec<TraceEvent>, String> {
+        let kept = SignedDuration::from_hours(24 * 365 * 100);
+        super::read(subject, payload, &IdCheck { now: stored_at, kept, pepper: Some(&pepper()) })
     }
 
     fn read_it(subject: &str, receipt: &Receipt, stored_at: i64) -> Result<TraceEvent, String> {
@@ -277,7 +315,8 @@ mod tests {
             read("notify.receipt.opened.email", receipts.to_string().as_bytes(), seconds(SUBMITTED))
         };
         assert_eq!(read(serde_json::json!([good, good])).unwrap().len(), 2);
-        assert_eq!(read(serde_json::json!([good, bad])).unwrap_err(), "delivery_id is nil");
+        assert_eq!(read(serde_json::json!([])).unwrap(), [], "an opt-out alone");
+        assert!(read(serde_json::json!([good, bad])).unwrap_err().starts_with("delivery_id is not one of Chasqui's"));
     }
 
     #[test]
@@ -305,9 +344,27 @@ mod tests {
         let event = read_it("notify.receipt.bounced.email", &Receipt { detail, ..receipt() }, SUBMITTED + 5).unwrap();
         assert_eq!(event.attributes[0].1, "550 5.1.1 [address] unknown, call [address]");
         assert_eq!(event.reason, "");
-        let detail = Some("30003".to_owned());
-        let event = read_it("notify.receipt.failed.sms", &Receipt { detail, ..receipt() }, SUBMITTED + 5).unwrap();
-        assert_eq!((event.reason.as_str(), event.state.as_str()), ("30003", "bounced"));
+        for (vendor, reason) in [(Some("twilio"), "30003"), (None, "")] {
+            let (vendor, detail) = (vendor.map(str::to_owned), Some("30003".to_owned()));
+            let receipt = Receipt { vendor, detail, ..receipt() };
+            let event = read_it("notify.receipt.failed.sms", &receipt, SUBMITTED + 5).unwrap();
+            assert_eq!((event.reason.as_str(), event.state.as_str()), (reason, "bounced"));
+        }
+    }
+
+    #[test]
+    fn an_app_reports_of_its_own_deliveries_under_its_name_and_words_are_few() {
+        let by = |app: &str| Receipt { app: Some(app.into()), ..receipt() };
+        let event = read_it("notify.receipt.opened.push", &by("shop"), SUBMITTED + 5).unwrap();
+        assert_eq!((event.app.as_str(), event.provider.as_str()), ("shop", "app:shop"));
+        let other = read_it("notify.receipt.opened.push", &by("bank"), SUBMITTED + 5).unwrap_err();
+        assert_eq!(other, "delivery_id is of another app's delivery");
+        for (provider, expected) in [("twilio-shop", "twilio-shop"), ("a b", "unknown"), ("é", "unknown")] {
+            let receipt = Receipt { provider: Some(provider.into()), ..receipt() };
+            assert_eq!(read_it("notify.receipt.opened.sms", &receipt, SUBMITTED + 5).unwrap().provider, expected);
+        }
+        let long = Receipt { vendor: Some("x".repeat(65)), ..receipt() };
+        assert_eq!(read_it("notify.receipt.opened.sms", &long, SUBMITTED + 5).unwrap().vendor, "unknown");
     }
 
     #[test]
@@ -315,7 +372,13 @@ mod tests {
         assert!(read_it("notify.receipt.read.sms", &receipt(), 1).is_err());
         assert!(read_it("notify.receipt.opened", &receipt(), 1).is_err());
         assert!(read("notify.receipt.opened.sms", b"{}", seconds(1)).is_err());
-        let foreign = Receipt { notification_id: Uuid::nil(), ..receipt() };
-        assert!(read_it("notify.receipt.opened.sms", &foreign, 1).is_err());
+        for foreign in [
+            Receipt { notification_id: Uuid::nil(), ..receipt() },
+            Receipt { delivery_id: Uuid::new_v4(), ..receipt() },
+            Receipt { notification_id: id::notification(seconds(SUBMITTED), Uuid::nil(), "user:bob"), ..receipt() },
+        ] {
+            assert!(read_it("notify.receipt.opened.sms", &foreign, SUBMITTED + 5).is_err());
+        }
+        assert!(read_it("notify.receipt.opened.sms", &receipt(), SUBMITTED - 3_600).unwrap_err().contains("future"));
     }
 }

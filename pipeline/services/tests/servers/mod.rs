@@ -2,3 +2,4 @@
 
 mod monitor;
 mod opt_out;
+mod receipts;

@@ -131,8 +131,8 @@ fn hot(c: &mut Criterion) {
     let pepper = Pepper::new(b"a benchmark's");
     let validate = Validate::new(BTreeMap::new(), pepper.clone());
     let enrich = Enrich { directory: directory.clone(), clock: clock.clone() };
-    let filter = Filter { directory: directory.clone(), clock, pepper };
-    let render = Render::new(directory, None);
+    let filter = Filter { directory: directory.clone(), clock, pepper: pepper.clone() };
+    let render = Render::new(directory, None, pepper);
 
     let push = submission(&["push"]);
     let json = submitted(serde_json::to_vec(&push).unwrap(), None);

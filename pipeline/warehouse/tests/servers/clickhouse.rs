@@ -132,13 +132,10 @@ async fn a_notification_is_reconstructed_with_its_late_receipts() -> Result<()> 
 
     // Receipts come before the trace, after it, twice, and for a notification that does not exist.
     let receipt = |of: &Delivery, seconds: i64, by: Actor| Receipt {
-        delivery_id: of.id,
-        notification_id: of.notification_id,
         at: Some(at + SignedDuration::from_secs(seconds)),
         provider: Some("twilio".into()),
         vendor: Some("twilio".into()),
-        detail: None,
-        by,
+        ..Receipt::new(of.notification_id, of.id, by)
     };
     let stranger = delivery(&notification(at, request_id, "nobody", None), Address::Phone("+1".into()));
     let publish = async |kind: ReceiptKind, channel: Channel, bytes: Vec<u8>| {

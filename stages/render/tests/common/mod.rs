@@ -62,7 +62,7 @@ pub(crate) fn of_template(data: Value, endpoints: Vec<Endpoint>) -> Notification
 }
 
 pub(crate) fn stage(template: Template) -> Render {
-    Render::new(Arc::new(MemoryDirectory::new().with("t", template)), None)
+    Render::new(Arc::new(MemoryDirectory::new().with("t", template)), None, sample::pepper())
 }
 
 /// A template with one text, for every locale.

@@ -101,15 +101,8 @@ fn the_horizon_counts_from_the_first_attempt_not_from_the_submission() {
 fn a_decision_tells_what_the_provider_said() {
     let mut finished = finished(Outcome::Accepted);
     finished.answer.message_id = "id-7".into();
-    let receipt = Receipt {
-        delivery_id: delivery_by(Channel::Push).id,
-        notification_id: delivery_by(Channel::Push).notification_id,
-        at: None,
-        provider: None,
-        vendor: None,
-        detail: None,
-        by: Actor::Unknown,
-    };
+    let Delivery { id, notification_id, .. } = delivery_by(Channel::Push);
+    let receipt = Receipt::new(notification_id, id, Actor::Unknown);
     finished.answer.receipts = vec![(ReceiptKind::Delivered, receipt)];
     let decision = decide_from(&delivery_by(Channel::Push), &finished, &policy(Ambiguity::Hold), &["script"], at(0));
     let expected = [("code", "code"), ("detail", "words"), ("provider_message_id", "id-7")];

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::support::{Gateway, PUBLIC_URL, config, message, receipts};
+use super::support::{Gateway, PUBLIC_URL, config, message, receipts, wait_for};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chasqui_schemas::{OptOut, bucket::address_key, receipt::Actor};
 use chasqui_testing::servers::Nats;
@@ -152,6 +152,7 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
         event(1, json!({"event": "delivered"})),
         event(1, json!({"event": "open", "sg_machine_open": true})),
         {"event": "delivered", "email": "stranger@example.com"},
+        {"event": "bounce", "type": "bounce", "status": "5.1.10", "email": "gone@example.com"},
         event(2, json!({"event": "spamreport"})),
         event(1, json!({"event": "delivered"})),
     ]);
@@ -161,7 +162,9 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
     assert_eq!(receipts(&nats).await, []);
     assert_eq!(post(&body, &body).await.status(), 200);
     assert_eq!(post("[]\r\n", "[]\r\n").await.status(), 200);
-    assert_eq!(post("nonsense", "nonsense").await.status(), 200, "it would be no better the next time");
+    assert_eq!(post("nonsense", "nonsense").await.status(), 400, "it is not called forged");
+    let encoded = gateway.client.post(gateway.here("/v1/callbacks/sendgrid")).header("Content-Encoding", "gzip");
+    assert_eq!(encoded.body("x").send().await.unwrap().status(), 415);
     assert_eq!(gateway.post("/v1/callbacks/sendgrid", "x".repeat(1_100_000)).await.status(), 413);
     let receipts = receipts(&nats).await;
     let reported: Vec<_> = receipts.iter().map(|(subject, receipt, _)| (subject.as_str(), receipt.by)).collect();
@@ -170,61 +173,105 @@ async fn sendgrid_signs_the_bytes_as_they_come() {
         [
             ("notify.receipt.delivered.email", Actor::Unknown),
             ("notify.receipt.opened.email", Actor::Machine),
+            ("notify.receipt.bounced.email", Actor::Unknown),
             ("notify.receipt.complained.email", Actor::Unknown),
         ]
     );
-    let wish: Option<OptOut> = receipts[2].2.as_deref().map(|text| serde_json::from_str(text).unwrap());
-    assert_eq!(wish, opt_out("complaint", "ada@example.com"));
+    for (at, reason, address) in [(2, "bounce", "gone@example.com"), (3, "complaint", "ada@example.com")] {
+        let wish: Option<OptOut> = receipts[at].2.as_deref().map(|text| serde_json::from_str(text).unwrap());
+        assert_eq!(wish, opt_out(reason, address));
+    }
+    assert!(receipts[2].1.notification_id.is_nil(), "of an address alone");
+    gateway.stop().await;
+}
+
+/// An event as Mailgun posts it, signed under `token` `age_s` seconds ago.
+fn mailgun(age_s: i64, token: &str, event: Value) -> String {
+    let at = (Timestamp::now().as_second() - age_s).to_string();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"signing-key");
+    let signature = hex(hmac::sign(&key, format!("{at}{token}").as_bytes()).as_ref());
+    json!({"signature": {"timestamp": at, "token": token, "signature": signature}, "event-data": event}).to_string()
+}
+
+/// A complaint about the `n`th message, of `recipient`.
+fn complained(n: u128, recipient: &str) -> Value {
+    let ids = json!({"notification_id": message(n).notification_id, "delivery_id": message(n).delivery_id});
+    json!({"event": "complained", "recipient": recipient, "user-variables": ids})
+}
+
+async fn post_mailgun(gateway: &Gateway, body: String) -> u16 {
+    gateway.post("/v1/callbacks/mailgun", body).await.status().as_u16()
+}
+
+#[tokio::test]
+async fn a_mailgun_signature_counts_once_whoever_plays_it_and_wherever() {
+    let nats = Nats::with_streams().await;
+    let dir = tempfile::tempdir().unwrap();
+    let account = MAILGUN.to_owned() + &secret(dir.path(), "signing_key", "signing-key");
+    let other_dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(&nats, &config(dir.path(), &account)).await;
+    let other = Gateway::start(&nats, &config(other_dir.path(), &account)).await;
+    let signed = mailgun(0, "a", complained(1, "ada@example.com"));
+    assert_eq!(post_mailgun(&gateway, signed.replace("\"token\":\"a\"", "\"token\":\"b\"")).await, 401);
+    assert_eq!(post_mailgun(&gateway, "{}".into()).await, 400, "not forged: it is not signed");
+    assert_eq!(post_mailgun(&gateway, mailgun(0, "e", json!({}))).await, 400, "signed, and no event");
+    assert_eq!(post_mailgun(&gateway, mailgun(13 * 3_600, "c", complained(1, "ada@example.com"))).await, 406);
+
+    // One signature, forty events at the same moment, at two processes.
+    let bodies: Vec<_> = (1..=40).map(|n| mailgun(0, "d", complained(n, "ada@example.com"))).collect();
+    let posts = bodies.iter().enumerate().map(|(n, body)| {
+        let gateway = if n % 2 == 0 { &gateway } else { &other };
+        post_mailgun(gateway, body.clone())
+    });
+    let answers = futures::future::join_all(posts).await;
+    let taken: Vec<_> = (0..answers.len()).filter(|n| answers[*n] == 200).collect();
+    assert_eq!(taken.len(), 1, "{answers:?}");
+    assert_eq!(receipts(&nats).await.len(), 1);
+    // The same event again, because the answer was lost, is no other event.
+    assert_eq!(post_mailgun(&other, bodies[taken[0]].clone()).await, 200);
+    other.stop().await;
+    gateway.stop().await;
+    // Nor does a new process forget.
+    let gateway = Gateway::start(&nats, &config(dir.path(), &account)).await;
+    assert_eq!(post_mailgun(&gateway, mailgun(0, "d", complained(50, "ada@example.com"))).await, 406);
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn mailgun_signs_a_token_that_counts_once() {
+async fn a_mailgun_event_counts_only_for_a_delivery_that_proves_itself_and_its_address() {
     let mut nats = Nats::with_streams().await;
     let dir = tempfile::tempdir().unwrap();
     let account = MAILGUN.to_owned() + &secret(dir.path(), "signing_key", "signing-key");
-    let mut gateway = Some(Gateway::start(&nats, &config(dir.path(), &account)).await);
-    let sign = |age_s: i64, token: &str, event: Value| {
-        let at = (Timestamp::now().as_second() - age_s).to_string();
-        let key = hmac::Key::new(hmac::HMAC_SHA256, b"signing-key");
-        let signature = hex(hmac::sign(&key, format!("{at}{token}").as_bytes()).as_ref());
-        json!({"signature": {"timestamp": at, "token": token, "signature": signature}, "event-data": event}).to_string()
-    };
-    let ids = |n: u128| json!({"notification_id": message(n).notification_id, "delivery_id": message(n).delivery_id});
-    let opened = |n: u128| json!({"event": "opened", "user-variables": ids(n), "client-info": {"bot": "gmail"}});
-    let post =
-        async |gateway: &Gateway, body: String| gateway.post("/v1/callbacks/mailgun", body).await.status().as_u16();
-    {
-        let gateway = gateway.as_ref().unwrap();
-        assert_eq!(post(gateway, sign(0, "a", opened(1)).replace("\"token\":\"a\"", "\"token\":\"b\"")).await, 401);
-        assert_eq!(post(gateway, "{}".into()).await, 401);
-        assert_eq!(post(gateway, sign(13 * 3_600, "c", opened(1))).await, 406, "too old to be true");
-        assert_eq!(post(gateway, sign(0, "d", json!({}))).await, 406, "do not try again");
-        assert_eq!(
-            post(gateway, sign(0, "e", json!({"event": "opened", "user-variables": []}))).await,
-            200,
-            "not ours"
-        );
-        assert_eq!(receipts(&nats).await, []);
-        assert_eq!(post(gateway, sign(0, "f", opened(1))).await, 200);
-        assert_eq!(post(gateway, sign(0, "f", opened(2))).await, 406, "somebody plays it again, with another event");
-        let receipts = receipts(&nats).await;
-        assert_eq!((receipts.len(), receipts[0].1.by), (1, Actor::Machine));
-    }
-    // Refused for want of room, it comes again with the same token and counts.
-    gateway.take().unwrap().stop().await;
-    let full = format!("[engagement]\nspool_bytes = 10\n{account}");
-    let gateway = Gateway::start(&nats, &config(dir.path(), &full)).await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), &account)).await;
+    let mut made_up = complained(1, "victim@example.com");
+    made_up["user-variables"]["delivery_id"] = json!(uuid::Uuid::new_v4());
+    assert_eq!(post_mailgun(&gateway, mailgun(0, "a", made_up)).await, 200, "not ours: politely");
+    let nobodys = json!({"event": "complained", "recipient": "victim@example.com"});
+    assert_eq!(post_mailgun(&gateway, mailgun(0, "b", nobodys)).await, 200);
+    assert_eq!(receipts(&nats).await, []);
+    assert_eq!(post_mailgun(&gateway, mailgun(0, "c", complained(1, "victim@example.com"))).await, 200);
+    assert_eq!(post_mailgun(&gateway, mailgun(0, "d", complained(2, "Ada@example.com"))).await, 200);
+    let stored = receipts(&nats).await;
+    let offs: Vec<_> =
+        stored.iter().map(|(.., off)| off.as_deref().map(|text| serde_json::from_str(text).unwrap())).collect();
+    assert_eq!(offs, [None, opt_out("complaint", "ada@example.com")], "of the delivery's own address");
+    gateway.stop().await;
+
+    // Before the broker has told the secret, or while it is away, it comes again.
+    let gateway = Gateway::start_knowing(&nats, &config(dir.path(), &account), None).await;
+    assert_eq!(post_mailgun(&gateway, mailgun(0, "e", complained(3, "ada@example.com"))).await, 503);
+    gateway.stop().await;
+    let gateway = Gateway::start(&nats, &config(dir.path(), &account)).await;
     nats.stop().await;
-    let body = sign(0, "g", opened(3));
-    assert_eq!(post(&gateway, body.clone()).await, 503);
+    let body = mailgun(0, "f", complained(4, "ada@example.com"));
+    assert_eq!(post_mailgun(&gateway, body.clone()).await, 503);
     nats.start_again().await;
     let patience = std::time::Instant::now();
-    while post(&gateway, body.clone()).await != 200 {
+    while post_mailgun(&gateway, body.clone()).await != 200 {
         assert!(patience.elapsed().as_secs() < 60, "it is never taken");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    assert_eq!(receipts(&nats).await.len(), 2);
+    wait_for(&nats, 3).await;
     gateway.stop().await;
 }
 
@@ -251,6 +298,8 @@ async fn vonage_signs_or_knows_a_secret() {
     gateway.stop().await;
 
     let gateway = Gateway::start(&nats, &with("address_secret")).await;
+    let got = format!("/v1/callbacks/vonage?secret=s3cret&status=accepted&client-ref={reference}");
+    assert_eq!(gateway.get(&got).await.status(), 200, "by GET, as the account may be set");
     let mut failed = receipt.clone();
     failed["status"] = json!("failed");
     failed["err-code"] = json!("3");

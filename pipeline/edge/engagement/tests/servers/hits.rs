@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::support::{Gateway, config, links, message, receipts, wait_for};
+use chasqui_links::Origin;
 use chasqui_schemas::{OptOut, receipt::Actor};
 use chasqui_testing::servers::Nats;
 use serde_json::json;
@@ -105,11 +106,8 @@ async fn strangers_learn_nothing_and_leave_no_trace() {
     let other_kind = open.replace("/t/o/", "/t/c/").replace(".gif", "");
     for url in [&click, &unsubscribe, &other_kind, "/t/c/", "/t/c/x", "/t/u/x", "/t", "/v1/callbacks/twilio"] {
         let response = gateway.get(url).await;
-        let is_other_method = url.starts_with("/v1/");
-        assert_eq!(response.status(), if is_other_method { 405 } else { 404 }, "{url}");
-        if !is_other_method {
-            assert_eq!(response.text().await.unwrap(), page, "{url}");
-        }
+        assert_eq!(response.status(), 404, "{url}");
+        assert_eq!(response.text().await.unwrap(), page, "{url}");
     }
     for url in [&unsubscribe, "/v1/callbacks/twilio", "/v1/callbacks/nobody"] {
         let response = gateway.post(url, "List-Unsubscribe=One-Click").await;
@@ -152,11 +150,15 @@ async fn apps_report_with_their_token() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "t0ken\n").unwrap();
-    let gateway =
-        Gateway::start(&nats, &config(dir.path(), &format!("apps.shop.token.file = '{}'", token.display()))).await;
-    let reports: Vec<_> = (1..=1_000)
-        .map(|n| json!({"kind": "opened", "channel": "push", "by": "human", "delivery_id": Uuid::from_u128(n), "notification_id": message(1).notification_id}))
-        .collect();
+    let bank = dir.path().join("bank");
+    std::fs::write(&bank, "b4nk\n").unwrap();
+    let apps = format!("apps.shop.token.file = '{}'\napps.bank.token.file = '{}'", token.display(), bank.display());
+    let gateway = Gateway::start(&nats, &config(dir.path(), &apps)).await;
+    let report = |n: u128| {
+        let Origin { notification_id, delivery_id, .. } = message(n);
+        json!({"kind": "opened", "channel": "push", "by": "human", "delivery_id": delivery_id, "notification_id": notification_id})
+    };
+    let reports: Vec<_> = (1..=1_000).map(report).collect();
     let post = |token: &str, body: &serde_json::Value| {
         gateway.client.post(gateway.here("/v1/receipts")).bearer_auth(token).body(body.to_string()).send()
     };
@@ -165,13 +167,26 @@ async fn apps_report_with_their_token() {
     let wrong = post("t0ken", &json!([reports[0], {"kind": "opened"}])).await.unwrap();
     assert_eq!(wrong.status(), 400);
     assert!(wrong.text().await.unwrap().contains("[1]"), "which one");
+    let mut made_up = report(2);
+    made_up["delivery_id"] = json!(Uuid::new_v4());
+    assert_eq!(post("t0ken", &json!([reports[0], made_up])).await.unwrap().status(), 400);
+    // The id of another app's delivery, which its own app may report.
+    let others =
+        gateway.client.post(gateway.here("/v1/receipts")).bearer_auth("b4nk").body(json!([reports[0]]).to_string());
+    let others = others.send().await.unwrap();
+    assert_eq!(others.status(), 400);
+    assert!(others.text().await.unwrap().contains("[0].delivery_id: is of another app's delivery"));
     assert_eq!(receipts(&nats).await.len(), 0, "all or nothing");
 
     let taken = post("t0ken", &json!(reports)).await.unwrap();
     assert_eq!((taken.status().as_u16(), taken.text().await.unwrap().as_str()), (202, "{\"accepted\":1000}\n"));
     let receipts = receipts(&nats).await;
     assert_eq!(receipts.len(), 1_000);
-    assert!(receipts.iter().zip(1..).all(|((_, receipt, _), n)| receipt.delivery_id == Uuid::from_u128(n)), "in order");
+    assert!(
+        receipts.iter().zip(1..).all(|((_, receipt, _), n)| receipt.delivery_id == message(n).delivery_id),
+        "in order"
+    );
+    assert!(receipts.iter().all(|(_, receipt, _)| receipt.app.as_deref() == Some("shop")), "under its own name");
     assert_eq!(post("t0ken", &json!(vec![&reports[0]; 1_001])).await.unwrap().status(), 400);
     assert_eq!(post("t0ken", &json!("x".repeat(600_000))).await.unwrap().status(), 413);
     gateway.stop().await;

@@ -11,7 +11,7 @@ use chasqui_schemas::{
     clickhouse::STORED,
     id,
     notification::{Message, Recipient},
-    receipt::Actor,
+    receipt::{Actor, IdCheck},
     sample, subject,
     trace::{self, Attributes, TraceEvent},
 };
@@ -141,7 +141,7 @@ fn ms(time: Duration) -> f64 {
 fn steps(number: u32, at: Timestamp) -> Vec<TraceEvent> {
     let notification = notification(number, at);
     let channel = Channel::ALL[number as usize % 4];
-    let delivery_id = id::delivery(notification.id, channel, "device");
+    let delivery_id = sample::pepper().delivery(&notification.app, notification.id, channel, "device");
     let whole = notification.context();
     let of_delivery = Context {
         delivery_id: Some(delivery_id),
@@ -186,17 +186,14 @@ fn steps(number: u32, at: Timestamp) -> Vec<TraceEvent> {
     let mut report = |kind: ReceiptKind, seconds: u64, by: Actor| {
         let at = stored_at + Duration::from_secs(seconds);
         let receipt = Receipt {
-            delivery_id,
-            notification_id: notification.id,
             at: Some(at),
             provider: Some(of_delivery.provider.to_string()),
-            vendor: None,
-            detail: None,
-            by,
+            ..Receipt::new(notification.id, delivery_id, by)
         };
+        let check = IdCheck { now: at, kept: jiff::SignedDuration::MAX, pepper: Some(&sample::pepper()) };
         // It was encoded here, so it can be read.
         let payload = serde_json::to_vec(&receipt).unwrap_or_default();
-        steps.extend(receipts::read(&subject::receipt(kind, channel), &payload, at).unwrap_or_default());
+        steps.extend(receipts::read(&subject::receipt(kind, channel), &payload, &check).unwrap_or_default());
     };
     report(ReceiptKind::Delivered, 30, Actor::Unknown);
     if number.is_multiple_of(5) {

@@ -309,7 +309,8 @@ impl Target {
             sms_segments: 0,
             unsubscribe_url: html.then(|| format!("https://notify.example.com/u/{}", notification.id)),
         };
-        Delivery { provider: self.name.to_owned(), ..notification.delivery_to(endpoint, written) }
+        let id = sample::pepper().delivery("bench", notification.id, endpoint.channel(), &endpoint.id);
+        Delivery { provider: self.name.to_owned(), ..notification.delivery_to(id, endpoint, written) }
     }
 }
 

@@ -108,10 +108,15 @@ async fn a_click_and_an_unsubscription_reach_the_analyst_and_the_preferences() -
 #[tokio::test(flavor = "multi_thread")]
 async fn an_opt_out_beside_several_receipts_is_performed_and_all_of_them_recorded() -> anyhow::Result<()> {
     let install = TestInstall::start(IMPATIENT).await?;
-    let receipt = |n| json!({"delivery_id": Uuid::from_u128(n), "notification_id": Uuid::now_v7()});
+    let pepper = chasqui_stores::pepper(&jetstream::new(install.nats.clone()), None).await?;
+    let receipt = |endpoint| {
+        let notification = Uuid::now_v7();
+        let delivery = pepper.delivery("shop", notification, Channel::Email, endpoint);
+        json!({"delivery_id": delivery, "notification_id": notification})
+    };
     let off = OptOut::Category { app: "shop".into(), user: "ada".into(), category: "news".into() };
     let message = jetstream::message::PublishMessage::build()
-        .payload(json!([receipt(1), receipt(2)]).to_string().into())
+        .payload(json!([receipt("a"), receipt("b")]).to_string().into())
         .header(header::OPT_OUT, serde_json::to_string(&off)?.as_str());
     let subject = subject::receipt(ReceiptKind::Unsubscribed, Channel::Email);
     jetstream::new(install.nats.clone()).send_publish(subject, message).await?.await?;

@@ -21,7 +21,7 @@ use async_nats::jetstream::{
 };
 use chasqui_nats::Publisher;
 use chasqui_schemas::{
-    consumer, stream, subject,
+    consumer, sample, stream, subject,
     trace::{self, TraceEvent},
 };
 use chasqui_services::run_receipts;
@@ -30,6 +30,7 @@ use chasqui_trace::TraceSink;
 use chasqui_warehouse::{MigrateSettings, WriterSettings, migrate, run_writer};
 use clickhouse::Client;
 use futures::StreamExt;
+use jiff::SignedDuration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -141,7 +142,8 @@ impl Bench {
     pub(crate) fn receipts(&self) -> Running {
         let stop = CancellationToken::new();
         let sink = TraceSink::start(&Publisher::new(self.nats.clone()));
-        let receipts = run_receipts(self.nats.clone(), sink, stop.clone());
+        let receipts =
+            run_receipts(self.nats.clone(), sink, sample::pepper(), SignedDuration::from_hours(24 * 90), stop.clone());
         Running { task: tokio::spawn(async move { Ok(receipts.await?) }), stop }
     }
 

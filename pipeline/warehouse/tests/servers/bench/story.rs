@@ -11,7 +11,7 @@ use chasqui_schemas::{
     delivery::{Address, Endpoint, Written},
     id,
     notification::{Message, Recipient},
-    receipt::Actor,
+    receipt::{Actor, IdCheck},
     sample, subject,
     trace::TraceEvent,
 };
@@ -43,7 +43,8 @@ pub(crate) fn notification(at: Timestamp, request_id: Uuid, user: &str, transact
 pub(crate) fn delivery(of: &Notification, address: Address) -> Delivery {
     let endpoint = Endpoint { id: address.text().to_owned(), address };
     let written = Written { variant: "b".into(), locale: "ko".into(), ..Written::default() };
-    Delivery { lane: Lane::High, provider: "twilio".into(), ..of.delivery_to(endpoint, written) }
+    let id = sample::pepper().delivery(&of.app, of.id, endpoint.channel(), &endpoint.id);
+    Delivery { lane: Lane::High, provider: "twilio".into(), ..of.delivery_to(id, endpoint, written) }
 }
 
 /// Everything the stages record about one notification, as the runtime makes it.
@@ -109,16 +110,14 @@ pub(crate) fn retry(delivery: &Delivery) -> Verdict {
 /// The event of a receipt of what happened `at`, which was stored at once.
 pub(crate) fn receipt(of: &Delivery, kind: ReceiptKind, at: Timestamp, by: Actor) -> Result<TraceEvent> {
     let receipt = Receipt {
-        delivery_id: of.id,
-        notification_id: of.notification_id,
         at: Some(at),
         provider: Some(of.provider.clone()),
         vendor: Some(of.provider.clone()),
-        detail: None,
-        by,
+        ..Receipt::new(of.notification_id, of.id, by)
     };
+    let check = IdCheck { now: at, kept: SignedDuration::MAX, pepper: Some(&sample::pepper()) };
     let subject = subject::receipt(kind, of.channel());
-    let events = receipts::read(&subject, &serde_json::to_vec(&receipt)?, at).map_err(anyhow::Error::msg)?;
+    let events = receipts::read(&subject, &serde_json::to_vec(&receipt)?, &check).map_err(anyhow::Error::msg)?;
     events.into_iter().next().context("no event")
 }
 

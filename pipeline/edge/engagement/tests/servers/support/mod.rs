@@ -14,10 +14,12 @@ use std::{
 };
 
 use chasqui_contract::SystemClock;
-use chasqui_engagement::{Engagement, Reporters, Setup};
+use chasqui_engagement::{Engagement, Known, Reporters, Setup};
 use chasqui_links::{Links, Origin};
-use chasqui_schemas::{Channel, Receipt, header, id, stream};
+use chasqui_nats::Publisher;
+use chasqui_schemas::{Channel, Receipt, header, id, receipt::Actor, sample, stream};
 use chasqui_settings::SecretSource;
+use chasqui_stores::NatsLedger;
 use chasqui_testing::servers::Nats;
 use jiff::Timestamp;
 use reqwest::{Client, Response, redirect::Policy};
@@ -36,7 +38,11 @@ pub async fn receipts(nats: &Nats) -> Vec<(String, Receipt, Option<String>)> {
     let mut receipts = Vec::new();
     for sequence in 1..=stream.cached_info().state.last_sequence {
         let message = stream.direct_get(sequence).await.unwrap();
-        let receipt = serde_json::from_slice(&message.payload).unwrap();
+        // An empty list is an opt-out without a receipt.
+        let receipt = match &message.payload[..] {
+            b"[]" => Receipt::new(Uuid::nil(), Uuid::nil(), Actor::Unknown),
+            payload => serde_json::from_slice(payload).unwrap(),
+        };
         let opt_out = message.headers.get(header::OPT_OUT).map(|value| value.as_str().to_owned());
         receipts.push((message.subject.to_string(), receipt, opt_out));
     }
@@ -105,6 +111,13 @@ pub fn config(dir: &Path, changes: &str) -> Config {
 
 impl Gateway {
     pub async fn start(nats: &Nats, config: &Config) -> Self {
+        let context = nats.context().await;
+        let ledger = NatsLedger::open_urgent(&context, Publisher::new(context.clone())).await.unwrap();
+        Self::start_knowing(nats, config, Some(Known { pepper: sample::pepper(), ledger: Arc::new(ledger) })).await
+    }
+
+    /// The same, where the broker may not have told yet what only it knows.
+    pub async fn start_knowing(nats: &Nats, config: &Config, known: Option<Known>) -> Self {
         // Plain HTTP needs none, but the client asks for one.
         _ = rustls::crypto::ring::default_provider().install_default();
         let Config { gateway, links, engagement, accounts, apps } = config;
@@ -117,6 +130,8 @@ impl Gateway {
             callbacks: chasqui_providers::callbacks(accounts, &gateway.public_url).unwrap(),
             client: nats.client().await,
             clock: Arc::new(SystemClock),
+            kept: jiff::SignedDuration::from_hours(24 * 90),
+            known: Arc::new(known.map_or_else(OnceLock::new, OnceLock::from)),
         });
         let engagement = engagement.unwrap();
         let listener = TcpListener::bind(gateway.address().unwrap()).await.unwrap();
@@ -171,5 +186,8 @@ pub fn message(n: u128) -> Origin {
     static SUBMITTED_AT: OnceLock<Timestamp> = OnceLock::new();
     let submitted_at = *SUBMITTED_AT.get_or_init(|| Timestamp::now() - jiff::SignedDuration::from_mins(5));
     let notification_id = id::notification(submitted_at, Uuid::from_u128(n), "user:ada");
-    Origin { delivery_id: Uuid::from_u128(1_000 + n), notification_id, channel: Channel::Email }
+    // To the mailbox that callbacks speak of.
+    let endpoint = sample::pepper().endpoint("ada@example.com");
+    let delivery_id = sample::pepper().delivery("shop", notification_id, Channel::Email, &endpoint);
+    Origin { delivery_id, notification_id, channel: Channel::Email }
 }
