@@ -55,8 +55,8 @@ impl Block {
         Block { rows, columns: 0, body: Vec::with_capacity(bytes) }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows == 0
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
     }
 
     fn begin(&mut self, name: &str, kind: &str) {

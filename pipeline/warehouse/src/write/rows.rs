@@ -32,6 +32,8 @@ pub struct Row {
     pub(crate) duration_ns: u64,
     /// Where the values of its attributes begin in [`Rows::values`].
     values: u32,
+    /// Which message it came in: the first has number 0.
+    pub(crate) message: u32,
 }
 
 /// Numbers of words that rows have in common: those of the columns, then names of attributes.
@@ -45,6 +47,8 @@ pub struct Rows {
     pub(crate) kinds: IndexSet<Kind>,
     /// What kinds take at most, with their words.
     kind_bytes: usize,
+    /// How many messages were read.
+    messages: u32,
     /// Where each value ends in `text`; it begins where the one before ends.
     values: Vec<u32>,
     text: String,
@@ -60,6 +64,7 @@ impl Rows {
             words: Words::new(),
             kinds: IndexSet::new(),
             kind_bytes: 0,
+            messages: 0,
             values: Vec::with_capacity(VALUES * rows),
             text: String::with_capacity(VALUES * VALUE_BYTES * rows),
         }
@@ -67,6 +72,7 @@ impl Rows {
 
     /// Adds the events of a message of the trace stream; of one that cannot be read, those that can.
     pub fn read(&mut self, message: &[u8]) -> Result<(), BatchError> {
+        self.messages += 1;
         let reader = Reader::new(message)?;
         let kinds: Vec<u32> = reader.words.iter().map(|words| self.kind(words)).collect();
         reader.read(|step| self.push(kinds[step.words], step))
@@ -100,6 +106,7 @@ impl Rows {
             started_at: step.started_at,
             duration_ns: step.duration_ns,
             values,
+            message: self.messages - 1,
         });
     }
 
@@ -126,11 +133,6 @@ impl Rows {
         self.rows = keys.into_iter().map(|(_, _, _, at)| self.rows[at].clone()).collect();
     }
 
-    /// Of a step that is here twice, leaves the one that began later, as the table does. Sorted before.
-    pub(crate) fn dedup(&mut self) {
-        self.rows.dedup_by_key(|row| (row.trace_id, row.span_id));
-    }
-
     pub(crate) fn attributes(&self, row: &Row) -> impl ExactSizeIterator<Item = (u32, &str)> + Clone {
         let names = &self.kinds[row.kind as usize][word::COLUMNS.len()..];
         let first = row.values as usize;
@@ -146,10 +148,12 @@ impl Rows {
         self.attributes(row).find(|(each, _)| *each == key).map_or("", |(_, value)| value)
     }
 
-    /// The rows as a block of `trace_events`. Sorted before.
-    pub(crate) fn block(&self) -> Block {
-        let rows = &self.rows;
-        let mut block = Block::new(rows.len(), 150 * rows.len() + self.text.len());
+    /// `rows`, which are sorted, as a block of `trace_events`. Of a step that is there twice, it has the one that began
+    /// later, as the table does.
+    pub(crate) fn block(&self, rows: &[Row]) -> Block {
+        let mut rows: Vec<&Row> = rows.iter().collect();
+        rows.dedup_by_key(|row| (row.trace_id, row.span_id));
+        let mut block = Block::new(rows.len(), 150 * rows.len() + self.text.len() / self.len().max(1) * rows.len());
         let mut hex = [0; uuid::fmt::Simple::LENGTH];
         block.fixed_texts(
             "trace_id",

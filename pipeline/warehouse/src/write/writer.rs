@@ -8,9 +8,12 @@
 //! One insert of many rows costs ClickHouse much less than many of few, in the insert itself and in the merges that
 //! follow; so under load a batch waits longer than at rest, when a single notification should be seen soon.
 //!
-//! Every failure is treated alike, because none means that rows may be given up: what ClickHouse refuses (a full
-//! disk, a missing table, a right) it takes once an operator has acted; until then the refusal is logged as an error
-//! at every try, at least every 10 seconds. Rows cannot be poison: each column takes every value of its Rust type.
+//! What ClickHouse refuses because of itself (a full disk, a missing table, a right) it takes once an operator has acted;
+//! until then the refusal is logged as an error at every try, at least every 10 seconds. What it refuses because of what
+//! the rows say ([`is_about_content`]) would be refused for ever, and nothing behind it would be written: so a piece of a
+//! batch that is refused like that is halved, and its halves, until the row is alone. That row becomes a dead letter, and
+//! all others are written. A batch of which it refuses more than [`MAX_REFUSED`] rows is another matter: then the table
+//! is wrong, and not the rows, and it is waited for.
 //!
 //! Metrics: `chasqui_trace_rows` (written), `chasqui_trace_backlog` (messages of the stream that are not written yet) and
 //! `chasqui_trace_lag_ms` (age of the oldest message of a batch when it was written).
@@ -18,23 +21,24 @@
 //! After a crash: messages come again, in other batches. Their rows replace themselves (`ReplacingMergeTree`), and
 //! the states take the same minimum or maximum, so nothing is counted twice.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
-use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker};
+use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker, stream::RawMessageErrorKind};
+use chasqui_contract::Class;
 use chasqui_nats::{
-    Pauses, Publisher,
+    Outgoing, Pauses, Publisher, dead_letter,
     reader::{self, Broken, StreamReader},
 };
-use chasqui_schemas::{consumer, id, measure, stream, subject};
-use clickhouse::Client;
+use chasqui_schemas::{Reason, consumer, header, id, measure, stream, subject, trace};
+use clickhouse::{Client, error::Error};
 use futures::StreamExt;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    insert::{Insert, encode, insert},
-    rows::Rows,
+    insert::{Sorted, insert, is_about_content},
+    rows::{Row, Rows},
 };
 use crate::WarehouseError;
 
@@ -46,6 +50,9 @@ const MAX_ATTRIBUTE_BYTES: usize = 32 << 20;
 const BUSY_ROWS: usize = 5_000;
 /// How many times as long such a batch waits.
 const BUSY_WAITS: u32 = 4;
+
+/// Maximum rows of a batch that become dead letters.
+const MAX_REFUSED: usize = 1_000;
 
 /// Time without a message after which such a batch is closed early: the load is over.
 const IDLE: Duration = Duration::from_millis(80);
@@ -121,18 +128,20 @@ impl Writer {
             let token = batch.token(self.reader.incarnation);
             let Batch { rows, held } = batch;
             // Not on another thread: the allocator would keep what that one frees apart, and this one has nothing else to do.
-            let inserts = encode(rows);
-            match self.hold(&held, insert(&self.clickhouse, &inserts, &token)).await {
-                Ok(()) => self.release(held, true).await,
-                Err(error) => {
-                    // Reading ahead ends here, because the deadlines of what was read ahead are not extended; it comes
-                    // again once we read again.
-                    drop(messages);
-                    log_refusal(&error, held.rows);
-                    let stored = self.hold(&held, self.insist(&inserts, &token, held.rows)).await;
-                    return self.release(held, stored).await;
-                }
+            let rows = Sorted::new(rows);
+            let mut left = Left::of(&rows);
+            if let Err(error) = self.hold(&held, self.write_pieces(&rows, &mut left, &token)).await {
+                // Reading ahead ends here, because the deadlines of what was read ahead are not extended; it comes again
+                // once we read again.
+                drop(messages);
+                log_refusal(&error, held.rows);
+                let stored = self.hold(&held, self.insist(&rows, &mut left, &token)).await;
+                let stored = stored && self.hold(&held, self.bury(&rows, left, &held.sources)).await;
+                return self.release(held, stored).await;
             }
+            let stored = self.hold(&held, self.bury(&rows, left, &held.sources)).await;
+            drop(rows);
+            self.release(held, stored).await;
             if let End::Over = end {
                 return;
             }
@@ -176,8 +185,29 @@ impl Writer {
         reader::extend_while(&held.messages, self.reader.extend_every, work).await
     }
 
-    /// Inserts the batch, however often it takes. False: we are asked to stop, and the time for that is over.
-    async fn insist(&self, inserts: &[Insert], token: &str, rows: usize) -> bool {
+    /// Writes the pieces that are left, and sets apart the rows that ClickHouse refuses for what they say. `Err`: it takes
+    /// nothing now.
+    async fn write_pieces(&self, rows: &Sorted, left: &mut Left, token: &str) -> Result<(), Error> {
+        while let Some(piece) = left.pieces.last().cloned() {
+            // The same piece has the same token, however often the batch is tried.
+            let token = format!("{token}:{}-{}", piece.start, piece.end);
+            match insert(&self.clickhouse, &rows.encode(&piece), &token).await {
+                Ok(()) => _ = left.pieces.pop(),
+                Err(error) if !is_about_content(&error) => return Err(error),
+                Err(error) => {
+                    left.refuse(piece, &error);
+                    if left.refused.len() > MAX_REFUSED {
+                        *left = Left::of(rows);
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is left, however often it takes. False: we are asked to stop, and the time for that is over.
+    async fn insist(&self, rows: &Sorted, left: &mut Left, token: &str) -> bool {
         let patience = async {
             self.stop.cancelled().await;
             sleep(self.settings.stop_within).await;
@@ -189,9 +219,9 @@ impl Writer {
                     measure!(TraceBacklog, backlog);
                 }
                 sleep(pauses.pause()).await;
-                match insert(&self.clickhouse, inserts, token).await {
+                match self.write_pieces(rows, left, token).await {
                     Ok(()) => return,
-                    Err(error) => log_refusal(&error, rows),
+                    Err(error) => log_refusal(&error, left.rows()),
                 }
             }
         };
@@ -199,6 +229,62 @@ impl Writer {
             () = insisting => true,
             () = patience => false,
         }
+    }
+
+    /// Stores the rows that ClickHouse refuses as dead letters, each alone. `sources` says where in the stream messages
+    /// are. False: we are asked to stop before that is done.
+    async fn bury(&self, rows: &Sorted, left: Left, sources: &[u64]) -> bool {
+        for (at, why) in left.refused {
+            let row = rows.row(at);
+            let sequence = sources.get(row.message as usize).copied().unwrap_or_default();
+            let mut pauses = Pauses::default();
+            loop {
+                match self.try_bury(row, sequence, &why).await {
+                    Ok(()) => break,
+                    Err(error) => tracing::warn!(error = &*error, "a refused row is not stored as a dead letter yet"),
+                }
+                tokio::select! {
+                    () = self.stop.cancelled() => return false,
+                    () = sleep(pauses.pause()) => {}
+                }
+            }
+        }
+        true
+    }
+
+    async fn try_bury(&self, row: &Row, sequence: u64, why: &str) -> Result<(), async_nats::Error> {
+        // Its message is not acknowledged, so the stream still has it; unless an operator has removed it.
+        let stream = self.nats.get_stream_no_info(stream::TRACES).await?;
+        let message = match stream.get_raw_message(sequence).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {
+                tracing::error!(trace = %row.trace_id, why, "a refused row is gone from the trace stream: it is dropped");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let events = trace::decode(&message.payload)?;
+        let refused: Vec<_> =
+            events.into_iter().filter(|event| (event.trace_id, event.span_id) == (row.trace_id, row.span_id)).collect();
+        let stored_at = message.time.unix_timestamp_nanos();
+        let stage = subject::DEAD_TRACE.rsplit('.').next().unwrap_or_default();
+        let mut headers = dead_letter(Reason::Undecodable, why, stage, &message.subject);
+        headers.push((header::DELIVERED, "1".to_owned()));
+        let letter = Outgoing {
+            subject: subject::DEAD_TRACE.to_owned(),
+            message_id: Some(format!("{}.{stored_at}.{sequence}.{}", subject::DEAD_TRACE, row.span_id)),
+            headers,
+            payload: trace::encode(&refused).into(),
+        };
+        match self.publisher.publish(&[letter]).await {
+            Ok(_) => tracing::error!(trace = %row.trace_id, why, "ClickHouse refuses a row: it is a dead letter"),
+            Err(error) if error.class() == Class::Permanent => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, trace = %row.trace_id, why, "a dead letter can never be stored: its row is dropped");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 
     /// Acknowledges the batch's messages, or gives them back where they are not stored; what could not be read becomes
@@ -221,7 +307,7 @@ impl Writer {
     }
 }
 
-fn log_refusal(error: &clickhouse::error::Error, rows: usize) {
+fn log_refusal(error: &Error, rows: usize) {
     tracing::error!(error = error as &dyn std::error::Error, rows, "ClickHouse does not take the traces; trying again");
 }
 
@@ -229,6 +315,37 @@ async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
+    }
+}
+
+/// What of a batch is not written.
+struct Left {
+    /// The next one last.
+    pieces: Vec<Range<usize>>,
+    /// Rows that ClickHouse refuses, and what it said.
+    refused: Vec<(usize, String)>,
+}
+
+impl Left {
+    fn of(rows: &Sorted) -> Self {
+        let mut pieces = rows.pieces();
+        pieces.reverse();
+        Left { pieces, refused: Vec::new() }
+    }
+
+    /// The last piece is refused for what it says: halves it, or sets its only row apart.
+    fn refuse(&mut self, piece: Range<usize>, error: &Error) {
+        self.pieces.pop();
+        if piece.len() > 1 {
+            let middle = piece.start + piece.len() / 2;
+            self.pieces.extend([middle..piece.end, piece.start..middle]);
+        } else {
+            self.refused.push((piece.start, format!("ClickHouse refuses a row of it: {error}")));
+        }
+    }
+
+    fn rows(&self) -> usize {
+        self.pieces.iter().map(Range::len).sum()
     }
 }
 
@@ -244,6 +361,8 @@ struct Held {
     rows: usize,
     messages: Vec<Acker>,
     sequences: Vec<u64>,
+    /// Where in the stream each message is that was read, as [`Row::message`] counts them.
+    sources: Vec<u64>,
     broken: Vec<Broken>,
     /// Messages that the consumer had not handed out when it handed out the last of these.
     pending: u64,
@@ -260,6 +379,7 @@ impl Batch {
 
     fn add(&mut self, message: Message) {
         let before = self.rows.len();
+        self.held.sources.push(message.info().map_or(0, |info| info.stream_sequence));
         let read = self.rows.read(&message.payload);
         let events = self.rows.len() - before;
         match read {
@@ -301,6 +421,25 @@ fn token(incarnation: i128, sequences: &[u64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_piece_is_halved_until_the_bad_row_is_alone() {
+        let bad = 37;
+        let mut left = Left { pieces: vec![50..64, 0..50], refused: Vec::new() };
+        let (mut written, mut tries) = (Vec::new(), 0);
+        while let Some(piece) = left.pieces.last().cloned() {
+            tries += 1;
+            if piece.contains(&bad) {
+                left.refuse(piece, &Error::BadResponse("Code: 469".into()));
+            } else {
+                left.pieces.pop();
+                written.extend(piece);
+            }
+        }
+        assert_eq!(written, (0..64).filter(|row| *row != bad).collect::<Vec<_>>(), "each other row once, in order");
+        assert_eq!(left.refused.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [bad]);
+        assert!(tries < 20, "{tries}");
+    }
 
     #[test]
     fn a_token_tells_batches_with_the_same_ends_apart() {

@@ -2,20 +2,26 @@
 
 #![allow(clippy::expect_used, reason = "a test may fail")]
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::bench::{
     Bench, Road, Traffic,
-    story::{Story, delivery, notification, retry, stories, submitted_at},
+    story::{Story, delivery, notification, receipt, retry, stories, submitted_at},
 };
 use anyhow::Result;
 use chasqui_contract::{Output, Verdict};
 use chasqui_schemas::{
-    Channel, Delivery, Reason, Receipt, ReceiptKind, Stage, consumer, delivery::Address, id, receipt::Actor, stream,
-    subject, trace::State,
+    Channel, Delivery, Reason, Receipt, ReceiptKind, Stage,
+    clickhouse::STORED,
+    consumer,
+    delivery::Address,
+    id,
+    receipt::Actor,
+    stream, subject,
+    trace::{self, State, TraceEvent},
 };
 use chasqui_warehouse::{
-    load,
+    WriterSettings, load,
     read::{reconstruct::Node, waterfall},
     stats,
 };
@@ -265,6 +271,91 @@ async fn what_does_not_decode_is_a_dead_letter_and_blocks_nobody() -> Result<()>
     assert_eq!(bench.number("SELECT count() FROM trace_events").await?, events.len() as u64);
     let dead = bench.nats.get_stream(stream::DEAD).await?.get_last_raw_message_by_subject(subject::DEAD_TRACE).await?;
     assert_eq!(dead.payload.as_ref(), b"noise");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_clickhouse_refuses_is_a_dead_letter_and_all_others_are_written() -> Result<()> {
+    let bench = Bench::ready().await?;
+    bench.clickhouse.query("ALTER TABLE trace_events ADD CONSTRAINT fit CHECK app != 'evil'").execute().await?;
+    let mut events = stories(12);
+    let (first, last) = (3, events.len() - 2);
+    for bad in [first, last] {
+        events[bad].app = "evil".into();
+    }
+    let writer = bench.writer(&bench.clickhouse_url);
+    for _again in 0..2 {
+        bench.trace(&events, 7).await?;
+        bench.drained().await?;
+    }
+    writer.stop().await?;
+    let identity = |event: &TraceEvent| (event.trace_id, event.span_id);
+    let steps: BTreeSet<_> = events.iter().map(identity).collect();
+    assert_eq!(bench.number("SELECT count() FROM trace_events FINAL").await?, steps.len() as u64 - 2);
+    let mut dead = bench.nats.get_stream(stream::DEAD).await?;
+    let mut refused = BTreeSet::new();
+    for sequence in 1..=dead.info().await?.state.last_sequence {
+        let letter = trace::decode(&dead.get_raw_message(sequence).await?.payload)?;
+        assert_eq!(letter.len(), 1, "the row alone");
+        refused.insert(identity(&letter[0]));
+    }
+    assert_eq!(refused, BTreeSet::from([identity(&events[first]), identity(&events[last])]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_more_days_than_an_insert_may_have_are_written() -> Result<()> {
+    const DAYS: u64 = 230;
+    let bench = Bench::ready().await?;
+    // From today on, because what is older than it is kept would be gone.
+    let day = |n: u64| submitted_at() + SignedDuration::from_hours(24 * n as i64);
+    let event = |n: u64| {
+        let trace_id = id::notification(day(n), Uuid::from_u128(n.into()), "ada");
+        TraceEvent { trace_id, notification_id: trace_id, span_id: n + 1, ..TraceEvent::default() }
+    };
+    let events: Vec<_> = (0..DAYS).map(event).collect();
+    let writer =
+        bench.writer_with(WriterSettings { max_wait: Duration::from_millis(500), ..WriterSettings::default() });
+    bench.trace(&events, DAYS as usize).await?;
+    bench.drained().await?;
+    writer.stop().await?;
+    for table in STORED {
+        let days = format!("SELECT uniqExact(toDate(submitted_at)) FROM {table}");
+        assert_eq!(bench.number(&days).await?, DAYS, "{table}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_ends_of_one_message_one_counts_and_the_trace_has_both() -> Result<()> {
+    let bench = Bench::ready().await?;
+    let (at, request_id) = (submitted_at(), id::request("two-ends", submitted_at(), 1));
+    let mut events = Vec::new();
+    for channel in [Address::Phone("+15551234567".into()), Address::Mailbox("ada@example.com".into())] {
+        let of = notification(at, request_id, channel.text(), None);
+        let way = delivery(&of, channel);
+        let mut story = Story::begin(of).rendered(std::slice::from_ref(&way));
+        story.attempt(&way, 1, Verdict::Sent);
+        events.extend(story.events);
+        let seconds = |seconds| at + SignedDuration::from_secs(seconds);
+        events.push(receipt(&way, ReceiptKind::Delivered, seconds(60), Actor::Unknown)?);
+        events.push(receipt(&way, ReceiptKind::Failed, seconds(90), Actor::Unknown)?);
+    }
+    let writer = bench.writer(&bench.clickhouse_url);
+    bench.trace(&events, 5).await?;
+    bench.drained().await?;
+    writer.stop().await?;
+    for (sql, expected) in [
+        ("SELECT sum(sent) FROM delivery_stats", 2),
+        ("SELECT sum(delivered) FROM delivery_stats", 0),
+        ("SELECT sum(bounced) FROM delivery_stats", 2),
+        ("SELECT count(delivered_at) + count(delivered_after_ms) FROM deliveries", 0),
+        ("SELECT count(delivered_at) FROM notifications", 0),
+        ("SELECT count() FROM notifications WHERE state = 'bounced' AND sent_at IS NOT NULL", 2),
+        ("SELECT count() FROM trace_events FINAL WHERE event IN ('delivered', 'failed')", 4),
+    ] {
+        assert_eq!(bench.number(sql).await?, expected, "{sql}");
+    }
     Ok(())
 }
 

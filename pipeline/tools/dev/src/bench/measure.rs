@@ -21,7 +21,7 @@ use chasqui_warehouse::{
     WarehouseError,
     read::reconstruct,
     write::{
-        insert::{encode, insert},
+        insert::{Sorted, insert},
         rows::Rows,
     },
 };
@@ -84,9 +84,12 @@ pub(crate) async fn measure(
         }
         let count = rows.rows.len() as u64;
         let asked = Instant::now();
-        let inserts = encode(rows);
-        let token = format!("measure:{run}:{number}");
-        insert(client, &inserts, &token).await.map_err(WarehouseError::clickhouse("writing synthetic traces"))?;
+        let rows = Sorted::new(rows);
+        for piece in rows.pieces() {
+            let token = format!("measure:{run}:{number}:{}", piece.start);
+            let inserting = insert(client, &rows.encode(&piece), &token).await;
+            inserting.map_err(WarehouseError::clickhouse("writing synthetic traces"))?;
+        }
         inserting += asked.elapsed();
         written += count;
         progress(written);
