@@ -6,7 +6,10 @@
 -- Filter by submitted_at to read only those days. Dimensions are cast to a plain type, because
 -- tools do not know the aggregate types of the states; ids and users are not, because a cast would bypass their index.
 CREATE VIEW IF NOT EXISTS deliveries AS
-WITH if(s.sent_ms = 4294967295, s.delivered_ms, s.sent_ms) AS accepted_ms
+WITH
+    if(s.sent_ms = 4294967295, s.delivered_ms, s.sent_ms) AS accepted_ms,
+    -- Of two ends one counts, the bounce; the trace has both.
+    if(substring(s.outcome, 1, 1) = '7', 4294967295, s.delivered_ms) AS arrived_ms
 SELECT
     delivery_id,
     notification_id,
@@ -29,7 +32,7 @@ SELECT
     addMilliseconds(submitted_at, nullIf(s.ended_ms, 4294967295)) AS ended_at,
     -- What arrived was sent, even where the provider's answer was lost.
     addMilliseconds(submitted_at, nullIf(accepted_ms, 4294967295)) AS sent_at,
-    addMilliseconds(submitted_at, nullIf(s.delivered_ms, 4294967295)) AS delivered_at,
+    addMilliseconds(submitted_at, nullIf(arrived_ms, 4294967295)) AS delivered_at,
     addMilliseconds(submitted_at, nullIf(s.bounced_ms, 4294967295)) AS bounced_at,
     addMilliseconds(submitted_at, nullIf(s.opened_ms, 4294967295)) AS opened_at,
     addMilliseconds(submitted_at, nullIf(s.opened_human_ms, 4294967295)) AS opened_human_at,
@@ -40,7 +43,7 @@ SELECT
     addMilliseconds(submitted_at, nullIf(s.complained_ms, 4294967295)) AS complained_at,
     -- From the submission, in milliseconds.
     nullIf(accepted_ms, 4294967295) AS sent_after_ms,
-    nullIf(s.delivered_ms, 4294967295) AS delivered_after_ms,
+    nullIf(arrived_ms, 4294967295) AS delivered_after_ms,
     nullIf(s.opened_human_ms, 4294967295) AS opened_human_after_ms
 FROM delivery_states AS s FINAL
 WHERE known = 1
@@ -68,7 +71,7 @@ ALTER TABLE deliveries
     COMMENT COLUMN first_at 'First step',
     COMMENT COLUMN ended_at 'First terminal state',
     COMMENT COLUMN sent_at 'Accepted by the provider; what arrived was accepted, even where the answer was lost',
-    COMMENT COLUMN delivered_at 'Arrived, as far as the provider says',
+    COMMENT COLUMN delivered_at 'Arrived, as far as the provider says, and did not bounce after all',
     COMMENT COLUMN bounced_at 'Refused by the address',
     COMMENT COLUMN opened_at 'First open by anybody, mail proxies included',
     COMMENT COLUMN opened_human_at 'First open by a person',
@@ -78,7 +81,7 @@ ALTER TABLE deliveries
     COMMENT COLUMN unsubscribed_at 'First unsubscription',
     COMMENT COLUMN complained_at 'First complaint of spam',
     COMMENT COLUMN sent_after_ms 'Milliseconds from submission to acceptance',
-    COMMENT COLUMN delivered_after_ms 'Milliseconds from submission to arrival',
+    COMMENT COLUMN delivered_after_ms 'Milliseconds from submission to arrival; empty where it bounced after all',
     COMMENT COLUMN opened_human_after_ms 'Milliseconds from submission to the first open by a person';
 
 -- A notification has got as far as the best of its deliveries: one that arrived outweighs another that bounced.
@@ -114,7 +117,7 @@ SELECT
     toUInt32(length(arrayDistinct(arrayMap(end -> bitShiftRight(end, 3), good_ends)))) AS deliveries_sent,
     addMilliseconds(submitted_at, nullIf(s.ended_ms, 4294967295)) AS ended_at,
     addMilliseconds(submitted_at, nullIf(accepted_ms, 4294967295)) AS sent_at,
-    addMilliseconds(submitted_at, nullIf(s.delivered_ms, 4294967295)) AS delivered_at,
+    addMilliseconds(submitted_at, nullIf(if(rank = 6, s.delivered_ms, 4294967295), 4294967295)) AS delivered_at,
     addMilliseconds(submitted_at, nullIf(s.opened_ms, 4294967295)) AS opened_at,
     addMilliseconds(submitted_at, nullIf(s.opened_human_ms, 4294967295)) AS opened_human_at,
     addMilliseconds(submitted_at, nullIf(s.clicked_ms, 4294967295)) AS clicked_at,
@@ -145,7 +148,7 @@ ALTER TABLE traces
     COMMENT COLUMN deliveries_sent 'Deliveries that a provider accepted and that did not bounce',
     COMMENT COLUMN ended_at 'First terminal state of itself or a delivery',
     COMMENT COLUMN sent_at 'First acceptance by a provider',
-    COMMENT COLUMN delivered_at 'First arrival, as far as providers say',
+    COMMENT COLUMN delivered_at 'First arrival, as far as providers say; empty where nothing of it stayed',
     COMMENT COLUMN opened_at 'First open by anybody, mail proxies included',
     COMMENT COLUMN opened_human_at 'First open by a person',
     COMMENT COLUMN clicked_at 'First click by anybody',
@@ -176,7 +179,7 @@ ALTER TABLE notifications
     COMMENT COLUMN deliveries_sent 'Deliveries that a provider accepted and that did not bounce',
     COMMENT COLUMN ended_at 'First terminal state of itself or a delivery',
     COMMENT COLUMN sent_at 'First acceptance by a provider',
-    COMMENT COLUMN delivered_at 'First arrival, as far as providers say',
+    COMMENT COLUMN delivered_at 'First arrival, as far as providers say; empty where nothing of it stayed',
     COMMENT COLUMN opened_at 'First open by anybody, mail proxies included',
     COMMENT COLUMN opened_human_at 'First open by a person',
     COMMENT COLUMN clicked_at 'First click by anybody',
@@ -224,7 +227,7 @@ ALTER TABLE delivery_stats
     COMMENT COLUMN state 'pending, rejected, suppressed, expired, dead, sent (accepted, nothing more known), delivered or bounced',
     COMMENT COLUMN deliveries 'Number of deliveries',
     COMMENT COLUMN sent 'Accepted by the provider',
-    COMMENT COLUMN delivered 'Arrived, as far as the provider says',
+    COMMENT COLUMN delivered 'Arrived, as far as the provider says, and did not bounce after all',
     COMMENT COLUMN bounced 'Refused by the address',
     COMMENT COLUMN opened 'Opened by anybody, mail proxies included',
     COMMENT COLUMN opened_human 'Opened by a person',
