@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::support::{Gateway, config, links, message, receipts, wait_for};
+use chasqui_links::Origin;
 use chasqui_schemas::OptOut;
 use chasqui_testing::servers::Nats;
 use serde_json::json;
@@ -56,8 +57,8 @@ async fn everybody_is_answered_while_nats_is_away_and_all_of_it_arrives_in_order
 
     nats.start_again().await;
     let stored = wait_for(&nats, 1 + COUNT as usize * 3 / 4).await;
-    let order: Vec<_> = stored.iter().map(|(_, receipt, _)| receipt.delivery_id.as_u128() - 1_000).collect();
-    let expected: Vec<_> = (0..=COUNT).filter(|n| n % 4 != 3).collect();
+    let order: Vec<_> = stored.iter().map(|(_, receipt, _)| receipt.delivery_id).collect();
+    let expected: Vec<_> = (0..=COUNT).filter(|n| n % 4 != 3).map(|n| message(n).delivery_id).collect();
     assert_eq!(order, expected);
     assert_eq!(gateway.lost(), 0);
 
@@ -120,9 +121,8 @@ async fn a_full_spool_refuses_posts_and_counts_what_it_loses() {
     let gateway = Gateway::start(&nats, &config(dir.path(), &changes)).await;
     nats.stop().await;
     let post = async |n: u128| {
-        let reports: Vec<_> = (0..20)
-            .map(|i| json!({"kind": "opened", "channel": "push", "delivery_id": Uuid::from_u128(1 + n * 20 + i), "notification_id": message(n).notification_id}))
-            .collect();
+        let report = |of: Origin| json!({"kind": "opened", "channel": "push", "delivery_id": of.delivery_id, "notification_id": of.notification_id});
+        let reports: Vec<_> = (0..20).map(|i| report(message(1_000 + n * 20 + i))).collect();
         let body = json!(reports).to_string();
         gateway.client.post(gateway.here("/v1/receipts")).bearer_auth("t0ken").body(body).send().await.unwrap()
     };
