@@ -311,9 +311,10 @@ async fn rows_of_more_days_than_an_insert_may_have_are_written() -> Result<()> {
     let day = |n: u64| submitted_at() + SignedDuration::from_hours(24 * n as i64);
     let event = |n: u64| {
         let trace_id = id::notification(day(n), Uuid::from_u128(n.into()), "ada");
-        TraceEvent { trace_id, notification_id: trace_id, span_id: n + 1, ..TraceEvent::default() }
+        let delivery_id = Uuid::from_u128(n.into());
+        TraceEvent { trace_id, notification_id: trace_id, delivery_id, span_id: n, ..TraceEvent::default() }
     };
-    let events: Vec<_> = (0..DAYS).map(event).collect();
+    let events: Vec<_> = (1..=DAYS).map(event).collect();
     let writer =
         bench.writer_with(WriterSettings { max_wait: Duration::from_millis(500), ..WriterSettings::default() });
     bench.trace(&events, DAYS as usize).await?;
