@@ -4,7 +4,7 @@
 CREATE TABLE IF NOT EXISTS queue_metrics
 (
     sampled_at DateTime64(3, 'UTC') COMMENT 'When; the same for all rows of a sample' CODEC(Delta, ZSTD(1)),
-    stage LowCardinality(String) COMMENT 'What it serves: a stage, validate to send; or receipts, traces (the way into ClickHouse), schedules (what waits for its time), dead (dead letters), ledger, attempts, inbox',
+    stage LowCardinality(String) COMMENT 'What it serves: a stage, validate to send; or receipts, traces (the way into ClickHouse), schedules (what waits for its time), dead (dead letters), rejected (rejected submissions), ledger, attempts, inbox',
     lane LowCardinality(String) COMMENT 'critical, high, normal or bulk; empty where the stream has no lanes',
     channel LowCardinality(String) COMMENT 'push, sms, email or in_app at send; else empty',
     stream LowCardinality(String) COMMENT 'JetStream stream',
@@ -15,6 +15,7 @@ CREATE TABLE IF NOT EXISTS queue_metrics
     waiting UInt64 COMMENT 'Requests for messages that the server holds; with messages pending and none in flight, 0 means that no process reads the queue' CODEC(ZSTD(1)),
     oldest_ms UInt64 COMMENT 'Age of the oldest message that is not acknowledged, milliseconds; 0 if there is none, or no consumer' CODEC(ZSTD(1)),
     bytes UInt64 COMMENT 'Bytes of the whole stream' CODEC(ZSTD(1)),
+    max_bytes UInt64 COMMENT 'Maximum bytes of the whole stream; 0 where it has none' CODEC(ZSTD(1)),
     in_per_s Float64 COMMENT 'Messages that came, per second since the sample before' CODEC(ZSTD(1)),
     out_per_s Float64 COMMENT 'Messages that were acknowledged, per second since the sample before' CODEC(ZSTD(1))
 )

@@ -15,6 +15,10 @@ pub const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject"
 pub const REASON: &str = "Chasqui-Reason";
 /// On dead letters and rejections: what happened, in words; on rejections a JSON array of violations.
 pub const DETAIL: &str = "Chasqui-Detail";
+/// On dead letters and deferred messages: the app that they are counted for.
+pub const APP: &str = "Chasqui-App";
+/// On dead letters and rejections whose payload is not kept, or not all of it: how many bytes it had.
+pub const CUT: &str = "Chasqui-Cut";
 /// On dead letters: the stage that gave up.
 pub const STAGE: &str = "Chasqui-Stage";
 /// On dead letters: how often the broker had handed the message out.

@@ -12,6 +12,9 @@ crate::vocabulary! {
         Beats = "monotonic_counter.chasqui_beats": "Housekeeping rounds of the loops around stages; one that stops is stuck.",
         BatchSize = "histogram.chasqui_batch_size": "Messages in one commit.",
         CircuitChanges = "monotonic_counter.chasqui_circuit_changes": "Providers taken out of service and back, by the new state.",
+        DeadLettersCut = "monotonic_counter.chasqui_dead_letters_cut": "Dead letters stored without their payload, because there are too many.",
+        DeadLettersLost = "monotonic_counter.chasqui_dead_letters_lost": "Dead letters not stored, because there are too many; their trace is all that is left.",
+        DeferralsRefused = "monotonic_counter.chasqui_deferrals_refused": "Messages made dead letters because their app has too much waiting for its time.",
         ExportBacklog = "gauge.chasqui_export_backlog": "Messages of the trace stream that wait for the exporter.",
         ExportLag = "histogram.chasqui_export_lag_ms": "Age of the oldest message of a batch of traces when it was exported.",
         ExportLost = "monotonic_counter.chasqui_export_lost": "Messages of the trace stream that were removed before they were exported.",
@@ -34,8 +37,10 @@ crate::vocabulary! {
         QueueSampledAt = "gauge.chasqui_queue_sampled_timestamp_ms": "When the queues were last sampled, since 1970.",
         QueueWaiting = "gauge.chasqui_queue_waiting": "Requests for messages that the server holds; if it stays 0, nothing consumes the queue.",
         Redeliveries = "monotonic_counter.chasqui_redeliveries": "Messages committed that had been handed out before.",
+        RejectionsLost = "monotonic_counter.chasqui_rejections_lost": "Rejections not stored; their trace is all that is left.",
         StoreErrors = "monotonic_counter.chasqui_store_errors": "Decisions that had to wait because a store did not answer.",
         StreamBytes = "gauge.chasqui_stream_bytes": "Bytes in a JetStream stream.",
+        StreamMaxBytes = "gauge.chasqui_stream_max_bytes": "Maximum bytes of a JetStream stream, where it has one.",
         TraceBacklog = "gauge.chasqui_trace_backlog": "Messages of the trace stream that are not written to ClickHouse yet.",
         TraceLag = "histogram.chasqui_trace_lag_ms": "Age of the oldest message of a batch of traces when it was written.",
         TraceRows = "monotonic_counter.chasqui_trace_rows": "Steps of notifications written to ClickHouse.",
@@ -95,6 +100,7 @@ impl Metric {
         match self {
             Beats | QueueInFlight | QueueInRate | QueueOldest | QueueOutRate | QueuePending | QueueRedelivered
             | QueueWaiting => &["stage", "lane", "channel"],
+            DeadLettersCut | DeadLettersLost | DeferralsRefused => &["stage"],
             BatchSize | NewerVersions | Redeliveries | StoreErrors => &["stage", "lane"],
             Messages => &["stage", "lane", "decision"],
             CircuitChanges => &["provider", "to"],
@@ -102,9 +108,9 @@ impl Metric {
             ProviderCallTime => &["provider", "channel", "lane"],
             ProviderCalls => &["provider", "channel", "outcome"],
             QueueRowsLost => &["by"],
-            StreamBytes => &["stream"],
+            StreamBytes | StreamMaxBytes => &["stream"],
             ExportBacklog | ExportLag | ExportLost | ExportRejected | ExportSpans | GatewayLost | GatewaySpooled
-            | QueueSampledAt | TraceBacklog | TraceLag | TraceRows => &[],
+            | QueueSampledAt | RejectionsLost | TraceBacklog | TraceLag | TraceRows => &[],
         }
     }
 

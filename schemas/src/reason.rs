@@ -36,6 +36,8 @@ crate::vocabulary! {
         RetriesExhausted = "retries_exhausted": "Every attempt failed, or the next one would come too late.",
         Held = "held": "It is unknown whether it was sent, and the channel's policy leaves the decision to a person.",
         DeliveriesExhausted = "deliveries_exhausted": "The stage's workers died on it again and again.",
+        TooManyDeferred = "too_many_deferred": "It had to wait, and the app has too much waiting for its time already.",
+        Unschedulable = "unschedulable": "It had to wait, and JetStream cannot schedule it.",
         DeadEndpoint = "dead_endpoint": "The provider says that the address does not exist any more.",
     }
 }
@@ -53,7 +55,7 @@ impl Reason {
             ProviderTransient | ProviderThrottled | ProviderTimeout | Interrupted => &[Status::Retry],
             ProviderMisconfigured => &[Status::Retry, Status::Dead],
             Undecodable | Panicked | BadRecord | TemplateMissing | RenderFailed | NoProvider | ProviderRefused
-            | RetriesExhausted | Held | DeliveriesExhausted => &[Status::Dead],
+            | RetriesExhausted | Held | DeliveriesExhausted | TooManyDeferred | Unschedulable => &[Status::Dead],
             DeadEndpoint => &[Status::Error],
         }
     }
@@ -83,6 +85,7 @@ impl Reason {
             | RetriesExhausted
             | Held
             | DeadEndpoint => &[Stage::Send],
+            TooManyDeferred | Unschedulable => &[Stage::Enrich, Stage::Filter, Stage::Send],
             TooLarge | Undecodable | Panicked | BadRecord | DeliveriesExhausted => &Stage::ALL,
         }
     }
@@ -127,6 +130,11 @@ impl Reason {
             DeliveriesExhausted => {
                 "Operator: find out what ended the workers (memory, a signal), then `chasqui dead replay`."
             }
+            TooManyDeferred => {
+                "Producer: schedule less, or later. Operator: see what waits and why; raise `streams.deferred_bytes` if it is \
+                 meant; then `chasqui dead replay`."
+            }
+            Unschedulable => "Producer: give a `send_at` that is not centuries away, or a smaller message.",
             OptedOut | OptedOutChannel | OptedOutCategory | OptedOutDevice | Scheduled | ProviderTransient
             | ProviderTimeout | Interrupted | DeadEndpoint => return None,
         })

@@ -10,8 +10,10 @@ pub const LEDGER: &str = "LEDGER";
 pub const ATTEMPTS: &str = "ATTEMPTS";
 /// Deferred messages and delayed retries, until due.
 pub const DEFERRED: &str = "DEFERRED";
-/// Dead letters and rejected submissions.
+/// Dead letters.
 pub const DEAD: &str = "DEAD";
+/// Rejected submissions: the latest of each app.
+pub const REJECTED: &str = "REJECTED";
 /// Trace events on their way to ClickHouse.
 pub const TRACES: &str = "TRACES";
 /// Receipts on their way into traces.
@@ -19,12 +21,16 @@ pub const RECEIPTS: &str = "RECEIPTS";
 /// In-app inboxes: a subject per user.
 pub const INBOX: &str = "INBOX";
 
+/// In a stream's metadata: the maximum of bytes below which Chasqui itself keeps it, where JetStream has no such limit.
+pub const MAX_BYTES: &str = "chasqui_max_bytes";
+
 /// The streams that belong to no stage, and what each serves, as `queue_metrics.stage` names it.
-pub const SERVICES: [(&str, &str); 7] = [
+pub const SERVICES: [(&str, &str); 8] = [
     (TRACES, "traces"),
     (RECEIPTS, "receipts"),
     (DEFERRED, "schedules"),
     (DEAD, "dead"),
+    (REJECTED, "rejected"),
     (LEDGER, "ledger"),
     (ATTEMPTS, "attempts"),
     (INBOX, "inbox"),

@@ -4,6 +4,8 @@ use crate::{Channel, Lane, ReceiptKind, Stage, bucket::token};
 
 /// Every subject of Chasqui except the inboxes.
 pub const ALL: &str = "notify.>";
+/// What nobody publishes, and no stream stores.
+pub const NONE: &str = "notify.none";
 /// Every trace batch.
 pub const TRACES: &str = "notify.trace";
 /// Every receipt, by kind and channel.
@@ -14,6 +16,8 @@ pub const DEAD: &str = "notify.dead.*";
 pub const DEAD_TRACE: &str = "notify.dead.trace";
 /// Dead letters of the receipts: those that cannot be read or name no notification.
 pub const DEAD_RECEIPT: &str = "notify.dead.receipt";
+/// Dead letters of what was deferred and names no queue to return to.
+pub const DEAD_DEFERRED: &str = "notify.dead.deferred";
 /// Every rejected submission, by app.
 pub const REJECTED: &str = "notify.rejected.*";
 /// Every claim in the dedupe ledger.
@@ -51,6 +55,22 @@ pub fn queue(stage: Stage, lane: Lane, channel: Option<Channel>) -> String {
         (Stage::Send, Some(channel)) => format!("notify.send.{lane}.{channel}"),
         _ => format!("notify.{stage}.{lane}"),
     }
+}
+
+/// Whether a subject is the [`queue`] of a stage after the first, as only Chasqui publishes to it.
+pub fn is_queue(subject: &str) -> bool {
+    let words: Vec<&str> = subject.split('.').collect();
+    let (stage, lane, channel) = match words[..] {
+        ["notify", stage, lane] => (stage, lane, None),
+        ["notify", stage, lane, channel] => (stage, lane, Some(channel)),
+        _ => return false,
+    };
+    let Ok(stage) = stage.parse::<Stage>() else { return false };
+    let has_channels = stage == Stage::Send;
+    stage != Stage::Validate
+        && lane.parse::<Lane>().is_ok()
+        && channel.is_some() == has_channels
+        && channel.is_none_or(|channel| channel.parse::<Channel>().is_ok())
 }
 
 /// The subjects that a stage's stream for one lane stores; with a channel, those that the consumer of that channel
@@ -134,6 +154,19 @@ mod tests {
         }
         assert_eq!(parse_rejected(&rejected("shop")), Some("shop"));
         assert_eq!(parse_rejected(&dead(Stage::Send)), None);
+    }
+
+    #[test]
+    fn a_queue_is_told_from_other_subjects() {
+        for lane in Lane::ALL {
+            assert!(Stage::ALL[1..].iter().all(|&stage| is_queue(&queue(stage, lane, Some(Channel::Sms)))));
+            assert!(!is_queue(&queue(Stage::Send, lane, None)), "no stream has it");
+        }
+        for other in
+            ["notify.validate.bulk", "notify.submit.bulk.shop", "notify.enrich.bulk.sms", "notify.due.bulk", ""]
+        {
+            assert!(!is_queue(other), "{other}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@ SELECT *
 FROM
 (
     SELECT stage, lane, channel, pending, in_flight, redelivered, waiting, oldest_ms / 1000 AS oldest, in_per_s, out_per_s,
-        bytes, stream, consumer, sampled_at AS sampled
+        bytes, max_bytes, stream, consumer, sampled_at AS sampled
     FROM queue_metrics
     WHERE $__timeFilter(sampled_at) AND '${stage}' IN ('*', stage) AND '${lane}' IN ('*', lane)
     ORDER BY sampled_at DESC

@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use jiff::{Span, Timestamp, tz::TimeZone};
 use uuid::Uuid;
 
-use crate::worker::Role;
+use crate::{commands::dead::Number, worker::Role};
 
 /// A notification pipeline over NATS JetStream with traces in ClickHouse.
 #[derive(Debug, Parser)]
@@ -213,8 +213,8 @@ pub enum DeadCommand {
     },
     /// Shows a dead letter with its content.
     Show {
-        /// Its number in `list`.
-        sequence: u64,
+        /// Its number in `list`; that of a rejected submission begins with `r`.
+        number: Number,
         /// Also shows addresses and tokens, and content that cannot be decoded.
         #[arg(long)]
         reveal: bool,
@@ -226,7 +226,7 @@ pub enum DeadCommand {
     /// at least one more attempt.
     Replay {
         /// Their numbers in `list`; if absent, all that match the filter.
-        sequences: Vec<u64>,
+        numbers: Vec<Number>,
         #[command(flatten)]
         filter: DeadFilter,
         /// Replays all dead letters, without a filter.
@@ -246,7 +246,7 @@ pub struct DeadFilter {
     /// Only dead letters with this reason code.
     #[arg(long)]
     pub reason: Option<Reason>,
-    /// Only those of this stage (validate for rejected submissions), or of the services `trace` and `receipt`.
+    /// Only those of this stage (validate for rejected submissions), or of the services `trace`, `receipt` and `deferred`.
     #[arg(long, value_parser = dead_stage)]
     pub stage: Option<String>,
     /// Only those of this account.
@@ -280,11 +280,13 @@ pub struct ForgetArgs {
 
 /// A writer of dead letters: a stage, or one of the services beside them.
 fn dead_stage(word: &str) -> Result<String, String> {
-    let service = [subject::DEAD_TRACE, subject::DEAD_RECEIPT].iter().any(|dead| dead.rsplit('.').next() == Some(word));
+    let service = [subject::DEAD_TRACE, subject::DEAD_RECEIPT, subject::DEAD_DEFERRED]
+        .iter()
+        .any(|dead| dead.rsplit('.').next() == Some(word));
     if service {
         return Ok(word.to_owned());
     }
-    word.parse::<Stage>().map(|stage| stage.to_string()).map_err(|error| format!("{error}, trace, receipt"))
+    word.parse::<Stage>().map(|stage| stage.to_string()).map_err(|error| format!("{error}, trace, receipt, deferred"))
 }
 
 /// Parses a time, or how long ago it was.

@@ -179,6 +179,14 @@ mod tests {
     }
 
     #[test]
+    fn the_streams_fit_on_the_disk_of_the_server_that_we_start() {
+        let settings = with("").unwrap();
+        let needed = settings.streams.set_aside_bytes() + settings.streams.deferred_bytes;
+        let disk = settings.embedded.nats_disk_bytes as i64;
+        assert!(needed < disk / 10 * 9, "{needed} of {disk}: the rest is for idempotency keys and records");
+    }
+
+    #[test]
     fn settings_that_contradict_each_other_are_refused() {
         assert_eq!(with("[runner]\nack_wait_ms = 200000").unwrap_err().key, "streams.hop_window_s");
     }

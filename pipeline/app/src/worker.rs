@@ -26,7 +26,6 @@ use chasqui_schemas::{Lane, Pepper, Stage, consumer, vocabulary};
 use chasqui_send::{Ports, SendStage};
 use chasqui_services::{run_monitor, run_receipts};
 use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, PrivacySettings, pepper};
-use chasqui_trace::TraceSink;
 use chasqui_validate::Validate;
 use chasqui_warehouse::{WriterSettings, run_exporter, run_writer};
 use jiff::SignedDuration;
@@ -249,8 +248,8 @@ impl Worker {
     ) -> anyhow::Result<()> {
         match service {
             Service::Deferred => {
-                let Broker { client, publisher, .. } = parts.broker.clone();
-                let deferred = run_deferred(client, publisher, self.stop.clone());
+                let Broker { client, publisher, letters, .. } = parts.broker.clone();
+                let deferred = run_deferred(client, publisher, letters, self.stop.clone());
                 self.tasks.spawn(async move { deferred.await.context("deferred") });
             }
             Service::Receipts => {
@@ -385,7 +384,7 @@ impl Parts {
             directory: Arc::new(NatsDirectory::open(&context).await?),
             ledger: Arc::new(ledger),
             pepper: pepper(&context, privacy.secret()?.as_ref()).await?,
-            broker: Broker { client, traces: TraceSink::start(&publisher), publisher, clock },
+            broker: Broker::start(client, publisher, clock),
         })
     }
 }

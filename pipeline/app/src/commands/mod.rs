@@ -1,6 +1,6 @@
 //! Runs the commands, a module each.
 
-mod dead;
+pub(crate) mod dead;
 mod forget;
 pub mod output;
 mod queues;

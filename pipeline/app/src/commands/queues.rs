@@ -115,6 +115,7 @@ mod tests {
             waiting,
             oldest_ms: pending * 1_000,
             bytes: 0,
+            max_bytes: 0,
             in_per_s: 0.0,
             out_per_s: 0.0,
         }

@@ -8,7 +8,8 @@
 //! | [`coalesce`] | a task that serves requests of several callers together |
 //! | [`consumer`] | finding a durable consumer |
 //! | [`reader`] | reading one: extend deadlines, acknowledge, store dead letters |
-//! | `dead_letter` | the headers that all dead letters have |
+//! | [`letters`] | stores dead letters, as far as there is room for them |
+//! | [`shares`] | what each app holds of a stream |
 //! | `pauses` | pauses between tries |
 //! | [`release`] | removes from a stream what a consumer has acknowledged |
 //! | [`bucket`] | opening a bucket of records, and one record of it |
@@ -24,22 +25,24 @@ pub mod cache;
 pub mod coalesce;
 pub mod connection;
 pub mod consumer;
-mod dead_letter;
+pub mod letters;
 pub mod mirror;
 mod pauses;
 pub mod publisher;
 pub mod reader;
 pub mod release;
 pub mod settings;
+pub mod shares;
 mod watch_state;
 
 pub use connection::{ConnectError, ConnectOptions, connect};
 pub use consumer::find_consumer;
-pub use dead_letter::dead_letter;
+pub use letters::{Letter, Letters, dead_letter};
 pub use pauses::Pauses;
 pub use publisher::{Outgoing, PublishError, Publisher, Stored};
 pub use release::keep_releasing;
 pub use settings::Settings;
+pub use shares::Shares;
 
 use chasqui_contract::StoreError;
 

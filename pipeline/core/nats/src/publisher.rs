@@ -41,6 +41,7 @@ use async_nats::{
 use bytes::Bytes;
 use chasqui_contract::{Class, StoreError};
 use chasqui_schemas::{header, text::one_line};
+use futures::future::join_all;
 use tokio::sync::Semaphore;
 
 use crate::{Pauses, coalesce::fitting};
@@ -136,6 +137,16 @@ impl PublishError {
         }
     }
 
+    /// Whether it passes by itself: the broker is away or busy. A stream without room is neither.
+    fn is_passing(&self) -> bool {
+        match self {
+            PublishError::Full { code, .. } => {
+                [ErrorCode::STREAM_TOO_MANY_REQUESTS.0, ErrorCode::ATOMIC_PUBLISH_TOO_MANY_INFLIGHT.0].contains(code)
+            }
+            other => other.class().is_transient(),
+        }
+    }
+
     /// The same, as the error of a port that publishes to `store`.
     ///
     /// A stream whose settings are wrong is as good as unavailable: its messages wait until an operator has acted,
@@ -170,6 +181,11 @@ impl Publisher {
     #[must_use]
     pub fn one_by_one(self) -> Self {
         Publisher { batches: false, ..self }
+    }
+
+    /// JetStream, on the connection that it publishes on.
+    pub(crate) fn context(&self) -> &jetstream::Context {
+        &self.context
     }
 
     /// Whether a batch costs the server more than its messages: then it should be large.
@@ -214,9 +230,31 @@ impl Publisher {
     /// # Errors
     /// Only [`Class::Permanent`] ones: no repeat can help.
     pub async fn insist(&self, messages: &[Outgoing]) -> Result<(), PublishError> {
+        self.publish_while(messages, |error| error.class().is_transient()).await
+    }
+
+    /// Publishes each of `messages` that the stream takes, again and again for as long as the broker is away. Returns the
+    /// others by their place, and why; it never waits for room.
+    pub async fn offer(&self, messages: &[Outgoing]) -> Vec<(usize, PublishError)> {
+        if self.publish_while(messages, PublishError::is_passing).await.is_ok() {
+            return Vec::new();
+        }
+        // One by one they show which are refused; what was stored before answers as a repeat.
+        let offers = messages.iter().enumerate().map(|(index, message)| async move {
+            let refused = self.publish_while(std::slice::from_ref(message), PublishError::is_passing).await.err();
+            refused.map(|error| (index, error))
+        });
+        join_all(offers).await.into_iter().flatten().collect()
+    }
+
+    async fn publish_while(
+        &self,
+        messages: &[Outgoing],
+        again: impl Fn(&PublishError) -> bool,
+    ) -> Result<(), PublishError> {
         let mut pauses = PAUSES;
         while let Err(error) = self.publish(messages).await {
-            if !error.class().is_transient() {
+            if !again(&error) {
                 return Err(error);
             }
             let subject = messages.first().map(|message| message.subject.as_str());
@@ -347,7 +385,7 @@ impl Outgoing {
     }
 
     /// At most this many bytes count towards the server's `max_payload`: payload, headers, and the headers of a batch.
-    fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         const LINE: usize = ": \r\n".len();
         const BATCH_HEADERS: usize = 160;
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + LINE).sum();

@@ -10,7 +10,6 @@ use async_nats::jetstream::{
     consumer::{PullConsumer, pull},
     message::Acker,
 };
-use chasqui_contract::Class;
 use chasqui_schemas::{Reason, header};
 use tokio::{
     task::JoinSet,
@@ -18,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Outgoing, Pauses, Publisher, dead_letter, find_consumer, keep_releasing};
+use crate::{Letter, Letters, Outgoing, Pauses, dead_letter, find_consumer, keep_releasing};
 
 /// Maximum messages that the client reads ahead, and maximum bytes of them.
 const READ_AHEAD_MESSAGES: usize = 500;
@@ -166,44 +165,26 @@ pub struct Broken {
     pub why: String,
 }
 
-/// Stores what cannot be used as dead letters on `subject`, then acknowledges it. Tries again while the broker is away;
-/// once `stop` is cancelled, what is left is put back.
-pub async fn store_dead_letters(publisher: &Publisher, subject: &str, broken: Vec<Broken>, stop: &CancellationToken) {
+/// Stores what cannot be used as dead letters on `subject`, then acknowledges it. While the broker is away it waits, until
+/// `stop` is cancelled; what is left then is put back.
+pub async fn store_dead_letters(
+    letters: &Letters,
+    subject: &'static str,
+    broken: Vec<Broken>,
+    stop: &CancellationToken,
+) {
     for Broken { message, why } in broken {
-        let letter = letter(subject, &message, &why);
-        let mut pauses = Pauses::default();
-        let kind = loop {
-            match publisher.publish(std::slice::from_ref(&letter)).await {
-                Ok(_) => {
-                    tracing::error!(subject = %message.subject, why, dead_letter = subject, "a message cannot be used");
-                    break AckKind::Ack;
-                }
-                Err(error) if error.class() == Class::Permanent => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        why,
-                        "a dead letter can never be stored: its message is dropped"
-                    );
-                    break AckKind::Term;
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "a dead letter is not stored yet: trying again"
-                    );
-                    tokio::select! {
-                        () = stop.cancelled() => break AckKind::Nak(None),
-                        () = sleep(pauses.pause()) => {}
-                    }
-                }
-            }
+        tracing::error!(subject = %message.subject, why, dead_letter = subject, "a message cannot be used");
+        let kind = tokio::select! {
+            () = letters.store(vec![letter(subject, &message, &why)]) => AckKind::Ack,
+            () = stop.cancelled() => AckKind::Nak(None),
         };
         // Where this is lost the message comes again, and its dead letter has the same id.
         message.ack_with(kind).await.ok();
     }
 }
 
-fn letter(subject: &str, message: &jetstream::Message, why: &str) -> Outgoing {
+fn letter(subject: &'static str, message: &jetstream::Message, why: &str) -> Letter {
     let (sequence, delivered, stored) = message
         .info()
         .map_or((0, 0, 0), |info| (info.stream_sequence, info.delivered, info.published.unix_timestamp_nanos()));
@@ -211,10 +192,12 @@ fn letter(subject: &str, message: &jetstream::Message, why: &str) -> Outgoing {
     let stage = subject.rsplit('.').next().unwrap_or_default();
     let mut headers = dead_letter(Reason::Undecodable, why, stage, &message.subject);
     headers.push((header::DELIVERED, delivered.to_string()));
-    Outgoing {
+    let message = Outgoing {
         subject: subject.to_owned(),
         message_id: Some(format!("{subject}.{stored}.{sequence}")),
         headers,
         payload: message.payload.clone(),
-    }
+    };
+    // Nobody can say whose it was.
+    Letter { app: String::new(), stage, message }
 }

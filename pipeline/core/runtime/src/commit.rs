@@ -10,12 +10,18 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use chasqui_nats::publisher::{Outgoing, PublishError, Publisher};
+use chasqui_nats::{
+    Letter, Letters,
+    publisher::{Outgoing, PublishError, Publisher},
+};
 use chasqui_schemas::{Channel, Lane, Receipt, Stage, envelope, id, stream, subject};
 use chasqui_trace::TraceSink;
 use futures::future::join_all;
 
-use crate::plan::{Forward, Part, PendingCommit, unencodable};
+use crate::{
+    count,
+    plan::{Forward, Part, PendingCommit, unencodable},
+};
 
 /// Maximum messages in a bundle: more would save little, and the first would wait for the last.
 pub const BUNDLE_MESSAGES: usize = 128;
@@ -28,35 +34,47 @@ const FLUSH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Publishes everything that was decided in `batch`, however long the broker is full or away.
 ///
-/// A decision that the broker can never store (a message is too large for it) becomes a dead letter.
-pub(crate) async fn commit(publisher: &Publisher, traces: &TraceSink, stage: Stage, batch: &mut [PendingCommit]) {
+/// A decision that the broker can never store (a message is too large for it) becomes a dead letter. Dead letters and
+/// rejections wait for no room: a full stream of theirs holds up nothing.
+pub(crate) async fn commit(
+    publisher: &Publisher,
+    letters: &Letters,
+    traces: &TraceSink,
+    stage: Stage,
+    batch: &mut [PendingCommit],
+) {
+    let publish = async |batch: &[PendingCommit]| publish(publisher, letters, stage, batch).await;
     let events = batch.iter_mut().flat_map(|pending| std::mem::take(&mut pending.events)).collect();
     // Neither waits for the other; the input is acknowledged after both.
-    if tokio::join!(publish(publisher, stage, batch), traces.record(events)).0.is_ok() {
+    if tokio::join!(publish(batch), traces.record(events)).0.is_ok() {
         return;
     }
     // One of the decisions can never be stored. Published one by one, they show which; what was stored before is stored
     // once all the same, because it has the same ids.
     for pending in batch {
-        let Err(error) = publish(publisher, stage, std::slice::from_ref(pending)).await else { continue };
-        pending.become_dead_letter(stage, &error);
+        let Err(error) = publish(std::slice::from_ref(pending)).await else { continue };
+        pending.become_dead_letter(stage, pending.impossible(&error));
         let events = std::mem::take(&mut pending.events);
-        if let (Err(error), ()) =
-            tokio::join!(publish(publisher, stage, std::slice::from_ref(pending)), traces.record(events))
-        {
-            // Not even the dead letter fits. The trace says so at least; it has no content of the message.
-            tracing::error!(%stage, error = &error as &dyn std::error::Error, "dead letter cannot be stored");
-        }
+        // A letter is stored as far as that is possible, and is no error.
+        tokio::join!(publish(std::slice::from_ref(pending)), traces.record(events)).0.ok();
     }
 }
 
-async fn publish(publisher: &Publisher, stage: Stage, batch: &[PendingCommit]) -> Result<(), PublishError> {
+async fn publish(
+    publisher: &Publisher,
+    letters: &Letters,
+    stage: Stage,
+    batch: &[PendingCommit],
+) -> Result<(), PublishError> {
     let mut out = Outbox {
         publisher,
+        dead: letters,
         next: stage.next(),
         bundles: BTreeMap::new(),
         receipts: BTreeMap::new(),
         by_stream: BTreeMap::new(),
+        letters: Vec::new(),
+        rejections: Vec::new(),
         messages: 0,
         bytes: 0,
     };
@@ -69,10 +87,13 @@ async fn publish(publisher: &Publisher, stage: Stage, batch: &[PendingCommit]) -
 /// What is collected for each stream, and published before it grows too large.
 struct Outbox<'a> {
     publisher: &'a Publisher,
+    dead: &'a Letters,
     next: Option<Stage>,
     bundles: BTreeMap<(Lane, Option<Channel>), Bundle<'a>>,
     receipts: BTreeMap<&'a str, Vec<(&'a str, &'a Receipt)>>,
     by_stream: BTreeMap<&'static str, Vec<Outgoing>>,
+    letters: Vec<Letter>,
+    rejections: Vec<Outgoing>,
     messages: usize,
     bytes: usize,
 }
@@ -101,6 +122,14 @@ impl<'a> Outbox<'a> {
             }
             Part::Message(stream, message) => {
                 self.by_stream.entry(stream).or_default().push(message.clone());
+                message.payload.len()
+            }
+            Part::Letter(letter) => {
+                self.letters.push(letter.clone());
+                letter.message.payload.len()
+            }
+            Part::Rejection(message) => {
+                self.rejections.push(message.clone());
                 message.payload.len()
             }
         };
@@ -171,7 +200,20 @@ impl<'a> Outbox<'a> {
             }
         }
         let streams = std::mem::take(&mut self.by_stream);
-        let publishing = streams.values().map(|messages| self.publisher.insist(messages));
-        join_all(publishing).await.into_iter().collect()
+        let publishing = join_all(streams.values().map(|messages| self.publisher.insist(messages)));
+        let letters = self.dead.store(std::mem::take(&mut self.letters));
+        let (published, (), ()) =
+            tokio::join!(publishing, letters, reject(self.publisher, std::mem::take(&mut self.rejections)));
+        published.into_iter().collect()
+    }
+}
+
+/// Stores rejections. What their stream does not take is counted and not kept: the producer has the submission, and the
+/// trace says what was wrong with it.
+async fn reject(publisher: &Publisher, rejections: Vec<Outgoing>) {
+    let refused = publisher.offer(&rejections).await;
+    if let Some((_, error)) = refused.first() {
+        count::rejections_lost(refused.len());
+        tracing::error!(error = error as &dyn std::error::Error, lost = refused.len(), "rejections cannot be stored");
     }
 }

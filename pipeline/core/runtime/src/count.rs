@@ -40,6 +40,18 @@ pub(crate) fn store_error(stage: Stage, lane: Lane) {
     measure!(StoreErrors, 1u64, stage, lane);
 }
 
+/// Counts a message that may not wait, because its app has too much waiting.
+pub(crate) fn deferral_refused(stage: Stage) {
+    let stage = stage.as_str();
+    measure!(DeferralsRefused, 1u64, stage);
+}
+
+/// Counts rejections that no stream took.
+pub(crate) fn rejections_lost(count: usize) {
+    let count = count as u64;
+    measure!(RejectionsLost, count);
+}
+
 /// Counts a message that is put back because a newer version wrote it.
 pub(crate) fn newer_version(stage: Stage, lane: Lane) {
     let (stage, lane) = (stage.as_str(), lane.as_str());

@@ -17,6 +17,8 @@ use chasqui_trace::span::Timing;
 use futures::FutureExt;
 use uuid::Uuid;
 
+use chasqui_nats::Shares;
+
 use crate::{count, plan::PendingCommit};
 
 /// How long a message of a newer version is left to processes that can read it.
@@ -54,6 +56,7 @@ pub(crate) async fn decide<S: Decide>(
     item: Item,
     lane: Lane,
     max_deliveries: u32,
+    deferred: &Shares,
 ) -> DecisionResult {
     let Item { incoming, delivered, bundled } = item;
     let started_at = clock.now();
@@ -107,7 +110,8 @@ pub(crate) async fn decide<S: Decide>(
     if let Verdict::Dead { reason, detail } = &decision.verdict {
         tracing::warn!(stage = %S::STAGE, trace_id = %context.trace_id, %reason, detail, "dead letter");
     }
-    DecisionResult::Commit(Box::new(PendingCommit::new(S::STAGE, incoming, delivered, context, timing, decision)))
+    let pending = PendingCommit::new(S::STAGE, incoming, delivered, context, timing, decision, deferred);
+    DecisionResult::Commit(Box::new(pending))
 }
 
 fn dead(reason: Reason, error: &dyn std::error::Error) -> Ending {

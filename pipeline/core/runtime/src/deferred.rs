@@ -5,7 +5,8 @@
 //! deferred with.
 //!
 //! Guarantee: a due message is acknowledged only when it is stored in its queue. A message whose queue is full is put
-//! back for a second, so that it does not hold up those of other queues.
+//! back for a second, so that it does not hold up those of other queues. A message that can never go to a queue becomes a
+//! dead letter.
 //!
 //! After a crash due messages come again, and are published under the same ids, which the queues take for repeats.
 
@@ -15,8 +16,12 @@ use async_nats::{
     Client,
     jetstream::{self, AckKind},
 };
-use chasqui_nats::{Outgoing, Publisher, find_consumer};
-use chasqui_schemas::{Lane, consumer, header, stream};
+use chasqui_contract::Class;
+use chasqui_nats::{
+    Letters, Outgoing, Publisher, find_consumer,
+    reader::{Broken, store_dead_letters},
+};
+use chasqui_schemas::{Lane, consumer, header, stream, subject};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
@@ -33,13 +38,24 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run_deferred(client: Client, publisher: Publisher, stop: CancellationToken) -> Result<(), RunError> {
-    let lanes = Lane::ALL.map(|lane| run_lane(client.clone(), publisher.clone(), lane, stop.clone()));
+pub async fn run_deferred(
+    client: Client,
+    publisher: Publisher,
+    letters: Letters,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let lanes = Lane::ALL.map(|lane| run_lane(client.clone(), &publisher, &letters, lane, stop.clone()));
     futures::future::try_join_all(lanes).await?;
     Ok(())
 }
 
-async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: CancellationToken) -> Result<(), RunError> {
+async fn run_lane(
+    client: Client,
+    publisher: &Publisher,
+    letters: &Letters,
+    lane: Lane,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     let name = consumer::of_queue(lane, None);
     let open = async {
         let context = jetstream::new(client);
@@ -56,15 +72,14 @@ async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: Cancel
             batch = batches.next() => batch.ok_or(RunError::Closed)?,
         };
         let mut by_queue: BTreeMap<String, Vec<(Outgoing, jetstream::Message)>> = BTreeMap::new();
+        let mut broken = Vec::new();
         for message in batch {
             match message {
                 Ok(message) => {
                     if let Some(returned) = returned(&message) {
                         by_queue.entry(returned.subject.clone()).or_default().push((returned, message));
                     } else {
-                        // It names no queue, so it can never be returned. It stays in the stream, visible as pending.
-                        tracing::error!(subject = %message.subject, "a deferred message names no queue: it stays in the stream");
-                        send_ack(&message, AckKind::Nak(Some(Duration::from_secs(3600)))).await;
+                        broken.push(Broken { message, why: "its headers name no queue to return it to".to_owned() });
                     }
                 }
                 Err(error) => tracing::debug!(%lane, error = &error as &dyn std::error::Error, "pulling due messages"),
@@ -74,6 +89,21 @@ async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: Cancel
             let (outgoing, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
             let kind = match publisher.publish(&outgoing).await {
                 Ok(_) => AckKind::Ack,
+                Err(error) if error.class() == Class::Permanent => {
+                    // Which of them it is, the queue's answer to each one says.
+                    let refused = publisher.offer(&outgoing).await;
+                    let mut refused: BTreeMap<_, _> = refused.into_iter().collect();
+                    for (index, message) in messages.into_iter().enumerate() {
+                        match refused.remove(&index) {
+                            None => send_ack(&message, AckKind::Ack).await,
+                            Some(error) if error.class() == Class::Permanent => {
+                                broken.push(Broken { message, why: error.to_string() });
+                            }
+                            Some(_) => send_ack(&message, AckKind::Nak(Some(FULL_PAUSE))).await,
+                        }
+                    }
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(
                         queue,
@@ -87,14 +117,17 @@ async fn run_lane(client: Client, publisher: Publisher, lane: Lane, stop: Cancel
                 send_ack(message, kind).await;
             }
         }
+        store_dead_letters(letters, subject::DEAD_DEFERRED, broken, &stop).await;
     }
 }
 
-/// The message as it goes to its queue; none where a header is missing that only we set.
+/// The message as it goes to its queue; none where it does not say which, as only we do.
 fn returned(message: &jetstream::Message) -> Option<Outgoing> {
     let headers = message.headers.as_ref()?;
+    let queue = headers.get(header::SUBJECT)?.as_str();
+    subject::is_queue(queue).then_some(())?;
     Some(Outgoing {
-        subject: headers.get(header::SUBJECT)?.to_string(),
+        subject: queue.to_owned(),
         message_id: Some(headers.get(header::DUE_ID)?.to_string()),
         headers: vec![],
         payload: message.payload.clone(),

@@ -8,13 +8,15 @@
 
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
-use chasqui_nats::{Outgoing, PublishError, dead_letter};
+use chasqui_nats::{Letter, Outgoing, PublishError, Shares, dead_letter};
 use chasqui_schemas::{Channel, Lane, Reason, Receipt, Stage, header, stream, subject, trace::Encoded};
 use chasqui_trace::{
     encoded,
     span::{self, Timing},
 };
 use jiff::Timestamp;
+
+use crate::count;
 
 /// Minimum time for which a message is deferred; one that is due sooner comes that much late. A second is more than the
 /// clocks of worker and broker should differ.
@@ -23,6 +25,15 @@ const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 /// submission may have a thousand recipients: their outputs share its content, and each encoded one has a copy. Nearly
 /// all decisions stay below this.
 const MAX_ENCODED_BYTES: usize = 64 * 1024;
+/// Maximum bytes of a rejected submission that are kept: enough to see what it was. Its producer has all of it.
+const MAX_REJECTED_BYTES: usize = 16 * 1024;
+/// How many times what is free an app may hold of what waits for its time. Of what it schedules itself, once, which leaves
+/// a reserve for what has to wait on its way: a notification for the morning, a delivery for another attempt.
+const ROOM_FOR_SCHEDULED: u64 = 1;
+const ROOM_FOR_ON_ITS_WAY: u64 = 3;
+/// The last moment, in Unix seconds, for which JetStream can schedule: it counts nanoseconds in 64 bits, and publishes at once
+/// what is later.
+const LAST_SCHEDULABLE_S: i64 = i64::MAX / 1_000_000_000;
 /// The name in metrics of what becomes of a message that is put back without the others of its bundle.
 const SPLIT: &str = "split";
 
@@ -54,7 +65,14 @@ pub(crate) enum Part {
     Receipt { subject: String, id: String, receipt: Receipt },
     /// A message to a stream of its own.
     Message(&'static str, Outgoing),
+    /// A dead letter, stored as far as there is room for it.
+    Letter(Letter),
+    /// A rejection, which nobody waits for.
+    Rejection(Outgoing),
 }
+
+/// Why a decision cannot be performed: the reason and detail of the dead letter that it becomes.
+pub(crate) type Impossible = (Reason, String);
 
 /// A message to the next stage.
 #[derive(Debug)]
@@ -81,14 +99,15 @@ impl PendingCommit {
         context: Context,
         timing: Timing,
         decision: Decision,
+        deferred: &Shares,
     ) -> Self {
         let word = decision.verdict.as_str();
         let mut pending =
             PendingCommit { incoming, delivered, parts: Vec::new(), events: Vec::new(), word, context, timing };
         pending.events = pending.trace_events(stage, &decision);
-        match pending.plan(stage, decision) {
+        match pending.plan(stage, decision, deferred) {
             Ok(parts) => pending.parts = parts,
-            Err(error) => pending.become_dead_letter(stage, &error),
+            Err(impossible) => pending.become_dead_letter(stage, impossible),
         }
         pending
     }
@@ -108,10 +127,9 @@ impl PendingCommit {
     }
 
     /// Makes it a dead letter, because what was decided cannot be stored.
-    pub(crate) fn become_dead_letter(&mut self, stage: Stage, error: &PublishError) {
-        tracing::error!(%stage, error = error as &dyn std::error::Error, "decision cannot be stored: dead letter");
-        let (reason, detail) = (Reason::TooLarge, error.to_string());
-        self.parts = vec![Part::Message(stream::DEAD, self.dead_letter(stage, reason, &detail))];
+    pub(crate) fn become_dead_letter(&mut self, stage: Stage, (reason, detail): Impossible) {
+        tracing::warn!(%stage, %reason, detail, "what was decided cannot be stored: dead letter");
+        self.parts = vec![Part::Letter(self.dead_letter(stage, reason, &detail))];
         let decision = Decision::dead(reason, detail);
         self.word = decision.verdict.as_str();
         self.events = self.trace_events(stage, &decision);
@@ -121,15 +139,23 @@ impl PendingCommit {
         encoded(&span::of_decision(stage, &self.context, &self.timing, decision))
     }
 
+    /// Why it can never be stored, where the broker has refused one of its parts with `error`.
+    pub(crate) fn impossible(&self, error: &PublishError) -> Impossible {
+        let waits = self.parts.iter().any(|part| matches!(part, Part::Message(stream::DEFERRED, _)));
+        let refused = matches!(error, PublishError::Refused { .. });
+        (if waits && refused { Reason::Unschedulable } else { Reason::TooLarge }, error.to_string())
+    }
+
     /// What the decision publishes, without its trace events.
-    fn plan(&self, stage: Stage, decision: Decision) -> Result<Vec<Part>, PublishError> {
+    fn plan(&self, stage: Stage, decision: Decision, deferred: &Shares) -> Result<Vec<Part>, Impossible> {
+        let too_large = |error: PublishError| (Reason::TooLarge, error.to_string());
         let mut parts = Vec::new();
         match decision.verdict {
             Verdict::Forward(outputs) => {
                 let mut bytes = 0;
                 for output in outputs {
                     parts.push(if bytes < MAX_ENCODED_BYTES {
-                        let forward = Forward::new(&output)?;
+                        let forward = Forward::new(&output).map_err(too_large)?;
                         bytes += forward.envelope.len();
                         Part::Forward(forward)
                     } else {
@@ -137,24 +163,25 @@ impl PendingCommit {
                     });
                 }
             }
-            Verdict::Defer { until, message, .. } => {
+            Verdict::Defer { until, message, reason } => {
                 // Where the broker's clock is ahead of ours, the message would come back before its time, again and
                 // again.
                 let soonest = self.timing.started_at.saturating_add(MIN_DEFERRAL).unwrap_or(Timestamp::MAX);
-                parts.push(Part::Message(stream::DEFERRED, schedule(*message, stage, soonest.max(until))?));
+                let times = if reason == Reason::Scheduled { ROOM_FOR_SCHEDULED } else { ROOM_FOR_ON_ITS_WAY };
+                parts.push(self.deferral(stage, *message, soonest.max(until), deferred, times)?);
             }
             Verdict::Retry { after, message, .. } => {
                 // From when it was decided, so that a repeat of this commit asks for the same moment.
                 let after = jiff::SignedDuration::try_from(after).unwrap_or(jiff::SignedDuration::MAX);
                 let until = self.timing.started_at.saturating_add(after).unwrap_or(Timestamp::MAX);
-                parts.push(Part::Message(stream::DEFERRED, schedule(*message, stage, until)?));
+                parts.push(self.deferral(stage, *message, until, deferred, ROOM_FOR_ON_ITS_WAY)?);
             }
             Verdict::Dead { reason, detail } => {
-                parts.push(Part::Message(stream::DEAD, self.dead_letter(stage, reason, &detail)));
+                parts.push(Part::Letter(self.dead_letter(stage, reason, &detail)));
             }
             Verdict::Reject { reason, violations, request_id } => {
                 let request = request_id.unwrap_or(self.context.request_id);
-                parts.push(Part::Message(stream::DEAD, self.rejection(reason, &violations, request)));
+                parts.push(Part::Rejection(self.rejection(reason, &violations, request)));
             }
             Verdict::Sent | Verdict::Suppress(_) | Verdict::Bounce(_) => {}
         }
@@ -170,11 +197,41 @@ impl PendingCommit {
         Ok(parts)
     }
 
+    /// The message for its time, if the app's share of what waits has room for it.
+    fn deferral(
+        &self,
+        stage: Stage,
+        message: Output,
+        until: Timestamp,
+        deferred: &Shares,
+        times: u64,
+    ) -> Result<Part, Impossible> {
+        if until.as_second() >= LAST_SCHEDULABLE_S {
+            return Err((Reason::Unschedulable, format!("{until} is later than JetStream can schedule")));
+        }
+        let app = &self.context.app;
+        let message = schedule(message, stage, app, until).map_err(|error| (Reason::TooLarge, error.to_string()))?;
+        let bytes = message.payload.len() as u64;
+        if let Some(room) = deferred.room(app)
+            && !room.admits(bytes, times)
+        {
+            count::deferral_refused(stage);
+            let detail = format!(
+                "{app} has {} bytes waiting for their time; {} of {} (streams.deferred_bytes) are taken",
+                room.of_app, room.taken, room.max
+            );
+            return Err((Reason::TooManyDeferred, detail));
+        }
+        deferred.add(app, bytes);
+        Ok(Part::Message(stream::DEFERRED, message))
+    }
+
     /// The input as it was; headers say how it ended.
-    fn dead_letter(&self, stage: Stage, reason: Reason, detail: &str) -> Outgoing {
+    fn dead_letter(&self, stage: Stage, reason: Reason, detail: &str) -> Letter {
         let PendingCommit { incoming, context, .. } = self;
         let mut headers = dead_letter(reason, detail, stage.as_str(), &incoming.subject);
         headers.extend([
+            (header::APP, context.app.to_string()),
             (header::DELIVERED, self.delivered.to_string()),
             (header::ATTEMPTS, context.attempt.to_string()),
             (header::NOTIFICATION, context.trace_id.to_string()),
@@ -182,15 +239,16 @@ impl PendingCommit {
         ]);
         headers.extend(context.delivery_id.map(|id| (header::DELIVERY, id.to_string())));
         headers.extend(incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned())));
-        Outgoing {
+        let message = Outgoing {
             subject: subject::dead(stage),
             message_id: Some(format!("{stage}.{}.{}", incoming.request_id().simple(), incoming.index)),
             headers,
             payload: incoming.payload.clone(),
-        }
+        };
+        Letter { app: context.app.to_string(), stage: stage.as_str(), message }
     }
 
-    /// The submission as it was, on the subject where its producer can listen.
+    /// The beginning of the submission, on the subject where its producer can listen.
     fn rejection(&self, reason: Reason, violations: &[String], request: uuid::Uuid) -> Outgoing {
         let PendingCommit { incoming, context, .. } = self;
         // A list of strings always serialises.
@@ -198,11 +256,13 @@ impl PendingCommit {
         let mut headers = dead_letter(reason, &detail, Stage::Validate.as_str(), &incoming.subject);
         headers.extend([(header::REQUEST, request.to_string()), (header::NOTIFICATION, context.trace_id.to_string())]);
         headers.extend(incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned())));
+        let cut = incoming.payload.len() > MAX_REJECTED_BYTES;
+        headers.extend(cut.then(|| (header::CUT, incoming.payload.len().to_string())));
         Outgoing {
             subject: subject::rejected(&context.app),
             message_id: Some(format!("rejected.{}", context.trace_id.simple())),
             headers,
-            payload: Bytes::clone(&incoming.payload),
+            payload: Bytes::slice(&incoming.payload, ..incoming.payload.len().min(MAX_REJECTED_BYTES)),
         }
     }
 }
@@ -223,7 +283,7 @@ pub(crate) fn unencodable(error: impl std::error::Error + Send + Sync + 'static)
 
 /// A JetStream message schedule (ADR-51): at `until` the broker publishes it to [`subject::due`], from where
 /// [`crate::deferred`] returns it to the queue of `stage`. One schedule per subject, so a repeat replaces it.
-fn schedule(message: Output, stage: Stage, until: Timestamp) -> Result<Outgoing, PublishError> {
+fn schedule(message: Output, stage: Stage, app: &str, until: Timestamp) -> Result<Outgoing, PublishError> {
     let again = message.again();
     let message_id = again.message_id();
     Ok(Outgoing {
@@ -231,6 +291,7 @@ fn schedule(message: Output, stage: Stage, until: Timestamp) -> Result<Outgoing,
         headers: vec![
             (header::SCHEDULE, format!("@at {until}")),
             (header::SCHEDULE_TARGET, subject::due(again.lane())),
+            (header::APP, app.to_owned()),
             (header::SUBJECT, again.subject(stage)),
             (header::DUE_ID, message_id),
         ],

@@ -36,7 +36,7 @@ use std::{
 
 use async_nats::{Client, jetstream};
 use chasqui_contract::{Clock, Decide, IncomingMessage, StageInput};
-use chasqui_nats::{keep_releasing, publisher::Publisher};
+use chasqui_nats::{Letters, Shares, keep_releasing, publisher::Publisher};
 use chasqui_schemas::{Channel, Lane, consumer, stream};
 use chasqui_trace::TraceSink;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -71,10 +71,28 @@ pub struct Broker {
     pub client: Client,
     /// Durable publishing on it.
     pub publisher: Publisher,
+    /// Stores dead letters.
+    pub letters: Letters,
+    /// What each app has waiting for its time.
+    pub deferred: Shares,
     /// Records trace events.
     pub traces: TraceSink,
     /// Says when a decision began.
     pub clock: Arc<dyn Clock>,
+}
+
+impl Broker {
+    /// Everything on the connection of `client`, with `publisher` for what is published.
+    pub fn start(client: Client, publisher: Publisher, clock: Arc<dyn Clock>) -> Self {
+        Broker {
+            letters: Letters::start(&publisher),
+            deferred: Shares::watch(jetstream::new(client.clone()), stream::DEFERRED),
+            traces: TraceSink::start(&publisher),
+            client,
+            publisher,
+            clock,
+        }
+    }
 }
 
 /// A queue could not be worked on.
@@ -335,7 +353,9 @@ impl<S: Decide> Runner<S> {
             state.deciding += 1;
             let (stage, clock) = (Arc::clone(&self.stage), Arc::clone(&self.broker.clock));
             let max_deliveries = self.limits.max_deliveries;
-            let decision = async move { (index, decide(&*stage, &*clock, item, lane, max_deliveries).await) };
+            let deferred = self.broker.deferred.clone();
+            let decision =
+                async move { (index, decide(&*stage, &*clock, item, lane, max_deliveries, &deferred).await) };
             let mut deciding = if let Some(mut free) = reusable.take() {
                 Pin::set(&mut free, decision);
                 free
@@ -366,7 +386,7 @@ impl<S: Decide> Runner<S> {
             lane.committing += 1;
             let rest = lane.to_commit.split_off(lane.to_commit.len().min(MAX_COMMIT));
             let mut batch = std::mem::replace(&mut lane.to_commit, rest);
-            let (publisher, traces) = (self.broker.publisher.clone(), self.broker.traces.clone());
+            let Broker { publisher, letters, traces, .. } = self.broker.clone();
             let span = tracing::info_span!(
                 target: "chasqui::batch",
                 "process",
@@ -379,7 +399,7 @@ impl<S: Decide> Runner<S> {
             );
             let name = lane.lane;
             let committing = async move {
-                commit(&publisher, &traces, S::STAGE, &mut batch).await;
+                commit(&publisher, &letters, &traces, S::STAGE, &mut batch).await;
                 count::batch(S::STAGE, name, &batch);
                 (index, batch.iter().map(|pending| pending.incoming.sequence).collect())
             };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use chasqui_schemas::Lane;
+use chasqui_schemas::{Lane, Stage};
 use chasqui_settings::SettingsError;
 use serde::Deserialize;
 
@@ -35,14 +35,20 @@ impl Settings {
 #[allow(missing_docs, reason = "documented in runtime.toml")]
 pub struct StreamSettings {
     pub replicas: usize,
+    pub app_messages: i64,
+    pub front_bytes: i64,
     pub queue_messages: i64,
     pub queue_bytes: i64,
     pub trace_bytes: i64,
+    pub deferred_bytes: i64,
     pub hop_window_s: u64,
     pub dedupe_window_s: u64,
     pub attempts_window_s: u64,
     pub dead_days: u32,
+    pub rejected_messages: i64,
+    pub rejected_bytes: i64,
     pub inbox_messages: i64,
+    pub inbox_bytes: i64,
     pub inbox_days: u32,
 }
 
@@ -109,6 +115,17 @@ impl RunnerSettings {
 }
 
 impl StreamSettings {
+    /// Bytes that the server sets aside for all streams; what is deferred needs disk beside them.
+    pub fn set_aside_bytes(&self) -> i64 {
+        let lanes = Lane::ALL.len() as i64;
+        // A stream for each lane of each stage after the first, the dead letters, the receipts.
+        let queues = (Stage::ALL.len() as i64 - 1) * lanes + 2;
+        let (front, behind) = (self.front_bytes.saturating_mul(lanes), self.queue_bytes.saturating_mul(queues));
+        [front, behind, self.trace_bytes, self.rejected_bytes, self.inbox_bytes]
+            .into_iter()
+            .fold(0, i64::saturating_add)
+    }
+
     /// Refuses a window in which a redelivered message's outputs would be stored twice.
     ///
     /// # Errors

@@ -7,22 +7,28 @@
 //! | `LEDGER`, `ATTEMPTS` | limits | a work queue forgets acknowledged message ids when the server restarts |
 //! | `DEFERRED` | work queue | schedules wait without a consumer; due messages leave when they are returned |
 //! | `DEAD` | limits | kept until an operator has looked |
-//! | `INBOX` | limits | the newest messages of each user |
+//! | `REJECTED` | limits | the latest of each app; the oldest go first |
+//! | `INBOX` | limits | the newest messages of each user; the oldest go first |
 //!
 //! A stage has a stream for each lane. Every queue refuses what does not fit (`discard: new`), per subject, so that a
 //! full channel refuses no message of another channel. `DEFERRED` has no such limit, since JetStream allows none on a
-//! stream with schedules; the server's `max_file_store` bounds it.
+//! stream with schedules: its metadata say the limit, and the runtime keeps it (`plan`).
+//!
+//! The front remembers no message ids ([`without_ids`]). Producers may publish to it in atomic batches, of which JetStream
+//! opens 50 at once for each stream. What Chasqui itself publishes to the front needs none: it goes message by message.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use async_nats::{
     Client,
     jetstream::{
         self, ErrorCode,
         consumer::{AckPolicy, pull},
+        context::CreateStreamErrorKind,
         kv,
         stream::{
-            Config as StreamConfig, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
+            Config as StreamConfig, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, Source,
+            StorageType,
         },
     },
 };
@@ -56,6 +62,33 @@ pub enum TopologyError {
     Stream {
         /// Which stream.
         name: String,
+        /// What the server said.
+        #[source]
+        source: async_nats::Error,
+    },
+    /// The server cannot do without message ids ([`without_ids`]).
+    #[error(
+        "stream {name} would drop an app's message because another app used its id: this nats-server remembers ids although \
+         it is told not to; take version 2.15"
+    )]
+    RemembersIds {
+        /// Which stream.
+        name: String,
+    },
+    /// The streams need more disk than the server may use.
+    #[error(
+        "stream {name} does not fit on the server's disk. Together the streams set {needed} bytes aside, and {deferred} more \
+         must be left for what is deferred: raise the server's `max_file_store` (of the server that Chasqui starts, \
+         embedded.nats_disk_bytes), or lower streams.queue_bytes, streams.front_bytes, streams.trace_bytes, streams.inbox_bytes or \
+         streams.rejected_bytes"
+    )]
+    Disk {
+        /// The first stream that did not fit.
+        name: String,
+        /// Bytes that all streams set aside.
+        needed: i64,
+        /// Bytes of `streams.deferred_bytes`, which the server does not set aside.
+        deferred: i64,
         /// What the server said.
         #[source]
         source: async_nats::Error,
@@ -102,8 +135,20 @@ pub async fn migrate(
     let context = jetstream::new(client.clone());
     for config in stream_configs(streams) {
         let name = config.name.clone();
+        let remembers_ids = !config.duplicate_window.is_zero();
         let done = context.create_or_update_stream(config).await;
-        done.map_err(|source| TopologyError::Stream { name, source: source.into() })?;
+        let made = done.map_err(|error| match error.kind() {
+            CreateStreamErrorKind::JetStream(answer) if is_disk(answer.error_code()) => TopologyError::Disk {
+                name: name.clone(),
+                needed: streams.set_aside_bytes(),
+                deferred: streams.deferred_bytes,
+                source: error.into(),
+            },
+            _ => TopologyError::Stream { name: name.clone(), source: error.into() },
+        })?;
+        if !remembers_ids && !made.config.duplicate_window.is_zero() {
+            return Err(TopologyError::RemembersIds { name });
+        }
     }
     for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([SECRETS]) {
         let config = kv::Config {
@@ -143,6 +188,10 @@ pub async fn migrate_export(client: &Client, on: bool, runner: &RunnerSettings) 
     done.map_err(|source| TopologyError::Consumer { stream: stream.to_owned(), name: name.to_owned(), source })
 }
 
+fn is_disk(code: ErrorCode) -> bool {
+    [ErrorCode::STORAGE_RESOURCES_EXCEEDED, ErrorCode::INSUFFICIENT_RESOURCES].contains(&code)
+}
+
 fn is_missing(error: &ConsumerError) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
 }
@@ -170,15 +219,32 @@ fn stream_configs(settings: &StreamSettings) -> Vec<StreamConfig> {
         ..base(name, subjects)
     };
 
-    let mut configs = Vec::new();
+    // First, because the front names it.
+    let mut configs = vec![StreamConfig {
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_age: DAY * settings.dead_days,
+        max_messages_per_subject: settings.rejected_messages,
+        max_bytes: settings.rejected_bytes,
+        ..base(stream::REJECTED, &[subject::REJECTED])
+    }];
     for stage in Stage::ALL {
-        configs.extend(Lane::ALL.map(|lane| StreamConfig {
-            retention: RetentionPolicy::Limits,
-            max_messages_per_subject: settings.queue_messages,
-            discard_new_per_subject: true,
-            max_bytes: settings.queue_bytes,
-            ..base(stream::of_stage(stage, lane), &[&subject::pattern(stage, lane, None)])
-        }));
+        let is_front = stage == Stage::Validate;
+        let (messages, bytes) = if is_front {
+            (settings.app_messages, settings.front_bytes)
+        } else {
+            (settings.queue_messages, settings.queue_bytes)
+        };
+        for lane in Lane::ALL {
+            let queue = StreamConfig {
+                retention: RetentionPolicy::Limits,
+                max_messages_per_subject: messages,
+                discard_new_per_subject: true,
+                max_bytes: bytes,
+                ..base(stream::of_stage(stage, lane), &[&subject::pattern(stage, lane, None)])
+            };
+            configs.push(if is_front { without_ids(queue) } else { queue });
+        }
     }
     configs.extend([
         claims(stream::LEDGER, &[subject::LEDGER], settings.dedupe_window_s),
@@ -187,13 +253,14 @@ fn stream_configs(settings: &StreamSettings) -> Vec<StreamConfig> {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::Old,
             allow_message_schedules: true,
+            metadata: HashMap::from([(stream::MAX_BYTES.to_owned(), settings.deferred_bytes.to_string())]),
             ..base(stream::DEFERRED, &[subject::DEFERRED, subject::DUE])
         },
         StreamConfig {
             retention: RetentionPolicy::Limits,
             max_age: DAY * settings.dead_days,
             max_bytes: settings.queue_bytes,
-            ..base(stream::DEAD, &[subject::DEAD, subject::REJECTED])
+            ..base(stream::DEAD, &[subject::DEAD])
         },
         StreamConfig {
             retention: RetentionPolicy::Limits,
@@ -209,11 +276,28 @@ fn stream_configs(settings: &StreamSettings) -> Vec<StreamConfig> {
             retention: RetentionPolicy::Limits,
             discard: DiscardPolicy::Old,
             max_messages_per_subject: settings.inbox_messages,
+            max_bytes: settings.inbox_bytes,
             max_age: DAY * settings.inbox_days,
             ..base(stream::INBOX, &[subject::INBOX])
         },
     ]);
     configs
+}
+
+/// Has a stream remember no message ids. JetStream drops a message whose id it knows, whoever published it, so that two
+/// apps with the same id would lose each other's messages. The ledger, which knows app and recipient, decides about repeats
+/// instead.
+///
+/// JetStream does without ids only in a stream that copies from others and has no window of its own; the shortest window
+/// else is 100 ms, enough for an app that repeats an id again and again. So the stream copies nothing from another one.
+fn without_ids(config: StreamConfig) -> StreamConfig {
+    let nothing = Source {
+        name: stream::REJECTED.to_owned(),
+        // No subject of that stream.
+        filter_subject: Some(subject::NONE.to_owned()),
+        ..Source::default()
+    };
+    StreamConfig { duplicate_window: Duration::ZERO, sources: Some(vec![nothing]), ..config }
 }
 
 fn consumer_config(runner: &RunnerSettings, name: &str, filter: String) -> pull::Config {

@@ -11,7 +11,8 @@
 //! enough for an installation; of several, which sample at the same moments, each sample is stored once.
 //!
 //! Metrics by stage, lane and channel: `chasqui_queue_pending`, `_in_flight`, `_redelivered`, `_waiting`, `_oldest_ms`,
-//! `_in_per_second`, `_out_per_second`; by stream `chasqui_stream_bytes`; and `chasqui_queue_sampled_timestamp_ms`, when.
+//! `_in_per_second`, `_out_per_second`; by stream `chasqui_stream_bytes`,
+//! `chasqui_stream_max_bytes`; and `chasqui_queue_sampled_timestamp_ms`, when.
 //!
 //! After a crash there is a gap. It keeps nothing but the sample before, for rates.
 
@@ -86,7 +87,7 @@ fn publish_metrics(sample: &Sample) {
     }
     let mut bytes = BTreeMap::new();
     for row in &sample.rows {
-        bytes.insert(row.stream, row.bytes);
+        bytes.insert(row.stream, (row.bytes, row.max_bytes));
         let QueueMetric { stage, lane, channel, pending, in_flight, redelivered, waiting, oldest_ms, .. } = *row;
         measure!(QueuePending, pending, stage, lane, channel);
         measure!(QueueInFlight, in_flight, stage, lane, channel);
@@ -96,8 +97,11 @@ fn publish_metrics(sample: &Sample) {
         measure!(QueueInRate, row.in_per_s, stage, lane, channel);
         measure!(QueueOutRate, row.out_per_s, stage, lane, channel);
     }
-    for (stream, bytes) in bytes {
+    for (stream, (bytes, max_bytes)) in bytes {
         measure!(StreamBytes, bytes, stream);
+        if max_bytes > 0 {
+            measure!(StreamMaxBytes, max_bytes, stream);
+        }
     }
     if !sample.rows.is_empty() {
         let at = sample.at.as_millisecond();

@@ -41,6 +41,8 @@ pub(super) struct Counts {
 pub(super) struct Stored {
     pub(super) messages: u64,
     pub(super) bytes: u64,
+    /// Zero where it has no limit.
+    pub(super) max_bytes: u64,
     pub(super) last_sequence: u64,
 }
 
@@ -84,7 +86,8 @@ pub(super) fn streams() -> Vec<&'static str> {
 }
 
 /// The streams with something that no consumer reads: kept, or waiting for its time.
-pub(super) const UNREAD: [&str; 5] = [stream::DEFERRED, stream::DEAD, stream::LEDGER, stream::ATTEMPTS, stream::INBOX];
+pub(super) const UNREAD: [&str; 6] =
+    [stream::DEFERRED, stream::DEAD, stream::REJECTED, stream::LEDGER, stream::ATTEMPTS, stream::INBOX];
 
 fn serves(stream: &str) -> &'static str {
     stream::SERVICES.into_iter().find(|(name, _)| *name == stream).map_or("", |(_, serves)| serves)
@@ -97,7 +100,7 @@ pub(super) fn of_consumer(
     before: Option<(Counts, Duration)>,
     now: Counts,
     oldest_at: Option<Timestamp>,
-    bytes: u64,
+    stored: Stored,
 ) -> QueueMetric {
     let (in_per_s, out_per_s) = before.map_or((0.0, 0.0), |(before, elapsed)| {
         // A redelivery counts as handed out, but goes no further in the stream; a skip goes further, but hands out none.
@@ -119,7 +122,8 @@ pub(super) fn of_consumer(
         waiting: now.waiting,
         oldest_ms: oldest_at
             .map_or(0, |oldest| at.as_millisecond().saturating_sub(oldest.as_millisecond()).max(0) as u64),
-        bytes,
+        bytes: stored.bytes,
+        max_bytes: stored.max_bytes,
         in_per_s,
         out_per_s,
     }
@@ -133,7 +137,7 @@ pub(super) fn of_unread(
     now: Stored,
     read: &[&QueueMetric],
 ) -> QueueMetric {
-    // Of the ledger, the attempts and the inboxes nothing waits for anybody.
+    // Of the rejections, the ledger, the attempts and the inboxes nothing waits for anybody.
     let pending = if [stream::DEFERRED, stream::DEAD].contains(&stream) {
         now.messages.saturating_sub(read.iter().map(|row| row.pending + row.in_flight).sum())
     } else {
@@ -156,6 +160,7 @@ pub(super) fn of_unread(
         waiting: 0,
         oldest_ms: 0,
         bytes: now.bytes,
+        max_bytes: now.max_bytes,
         in_per_s: came,
         out_per_s: 0.0,
     }
@@ -177,7 +182,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn row(before: Counts, now: Counts) -> QueueMetric {
-        of_consumer(Timestamp::UNIX_EPOCH, &consumers()[0], Some((before, SECOND)), now, None, 0)
+        of_consumer(Timestamp::UNIX_EPOCH, &consumers()[0], Some((before, SECOND)), now, None, Stored::default())
     }
 
     #[test]
@@ -218,7 +223,8 @@ mod tests {
     #[test]
     fn the_oldest_message_has_an_age_whatever_the_clocks_say() {
         let at = Timestamp::from_second(100).unwrap();
-        let age = |oldest| of_consumer(at, &consumers()[0], None, Counts::default(), oldest, 0).oldest_ms;
+        let age =
+            |oldest| of_consumer(at, &consumers()[0], None, Counts::default(), oldest, Stored::default()).oldest_ms;
         assert_eq!(age(Timestamp::from_second(97).ok()), 3_000);
         assert_eq!((age(Timestamp::from_second(101).ok()), age(None)), (0, 0));
     }
@@ -226,10 +232,10 @@ mod tests {
     #[test]
     fn what_waits_for_its_time_is_what_is_not_due() {
         let due = QueueMetric { pending: 2, in_flight: 1, in_per_s: 3.0, ..row(Counts::default(), Counts::default()) };
-        let before = Stored { messages: 8, bytes: 1, last_sequence: 20 };
-        let now = Stored { messages: 10, bytes: 2, last_sequence: 25 };
+        let before = Stored { messages: 8, bytes: 1, last_sequence: 20, max_bytes: 9 };
+        let now = Stored { messages: 10, bytes: 2, last_sequence: 25, max_bytes: 9 };
         let row = of_unread(Timestamp::UNIX_EPOCH, stream::DEFERRED, Some((before, SECOND)), now, &[&due]);
-        assert_eq!((row.stage, row.pending, row.in_per_s, row.bytes), ("schedules", 7, 2.0, 2));
+        assert_eq!((row.stage, row.pending, row.in_per_s, row.bytes, row.max_bytes), ("schedules", 7, 2.0, 2, 9));
         let ledger = of_unread(Timestamp::UNIX_EPOCH, stream::LEDGER, Some((before, SECOND)), now, &[]);
         assert_eq!((ledger.stage, ledger.pending, ledger.in_per_s), ("ledger", 0, 5.0));
     }

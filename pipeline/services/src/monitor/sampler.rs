@@ -11,6 +11,7 @@ use async_nats::{
     connection::State,
     jetstream::{self, Context, consumer::PullConsumer},
 };
+use chasqui_nats::shares::max_bytes;
 use chasqui_warehouse::write::queue_metrics::QueueMetric;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -90,7 +91,7 @@ impl Sampler {
             let before = self.consumers.insert(index, now);
             let before = before.map(|before| (before.counts, now.seen_at - before.seen_at));
             let oldest_at = now.oldest.map(|oldest| oldest.stored_at);
-            rows.push(rows::of_consumer(at, queue, before, now.counts, oldest_at, stream.bytes));
+            rows.push(rows::of_consumer(at, queue, before, now.counts, oldest_at, *stream));
         }
         for stream in UNREAD {
             let Some(&(now, seen_at)) = streams.get(stream) else { continue };
@@ -120,7 +121,8 @@ async fn stored(context: &Context, stream: &str) -> Option<(Stored, Instant)> {
         found.inspect_err(|error| tracing::debug!(stream, error = error as &dyn std::error::Error, "no answer"));
     let found = found.ok()?;
     let state = &found.cached_info().state;
-    let stored = Stored { messages: state.messages, bytes: state.bytes, last_sequence: state.last_sequence };
+    let max_bytes = max_bytes(&found.cached_info().config);
+    let stored = Stored { messages: state.messages, bytes: state.bytes, last_sequence: state.last_sequence, max_bytes };
     Some((stored, Instant::now()))
 }
 

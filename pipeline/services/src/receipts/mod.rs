@@ -16,7 +16,7 @@
 use async_nats::jetstream::{Context, Message, message::Acker};
 use chasqui_contract::Class;
 use chasqui_nats::{
-    Pauses, Publisher,
+    Letters, Pauses, Publisher,
     reader::{self, Broken, ReadError, StreamReader},
 };
 use chasqui_schemas::{
@@ -55,7 +55,7 @@ pub async fn run_receipts(
     stop: CancellationToken,
 ) -> Result<(), ReadError> {
     let reader = StreamReader::open(nats.clone(), stream::RECEIPTS, consumer::RECEIPTS).await?.releasing(None);
-    let publisher = Publisher::new(nats.clone());
+    let letters = Letters::start(&Publisher::new(nats.clone()));
     while let Some(messages) = reader.messages(&stop).await {
         let mut chunks = messages.ready_chunks(MAX_RECEIPTS);
         loop {
@@ -84,7 +84,7 @@ pub async fn run_receipts(
                 }
                 () = stop.cancelled() => reader::put_back_all(&batch.held).await,
             }
-            reader::store_dead_letters(&publisher, subject::DEAD_RECEIPT, batch.broken, &stop).await;
+            reader::store_dead_letters(&letters, subject::DEAD_RECEIPT, batch.broken, &stop).await;
             if over {
                 break;
             }

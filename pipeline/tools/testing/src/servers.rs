@@ -84,8 +84,11 @@ impl Nats {
     pub async fn with_streams() -> Self {
         let nats = Self::start().await;
         let mut settings = Settings::with("").unwrap();
-        settings.streams.queue_bytes = 64 << 20;
+        settings.streams.queue_bytes = 32 << 20;
+        settings.streams.front_bytes = 64 << 20;
         settings.streams.trace_bytes = 64 << 20;
+        settings.streams.inbox_bytes = 64 << 20;
+        settings.streams.rejected_bytes = 64 << 20;
         topology::migrate(&nats.client().await, &nats.url, &settings.streams, &settings.runner).await.unwrap();
         nats
     }

@@ -33,6 +33,7 @@ pub struct QueueMetric {
     pub waiting: u64,
     pub oldest_ms: u64,
     pub bytes: u64,
+    pub max_bytes: u64,
     pub in_per_s: f64,
     pub out_per_s: f64,
 }

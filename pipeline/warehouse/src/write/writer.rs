@@ -24,9 +24,8 @@
 use std::{ops::Range, time::Duration};
 
 use async_nats::jetstream::{Context, Message, consumer::pull, message::Acker, stream::RawMessageErrorKind};
-use chasqui_contract::Class;
 use chasqui_nats::{
-    Outgoing, Pauses, Publisher, dead_letter,
+    Letter, Letters, Outgoing, Pauses, Publisher, dead_letter,
     reader::{self, Broken, StreamReader},
 };
 use chasqui_schemas::{Reason, consumer, header, id, measure, stream, subject, trace};
@@ -94,7 +93,8 @@ pub async fn run_writer(
 ) -> Result<(), WarehouseError> {
     let reader = StreamReader::open(nats.clone(), stream::TRACES, consumer::TRACES).await?;
     let reader = reader.releasing(Some(consumer::EXPORT));
-    let writer = Writer { reader, publisher: Publisher::new(nats.clone()), nats, clickhouse, settings, stop };
+    let letters = Letters::start(&Publisher::new(nats.clone()));
+    let writer = Writer { reader, letters, nats, clickhouse, settings, stop };
     while let Some(messages) = writer.reader.messages(&writer.stop).await {
         writer.write(messages).await;
     }
@@ -104,7 +104,7 @@ pub async fn run_writer(
 struct Writer {
     reader: StreamReader,
     nats: Context,
-    publisher: Publisher,
+    letters: Letters,
     clickhouse: Client,
     settings: WriterSettings,
     stop: CancellationToken,
@@ -266,24 +266,19 @@ impl Writer {
         let events = trace::decode(&message.payload)?;
         let refused: Vec<_> =
             events.into_iter().filter(|event| (event.trace_id, event.span_id) == (row.trace_id, row.span_id)).collect();
+        let app = refused.first().map(|event| event.app.to_string()).unwrap_or_default();
         let stored_at = message.time.unix_timestamp_nanos();
         let stage = subject::DEAD_TRACE.rsplit('.').next().unwrap_or_default();
         let mut headers = dead_letter(Reason::Undecodable, why, stage, &message.subject);
         headers.push((header::DELIVERED, "1".to_owned()));
-        let letter = Outgoing {
+        let message = Outgoing {
             subject: subject::DEAD_TRACE.to_owned(),
             message_id: Some(format!("{}.{stored_at}.{sequence}.{}", subject::DEAD_TRACE, row.span_id)),
             headers,
             payload: trace::encode(&refused).into(),
         };
-        match self.publisher.publish(&[letter]).await {
-            Ok(_) => tracing::error!(trace = %row.trace_id, why, "ClickHouse refuses a row: it is a dead letter"),
-            Err(error) if error.class() == Class::Permanent => {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(error, trace = %row.trace_id, why, "a dead letter can never be stored: its row is dropped");
-            }
-            Err(error) => return Err(error.into()),
-        }
+        tracing::error!(trace = %row.trace_id, why, "ClickHouse refuses a row: it is a dead letter");
+        self.letters.store(vec![Letter { app, stage, message }]).await;
         Ok(())
     }
 
@@ -303,7 +298,7 @@ impl Writer {
             tracing::warn!(rows, "stopping with traces unwritten: the stream keeps them");
             reader::put_back_all(&messages).await;
         }
-        reader::store_dead_letters(&self.publisher, subject::DEAD_TRACE, broken, &self.stop).await;
+        reader::store_dead_letters(&self.letters, subject::DEAD_TRACE, broken, &self.stop).await;
     }
 }
 

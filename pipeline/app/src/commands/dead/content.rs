@@ -66,6 +66,14 @@ pub(in crate::commands) fn unpack(bytes: &[u8]) -> Option<Value> {
 /// The content as JSON, or as a JSON string where it is no document, or `None` where it is not shown; and a note for the
 /// reader.
 pub(super) fn readable(letter: &Letter, reveal: bool) -> (Option<Value>, Option<String>) {
+    if let Some(bytes) = letter.cut_of()
+        && letter.payload.is_empty()
+    {
+        return (
+            None,
+            Some(format!("Its payload, {bytes} bytes, was not kept, because there were too many dead letters.")),
+        );
+    }
     let value = match Content::of(letter) {
         Content::Notification(notification) => serde_json::to_value(notification).ok(),
         Content::Delivery(delivery) => serde_json::to_value(delivery).ok(),
@@ -79,7 +87,8 @@ pub(super) fn readable(letter: &Letter, reveal: bool) -> (Option<Value>, Option<
             (Some(value), hidden.then(|| "Addresses and tokens are hidden: `--reveal` shows them.".to_owned()))
         }
         (None, true) => {
-            let cut = letter.payload.len().saturating_sub(MAX_BYTES);
+            let all = letter.cut_of().unwrap_or(letter.payload.len());
+            let cut = all.saturating_sub(letter.payload.len().min(MAX_BYTES));
             (Some(shown(&letter.payload).into()), (cut > 0).then(|| format!("{cut} more bytes are not shown.")))
         }
         (None, false) => {
@@ -183,6 +192,17 @@ mod tests {
         let (content, _) =
             readable(&letter(Stage::Validate, &[], format!("x{}", "é".repeat(MAX_BYTES)).as_bytes()), true);
         assert_eq!(content.unwrap().as_str().unwrap().len(), MAX_BYTES - 1);
+    }
+
+    #[test]
+    fn what_was_not_kept_is_said() {
+        let cut = letter(Stage::Send, &[(header::CUT, "70000")], b"");
+        let (content, note) = readable(&cut, true);
+        assert!(content.is_none() && note.unwrap().contains("70000 bytes, was not kept"));
+        let beginning = letter(Stage::Validate, &[(header::CUT, "70000")], b"not JSON");
+        let (content, note) = readable(&beginning, true);
+        assert_eq!(content.unwrap(), "not JSON");
+        assert!(note.unwrap().contains("69992 more bytes"));
     }
 
     #[test]

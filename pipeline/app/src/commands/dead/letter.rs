@@ -1,22 +1,23 @@
-//! Reads letters from the stream, and filters them.
+//! Reads letters from their streams, and filters them.
 //!
 //! Guarantee: a scan reads headers only, oldest first, up to the last letter that was there when it began. It does not
 //! see letters that come meanwhile, for example from a replay that failed again, so it always ends.
 //!
 //! A crash leaves behind a consumer, which the server removes after [`FORGET_AFTER`].
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
 use anyhow::{Context, anyhow};
 use async_nats::{
     HeaderMap,
     jetstream::{
+        self,
         consumer::{AckPolicy, pull},
         stream::{DirectGetErrorKind, Stream},
     },
 };
 use bytes::Bytes;
-use chasqui_schemas::{Stage, header, subject};
+use chasqui_schemas::{Stage, header, stream, subject};
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -32,12 +33,93 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Set by JetStream in place of a payload that was not asked for (`headers_only`).
 const SIZE: &str = "Nats-Msg-Size";
 
+/// How people name a letter: `17`, or `r17` where it is a rejected submission, which are in a stream of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Number {
+    rejected: bool,
+    sequence: u64,
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.rejected { "r" } else { "" }, self.sequence)
+    }
+}
+
+impl FromStr for Number {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (rejected, digits) = text.strip_prefix('r').map_or((false, text), |digits| (true, digits));
+        let sequence = digits.parse();
+        let sequence =
+            sequence.map_err(|_| "expected a number of `chasqui dead list`, such as 17 or r17".to_owned())?;
+        Ok(Number { rejected, sequence })
+    }
+}
+
+impl Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The streams of dead letters and of rejected submissions.
+pub(super) struct Streams {
+    dead: Stream,
+    rejected: Stream,
+}
+
+impl Streams {
+    pub(super) async fn open(context: &jetstream::Context) -> anyhow::Result<Self> {
+        let open = async |name| {
+            let opened = context.get_stream(name).await;
+            opened.with_context(|| {
+                format!("the stream {name} cannot be read: if it does not exist, run `chasqui migrate`")
+            })
+        };
+        Ok(Streams { dead: open(stream::DEAD).await?, rejected: open(stream::REJECTED).await? })
+    }
+
+    /// The stream that holds the letter.
+    pub(super) fn of(&self, number: Number) -> &Stream {
+        if number.rejected { &self.rejected } else { &self.dead }
+    }
+
+    /// Hands every letter's headers to `each`: dead letters, then rejections, each oldest first.
+    pub(super) async fn scan(&self, mut each: impl FnMut(Letter)) -> anyhow::Result<()> {
+        scan(&self.dead, &mut each).await?;
+        scan(&self.rejected, &mut each).await
+    }
+
+    /// One letter with its payload; `None` where no letter has this number.
+    pub(super) async fn fetch(&self, number: Number) -> anyhow::Result<Option<Letter>> {
+        match self.of(number).direct_get(number.sequence).await {
+            Ok(message) => Ok(Some(Letter {
+                sequence: number.sequence,
+                stored_at: timestamp(message.time.unix_timestamp_nanos()),
+                subject: message.subject.to_string(),
+                headers: message.headers,
+                payload: message.payload,
+            })),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("dead letter {number} cannot be read")),
+        }
+    }
+}
+
+impl Number {
+    pub(super) fn sequence(self) -> u64 {
+        self.sequence
+    }
+}
+
 /// A dead letter or a rejected submission.
 #[derive(Debug, Clone)]
 pub(super) struct Letter {
     pub(super) sequence: u64,
     pub(super) stored_at: Timestamp,
-    /// Its subject in the stream of dead letters.
+    /// Its subject there.
     pub(super) subject: String,
     pub(super) headers: HeaderMap,
     /// Empty in a scan.
@@ -47,6 +129,7 @@ pub(super) struct Letter {
 /// A letter's headers, as they are printed.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Summary {
+    pub(super) number: Number,
     pub(super) sequence: u64,
     pub(super) stored_at: Timestamp,
     pub(super) stage: String,
@@ -68,7 +151,11 @@ pub(super) struct Summary {
     pub(super) delivered: Option<u32>,
     /// Where it ended, and where a replay goes.
     pub(super) subject: String,
+    /// Of the payload as it was.
     pub(super) bytes: usize,
+    /// Whether it was not kept, or not all of it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) cut: bool,
 }
 
 impl Letter {
@@ -84,6 +171,15 @@ impl Letter {
     /// The stage that gave up; `None` where it was a service.
     pub(super) fn stage(&self) -> Option<Stage> {
         self.header(header::STAGE).parse().ok()
+    }
+
+    pub(super) fn number(&self) -> Number {
+        Number { rejected: self.is_rejection(), sequence: self.sequence }
+    }
+
+    /// How many bytes its payload had, where not all of it was kept.
+    pub(super) fn cut_of(&self) -> Option<usize> {
+        self.header(header::CUT).parse().ok()
     }
 
     pub(super) fn is_rejection(&self) -> bool {
@@ -107,7 +203,9 @@ impl Letter {
 
     pub(super) fn summary(&self) -> Summary {
         let detail = self.header(header::DETAIL);
+        let kept = self.header(SIZE).parse().unwrap_or(self.payload.len());
         Summary {
+            number: self.number(),
             sequence: self.sequence,
             stored_at: self.stored_at,
             stage: self.header(header::STAGE).to_owned(),
@@ -123,13 +221,13 @@ impl Letter {
             attempts: self.header(header::ATTEMPTS).parse().ok().filter(|attempts| *attempts > 0),
             delivered: self.header(header::DELIVERED).parse().ok(),
             subject: self.header(header::SUBJECT).to_owned(),
-            bytes: self.header(SIZE).parse().unwrap_or(self.payload.len()),
+            bytes: self.cut_of().unwrap_or(kept),
+            cut: self.cut_of().is_some(),
         }
     }
 }
 
-/// Hands every letter's headers to `each`, oldest first.
-pub(super) async fn scan(stream: &Stream, mut each: impl FnMut(Letter)) -> anyhow::Result<()> {
+async fn scan(stream: &Stream, each: &mut impl FnMut(Letter)) -> anyhow::Result<()> {
     let last = stream.cached_info().state.last_sequence;
     let reader = stream
         .create_consumer(pull::Config {
@@ -165,21 +263,6 @@ pub(super) async fn scan(stream: &Stream, mut each: impl FnMut(Letter)) -> anyho
 async fn next<T>(next: impl Future<Output = Option<Result<T, async_nats::Error>>>) -> anyhow::Result<Option<T>> {
     let message = tokio::time::timeout(PATIENCE, next).await.context("NATS stopped answering: try again")?;
     message.transpose().map_err(|error| anyhow!(error).context("the dead letters cannot be read"))
-}
-
-/// One letter with its payload; `None` where no letter has this number.
-pub(super) async fn fetch(stream: &Stream, sequence: u64) -> anyhow::Result<Option<Letter>> {
-    match stream.direct_get(sequence).await {
-        Ok(message) => Ok(Some(Letter {
-            sequence,
-            stored_at: timestamp(message.time.unix_timestamp_nanos()),
-            subject: message.subject.to_string(),
-            headers: message.headers,
-            payload: message.payload,
-        })),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("dead letter {sequence} cannot be read")),
-    }
 }
 
 fn timestamp(nanos: i128) -> Timestamp {
@@ -241,6 +324,25 @@ pub(super) mod tests {
             DeadFilter { until: Some(earlier), ..DeadFilter::default() },
         ];
         assert!(others.iter().all(|filter| !letter.matches(filter)));
+    }
+
+    #[test]
+    fn a_number_says_which_stream_it_is_of() {
+        for text in ["17", "r17"] {
+            assert_eq!(text.parse::<Number>().unwrap().to_string(), text);
+        }
+        assert_ne!("17".parse::<Number>(), "r17".parse());
+        for text in ["", "r", "x17", "-1", "rr1"] {
+            assert!(text.parse::<Number>().unwrap_err().contains("dead list"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_letter_that_was_cut_says_how_large_it_was() {
+        let summary = letter(Stage::Send, &[(header::CUT, "70000")], b"").summary();
+        assert_eq!((summary.bytes, summary.cut), (70_000, true));
+        let summary = letter(Stage::Send, &[], b"abc").summary();
+        assert_eq!((summary.bytes, summary.cut), (3, false));
     }
 
     #[test]

@@ -16,9 +16,9 @@ mod replay;
 use std::collections::VecDeque;
 
 use anyhow::Context;
-use async_nats::jetstream::{self, stream::Stream};
+use async_nats::jetstream;
 use chasqui_nats::Publisher;
-use chasqui_schemas::{stream, text::clean};
+use chasqui_schemas::text::clean;
 use comfy_table::{ColumnConstraint, Table};
 
 use crate::{
@@ -29,7 +29,8 @@ use crate::{
 };
 
 pub(super) use content::unpack;
-use letter::{Letter, Summary, fetch, scan};
+pub(crate) use letter::Number;
+use letter::{Letter, Streams, Summary};
 use replay::Replay;
 
 /// Maximum characters of a detail in a table, so that a row stays readable; `show` prints all of it.
@@ -38,37 +39,42 @@ const MAX_DETAIL: usize = 160;
 /// Runs the command.
 pub(crate) async fn run(command: DeadCommand, settings: &Settings) -> anyhow::Result<()> {
     let context = jetstream::new(servers::nats_alone(settings).await?);
-    let stream = context.get_stream(stream::DEAD).await.with_context(|| {
-        format!("the stream {} cannot be read: if it does not exist, run `chasqui migrate`", stream::DEAD)
-    })?;
+    let streams = Streams::open(&context).await?;
     match command {
-        DeadCommand::List { filter, limit, json } => list(&stream, &filter, limit, json).await,
-        DeadCommand::Show { sequence, reveal, json } => {
-            let letter = fetch(&stream, sequence).await?.with_context(|| {
-                format!("there is no dead letter {sequence}: `chasqui dead list` prints the numbers")
-            })?;
+        DeadCommand::List { filter, limit, json } => list(&streams, &filter, limit, json).await,
+        DeadCommand::Show { number, reveal, json } => {
+            let letter = streams
+                .fetch(number)
+                .await?
+                .with_context(|| format!("there is no dead letter {number}: `chasqui dead list` prints the numbers"))?;
             show(&letter, reveal, json)
         }
-        DeadCommand::Replay { sequences, filter, all, dry_run, rate } => {
-            let sequences = replay::chosen(&stream, sequences, &filter, all).await?;
-            Replay { stream, publisher: Publisher::new(context), dry_run, rate }.run(sequences).await
+        DeadCommand::Replay { numbers, filter, all, dry_run, rate } => {
+            let numbers = replay::chosen(&streams, numbers, &filter, all).await?;
+            Replay { streams, publisher: Publisher::new(context), dry_run, rate }.run(numbers).await
         }
     }
 }
 
-async fn list(stream: &Stream, filter: &DeadFilter, limit: usize, json: bool) -> anyhow::Result<()> {
-    let mut newest: VecDeque<Summary> = VecDeque::new();
+async fn list(streams: &Streams, filter: &DeadFilter, limit: usize, json: bool) -> anyhow::Result<()> {
+    // The newest of each stream, of which the newest of both are listed.
+    let mut newest = [VecDeque::new(), VecDeque::new()];
     let mut found: u64 = 0;
-    scan(stream, |letter| {
-        if letter.matches(filter) {
-            found += 1;
-            newest.push_back(letter.summary());
-            if newest.len() > limit {
-                newest.pop_front();
+    streams
+        .scan(|letter| {
+            if letter.matches(filter) {
+                found += 1;
+                let newest = &mut newest[usize::from(letter.is_rejection())];
+                newest.push_back(letter.summary());
+                if newest.len() > limit {
+                    newest.pop_front();
+                }
             }
-        }
-    })
-    .await?;
+        })
+        .await?;
+    let mut newest: Vec<Summary> = newest.into_iter().flatten().collect();
+    newest.sort_by_key(|letter| letter.stored_at);
+    newest.drain(..newest.len().saturating_sub(limit));
     if json {
         let lines: Result<Vec<String>, _> = newest.iter().map(serde_json::to_string).collect();
         return print(&lines?.into_iter().map(|line| line + "\n").collect::<String>());
@@ -85,17 +91,21 @@ async fn list(stream: &Stream, filter: &DeadFilter, limit: usize, json: bool) ->
     print("`chasqui dead show NUMBER` shows one, `chasqui dead replay NUMBER…` sends it through the pipeline again.\n")
 }
 
-fn listed(letters: &VecDeque<Summary>) -> Table {
+fn listed(letters: &[Summary]) -> Table {
     let mut table = table(&["number", "since", "stage", "reason", "of", "detail"]);
     for letter in letters {
         let of = letter.notification_id.as_ref().or(letter.request_id.as_ref()).map(String::as_str).unwrap_or_default();
         table.add_row([
-            letter.sequence.to_string(),
+            letter.number.to_string(),
             format!("{:.0}", letter.stored_at),
             clean(&letter.stage, 20),
             clean(&letter.reason, 30),
             clean(of, 40),
-            clean(&letter.detail, MAX_DETAIL),
+            if letter.cut {
+                format!("{} (without its payload)", clean(&letter.detail, MAX_DETAIL))
+            } else {
+                clean(&letter.detail, MAX_DETAIL)
+            },
         ]);
     }
     // A narrow terminal may wrap all columns but times and ids, which people copy.

@@ -2,8 +2,9 @@
 //!
 //! Guarantee: a letter is deleted only once its message is stored, and the message of a letter always has the same id.
 //! So a replay that was cut off between the two can be run again: within the queue's duplicate window
-//! (`streams.hop_window_s`) the message is stored once, and later than that the stages recognise the repeat. Replaying a
-//! letter that is gone does nothing.
+//! (`streams.hop_window_s`) the message is stored once, and later than that the stages recognise the repeat. At the front,
+//! which remembers no ids, it may be stored twice: then the ledger lets it through once. Replaying a letter
+//! that is gone does nothing.
 //!
 //! A delivery that ended at send gets the number of the next attempt, because for its own number the attempts ledger
 //! would only repeat the recorded answer. Its horizon begins anew, so that it can wait for a provider. If it is too late
@@ -12,10 +13,7 @@
 use std::{fmt, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
-use async_nats::jetstream::{
-    ErrorCode,
-    stream::{DeleteMessageErrorKind, Stream},
-};
+use async_nats::jetstream::{ErrorCode, stream::DeleteMessageErrorKind};
 use chasqui_contract::{Class, Output};
 use chasqui_nats::{Outgoing, Publisher};
 use chasqui_schemas::{Stage, header, subject};
@@ -28,7 +26,7 @@ use crate::{args::DeadFilter, commands::output::print};
 
 use super::{
     content::Content,
-    letter::{Letter, fetch, scan},
+    letter::{Letter, Number, Streams},
 };
 
 /// Maximum letters that are replayed at the same time; `--rate` is the limit that counts.
@@ -36,14 +34,14 @@ const IN_FLIGHT: usize = 16;
 
 /// The letters to replay: those named, or those that match the filter, oldest first.
 pub(super) async fn chosen(
-    stream: &Stream,
-    sequences: Vec<u64>,
+    streams: &Streams,
+    numbers: Vec<Number>,
     filter: &DeadFilter,
     all: bool,
-) -> anyhow::Result<Vec<u64>> {
+) -> anyhow::Result<Vec<Number>> {
     let unfiltered = *filter == DeadFilter::default();
-    match (sequences.is_empty(), unfiltered, all) {
-        (false, true, false) => return Ok(sequences),
+    match (numbers.is_empty(), unfiltered, all) {
+        (false, true, false) => return Ok(numbers),
         (false, ..) => bail!("give numbers or a filter, not both"),
         (true, true, false) => bail!(
             "which ones? Give numbers from `chasqui dead list`, a filter such as `--reason retries_exhausted`, or \
@@ -52,18 +50,20 @@ pub(super) async fn chosen(
         _ => {}
     }
     let mut found = Vec::new();
-    scan(stream, |letter| {
-        if letter.matches(filter) {
-            found.push(letter.sequence);
-        }
-    })
-    .await?;
-    Ok(found)
+    streams
+        .scan(|letter| {
+            if letter.matches(filter) {
+                found.push((letter.stored_at, letter.number()));
+            }
+        })
+        .await?;
+    found.sort_by_key(|(stored_at, _)| *stored_at);
+    Ok(found.into_iter().map(|(_, number)| number).collect())
 }
 
 /// How to replay.
 pub(super) struct Replay {
-    pub(super) stream: Stream,
+    pub(super) streams: Streams,
     pub(super) publisher: Publisher,
     pub(super) dry_run: bool,
     /// Maximum letters per second.
@@ -80,30 +80,30 @@ enum Done {
 }
 
 impl Replay {
-    /// Replays `sequences` and prints how many; fails where some could not be.
-    pub(super) async fn run(&self, sequences: Vec<u64>) -> anyhow::Result<()> {
+    /// Replays `numbers` and prints how many; fails where some could not be.
+    pub(super) async fn run(&self, numbers: Vec<Number>) -> anyhow::Result<()> {
         if self.dry_run {
-            return self.print_plan(&sequences).await;
+            return self.print_plan(&numbers).await;
         }
         // Hidden where standard error is no terminal.
-        let progress = ProgressBar::new(sequences.len() as u64);
+        let progress = ProgressBar::new(numbers.len() as u64);
         let mut ticks = interval(Duration::from_secs(1) / self.rate.max(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let paced = stream::unfold((ticks, sequences.into_iter()), paced);
-        let replays = paced.map(|sequence| async move { (sequence, self.one(sequence).await) });
+        let paced = stream::unfold((ticks, numbers.into_iter()), paced);
+        let replays = paced.map(|number| async move { (number, self.one(number).await) });
         let mut replays = std::pin::pin!(replays.buffer_unordered(IN_FLIGHT));
 
         let (mut replayed, mut gone, mut impossible, mut failure) = (0_u64, 0_u64, 0_u64, None);
-        while let Some((sequence, done)) = replays.next().await {
+        while let Some((number, done)) = replays.next().await {
             match done {
                 Ok(Done::Replayed) => replayed += 1,
                 Ok(Done::Gone) => gone += 1,
                 Ok(Done::Impossible(error)) => {
                     impossible += 1;
-                    progress.suspend(|| eprintln!("dead letter {sequence} stays: {error:#}"));
+                    progress.suspend(|| eprintln!("dead letter {number} stays: {error:#}"));
                 }
                 Err(error) => {
-                    failure = Some(error.context(format!("dead letter {sequence}")));
+                    failure = Some(error.context(format!("dead letter {number}")));
                     break;
                 }
             }
@@ -118,8 +118,8 @@ impl Replay {
         }
     }
 
-    async fn one(&self, sequence: u64) -> anyhow::Result<Done> {
-        let Some(letter) = fetch(&self.stream, sequence).await? else { return Ok(Done::Gone) };
+    async fn one(&self, number: Number) -> anyhow::Result<Done> {
+        let Some(letter) = self.streams.fetch(number).await? else { return Ok(Done::Gone) };
         let message = match prepare(&letter) {
             Ok(prepared) => prepared.message,
             Err(error) => return Ok(Done::Impossible(error)),
@@ -129,7 +129,7 @@ impl Replay {
             Err(error) if error.class() == Class::Permanent => return Ok(Done::Impossible(error.into())),
             Err(error) => return Err(error.into()),
         }
-        match self.stream.delete_message(sequence).await {
+        match self.streams.of(number).delete_message(number.sequence()).await {
             Ok(_) => Ok(Done::Replayed),
             Err(error) if is_gone(error.kind()) => Ok(Done::Replayed),
             Err(error) => Err(error).context("it is replayed, but could not be deleted"),
@@ -137,10 +137,10 @@ impl Replay {
     }
 
     /// Prints what a replay would do.
-    async fn print_plan(&self, sequences: &[u64]) -> anyhow::Result<()> {
+    async fn print_plan(&self, numbers: &[Number]) -> anyhow::Result<()> {
         let mut possible = 0_u64;
-        for &sequence in sequences {
-            let plan = match fetch(&self.stream, sequence).await?.as_ref().map(prepare) {
+        for &number in numbers {
+            let plan = match self.streams.fetch(number).await?.as_ref().map(prepare) {
                 None => "is gone".to_owned(),
                 Some(Err(error)) => format!("cannot be replayed: {error:#}"),
                 Some(Ok(prepared)) => {
@@ -148,17 +148,17 @@ impl Replay {
                     format!("would go to {prepared}")
                 }
             };
-            print(&format!("{sequence} {plan}\n"))?;
+            print(&format!("{number} {plan}\n"))?;
         }
-        print(&format!("{possible} of {} would be replayed\n", sequences.len()))
+        print(&format!("{possible} of {} would be replayed\n", numbers.len()))
     }
 }
 
-/// The next sequence, at the next tick.
-async fn paced<I: Iterator<Item = u64>>((mut ticks, mut sequences): (Interval, I)) -> Option<(u64, (Interval, I))> {
-    let sequence = sequences.next()?;
+/// The next number, at the next tick.
+async fn paced<I: Iterator<Item = Number>>((mut ticks, mut numbers): (Interval, I)) -> Option<(Number, (Interval, I))> {
+    let number = numbers.next()?;
     ticks.tick().await;
-    Some((sequence, (ticks, sequences)))
+    Some((number, (ticks, numbers)))
 }
 
 fn is_gone(kind: DeleteMessageErrorKind) -> bool {
@@ -191,6 +191,9 @@ fn prepare(letter: &Letter) -> anyhow::Result<Prepared> {
     let subject = letter.header(header::SUBJECT).to_owned();
     if subject.is_empty() {
         return Err(anyhow!("its headers do not name the queue where it ended"));
+    }
+    if let Some(bytes) = letter.cut_of() {
+        return Err(anyhow!("not all of its {bytes} bytes were kept"));
     }
     let output = match Content::of(letter) {
         Content::Notification(notification) => Some(Output::Notification(notification).again()),

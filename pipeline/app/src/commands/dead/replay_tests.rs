@@ -80,6 +80,13 @@ fn what_does_not_decode_can_still_be_traced() {
 }
 
 #[test]
+fn what_was_not_kept_cannot_be_replayed() {
+    let mut cut = ended(Stage::Send, b"");
+    cut.headers.insert(header::CUT, "70000");
+    assert!(prepare(&cut).unwrap_err().to_string().contains("70000"));
+}
+
+#[test]
 fn a_letter_that_does_not_say_where_it_ended_cannot_be_replayed() {
     assert!(prepare(&letter(Stage::Send, &[], b"")).is_err());
 }

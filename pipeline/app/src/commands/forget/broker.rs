@@ -20,8 +20,9 @@ use super::who::Who;
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Sequences in the stream of dead letters.
+    /// Sequences in the stream of dead letters, and in that of rejected submissions.
     pub(super) dead: Vec<u64>,
+    pub(super) rejected: Vec<u64>,
     /// How many dead letters cannot be read, and when the last of them was stored.
     pub(super) unreadable: u64,
     pub(super) last_unreadable: Option<Timestamp>,
@@ -38,15 +39,21 @@ pub(super) async fn find(context: &jetstream::Context, user: &str, who: &Who) ->
     let is_theirs = |message: &StreamMessage| {
         who.is_in(&message.payload, message.headers.get(header::OPT_OUT).map(|wish| wish.as_str()))
     };
-    each(&open(context, stream::DEAD).await?, subject::ALL, |message| match is_theirs(&message) {
-        Some(true) => found.dead.push(message.sequence),
-        Some(false) => {}
-        None => {
-            found.unreadable += 1;
-            found.last_unreadable = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok();
-        }
-    })
-    .await?;
+    for name in [stream::DEAD, stream::REJECTED] {
+        each(&open(context, name).await?, subject::ALL, |message| match is_theirs(&message) {
+            Some(true) if name == stream::DEAD => found.dead.push(message.sequence),
+            Some(true) => found.rejected.push(message.sequence),
+            // Of a letter without its payload nothing is left that could be the user's.
+            Some(false) => {}
+            None if message.payload.is_empty() => {}
+            None => {
+                found.unreadable += 1;
+                let stored_at = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok();
+                found.last_unreadable = found.last_unreadable.max(stored_at);
+            }
+        })
+        .await?;
+    }
     each(&open(context, stream::INBOX).await?, &subject::inboxes(user), |message| found.inbox.push(message.sequence))
         .await?;
     each(&open(context, stream::DEFERRED).await?, subject::DEFERRED, |message| {

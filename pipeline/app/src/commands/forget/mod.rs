@@ -92,7 +92,7 @@ pub(crate) async fn run(args: &ForgetArgs, settings: &Settings) -> anyhow::Resul
         erased: Erased {
             records,
             inbox_messages: found.inbox.len(),
-            dead_letters: found.dead.len(),
+            dead_letters: found.dead.len() + found.rejected.len(),
             notifications: notifications.len(),
         },
         remains: Vec::new(),
@@ -103,6 +103,7 @@ pub(crate) async fn run(args: &ForgetArgs, settings: &Settings) -> anyhow::Resul
         }
         broker::delete(&context, stream::INBOX, &found.inbox).await?;
         broker::delete(&context, stream::DEAD, &found.dead).await?;
+        broker::delete(&context, stream::REJECTED, &found.rejected).await?;
         for bucket in of_users() {
             let records = Records::open(&context, bucket).await?;
             if waits && is_preferences(bucket) {

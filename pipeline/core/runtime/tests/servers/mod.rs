@@ -1,4 +1,5 @@
 //! Tests on real servers. `make test-fast` leaves out every module that is called `servers`.
 
+mod floods;
 mod runner;
 mod topology;

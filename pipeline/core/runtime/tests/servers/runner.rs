@@ -24,7 +24,6 @@ use chasqui_schemas::{
     submission::Content,
 };
 use chasqui_testing::servers::Nats;
-use chasqui_trace::TraceSink;
 use futures::{StreamExt, future::BoxFuture};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
@@ -47,8 +46,7 @@ async fn bench(settings: &str) -> Bench {
     let config = Settings::with(settings).unwrap();
     topology::migrate(&client, server.url(), &config.streams, &config.runner).await.unwrap();
     let publisher = Publisher::new(jetstream::new(client.clone()));
-    let traces = TraceSink::start(&publisher);
-    let broker = Broker { client: client.clone(), publisher, traces, clock: Arc::new(SystemClock) };
+    let broker = Broker::start(client.clone(), publisher, Arc::new(SystemClock));
     Bench { server, client, broker, config }
 }
 
@@ -247,7 +245,10 @@ async fn what_is_deferred_or_retried_comes_back_when_due_and_not_before() {
             _ => Decision::forward(n),
         }
     }));
-    let returning = tokio::spawn(run_deferred(bench.client.clone(), bench.broker.publisher.clone(), stop.clone()));
+    let returning = {
+        let Broker { client, publisher, letters, .. } = bench.broker.clone();
+        tokio::spawn(run_deferred(client, publisher, letters, stop.clone()))
+    };
     bench.until_forwarded(2).await;
     let mut seen = seen.lock().unwrap().clone();
     seen.sort();

@@ -175,16 +175,16 @@ async fn engage(install: &TestInstall) -> Result<()> {
 /// five ahead, so that they are the latest at any moment of the test.
 async fn sample_queues(install: &TestInstall) -> Result<()> {
     let sql = "INSERT INTO queue_metrics
-            (sampled_at, stage, lane, channel, stream, consumer, pending, oldest_ms, waiting, out_per_s)
-        SELECT now64(3) - INTERVAL ago SECOND, q.1, q.2, q.3, q.4, q.5, q.6, q.7, q.8, q.9
+            (sampled_at, stage, lane, channel, stream, consumer, pending, oldest_ms, waiting, out_per_s, bytes, max_bytes)
+        SELECT now64(3) - INTERVAL ago SECOND, q.1, q.2, q.3, q.4, q.5, q.6, q.7, q.8, q.9, q.10, q.11
         FROM (SELECT number * 5 - 300 AS ago FROM numbers(84))
         ARRAY JOIN
         [
-            ('enrich', 'high', '', 'STAGE_ENRICH_HIGH', 'enrich_high', 3, 40, 1, 10.5),
-            ('send', 'critical', 'sms', 'STAGE_SEND_CRITICAL', 'send_critical_sms', 900, 60000, 1, 2.),
-            ('send', 'bulk', 'email', 'STAGE_SEND_BULK', 'send_bulk_email', 50, 200000, 0, 0.),
-            ('traces', '', '', 'TRACES', 'writer', 5000, 90000, 1, 100.),
-            ('dead', '', '', 'DEAD', '', 8, 86400000, 0, 0.)
+            ('enrich', 'high', '', 'STAGE_ENRICH_HIGH', 'enrich_high', 3, 40, 1, 10.5, 70, 100),
+            ('send', 'critical', 'sms', 'STAGE_SEND_CRITICAL', 'send_critical_sms', 900, 60000, 1, 2., 0, 100),
+            ('send', 'bulk', 'email', 'STAGE_SEND_BULK', 'send_bulk_email', 50, 200000, 0, 0., 0, 100),
+            ('traces', '', '', 'TRACES', 'writer', 5000, 90000, 1, 100., 0, 0),
+            ('dead', '', '', 'DEAD', '', 8, 86400000, 0, 0., 71, 100)
         ] AS q";
     Ok(install.clickhouse.query(sql).execute().await?)
 }
@@ -270,6 +270,7 @@ async fn what_is_wrong_is_raised(client: &Client) -> Result<()> {
             "chasqui-dead-letters" => &["render render_failed", "send provider_refused", "send retries_exhausted"],
             "chasqui-provider-errors" => &["sms sandbox"],
             "chasqui-queue-age" => &["send critical sms"],
+            "chasqui-stream-full" => &["DEAD"],
             "chasqui-no-consumer" => &["send bulk email send_bulk_email"],
             other => anyhow::bail!("{other} is not tried"),
         };

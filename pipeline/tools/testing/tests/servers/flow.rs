@@ -49,6 +49,26 @@ async fn a_repeated_key_is_sent_once_and_names_the_original() -> anyhow::Result<
     Ok(())
 }
 
+/// The header is the key where a submission names none, and the second of two publishes has the same id as the first: of
+/// the same app as a producer that had no answer publishes again, or `chasqui dead replay` that was cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_id_is_a_key_of_its_own_app_alone() -> anyhow::Result<()> {
+    let install = TestInstall::start(IMPATIENT).await?;
+    let _worker = install.worker("")?;
+    for app in ["evil", "shop", "shop", "evil"] {
+        let mail = submissions::mail(Uuid::now_v7(), "ada");
+        install.publish(&format!("notify.submit.normal.{app}"), "order-1042-shipped", &mail).await?;
+    }
+    oracle::until(&install, "ended", "SELECT count() AS n FROM notifications WHERE state != 'pending'", 4).await?;
+    for app in ["evil", "shop"] {
+        let sent = format!("SELECT count() AS n FROM deliveries WHERE app = '{app}'");
+        ensure!(oracle::number(&install, &sent).await? == 1, "{app}");
+    }
+    let repeats = "SELECT count() AS n FROM notifications WHERE reason = 'duplicate'";
+    ensure!(oracle::number(&install, repeats).await? == 2, "each app's second one is a repeat of its first");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_critical_message_does_not_wait_for_bulk() -> anyhow::Result<()> {
     // Bulk mails to slow mailboxes occupy every slot they can get: 1,000 of a second each over 12 slots.

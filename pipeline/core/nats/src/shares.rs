@@ -1,0 +1,257 @@
+//! What each app holds of a stream that all apps share, so that the flood of one leaves room for the others.
+//!
+//! The rule is always the same: **an app may hold as much as is free**, or a multiple of that ([`Room`]). An app alone
+//! gets half of the stream, two get a third each, and there is always something left for the next. Nobody configures it.
+//!
+//! JetStream counts messages per subject, never bytes, so the bytes are counted here, by reading headers. As long as
+//! less than half of the stream is taken, no app can hold more than is free: nobody has to be counted then, and it costs
+//! one small request a second.
+//!
+//! Guarantee: to ask is cheap and never waits. The answer is that of the last look, plus what this process added since.
+//! Other processes' additions are seen at the next look, so together they may exceed a share by what they store
+//! meanwhile. A broker that does not answer leaves the last answer standing.
+//!
+//! After a crash there is nothing to restore: the stream itself is read.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use async_nats::jetstream::{
+    Context, Message,
+    consumer::{AckPolicy, pull},
+    stream,
+};
+use chasqui_schemas::{header, stream::MAX_BYTES, subject};
+use futures::StreamExt;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How often the stream is looked at: less than it takes a flood to fill the half that is left.
+const LOOK: Duration = Duration::from_secs(1);
+/// Minimum time between two counts, in times that a count took: counting is a tenth of the time at most.
+const REST: u32 = 10;
+/// Maximum time of one count.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum messages whose headers are read with one request.
+const BATCH: usize = 1_000;
+/// After this time the server removes a reader that was left behind by a crash.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// Maximum apps that are counted apart; those beyond are counted as one. Far more than an installation has.
+const MAX_APPS: usize = 10_000;
+/// Minimum bytes that a message counts as: the server keeps something of each in memory, however small it is.
+const MIN_MESSAGE_BYTES: u64 = 2 * 1024;
+/// Set by JetStream in place of a payload that was not asked for.
+const SIZE: &str = "Nats-Msg-Size";
+
+/// How much room an app has in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Maximum bytes of the stream.
+    pub max: u64,
+    /// Bytes of it that are taken.
+    pub taken: u64,
+    /// Bytes of those that the app holds, as far as they are counted.
+    pub of_app: u64,
+}
+
+impl Room {
+    /// Whether the app may store so many bytes, where it may hold `times` what is free.
+    pub fn admits(&self, bytes: u64, times: u64) -> bool {
+        let bytes = bytes.max(MIN_MESSAGE_BYTES);
+        self.of_app.saturating_add(bytes) <= self.max.saturating_sub(self.taken).saturating_mul(times)
+    }
+}
+
+/// Watches a stream. Clones share what they know.
+#[derive(Debug, Clone)]
+pub struct Shares(Arc<Mutex<Counts>>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Zero while it is not known, or where there is none.
+    max: u64,
+    taken: u64,
+    apps: HashMap<String, u64>,
+}
+
+impl Counts {
+    fn add(&mut self, app: &str, bytes: u64) {
+        let bytes = bytes.max(MIN_MESSAGE_BYTES);
+        if let Some(held) = self.apps.get_mut(app) {
+            *held += bytes;
+        } else {
+            let app = if self.apps.len() < MAX_APPS { app } else { "" };
+            *self.apps.entry(app.to_owned()).or_default() += bytes;
+        }
+    }
+}
+
+impl Shares {
+    /// Watches `stream` for as long as the answer or a clone of it exists.
+    pub fn watch(context: Context, stream: &'static str) -> Self {
+        let counts = Arc::new(Mutex::new(Counts::default()));
+        tokio::spawn(watch(context, stream, Arc::downgrade(&counts)));
+        Shares(counts)
+    }
+
+    /// The room of `app`; `None` while the stream is not known, or where it has no limit.
+    pub fn room(&self, app: &str) -> Option<Room> {
+        let counts = lock(&self.0);
+        let of_app = counts.apps.get(app).copied().unwrap_or_default();
+        (counts.max > 0).then_some(Room { max: counts.max, taken: counts.taken, of_app })
+    }
+
+    /// Remembers that `app` stores so many bytes, until the next look sees them.
+    pub fn add(&self, app: &str, bytes: u64) {
+        let mut counts = lock(&self.0);
+        counts.taken = counts.taken.saturating_add(bytes.max(MIN_MESSAGE_BYTES));
+        counts.add(app, bytes);
+    }
+}
+
+fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The maximum bytes of a stream, whoever keeps it below; zero where it has none.
+pub fn max_bytes(config: &stream::Config) -> u64 {
+    let ours = config.metadata.get(MAX_BYTES).and_then(|bytes| bytes.parse().ok());
+    ours.unwrap_or_else(|| u64::try_from(config.max_bytes).unwrap_or_default())
+}
+
+async fn watch(context: Context, stream: &'static str, counts: Weak<Mutex<Counts>>) {
+    let mut count_at = Instant::now();
+    while counts.strong_count() > 0 {
+        match context.get_stream(stream).await {
+            Ok(found) => {
+                let (max, state) = (max_bytes(&found.cached_info().config), &found.cached_info().state);
+                let taken = state.bytes.max(state.messages.saturating_mul(MIN_MESSAGE_BYTES));
+                let more_than_half = taken > max / 2;
+                if let Some(counts) = counts.upgrade() {
+                    let mut counts = lock(&counts);
+                    (counts.max, counts.taken) = (max, taken);
+                    if !more_than_half {
+                        counts.apps.clear();
+                    }
+                }
+                if max > 0 && more_than_half && Instant::now() >= count_at {
+                    let began = Instant::now();
+                    match timeout(COUNT_TIMEOUT, count(&found)).await {
+                        Ok(Ok(fresh)) => {
+                            if let Some(counts) = counts.upgrade() {
+                                lock(&counts).apps = fresh.apps;
+                            }
+                        }
+                        Ok(Err(error)) => tracing::debug!(stream, error = &*error, "the stream cannot be counted"),
+                        Err(_) => tracing::warn!(stream, "counting what apps hold takes longer than a minute"),
+                    }
+                    count_at = Instant::now() + began.elapsed() * REST;
+                }
+            }
+            Err(error) => tracing::debug!(stream, error = &error as &dyn std::error::Error, "no answer"),
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Adds up what is stored now, by app.
+async fn count(stream: &stream::Stream) -> Result<Counts, async_nats::Error> {
+    let mut counts = Counts::default();
+    let last = stream.cached_info().state.last_sequence;
+    let reader = stream
+        .create_consumer(pull::Config {
+            ack_policy: AckPolicy::None,
+            headers_only: true,
+            memory_storage: true,
+            num_replicas: 1,
+            inactive_threshold: FORGET_AFTER,
+            ..pull::Config::default()
+        })
+        .await?;
+    loop {
+        let mut batch = reader.fetch().max_messages(BATCH).messages().await?;
+        let mut read = 0;
+        while let Some(message) = batch.next().await {
+            let message = message?;
+            if message.info()?.stream_sequence > last {
+                return Ok(counts);
+            }
+            counts.add(app_of(&message), size_of(&message));
+            read += 1;
+        }
+        if read == 0 {
+            return Ok(counts);
+        }
+    }
+}
+
+/// The app that a message counts for: the one in its header, or in its subject. Empty where it has none.
+fn app_of(message: &Message) -> &str {
+    let named = message.headers.as_ref().and_then(|headers| headers.get(header::APP)).map(|app| app.as_str());
+    named.or_else(|| subject::parse_submit(&message.subject).map(|(_, app)| app)).unwrap_or_default()
+}
+
+fn size_of(message: &Message) -> u64 {
+    let payload =
+        message.headers.as_ref().and_then(|headers| headers.get(SIZE)).and_then(|size| size.as_str().parse().ok());
+    payload.unwrap_or(0u64).saturating_add(message.length as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u64 = 1_000_000_000;
+
+    /// Stores messages of each app in turn, while it may, and says what each holds in the end.
+    fn flood(apps: usize, times: u64) -> Vec<u64> {
+        let (mut held, bytes) = (vec![0u64; apps], MAX / 10_000);
+        loop {
+            let mut stored = false;
+            for app in 0..apps {
+                let room = Room { max: MAX, taken: held.iter().sum(), of_app: held[app] };
+                if room.admits(bytes, times) {
+                    held[app] += bytes;
+                    stored = true;
+                }
+            }
+            if !stored {
+                return held;
+            }
+        }
+    }
+
+    #[test]
+    fn however_many_apps_flood_there_is_as_much_left_as_each_of_them_holds() {
+        for apps in [1, 2, 5, 20] {
+            let held = flood(apps, 1);
+            let (least, most) = (held.iter().min().unwrap(), held.iter().max().unwrap());
+            let free = MAX - held.iter().sum::<u64>();
+            assert!(most - least <= MAX / 1_000 && free.abs_diff(*most) <= MAX / 100, "{held:?}, {free} free");
+        }
+    }
+
+    #[test]
+    fn what_may_hold_three_times_what_is_free_gets_three_quarters() {
+        assert!(flood(1, 3)[0].abs_diff(MAX / 4 * 3) < MAX / 1_000);
+    }
+
+    #[test]
+    fn up_to_half_nobody_has_to_be_counted() {
+        let room = |taken, of_app| Room { max: MAX, taken, of_app };
+        assert!(room(MAX / 2 - 4_000, MAX / 2 - 4_000).admits(1, 1), "all of it by one app");
+        assert!(!room(MAX, 0).admits(1, 3), "full is full");
+        assert!(!room(MAX - 1_000, 0).admits(1, 1), "small messages count as some bytes too");
+    }
+
+    #[test]
+    fn apps_beyond_the_limit_are_counted_as_one() {
+        let mut counts = Counts::default();
+        for app in 0..MAX_APPS + 5 {
+            counts.add(&app.to_string(), 1);
+        }
+        assert_eq!((counts.apps.len(), counts.apps[""]), (MAX_APPS + 1, 5 * MIN_MESSAGE_BYTES));
+    }
+}
