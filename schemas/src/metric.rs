@@ -12,7 +12,7 @@ crate::vocabulary! {
         Beats = "monotonic_counter.chasqui_beats": "Housekeeping rounds of the loops around stages; one that stops is stuck.",
         BatchSize = "histogram.chasqui_batch_size": "Messages in one commit.",
         CircuitChanges = "monotonic_counter.chasqui_circuit_changes": "Providers taken out of service and back, by the new state.",
-        DeadLettersCut = "monotonic_counter.chasqui_dead_letters_cut": "Dead letters stored without their payload, because there are too many.",
+        DeadLettersCut = "monotonic_counter.chasqui_dead_letters_cut": "Dead letters whose payload is not stored, because there are too many.",
         DeadLettersLost = "monotonic_counter.chasqui_dead_letters_lost": "Dead letters not stored, because there are too many; their trace is all that is left.",
         DeferralsRefused = "monotonic_counter.chasqui_deferrals_refused": "Messages made dead letters because their app has too much waiting for its time.",
         ExportBacklog = "gauge.chasqui_export_backlog": "Messages of the trace stream that wait for the exporter.",

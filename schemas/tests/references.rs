@@ -128,10 +128,15 @@ fn subjects() {
             stream::RECEIPTS,
             "Apps and the gateway publish receipts here: `schemas/json/receipt.json`.",
         ),
-        row(shape(subject::rejected("<app>")), stream::DEAD, "Rejected submissions; a producer can listen to its own."),
+        row(
+            shape(subject::rejected("<app>")),
+            stream::REJECTED,
+            "Rejected submissions; a producer can listen to its own.",
+        ),
         row(shape(subject::dead(Stage::Render)), stream::DEAD, "Dead letters of a stage."),
         row(code(subject::DEAD_TRACE), stream::DEAD, "Messages of the trace stream that do not decode."),
         row(code(subject::DEAD_RECEIPT), stream::DEAD, "Receipts that cannot be read or name no notification."),
+        row(code(subject::DEAD_DEFERRED), stream::DEAD, "Deferred messages that no queue can take back."),
         row(
             code("inbox.<app>.<user>"),
             stream::INBOX,

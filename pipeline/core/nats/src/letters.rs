@@ -3,8 +3,10 @@
 //! | the stream of dead letters | a letter is stored |
 //! |---|---|
 //! | has room for its app | whole |
-//! | is nearly full, or its app holds more than is free | without its payload; [`header::CUT`] says so |
-//! | is full, or its app holds more than twice that | not at all: the trace event stands alone; counted and logged |
+//! | is nearly full, or its app holds more than twice what is free | without its payload; [`header::CUT`] says so |
+//! | is full, or its app holds more than four times what is free | not at all: the trace event stands alone; counted and logged |
+//!
+//! So the letters of an app alone take two thirds of the stream with their payload, and four fifths at most.
 //!
 //! So the letters of one app, however many, cost the letters of another neither payload nor place ([`Shares`]), and no
 //! stage stands still because letters are many. What the broker refuses although it seemed to fit is stored without
@@ -26,6 +28,9 @@ use crate::{
 const MAX_DETAIL: usize = 4 * 1024;
 /// Maximum part of the stream, in percent, that letters with payload take; the rest is the reserve for those without.
 const WHOLE_PERCENT: u64 = 90;
+/// How many times what is free an app may hold for its letters to be stored whole, and for them to be stored at all.
+const ROOM_FOR_WHOLE: u64 = 2;
+const ROOM_FOR_CUT: u64 = 4;
 
 /// Says why a message that was published on `subject` is a dead letter of `stage`, and what happened in words.
 pub fn dead_letter(reason: Reason, detail: &str, stage: &str, subject: &str) -> Vec<(&'static str, String)> {
@@ -96,6 +101,7 @@ impl Letters {
         lost.extend(already_cut.iter().map(|letter| letter.stage));
         lost.extend(refused.into_iter().map(|index| again[index].stage));
 
+        // Of those without payload, some are lost after all, and counted as both.
         for stage in waiting.iter().chain(&again).filter(|letter| is_cut(letter)).map(|letter| letter.stage) {
             measure!(DeadLettersCut, 1u64, stage);
         }
@@ -123,9 +129,9 @@ fn keep(room: Option<Room>, bytes: u64) -> Keep {
     // What is not known yet, the broker's answer tells.
     let Some(room) = room else { return Keep::Whole };
     let nearly_full = room.taken.saturating_add(bytes) > room.max / 100 * WHOLE_PERCENT;
-    if !nearly_full && room.admits(bytes, 1) {
+    if !nearly_full && room.admits(bytes, ROOM_FOR_WHOLE) {
         Keep::Whole
-    } else if room.admits(0, 2) {
+    } else if room.admits(0, ROOM_FOR_CUT) {
         Keep::Cut
     } else {
         Keep::Nothing
@@ -155,10 +161,11 @@ mod tests {
         };
         assert_eq!(keep(None, 10_000), Keep::Whole);
         assert_eq!(kept(45, 45), Keep::Whole);
-        assert_eq!(kept(55, 55), Keep::Cut, "it holds more than is free");
-        assert_eq!(kept(55, 5), Keep::Whole, "another does");
-        assert_eq!(kept(70, 70), Keep::Nothing, "it holds more than twice what is free");
+        assert_eq!(kept(65, 65), Keep::Whole);
+        assert_eq!(kept(70, 70), Keep::Cut, "it holds more than twice what is free");
         assert_eq!(kept(70, 5), Keep::Whole, "another does");
+        assert_eq!(kept(82, 82), Keep::Nothing, "it holds more than four times what is free");
+        assert_eq!(kept(82, 5), Keep::Whole, "another does");
         assert_eq!(kept(92, 5), Keep::Cut, "the reserve");
         assert_eq!(kept(100, 0), Keep::Nothing);
     }

@@ -128,32 +128,34 @@ async fn watch(context: Context, stream: &'static str, counts: Weak<Mutex<Counts
             Ok(found) => {
                 let (max, state) = (max_bytes(&found.cached_info().config), &found.cached_info().state);
                 let taken = state.bytes.max(state.messages.saturating_mul(MIN_MESSAGE_BYTES));
-                let more_than_half = taken > max / 2;
-                if let Some(counts) = counts.upgrade() {
-                    let mut counts = lock(&counts);
-                    (counts.max, counts.taken) = (max, taken);
-                    if !more_than_half {
-                        counts.apps.clear();
-                    }
-                }
-                if max > 0 && more_than_half && Instant::now() >= count_at {
+                let apps = if taken <= max / 2 {
+                    Some(HashMap::new())
+                } else if Instant::now() >= count_at {
                     let began = Instant::now();
-                    match timeout(COUNT_TIMEOUT, count(&found)).await {
-                        Ok(Ok(fresh)) => {
-                            if let Some(counts) = counts.upgrade() {
-                                lock(&counts).apps = fresh.apps;
-                            }
-                        }
-                        Ok(Err(error)) => tracing::debug!(stream, error = &*error, "the stream cannot be counted"),
-                        Err(_) => tracing::warn!(stream, "counting what apps hold takes longer than a minute"),
-                    }
+                    let apps = count_in_time(stream, &found).await;
                     count_at = Instant::now() + began.elapsed() * REST;
-                }
+                    apps
+                } else {
+                    None
+                };
+                let Some(counts) = counts.upgrade() else { return };
+                let mut counts = lock(&counts);
+                (counts.max, counts.taken) = (max, taken);
+                counts.apps = apps.unwrap_or_else(|| std::mem::take(&mut counts.apps));
             }
             Err(error) => tracing::debug!(stream, error = &error as &dyn std::error::Error, "no answer"),
         }
         sleep(LOOK).await;
     }
+}
+
+async fn count_in_time(name: &str, stream: &stream::Stream) -> Option<HashMap<String, u64>> {
+    match timeout(COUNT_TIMEOUT, count(stream)).await {
+        Ok(Ok(counts)) => return Some(counts.apps),
+        Ok(Err(error)) => tracing::debug!(stream = name, error = &*error, "the stream cannot be counted"),
+        Err(_) => tracing::warn!(stream = name, "counting what apps hold takes longer than a minute"),
+    }
+    None
 }
 
 /// Adds up what is stored now, by app.

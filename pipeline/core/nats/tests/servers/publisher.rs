@@ -229,3 +229,24 @@ async fn a_server_that_crashes_midway_loses_nothing_and_doubles_nothing() {
         assert!(seen.insert(stream.direct_get(sequence).await.unwrap().payload));
     }
 }
+
+#[tokio::test]
+async fn what_is_offered_is_stored_as_far_as_it_fits_and_nobody_waits() {
+    let server = Nats::start().await;
+    let context = server.context().await;
+    let config = Config { max_message_size: 1_000, max_messages: 60, ..stream_config("S", "s") };
+    context.create_stream(config).await.unwrap();
+    let publisher = Publisher::new(context.clone());
+    let mut messages: Vec<_> = (0..50).map(|n| message("s", n)).collect();
+    messages[7].payload = vec![b'x'; 2_000].into();
+    let refused = publisher.offer(&messages).await;
+    let [(7, PublishError::TooLarge { .. })] = refused[..] else { panic!("{refused:?}") };
+    assert_eq!(count(&context, "S").await, 49);
+
+    let more: Vec<_> = (100..150).map(|n| message("s", n)).collect();
+    let refused = publisher.offer(&more).await;
+    assert_eq!((refused.len(), count(&context, "S").await), (39, 60));
+    assert!(refused.iter().all(|(_, error)| error.class() == Class::Overloaded), "{refused:?}");
+    assert_eq!(publisher.offer(&messages).await.len(), 1, "what is stored is no refusal");
+    assert_eq!(publisher.offer(&[]).await.len(), 0);
+}

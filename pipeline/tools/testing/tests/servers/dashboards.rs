@@ -180,7 +180,7 @@ async fn sample_queues(install: &TestInstall) -> Result<()> {
         FROM (SELECT number * 5 - 300 AS ago FROM numbers(84))
         ARRAY JOIN
         [
-            ('enrich', 'high', '', 'STAGE_ENRICH_HIGH', 'enrich_high', 3, 40, 1, 10.5, 70, 100),
+            ('enrich', 'high', '', 'STAGE_ENRICH_HIGH', 'enrich_high', 3, 40, 1, 10.5, 40, 100),
             ('send', 'critical', 'sms', 'STAGE_SEND_CRITICAL', 'send_critical_sms', 900, 60000, 1, 2., 0, 100),
             ('send', 'bulk', 'email', 'STAGE_SEND_BULK', 'send_bulk_email', 50, 200000, 0, 0., 0, 100),
             ('traces', '', '', 'TRACES', 'writer', 5000, 90000, 1, 100., 0, 0),

@@ -122,7 +122,7 @@ async fn after_forget_only_what_the_report_names_is_left() -> anyhow::Result<()>
     let counts =
         json!({ "contacts": true, "preferences": true, "inbox_messages": 1, "dead_letters": 3, "notifications": 2 });
     ensure!(foretold["erased"] == counts, "{foretold}");
-    let held = ["DEAD", "INBOX", "KV_contacts", "KV_preferences"];
+    let held = ["DEAD", "INBOX", "KV_contacts", "KV_preferences", "REJECTED"];
     holding_at_rest(&install, &held).await?;
 
     let report = forget(&install, "--yes").await?;
@@ -131,6 +131,7 @@ async fn after_forget_only_what_the_report_names_is_left() -> anyhow::Result<()>
     ensure!(rows_holding(&install).await? == 0, "ClickHouse knows the user");
     ensure!(oracle::number(&install, rates).await? == before, "the rates of the past have changed");
     ensure!(install.stored(stream::DEAD).await? == 1 && install.stored(stream::INBOX).await? == 1, "bob's are gone");
+    ensure!(install.stored(stream::REJECTED).await? == 0, "the user's rejection stays");
     oracle::traces_are_trees(&install).await?;
     // The suppression list outlives it, and says so.
     ensure!(report["remains"].to_string().contains("suppression list"), "{report}");
