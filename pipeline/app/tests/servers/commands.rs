@@ -212,6 +212,29 @@ async fn a_rejected_submission_is_shown_without_addresses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rejections_are_listed_among_dead_letters_and_what_was_cut_stays() {
+    let cli = CommandLine::new().await;
+    let ended = subject::submit(Lane::High, "shop");
+    let headers = [(header::STAGE, "validate"), (header::REASON, "invalid"), (header::SUBJECT, ended.as_str())];
+    cli.bury_noise("held").await;
+    cli.bury(subject::rejected("shop"), &headers, b"{}").await;
+    cli.bury_noise("held").await;
+    let cut = [headers.as_slice(), &[(header::CUT, "70000")]].concat();
+    cli.bury(subject::rejected("shop"), &cut, b"{\"recipients").await;
+    let letters = cli.dead(&[]);
+    let numbers: Vec<_> = letters.iter().map(|letter| letter["number"].as_str().unwrap()).collect();
+    assert_eq!(numbers, ["1", "r1", "2", "r2"]);
+    assert_eq!((&letters[3]["cut"], &letters[3]["bytes"]), (&true.into(), &70_000.into()));
+    assert!(cli.output(&["dead", "list", "--limit", "1"]).contains("not all of its payload"));
+
+    let printed = cli.complaint(&["dead", "replay", "--stage", "validate"], "");
+    assert!(printed.contains("r2 stays: not all of its 70000 bytes were kept"), "{printed}");
+    let front = cli.context.get_stream(stream::of_stage(Stage::Validate, Lane::High)).await.unwrap();
+    assert_eq!(front.direct_get(1).await.unwrap().payload, "{}");
+    assert_eq!((cli.count(stream::REJECTED).await, cli.count(stream::DEAD).await), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_letter_is_replayed_once_to_where_it_ended() {
     let cli = CommandLine::new().await;
     let number = cli.bury_noise("undecodable").await.to_string();

@@ -102,7 +102,7 @@ fn listed(letters: &[Summary]) -> Table {
             clean(&letter.reason, 30),
             clean(of, 40),
             if letter.cut {
-                format!("{} (without its payload)", clean(&letter.detail, MAX_DETAIL))
+                format!("{} (not all of its payload was kept)", clean(&letter.detail, MAX_DETAIL))
             } else {
                 clean(&letter.detail, MAX_DETAIL)
             },
