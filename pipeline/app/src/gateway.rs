@@ -1,4 +1,7 @@
 //! The gateway: one listener, and the rooms behind it.
+//!
+//! Guarantee: connections leave the process half of its file descriptors, so that a flood of them closes neither spool nor
+//! the way to NATS.
 
 use std::{
     net::SocketAddr,
@@ -10,10 +13,12 @@ use async_nats::jetstream;
 use axum::Router;
 use chasqui_contract::Clock;
 use chasqui_engagement::{Carrier, Engagement, Known, Reporters, Setup};
+use chasqui_http::Limits;
 use chasqui_nats::{Pauses, Publisher};
 use chasqui_settings::Secret;
 use chasqui_stores::{NatsLedger, pepper};
 use jiff::SignedDuration;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +27,7 @@ use crate::settings::Settings;
 /// A gateway that listens.
 pub struct Gateway {
     listener: TcpListener,
-    connections: usize,
+    limits: Limits,
     router: Router,
     carrier: Carrier,
     lost: Arc<AtomicU64>,
@@ -39,30 +44,33 @@ impl Gateway {
         clickhouse: clickhouse::Client,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Self> {
-        let gateway = &settings.gateway;
-        let (address, is_local) = (gateway.address()?, gateway.is_local()?);
+        let gateway = &chasqui_http::Settings {
+            connections: affordable(settings.gateway.connections),
+            ..settings.gateway.clone()
+        };
+        let address = gateway.address()?;
         let tokens = settings.apps.iter().map(|(app, settings)| (app.clone(), settings.token.clone())).collect();
         let known = Arc::new(OnceLock::new());
         let engagement = Engagement::open(Setup {
             settings: &settings.engagement,
-            public_url: &gateway.public_url,
+            gateway,
             links: settings.links.open(&gateway.public_url)?,
-            reporters: Reporters::of(&tokens, is_local)?,
+            reporters: Reporters::of(&tokens)?,
             callbacks: chasqui_providers::callbacks(&settings.accounts, &gateway.public_url)?,
             client: client.clone(),
             clock,
             kept: SignedDuration::from_hours(24 * i64::from(settings.clickhouse.ttl_days.get())),
             known: Arc::clone(&known),
         })?;
-        let console = chasqui_console::open(&settings.console, is_local, clickhouse)?;
+        let console = chasqui_console::open(&settings.console, gateway, clickhouse)?;
         let listener = TcpListener::bind(address).await;
         let listener = listener
             .with_context(|| format!("cannot listen on {address} (`gateway.bind`; empty for no gateway here)"))?;
         let lost = engagement.lost();
         let (router, carrier) = engagement.into_parts();
         let router = router.merge(console.unwrap_or_default());
-        let (connections, secret) = (gateway.connections.max(1), settings.privacy.secret()?);
-        Ok(Gateway { listener, connections, router, carrier, lost, client, secret, known })
+        let (limits, secret) = (Limits::public(gateway.connections), settings.privacy.secret()?);
+        Ok(Gateway { listener, limits, router, carrier, lost, client, secret, known })
     }
 
     /// The address that it listens on, with the port that the system chose where the settings say 0.
@@ -77,10 +85,10 @@ impl Gateway {
 
     /// Answers until `stop` is cancelled, and then publishes or spools the hits that it had accepted.
     pub async fn run(self, stop: CancellationToken) {
-        let Gateway { listener, connections, router, carrier, client, secret, known, .. } = self;
+        let Gateway { listener, limits, router, carrier, client, secret, known, .. } = self;
         let learning = stop.run_until_cancelled(learn(client, secret, &known));
         // The last request drops the last sender of the hit queue, which ends the carrier.
-        tokio::join!(chasqui_http::serve(listener, router, connections, &stop), carrier.run(), learning);
+        tokio::join!(chasqui_http::serve(listener, router, limits, &stop), carrier.run(), learning);
     }
 }
 
@@ -106,4 +114,14 @@ async fn learn(client: async_nats::Client, secret: Option<Secret>, known: &OnceL
         }
         tokio::time::sleep(pauses.pause()).await;
     }
+}
+
+/// As many of the connections as the process can hold open.
+fn affordable(wanted: usize) -> usize {
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    let most = files.unwrap_or(usize::MAX) / 2;
+    if wanted > most {
+        tracing::warn!(wanted, most, "gateway.connections is more than half of the open files that the system allows");
+    }
+    wanted.clamp(1, most.max(1))
 }

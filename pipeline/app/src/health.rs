@@ -9,9 +9,14 @@
 //! Guarantee: `/healthz` depends on the process alone. A broker that is away makes loops wait, but a restart would not
 //! help, so that time does not count. The gateway has a listener and a `/readyz` of its own, because it accepts hits
 //! without a broker. Nothing is stored; after a crash the process begins as healthy.
+//!
+//! Nothing keeps the answers away, because who waits for `/healthz` in vain restarts the process. They have a thread of their
+//! own, so that no work of the process delays them. A connection is closed after one answer, and within `HEAD` where it
+//! asks nothing; the newest get the places of those that wait (see [`chasqui_http::server`]).
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,8 +29,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use chasqui_http::Limits;
 use tokio::{
     net::TcpListener,
+    runtime,
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -38,8 +46,10 @@ const STALLED: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(500);
 /// Maximum time for a server's answer; after it the process is not ready. A server at work answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Maximum connections at once. Probes rarely come together.
-const CONNECTIONS: usize = 16;
+/// What the listener allows. Probes rarely come together, and ask at once.
+const LIMITS: Limits = Limits { connections: 256, head: Duration::from_secs(2), requests: 1 };
+/// Maximum checks of the servers at once: a flood of `/readyz` must not become one of queries.
+const CHECKS: usize = 4;
 
 /// What decides whether a process is healthy and ready.
 pub struct Health {
@@ -49,15 +59,29 @@ pub struct Health {
     clickhouse: Option<clickhouse::Client>,
     /// When we last saw that NATS was away; at first, when the process began.
     away_at: Mutex<Instant>,
+    checks: Semaphore,
 }
 
 impl Health {
     pub fn new(metrics: Metrics, nats: Option<Client>, clickhouse: Option<clickhouse::Client>) -> Self {
-        Health { metrics, nats, clickhouse, away_at: Mutex::new(Instant::now()) }
+        Health { metrics, nats, clickhouse, away_at: Mutex::new(Instant::now()), checks: Semaphore::new(CHECKS) }
     }
 
-    /// Answers requests for as long as it is polled.
-    pub async fn serve(self, listener: TcpListener) {
+    /// Answers requests on a thread of its own, until the process ends.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(self, listener: std::net::TcpListener) -> anyhow::Result<()> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _within = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        thread::Builder::new().name("health".into()).spawn(move || runtime.block_on(self.serve(listener)))?;
+        Ok(())
+    }
+
+    async fn serve(self, listener: TcpListener) {
         let health = Arc::new(self);
         let router = Router::new()
             .route("/healthz", get(healthy))
@@ -65,7 +89,7 @@ impl Health {
             .route("/metrics", get(metrics))
             .with_state(Arc::clone(&health));
         let never = CancellationToken::new();
-        tokio::join!(chasqui_http::serve(listener, router, CONNECTIONS, &never), health.watch_nats());
+        tokio::join!(chasqui_http::serve(listener, router, LIMITS, &never), health.watch_nats());
     }
 
     async fn watch_nats(&self) {
@@ -85,6 +109,7 @@ impl Health {
     }
 
     async fn missing(&self) -> anyhow::Result<()> {
+        let _check = timeout(PATIENCE, self.checks.acquire()).await.context("too many ask")?;
         if let Some(nats) = &self.nats {
             anyhow::ensure!(!is_away(nats), "NATS is not connected");
             timeout(PATIENCE, require_topology(nats)).await.context("JetStream does not answer")??;

@@ -26,6 +26,7 @@ pub mod worker;
 use std::{path::Path, process::ExitCode};
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     args::{Args, Command},
@@ -79,12 +80,22 @@ pub fn start<W: AsyncFnOnce(Settings, Metrics) -> anyhow::Result<ExitCode>>(
     rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("TLS is set up already"))?;
     let metrics = Metrics::default();
     let telemetry = telemetry::start(&settings.log, &settings.telemetry, filter, &metrics)?;
+    raise_file_limit();
     let runtime = runtime(steps_back).context("cannot start the async runtime")?;
     let code = runtime.block_on(work(settings, metrics));
     // Detached work must not delay the end. Everything that matters has been awaited.
     runtime.shutdown_background();
     telemetry.shutdown();
     code
+}
+
+/// Raises the number of files and connections that this process may open to what the system allows it. What it is given at
+/// first, 1,024 mostly, is for programs that use select(2).
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot raise the number of open files");
+    }
 }
 
 /// Builds the async runtime.

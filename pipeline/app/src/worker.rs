@@ -298,20 +298,23 @@ impl Worker {
         Ok(())
     }
 
-    /// Starts the gateway, unless `gateway.bind` is empty.
+    /// Starts the gateway, unless `gateway.bind` is empty. It has a thread of its own: whoever floods it takes no time of
+    /// the stages.
     async fn open_gateway(&mut self, settings: &Settings, addresses: &Addresses, client: Client) -> anyhow::Result<()> {
         if settings.gateway.is_on() {
-            let gateway =
-                Gateway::bind(settings, client, addresses.clickhouse(&settings.clickhouse)?, Arc::new(SystemClock))
-                    .await?;
+            let on = self.thread("gateway")?;
+            let (settings, clickhouse) = (settings.clone(), addresses.clickhouse(&settings.clickhouse)?);
+            let bind = async move { Gateway::bind(&settings, client, clickhouse, Arc::new(SystemClock)).await };
+            let gateway = on.spawn(bind).await??;
             let address = gateway.address()?;
             self.gateway = Some(address);
             tracing::info!(%address, "the gateway listens");
             let stop = self.stop.clone();
-            self.tasks.spawn(async move {
+            let run = async move {
                 gateway.run(stop).await;
                 Ok(())
-            });
+            };
+            self.tasks.spawn_on(run, &on);
         }
         Ok(())
     }

@@ -1,9 +1,15 @@
 //! `serve` and `up`: run roles until Ctrl-C or SIGTERM.
 
-use std::net::SocketAddr;
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::OpenOptionsExt,
+};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
+use uuid::Uuid;
 
 use crate::{
     args::{ServeArgs, UpArgs},
@@ -30,14 +36,17 @@ pub(crate) async fn serve(args: &ServeArgs, settings: &Settings, metrics: Metric
 pub(crate) async fn up(args: &UpArgs, settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
     let servers = OwnServers::start(settings, &settings.embedded.data_dir, true, |step| eprintln!("{step}")).await?;
     servers.addresses.migrate(settings).await?;
-    let worker = Worker::start(settings, &servers.addresses, &Role::all()).await?;
+    let mut settings = settings.clone();
+    let token = console_token(&mut settings)?;
+    let worker = Worker::start(&settings, &servers.addresses, &Role::all()).await?;
     health(args.health, &worker, metrics).await?;
     let Addresses { nats, clickhouse } = &servers.addresses;
     println!("Chasqui is up. Stop it with Ctrl-C.\n");
     println!("  NATS        {nats}        publish to notify.submit.<lane>.<app>");
     println!("  ClickHouse  {clickhouse}  database `{}`", settings.clickhouse.database);
     if let Some(bind) = worker.gateway {
-        println!("  Gateway     http://{bind}  receipts of apps at /v1/receipts; what happened, for a browser, at /ui");
+        println!("  Gateway     http://{bind}  links, callbacks of vendors, receipts of apps that have a token");
+        println!("  Console     {}", console_link(bind, token.as_deref()));
     }
     println!("\nOther commands find it by themselves when started in this folder, for example:");
     println!("  chasqui send my-submission.json --app shop");
@@ -45,6 +54,35 @@ pub(crate) async fn up(args: &UpArgs, settings: &Settings, metrics: Metrics) -> 
     let ended = worker.run_until(stopped()).await;
     servers.shutdown().await;
     ended
+}
+
+/// Makes a token of the console for this run, unless the settings name one. It is in a file of `embedded.data_dir` that
+/// only this user can read, because settings hold no secrets.
+fn console_token(settings: &mut Settings) -> anyhow::Result<Option<String>> {
+    if settings.console.token.is_set() {
+        return Ok(None);
+    }
+    // 122 random bits.
+    let token = Uuid::new_v4().simple().to_string();
+    let path = settings.embedded.data_dir.join("console.token");
+    // The one of the last run; rights are given to new files only.
+    _ = fs::remove_file(&path);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    let written = file.and_then(|mut file| file.write_all(token.as_bytes()));
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    settings.console.token.file = Some(path);
+    Ok(Some(token))
+}
+
+/// Where a browser finds the console, with the token that we made.
+fn console_link(bind: SocketAddr, token: Option<&str>) -> String {
+    // It listens everywhere; this machine is the one that reads this.
+    let local = if bind.is_ipv4() { IpAddr::from(Ipv4Addr::LOCALHOST) } else { IpAddr::from(Ipv6Addr::LOCALHOST) };
+    let address = if bind.ip().is_unspecified() { SocketAddr::new(local, bind.port()) } else { bind };
+    match token {
+        Some(token) => format!("http://up:{token}@{address}/ui"),
+        None => format!("http://{address}/ui  the password is console.token"),
+    }
 }
 
 async fn stopped() {
@@ -57,7 +95,50 @@ async fn stopped() {
 async fn health(address: Option<SocketAddr>, worker: &Worker, metrics: Metrics) -> anyhow::Result<()> {
     if let Some(address) = address {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        tokio::spawn(worker.health(metrics).serve(listener));
+        worker.health(metrics).start(listener.into_std()?).context("cannot start to answer probes")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_run_has_a_token_of_its_own_that_nobody_else_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let load =
+            |console| Settings::load(None, &json!({ "embedded": { "data_dir": dir.path() }, "console": console }));
+        let mut tokens = Vec::new();
+        for _ in 0..2 {
+            let mut settings = load(json!({})).unwrap();
+            let token = console_token(&mut settings).unwrap().unwrap();
+            let file = settings.console.token.file.clone().unwrap();
+            assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(settings.console.token.read("console.token").unwrap().unwrap().expose(), token);
+            // Somebody gave everybody the right to read it.
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+            tokens.push(token);
+        }
+        assert_ne!(tokens[0], tokens[1]);
+        let mut settings = load(json!({ "token": { "env": "MINE" } })).unwrap();
+        assert_eq!(console_token(&mut settings).unwrap(), None);
+        assert_eq!(settings.console.token.file, None);
+    }
+
+    #[test]
+    fn the_link_leads_to_this_machine() {
+        for (bind, token, expected) in [
+            ("127.0.0.1:8400", Some("t"), "http://up:t@127.0.0.1:8400/ui"),
+            ("0.0.0.0:80", Some("t"), "http://up:t@127.0.0.1:80/ui"),
+            ("[::]:80", Some("t"), "http://up:t@[::1]:80/ui"),
+            ("192.0.2.1:80", None, "http://192.0.2.1:80/ui  the password is console.token"),
+        ] {
+            assert_eq!(console_link(bind.parse().unwrap(), token), expected);
+        }
+    }
 }

@@ -1,24 +1,17 @@
-//! Who may read the console.
+//! Who may read the console: everyone who knows `console.token`. Browsers ask for it as the password of any user (RFC 7617),
+//! programs send it as a bearer token (RFC 6750). Without a token there is no console.
 //!
-//! With `console.token`, everyone who knows the token: browsers ask for it as the password of any user (RFC 7617),
-//! programs send it as a bearer token (RFC 6750). Without it, only this machine, and only while the gateway listens on
-//! loopback and has no public address, because behind a proxy every request comes from here. Else there is no console.
+//! Being on this machine opens nothing: a proxy on this machine makes everybody look so. `chasqui up` makes a token for each
+//! run and prints a link with it.
 //!
-//! A website that lets its own name point to 127.0.0.1 (DNS rebinding) is refused by the name in `Host`.
-
-use std::net::IpAddr;
+//! A browser that knows the password sends it with every request, also with one that another website makes it send. So the
+//! routes are guarded by [`Names`](chasqui_http::Names) too.
 
 use axum::{
-    http::{
-        HeaderMap, StatusCode,
-        header::{HOST, WWW_AUTHENTICATE},
-    },
+    http::{HeaderMap, StatusCode, header::WWW_AUTHENTICATE},
     response::{IntoResponse, Response},
 };
-use chasqui_http::{
-    Peer,
-    token::{self, TokenHash},
-};
+use chasqui_http::token::{self, TokenHash};
 use chasqui_settings::SettingsError;
 
 use crate::Settings;
@@ -26,102 +19,69 @@ use crate::Settings;
 /// Least bytes of a token: a shorter one can be guessed.
 const MIN_TOKEN: usize = 16;
 
-/// Who may read.
+/// Those who have the token with this hash.
 #[derive(Debug)]
-pub(crate) enum Access {
-    /// Every program on this machine.
-    ThisMachine,
-    /// Those who have the token with this hash.
-    Token(TokenHash),
-}
+pub(crate) struct Access(TokenHash);
 
 impl Access {
-    /// As the settings say; `None` where they allow no reader. `is_local`: only this machine can reach the gateway.
-    pub(crate) fn of(settings: &Settings, is_local: bool) -> Result<Option<Self>, SettingsError> {
+    /// As the settings say; `None` where they name no token.
+    pub(crate) fn of(settings: &Settings) -> Result<Option<Self>, SettingsError> {
         let key = "console.token";
         match settings.token.read(key)? {
             Some(token) if token.expose().len() < MIN_TOKEN => {
                 Err(SettingsError::invalid(key, format!("is shorter than {MIN_TOKEN} characters")))
             }
-            Some(token) => Ok(Some(Access::Token(token::hash(token.expose())))),
-            None if is_local => Ok(Some(Access::ThisMachine)),
-            None => Ok(None),
+            token => Ok(token.map(|token| Access(token::hash(token.expose())))),
         }
     }
 
     /// The answer to those who may not.
-    pub(crate) fn refuse(&self, peer: Option<&Peer>, headers: &HeaderMap) -> Option<Response> {
-        let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        match self {
-            Access::ThisMachine => {
-                let is_here = peer.is_some_and(|Peer(address)| address.ip().is_loopback()) && names_us(header(HOST));
-                (!is_here).then(|| (StatusCode::FORBIDDEN, "Open this page as http://127.0.0.1\n").into_response())
-            }
-            Access::Token(expected) => {
-                let is_known =
-                    token::bearer_or_password(headers).is_some_and(|token| token::same(&token::hash(&token), expected));
-                let ask = [(WWW_AUTHENTICATE, "Basic realm=\"Chasqui\", charset=\"UTF-8\"")];
-                (!is_known).then(|| (StatusCode::UNAUTHORIZED, ask, "The password is console.token\n").into_response())
-            }
-        }
+    pub(crate) fn refuse(&self, headers: &HeaderMap) -> Option<Response> {
+        let given = token::bearer_or_password(headers);
+        let is_known = given.is_some_and(|token| token::same(&token::hash(&token), &self.0));
+        let ask = [(WWW_AUTHENTICATE, "Basic realm=\"Chasqui\", charset=\"UTF-8\"")];
+        (!is_known).then(|| (StatusCode::UNAUTHORIZED, ask, "The password is console.token\n").into_response())
     }
-}
-
-/// Whether a `Host` is this machine, by number or as `localhost`.
-fn names_us(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next(),
-        None => host.split(':').next(),
-    };
-    let name = name.unwrap_or_default();
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderValue, header::AUTHORIZATION};
+    use axum::http::header::AUTHORIZATION;
     use base64::{Engine, prelude::BASE64_STANDARD};
+    use chasqui_settings::SecretSource;
 
     use super::*;
 
-    fn status(access: &Access, peer: &str, name: axum::http::HeaderName, value: &str) -> u16 {
-        let headers = HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())]);
-        let peer = Peer(peer.parse().unwrap());
-        access.refuse(Some(&peer), &headers).map_or(200, |response| response.status().as_u16())
+    fn access(token: &str) -> Result<Option<Access>, SettingsError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), token).unwrap();
+        Access::of(&Settings { token: SecretSource { file: Some(file.path().to_owned()), env: None } })
     }
 
     #[test]
-    fn on_this_machine_only_this_machine_reads_and_only_by_its_own_name() {
-        for (peer, host, expected) in [
-            ("127.0.0.1:5", "127.0.0.1:8400", 200),
-            ("127.0.0.1:5", "localhost", 200),
-            ("[::1]:5", "[::1]:8400", 200),
-            ("192.0.2.1:5", "127.0.0.1:8400", 403),
-            ("127.0.0.1:5", "rebound.example.com:8400", 403),
-            ("127.0.0.1:5", "127.0.0.1.example.com", 403),
-            ("127.0.0.1:5", "", 403),
-        ] {
-            assert_eq!(status(&Access::ThisMachine, peer, HOST, host), expected, "{peer} {host}");
-        }
-        assert!(Access::ThisMachine.refuse(None, &HeaderMap::new()).is_some());
-    }
-
-    #[test]
-    fn with_a_token_only_the_token_opens() {
-        let access = Access::Token(token::hash("0123456789abcdef"));
+    fn only_the_token_opens() {
+        let access = access("0123456789abcdef\n").unwrap().unwrap();
         let basic = |text: &str| format!("Basic {}", BASE64_STANDARD.encode(text));
         for (given, expected) in [
-            ("Bearer 0123456789abcdef".to_owned(), 200),
-            (basic("anyone:0123456789abcdef"), 200),
-            (basic(":0123456789abcdef"), 200),
-            (basic("0123456789abcdef:"), 401),
-            (basic("0123456789abcdef"), 401),
-            ("Bearer 0123456789abcdeg".to_owned(), 401),
-            ("Basic ====".to_owned(), 401),
-            ("0123456789abcdef".to_owned(), 401),
-            (String::new(), 401),
+            ("Bearer 0123456789abcdef".to_owned(), true),
+            (basic("anyone:0123456789abcdef"), true),
+            (basic(":0123456789abcdef"), true),
+            (basic("0123456789abcdef:"), false),
+            (basic("0123456789abcdef"), false),
+            ("Bearer 0123456789abcdeg".to_owned(), false),
+            ("Basic ====".to_owned(), false),
+            ("0123456789abcdef".to_owned(), false),
+            (String::new(), false),
         ] {
-            assert_eq!(status(&access, "127.0.0.1:5", AUTHORIZATION, &given), expected, "{given}");
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, given.parse().unwrap())]);
+            assert_eq!(access.refuse(&headers).is_none(), expected, "{given}");
         }
+        assert_eq!(access.refuse(&HeaderMap::new()).unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn without_a_token_there_is_no_console_and_a_short_one_is_refused() {
+        assert!(Access::of(&Settings { token: SecretSource::default() }).unwrap().is_none());
+        assert_eq!(access("0123456789abcde").unwrap_err().key, "console.token");
     }
 }

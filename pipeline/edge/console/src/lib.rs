@@ -40,7 +40,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use chasqui_http::Peer;
+use chasqui_http::{Budget, Names};
 use chasqui_settings::{SecretSource, SettingsError};
 use chasqui_warehouse::WarehouseError;
 use jiff::Timestamp;
@@ -103,18 +103,19 @@ pub enum ConsoleError {
     Template(#[from] minijinja::Error),
 }
 
-/// The routes of the console, over the tables behind `clickhouse`; `None` where the settings allow no reader.
-/// `is_local`: only this machine can reach the gateway.
+/// The routes of the console, over the tables behind `clickhouse`; `None` where the settings name no token.
 ///
 /// # Errors
 /// Where the token cannot be used, or a page is faulty.
 pub fn open(
     settings: &Settings,
-    is_local: bool,
+    gateway: &chasqui_http::Settings,
     clickhouse: clickhouse::Client,
 ) -> Result<Option<Router>, ConsoleError> {
-    let Some(access) = Access::of(settings, is_local)? else { return Ok(None) };
-    Ok(Some(router(Console::new(access, clickhouse)?)))
+    let Some(access) = Access::of(settings)? else { return Ok(None) };
+    let names = Names::of(gateway)?;
+    let routes = router(Console::new(access, clickhouse)?, Budget::of(gateway.connections, 0));
+    Ok(Some(names.around(routes)))
 }
 
 /// What pages share.
@@ -219,9 +220,10 @@ impl Console {
     }
 }
 
-fn router(ui: Console) -> Router {
+/// Whoever may not read takes no turn.
+fn router(ui: Console, budget: Budget) -> Router {
     let ui = Arc::new(ui);
-    Router::new()
+    let routes = Router::new()
         .route("/ui", get(search_page))
         .route("/ui/", get(search_page))
         .route("/ui/n/{id}", get(notification_page))
@@ -229,13 +231,12 @@ fn router(ui: Console) -> Router {
         .route("/ui/queues", get(queues_page))
         .route("/ui/style.css", get(|| file("text/css; charset=utf-8", include_str!("pages/style.css"))))
         .route("/ui/script.js", get(|| file("text/javascript; charset=utf-8", include_str!("pages/script.js"))))
-        .route("/ui/icon.svg", get(|| file("image/svg+xml", include_str!("pages/icon.svg"))))
-        .layer(middleware::from_fn_with_state(ui.clone(), guard))
-        .with_state(ui)
+        .route("/ui/icon.svg", get(|| file("image/svg+xml", include_str!("pages/icon.svg"))));
+    budget.around(routes).layer(middleware::from_fn_with_state(ui.clone(), guard)).with_state(ui)
 }
 
 async fn guard(State(ui): State<Arc<Console>>, request: Request, next: Next) -> Response {
-    let refusal = ui.access.refuse(request.extensions().get::<Peer>(), request.headers());
+    let refusal = ui.access.refuse(request.headers());
     let mut response = match refusal {
         Some(refusal) => refusal,
         None => next.run(request).await,
@@ -292,17 +293,23 @@ fn moment(at_ms: i64) -> String {
 mod tests {
     use super::*;
 
+    pub(crate) fn console(clickhouse: clickhouse::Client) -> Console {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "0123456789abcdef").unwrap();
+        let token = SecretSource { file: Some(file.path().to_owned()), env: None };
+        Console::new(Access::of(&Settings { token }).unwrap().unwrap(), clickhouse).unwrap()
+    }
+
     #[test]
     fn every_template_can_be_read() {
-        let ui = Console::new(Access::ThisMachine, clickhouse::Client::default()).unwrap();
+        let ui = console(clickhouse::Client::default());
         assert_eq!(ui.show(StatusCode::OK, "no.html", json!({})).status(), StatusCode::INTERNAL_SERVER_ERROR);
     }
 
     #[tokio::test]
     async fn without_clickhouse_there_is_a_page_that_says_so() {
         // Nobody listens on port 1.
-        let ui =
-            Console::new(Access::ThisMachine, clickhouse::Client::default().with_url("http://127.0.0.1:1")).unwrap();
+        let ui = console(clickhouse::Client::default().with_url("http://127.0.0.1:1"));
         let response = ui.answer(notification::page(&ui.clickhouse, "0198c0c0-0000-7000-8000-000000000000")).await;
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         let page = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();

@@ -226,10 +226,10 @@ mod tests {
     use minijinja::value::Serde;
 
     use super::*;
-    use crate::{Console, access::Access};
+    use crate::tests::console;
 
     fn html(page: Page) -> String {
-        let ui = Console::new(Access::ThisMachine, Client::default()).unwrap();
+        let ui = console(Client::default());
         let Page::Show(template, values) = page else { panic!("elsewhere") };
         ui.templates.get_template(template).unwrap().render(Serde(values)).unwrap()
     }

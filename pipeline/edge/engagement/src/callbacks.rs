@@ -35,11 +35,11 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Path, Request, State},
-    http::{HeaderMap, StatusCode},
+    body::Bytes,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use chasqui_contract::{AccountCallbacks, AddressFact, Book, Callback, Claim, Refusal, Reported, SignedRequest};
 use chasqui_http::request::{self, come_again};
 use chasqui_schemas::{OptOut, Receipt, bucket::address_key, id, measure, receipt::IdCheck};
@@ -50,25 +50,25 @@ use crate::{Known, hit::Hit, pages, routes::App};
 /// Maximum characters of `detail`: a vendor's words explain, they are no document.
 const MAX_DETAIL: usize = 500;
 /// Maximum bytes of a body: some vendors gather many events in one request.
-const MAX_BODY: usize = 1 << 20;
+pub(crate) const MAX_BODY: usize = 1 << 20;
 /// Maximum wait for the ledger, with which the request still fits into its own time.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
 
-pub(crate) async fn receive(State(app): State<Arc<App>>, Path(account): Path<String>, request: Request) -> Response {
+pub(crate) async fn receive(
+    State(app): State<Arc<App>>,
+    Path(account): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let Some(callbacks) = app.callbacks.iter().find(|each| each.account == account) else {
         return pages::missing();
     };
-    if request::is_encoded(request.headers()) {
+    if request::is_encoded(&headers) {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
-    let _turn = app.turn().await;
-    let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+    let path = uri.path_and_query().map_or("", |path| path.as_str());
     let url = format!("{}{path}", app.public_url);
-    let headers = request.headers().clone();
-    let body: Bytes = match request::body(request, MAX_BODY).await {
-        Ok(body) => body,
-        Err(response) => return response,
-    };
     let headers = texts(&headers);
     let request = SignedRequest { url: &url, headers: &headers, body: &body, now: app.now() };
     let Callback { events, unreadable, once } = match callbacks.reader.read(&request) {

@@ -24,6 +24,11 @@
 //! - Opens and clicks are lost if the process is killed while they are still in memory, which with NATS or a disk at work
 //!   is a few milliseconds; and when queue or spool are full. Those are counted (`chasqui_gateway_lost`).
 //!
+//! # What strangers may use
+//! Links, receipts, callbacks and probes each have a [`Budget`](chasqui_http::Budget): one kind that is flooded is slow alone.
+//! Receipts ask for an app's token before their body is read, and answer only to names of ours
+//! ([`Names`](chasqui_http::Names)).
+//!
 //! # What strangers learn
 //! Nothing. A token that we did not sign is answered without asking whether its ids exist; a pixel is answered with a
 //! pixel; a wrong link and a path that never was have the same page. To make a token one needs the key.
@@ -52,5 +57,5 @@ pub mod spool;
 mod track;
 
 pub use hit_queue::Carrier;
-pub use routes::{Engagement, Known, Setup};
+pub use routes::{Engagement, EngagementError, Known, Setup};
 pub use settings::{Reporters, Settings};

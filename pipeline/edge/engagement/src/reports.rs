@@ -3,59 +3,68 @@
 //! A JSON array of up to [`MAX_REPORTS`] receipts. All or nothing: one that cannot be used refuses the request and is
 //! named. The answer is 202 when all of them are stored.
 //!
-//! An app proves who it is with its token, and reports of its own deliveries only: the ids of deliveries prove whose they
-//! are ([`IdCheck`]). Of what it says its token counts, and no name: it is the receipt's `app`.
+//! An app proves who it is with its token; without tokens nobody may report. It reports of its own deliveries only: the ids
+//! of deliveries prove whose they are ([`IdCheck`]). Of what it says its token counts, and no name: it is the receipt's
+//! `app`.
 
 use std::sync::Arc;
 
 use crate::{Reporters, hit::Hit, routes::App};
 use axum::{
+    body::Bytes,
     extract::{Request, State},
     http::{
         HeaderMap, StatusCode,
         header::{CONTENT_TYPE, WWW_AUTHENTICATE},
     },
+    middleware::Next,
     response::{IntoResponse, Response},
 };
-use chasqui_http::{request, token};
+use chasqui_http::{
+    request::{self, come_again},
+    token,
+};
 use chasqui_schemas::{
     Receipt,
     receipt::{IdCheck, MAX_DETAIL, MAX_REPORTS, Report},
 };
 
 /// Maximum bytes of a body: that many receipts fit.
-const MAX_BODY: usize = 512 << 10;
-pub(crate) async fn report(State(app): State<Arc<App>>, request: Request) -> Response {
-    let Some(reporter) = reporter(&app.reporters, request.headers()) else {
-        return (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response();
-    };
-    if request::is_encoded(request.headers()) {
+pub(crate) const MAX_BODY: usize = 512 << 10;
+
+pub(crate) async fn report(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Response {
+    let Some(reporter) = reporter(&app.reporters, &headers) else { return unauthorized() };
+    if request::is_encoded(&headers) {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
-    let _turn = app.turn().await;
-    let body = match request::body(request, MAX_BODY).await {
-        Ok(body) => body,
-        Err(response) => return response,
-    };
     let hits = match read(&body, reporter, &app.check(app.now())) {
         Ok(hits) => hits,
         Err(what) => return json(StatusCode::BAD_REQUEST, &serde_json::json!({ "error": what })),
     };
     match app.hits.store(&hits).await {
         Ok(()) => json(StatusCode::ACCEPTED, &serde_json::json!({ "accepted": hits.len() })),
-        Err(_) => request::come_again(),
+        Err(_) => come_again(),
     }
 }
 
-/// Who reports: an app, or anybody where anybody may; `None` for who may not.
-fn reporter<'a>(reporters: &'a Reporters, headers: &HeaderMap) -> Option<Option<&'a str>> {
-    let Reporters::Apps(apps) = reporters else { return Some(None) };
-    let app = token::bearer(headers).and_then(|token| apps.get(&token::hash(token)));
-    app.map(|app| Some(app.as_str()))
+/// Lets only those who may report come any further, so that nobody else's body is read.
+pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match reporter(&app.reporters, request.headers()) {
+        Some(_) => next.run(request).await,
+        None => unauthorized(),
+    }
+}
+
+fn unauthorized() -> Response {
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response()
+}
+
+fn reporter<'a>(reporters: &'a Reporters, headers: &HeaderMap) -> Option<&'a str> {
+    reporters.app(token::bearer(headers)?)
 }
 
 /// The receipts of a body; else which of them is wrong, and how.
-fn read(body: &[u8], app: Option<&str>, check: &IdCheck<'_>) -> Result<Vec<Hit>, String> {
+fn read(body: &[u8], app: &str, check: &IdCheck<'_>) -> Result<Vec<Hit>, String> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let reports: Vec<Report> = serde_path_to_error::deserialize(&mut reader)
         .map_err(|error| format!("{}: {}", error.path(), error.inner()))?;
@@ -70,15 +79,15 @@ fn read(body: &[u8], app: Option<&str>, check: &IdCheck<'_>) -> Result<Vec<Hit>,
         .collect()
 }
 
-fn hit(report: Report, app: Option<&str>, check: &IdCheck<'_>) -> Result<Hit, (&'static str, &'static str)> {
+fn hit(report: Report, app: &str, check: &IdCheck<'_>) -> Result<Hit, (&'static str, &'static str)> {
     let longer = |text: &Option<String>, most: usize| text.as_ref().is_some_and(|text| text.chars().count() > most);
-    check.check(app, report.notification_id, report.delivery_id)?;
+    check.check(Some(app), report.notification_id, report.delivery_id)?;
     if longer(&report.detail, MAX_DETAIL) {
         return Err(("detail", "is longer than 500 characters"));
     }
     let receipt = Receipt {
         at: Some(report.at.unwrap_or(check.now)),
-        app: app.map(str::to_owned),
+        app: Some(app.to_owned()),
         detail: report.detail,
         ..Receipt::new(report.notification_id, report.delivery_id, report.by)
     };
@@ -91,10 +100,11 @@ fn json(status: StatusCode, body: &serde_json::Value) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::BTreeMap;
 
     use axum::http::header::AUTHORIZATION;
     use chasqui_schemas::{Channel, ReceiptKind, id, sample::pepper};
+    use chasqui_settings::SecretSource;
     use jiff::{SignedDuration, Timestamp};
     use serde_json::json;
     use uuid::Uuid;
@@ -113,7 +123,7 @@ mod tests {
 
     fn read(body: &[u8]) -> Result<Vec<Hit>, String> {
         let kept = SignedDuration::from_hours(24);
-        super::read(body, Some("shop"), &IdCheck { now: now(), kept, pepper: Some(&pepper()) })
+        super::read(body, "shop", &IdCheck { now: now(), kept, pepper: Some(&pepper()) })
     }
 
     fn one(change: impl FnOnce(&mut serde_json::Value)) -> Result<Vec<Hit>, String> {
@@ -172,19 +182,22 @@ mod tests {
 
     #[test]
     fn only_a_known_token_may_report() {
-        let apps = Reporters::Apps(HashMap::from([(token::hash("t0ken"), "shop".to_owned())]));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "t0ken").unwrap();
+        let source = SecretSource { file: Some(file.path().to_owned()), env: None };
+        let apps = Reporters::of(&BTreeMap::from([("shop".to_owned(), source)])).unwrap();
         for (credentials, expected) in [
-            ("Bearer t0ken", Some(Some("shop"))),
-            ("bearer t0ken", Some(Some("shop"))),
+            ("Bearer t0ken", Some("shop")),
+            ("bearer t0ken", Some("shop")),
             ("Bearer t0ke", None),
+            ("Bearer ", None),
             ("Basic t0ken", None),
             ("t0ken", None),
         ] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, credentials.parse().unwrap())]);
             assert_eq!(reporter(&apps, &headers), expected, "{credentials}");
+            assert_eq!(reporter(&Reporters::default(), &headers), None, "{credentials}");
         }
         assert_eq!(reporter(&apps, &HeaderMap::new()), None);
-        assert_eq!(reporter(&Reporters::Apps(HashMap::new()), &HeaderMap::new()), None);
-        assert_eq!(reporter(&Reporters::Anybody, &HeaderMap::new()), Some(None));
     }
 }

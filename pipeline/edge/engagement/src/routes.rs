@@ -5,16 +5,17 @@ use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 use axum::{
     Router,
     extract::State,
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use chasqui_contract::{AccountCallbacks, Clock, Ledger};
-use chasqui_http::request::come_again;
+use chasqui_http::{Budget, Names, request::come_again};
 use chasqui_links::Links;
 use chasqui_nats::Publisher;
 use chasqui_schemas::{Pepper, receipt::IdCheck};
+use chasqui_settings::SettingsError;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     Reporters, Settings,
@@ -26,15 +27,12 @@ use crate::{
     track,
 };
 
-/// Maximum requests with a large body that are in memory at once: together 32 MiB.
-const MAX_BULK: usize = 32;
-
 /// What engagement is made of.
 pub struct Setup<'a> {
     /// Its own settings.
     pub settings: &'a Settings,
-    /// Where recipients and providers reach us; empty where they do not.
-    pub public_url: &'a str,
+    /// Where recipients and providers reach us, by which names, and how many at once.
+    pub gateway: &'a chasqui_http::Settings,
     /// What links are read with; `None` where none are made.
     pub links: Option<Links>,
     /// Who may report.
@@ -64,15 +62,28 @@ pub struct Known {
 pub struct Engagement {
     app: Arc<App>,
     carrier: Carrier,
+    names: Names,
+    connections: usize,
+}
+
+/// Engagement cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum EngagementError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
 }
 
 impl Engagement {
     /// Opens the spool. Nothing is answered before its router is served, and nothing carried before its carrier runs.
     ///
     /// # Errors
-    /// Where the spool cannot be used. With NATS away it is no error: then hits are kept.
-    pub fn open(setup: Setup<'_>) -> Result<Self, SpoolError> {
-        let Setup { settings, public_url, links, reporters, callbacks, client, clock, kept, known } = setup;
+    /// Where a setting or the spool cannot be used. With NATS away it is no error: then hits are kept.
+    pub fn open(setup: Setup<'_>) -> Result<Self, EngagementError> {
+        let Setup { settings, gateway, links, reporters, callbacks, client, clock, kept, known } = setup;
         let spool = Spool::open(&settings.spool_dir, settings.spool_bytes)?;
         let publisher = Publisher::new(async_nats::jetstream::new(client.clone()));
         let (hits, carrier) = HitQueue::new(client, &publisher, spool, settings.queue_hits);
@@ -82,13 +93,12 @@ impl Engagement {
             clicks: Clicks::default(),
             reporters,
             callbacks,
-            public_url: public_url.trim_end_matches('/').to_owned(),
+            public_url: gateway.public_url.trim_end_matches('/').to_owned(),
             clock,
             kept,
             known,
-            bulk: Semaphore::new(MAX_BULK),
         };
-        Ok(Engagement { app: Arc::new(app), carrier })
+        Ok(Engagement { app: Arc::new(app), carrier, names: Names::of(gateway)?, connections: gateway.connections })
     }
 
     /// Counts the hits that were neither stored nor refused.
@@ -98,7 +108,7 @@ impl Engagement {
 
     /// What answers, and what carries hits to NATS: it ends when the router and all of its requests are gone.
     pub fn into_parts(self) -> (Router, Carrier) {
-        (router(self.app), self.carrier)
+        (router(self.app, &self.names, self.connections), self.carrier)
     }
 }
 
@@ -114,7 +124,6 @@ pub(crate) struct App {
     pub(crate) known: Arc<OnceLock<Known>>,
     clock: Arc<dyn Clock>,
     kept: SignedDuration,
-    bulk: Semaphore,
 }
 
 impl App {
@@ -126,22 +135,25 @@ impl App {
     pub(crate) fn check(&self, now: Timestamp) -> IdCheck<'_> {
         IdCheck { now, kept: self.kept, pepper: self.known.get().map(|known| &known.pepper) }
     }
-
-    /// A turn to read a large body; `None` is never, for the semaphore is not closed.
-    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.bulk.acquire().await.ok()
-    }
 }
 
-fn router(app: Arc<App>) -> Router {
-    Router::new()
+/// Each kind of route with its budget. A receipt's token is looked at before its body is read.
+fn router(app: Arc<App>, names: &Names, connections: usize) -> Router {
+    let links = Router::new()
         .route("/t/o/{file}", get(track::pixel))
         .route("/t/c/{token}", get(track::click))
-        .route("/t/u/{token}", get(track::confirm).post(track::unsubscribe))
-        .route("/v1/receipts", post(reports::report))
-        .route("/v1/callbacks/{account}", get(callbacks::receive).post(callbacks::receive))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
+        .route("/t/u/{token}", get(track::confirm).post(track::unsubscribe));
+    let receipts = Router::new().route("/v1/receipts", post(reports::report));
+    let receipts = Budget::of(connections, reports::MAX_BODY).around(receipts);
+    let receipts = receipts.route_layer(from_fn_with_state(Arc::clone(&app), reports::guard));
+    let callbacks = get(callbacks::receive).post(callbacks::receive);
+    let callbacks = Router::new().route("/v1/callbacks/{account}", callbacks);
+    let health = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
+    Router::new()
+        .merge(Budget::of(connections, track::MAX_BODY).around(links))
+        .merge(names.around(receipts))
+        .merge(Budget::of(connections, callbacks::MAX_BODY).around(callbacks))
+        .merge(Budget::of(connections, 0).around(health))
         .fallback(|| async { pages::missing() })
         .with_state(app)
 }

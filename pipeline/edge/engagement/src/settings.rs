@@ -23,22 +23,17 @@ pub struct Settings {
     pub spool_bytes: u64,
 }
 
-/// Who may report receipts.
-#[derive(Debug)]
-pub enum Reporters {
-    /// Every program that reaches us: this machine only, where there is no public address.
-    Anybody,
-    /// Apps, by the hash of their token.
-    Apps(HashMap<TokenHash, String>),
-}
+/// Who may report receipts: apps, by the hash of their token. Without any, nobody may. Where a request comes from is no
+/// proof: with a proxy on this machine, everybody comes from this machine.
+#[derive(Debug, Default)]
+pub struct Reporters(HashMap<TokenHash, String>);
 
 impl Reporters {
-    /// The apps that have a token. Tokens count wherever there are any; without, only what cannot be reached from
-    /// elsewhere is open.
+    /// The apps that have a token.
     ///
     /// # Errors
     /// Names the app whose name or token cannot be used.
-    pub fn of(apps: &BTreeMap<String, SecretSource>, is_local: bool) -> Result<Self, SettingsError> {
+    pub fn of(apps: &BTreeMap<String, SecretSource>) -> Result<Self, SettingsError> {
         let mut known = HashMap::new();
         for (app, source) in apps {
             let key = format!("apps.{app}");
@@ -50,7 +45,12 @@ impl Reporters {
                 return Err(SettingsError::invalid(key, "has the token of another app"));
             }
         }
-        Ok(if known.is_empty() && is_local { Reporters::Anybody } else { Reporters::Apps(known) })
+        Ok(Reporters(known))
+    }
+
+    /// The app that has this token.
+    pub(crate) fn app(&self, token: &str) -> Option<&str> {
+        self.0.get(&token::hash(token)).map(String::as_str)
     }
 }
 
@@ -59,25 +59,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_can_be_reached_from_elsewhere_asks_for_tokens() {
-        let none = BTreeMap::new();
-        assert!(matches!(Reporters::of(&none, true).unwrap(), Reporters::Anybody));
-        assert!(matches!(Reporters::of(&none, false).unwrap(), Reporters::Apps(apps) if apps.is_empty()));
-    }
-
-    #[test]
     fn an_app_is_known_by_its_token() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "t0ken\n").unwrap();
         let source = SecretSource { file: Some(file.path().to_owned()), env: None };
         let one = BTreeMap::from([("shop".to_owned(), source.clone()), ("crm".to_owned(), SecretSource::default())]);
-        let reporters = Reporters::of(&one, true).unwrap();
-        assert!(matches!(reporters, Reporters::Apps(apps) if apps[&token::hash("t0ken")] == "shop" && apps.len() == 1));
+        let reporters = Reporters::of(&one).unwrap();
+        assert_eq!(reporters.app("t0ken"), Some("shop"));
+        for other in ["", "t0ke", "t0ken\n", "shop"] {
+            assert_eq!(reporters.app(other), None, "{other}");
+        }
         for apps in [
             BTreeMap::from([("a".to_owned(), source.clone()), ("b".to_owned(), source.clone())]),
             BTreeMap::from([("no app".to_owned(), source)]),
         ] {
-            assert!(Reporters::of(&apps, true).unwrap_err().key.starts_with("apps."));
+            assert!(Reporters::of(&apps).unwrap_err().key.starts_with("apps."));
         }
     }
 }

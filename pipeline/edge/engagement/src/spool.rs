@@ -17,8 +17,9 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -31,6 +32,9 @@ const READ_BYTES: u64 = 512 << 10;
 const HEAD_BYTES: usize = 8;
 const EXTENSION: &str = "spool";
 
+/// Rights on the directory: what waits here names users and what they opted out of.
+const OURS_ALONE: u32 = 0o700;
+
 /// The spool did not take a record, or cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
@@ -38,7 +42,7 @@ pub enum SpoolError {
     #[error("the spool is full")]
     Full,
     /// Another process uses the directory.
-    #[error("{} is in use by another process: give each its own `gateway.spool_dir`", .0.display())]
+    #[error("{} is in use by another process: give each its own `engagement.spool_dir`", .0.display())]
     InUse(PathBuf),
     /// The disk does not do what it should.
     #[error("the spool in {} cannot be used", path.display())]
@@ -87,8 +91,12 @@ impl Spool {
     /// See [`SpoolError`].
     pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, SpoolError> {
         let disk = |source| SpoolError::Disk { path: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(disk)?;
-        let lock = File::create(dir.join("lock")).map_err(disk)?;
+        DirBuilder::new().recursive(true).mode(OURS_ALONE).create(dir).map_err(disk)?;
+        // It may have been there before. Where it belongs to another user, its files are still ours alone.
+        if let Err(error) = fs::set_permissions(dir, Permissions::from_mode(OURS_ALONE)) {
+            tracing::warn!(path = %dir.display(), error = &error as &dyn std::error::Error, "others may list the spool");
+        }
+        let lock = file().truncate(false).create(true).open(dir.join("lock")).map_err(disk)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(SpoolError::InUse(dir.to_owned())),
@@ -175,7 +183,7 @@ impl Spool {
             _ => {
                 let number = self.next_number;
                 self.next_number += 1;
-                let file = OpenOptions::new().create_new(true).append(true).open(self.path(number))?;
+                let file = file().create_new(true).append(true).open(self.path(number))?;
                 // Without this a power cut may take the file with all that is in it.
                 File::open(&self.dir)?.sync_all()?;
                 self.files.push_back(Segment { number, bytes: 0 });
@@ -245,6 +253,13 @@ impl Spool {
     fn path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{number:016x}.{EXTENSION}"))
     }
+}
+
+/// A file that nobody else may read.
+fn file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
 }
 
 struct Found<'a> {
@@ -378,6 +393,23 @@ mod tests {
         assert!(matches!(Spool::open(dir.path(), 1), Err(SpoolError::InUse(_))));
         drop(first);
         open(dir.path());
+    }
+
+    #[test]
+    fn nobody_else_reads_what_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (parent, spool) = (dir.path().join("made"), dir.path().join("made/spool"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        for _ in 0..2 {
+            open(&spool).append(&[b"a".to_vec()]).unwrap();
+            assert_eq!((mode(&parent), mode(&spool)), (0o700, 0o700));
+            for entry in fs::read_dir(&spool).unwrap() {
+                let path = entry.unwrap().path();
+                assert_eq!(mode(&path), 0o600, "{}", path.display());
+            }
+            // As a version before, or somebody who meant well, may have left it.
+            fs::set_permissions(&spool, Permissions::from_mode(0o755)).unwrap();
+        }
     }
 
     proptest! {

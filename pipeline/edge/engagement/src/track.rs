@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use axum::{
+    body::to_bytes,
     extract::{Request, State},
     http::{
         HeaderMap, Method, StatusCode,
@@ -14,7 +15,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use chasqui_http::request;
+use chasqui_http::request::come_again;
 use chasqui_links::{Link, Origin};
 use chasqui_schemas::{Receipt, ReceiptKind, receipt::Actor};
 use jiff::{SignedDuration, Timestamp};
@@ -29,7 +30,7 @@ use crate::{
 /// One transparent pixel.
 const PIXEL: [u8; 43] = *b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;";
 /// Maximum bytes of an unsubscription's body: 26 bytes as a form, a few hundred as multipart.
-const MAX_BODY: usize = 4 << 10;
+pub(crate) const MAX_BODY: usize = 4 << 10;
 
 /// `GET /t/o/{token}.gif`
 pub(crate) async fn pixel(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -65,9 +66,9 @@ pub(crate) async fn confirm(State(app): State<Arc<App>>, request: Request) -> Re
 pub(crate) async fn unsubscribe(State(app): State<Arc<App>>, request: Request) -> Response {
     let Some((origin, Link::Unsubscribe(opt_out))) = read(&app, last(&request)) else { return pages::missing() };
     let content_type = header(request.headers(), CONTENT_TYPE.as_str()).unwrap_or_default().to_owned();
-    let body = match request::body(request, MAX_BODY).await {
-        Ok(body) => body,
-        Err(response) => return response,
+    // It is whole already (`Budget`).
+    let Ok(body) = to_bytes(request.into_body(), MAX_BODY).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     if !is_one_click(&content_type, &body) {
         return StatusCode::BAD_REQUEST.into_response();
@@ -76,7 +77,7 @@ pub(crate) async fn unsubscribe(State(app): State<Arc<App>>, request: Request) -
     hit.opt_out = Some(opt_out.clone());
     match app.hits.store(&[hit]).await {
         Ok(()) => pages::done(&opt_out),
-        Err(_) => request::come_again(),
+        Err(_) => come_again(),
     }
 }
 

@@ -1,9 +1,8 @@
-//! The bounds of a request: its time and its body; and the answers that many handlers give.
+//! The bound of a request's time, and the answers that many handlers give.
 
 use std::time::Duration;
 
 use axum::{
-    body::to_bytes,
     extract::Request,
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -12,7 +11,6 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use tokio::time::timeout;
 
 /// A request is answered within this time, its body included.
@@ -31,15 +29,6 @@ pub async fn bounded(request: Request, next: Next) -> Response {
         response.headers_mut().insert(name, value);
     }
     response
-}
-
-/// The whole body.
-///
-/// # Errors
-/// The answer to one that is too large or does not come.
-pub async fn body(request: Request, max_bytes: usize) -> Result<Bytes, Response> {
-    let body = to_bytes(request.into_body(), max_bytes).await;
-    body.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE.into_response())
 }
 
 /// Whether a body is compressed, or encoded in another way that we do not read. To take it for what it is not would lose

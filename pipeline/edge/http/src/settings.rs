@@ -15,6 +15,7 @@ pub const DEFAULTS: &str = include_str!("../http.toml");
 pub struct Settings {
     pub bind: String,
     pub public_url: String,
+    pub hosts: Vec<String>,
     pub connections: usize,
 }
 
@@ -32,34 +33,16 @@ impl Settings {
         let wrong = |_| SettingsError::invalid("gateway.bind", "write it as `127.0.0.1:8400`");
         self.bind.parse().map_err(wrong)
     }
-
-    /// Whether only this machine can reach us. Behind a proxy on this machine every request looks local; so a public
-    /// address counts as being reached from elsewhere.
-    ///
-    /// # Errors
-    /// Where `gateway.bind` is no address.
-    pub fn is_local(&self) -> Result<bool, SettingsError> {
-        Ok(self.address()?.ip().is_loopback() && self.public_url.is_empty())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn settings(bind: &str, public_url: &str) -> Settings {
-        Settings { bind: bind.into(), public_url: public_url.into(), connections: 1 }
-    }
-
-    #[test]
-    fn whoever_listens_on_this_machine_without_a_public_address_is_local() {
-        assert!(settings("127.0.0.1:8400", "").is_local().unwrap());
-        assert!(!settings("0.0.0.0:80", "").is_local().unwrap());
-        assert!(!settings("127.0.0.1:8400", "https://n.example.com").is_local().unwrap());
-    }
-
     #[test]
     fn what_is_no_address_is_refused_by_name() {
-        assert_eq!(settings("localhost", "").address().unwrap_err().key, "gateway.bind");
+        let settings =
+            Settings { bind: "localhost".into(), public_url: String::new(), hosts: Vec::new(), connections: 1 };
+        assert_eq!(settings.address().unwrap_err().key, "gateway.bind");
     }
 }

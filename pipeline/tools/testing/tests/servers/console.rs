@@ -127,7 +127,9 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
     let port = chasqui_embedded::free_port()?;
     let settings = format!("{IMPATIENT}\n[engagement]\nspool_dir = '{}'", dir.path().join("spool").display());
     let install = TestInstall::start(&settings).await?;
-    let _worker = install.worker_with("", &[("CHASQUI_GATEWAY__BIND", &format!("127.0.0.1:{port}"))])?;
+    let address = format!("127.0.0.1:{port}");
+    let guard = [("CHASQUI_CONSOLE__TOKEN__ENV", "UI_TOKEN"), ("UI_TOKEN", TOKEN)];
+    let _worker = install.worker_with("", &[&[("CHASQUI_GATEWAY__BIND", address.as_str())][..], &guard].concat())?;
     let requests = publish(&install, dir.path()).await?;
     let opened = "SELECT count() AS n FROM deliveries WHERE opened_at IS NOT NULL";
     oracle::until(&install, "opened", opened, 1).await?;
@@ -136,7 +138,15 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
         oracle::until(&install, state, &sql, count).await?;
     }
     install.clickhouse.query(SAMPLES).execute().await?;
-    let page = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let page = |path: &str| format!("http://{address}{path}");
+
+    // Only the token opens, and a browser remembers it for all that belongs to the page.
+    let mut connection = TcpStream::connect(&address).await?;
+    connection.write_all(b"GET /ui HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    ensure!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    browser.open(&format!("http://on-call:{TOKEN}@{address}/ui")).await?;
 
     // The list, and what a search finds.
     browser.open(&page("/ui")).await?;
@@ -244,26 +254,6 @@ async fn whoever_is_on_call_finds_out_what_happened_with_a_browser_and_a_keyboar
         browser.complaints();
     }
     is_well_made(&mut browser, "problem").await?;
-
-    // With a token only the token opens, and a browser remembers it for all that belongs to the page.
-    let guarded = std::net::SocketAddr::from(([127, 0, 0, 1], chasqui_embedded::free_port()?));
-    let _guarded = install.worker_with(
-        "gateway",
-        &[
-            ("CHASQUI_GATEWAY__BIND", &guarded.to_string()),
-            ("CHASQUI_ENGAGEMENT__SPOOL_DIR", &dir.path().join("guarded").to_string_lossy()),
-            ("CHASQUI_CONSOLE__TOKEN__ENV", "UI_TOKEN"),
-            ("UI_TOKEN", TOKEN),
-        ],
-    )?;
-    install.until_running(2).await?;
-    let mut connection = TcpStream::connect(guarded).await?;
-    connection.write_all(b"GET /ui HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").await?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await?;
-    ensure!(answer.starts_with("HTTP/1.1 401"), "{answer}");
-    browser.open(&format!("http://on-call:{TOKEN}@{guarded}/ui")).await?;
-    is_well_made(&mut browser, "search-guarded").await?;
 
     // While ClickHouse hangs there is a page that says so, and everything else is answered at once.
     browser.open(&page("/ui")).await?;

@@ -9,6 +9,8 @@ mod dashboards;
 mod drill;
 mod engagement;
 mod export;
+#[cfg(target_os = "linux")]
+mod floods;
 mod flow;
 mod forget;
 mod look;

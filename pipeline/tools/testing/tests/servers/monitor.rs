@@ -183,6 +183,8 @@ async fn a_gateway_starts_while_nats_is_away_and_what_it_took_arrives() -> Resul
         ("CHASQUI_GATEWAY__BIND", bind.as_str()),
         ("CHASQUI_ENGAGEMENT__SPOOL_DIR", spool.path().to_str().context("no text")?),
         ("CHASQUI_HEALTH", &health),
+        ("CHASQUI_APPS__SHOP__TOKEN__ENV", "SHOP_TOKEN"),
+        ("SHOP_TOKEN", "t0ken"),
     ];
     let gateway = install.worker_with("gateway", &settings)?;
     until(&bind, "/readyz", is_ok).await?;
@@ -193,8 +195,11 @@ async fn a_gateway_starts_while_nats_is_away_and_what_it_took_arrives() -> Resul
         Uuid::now_v7()
     );
     let mut connection = TcpStream::connect(&bind).await?;
-    let head =
-        format!("POST /v1/receipts HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /v1/receipts HTTP/1.1\r\nHost: {bind}\r\nAuthorization: Bearer t0ken\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
     connection.write_all((head + &body).as_bytes()).await?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await?;

@@ -15,6 +15,7 @@ use std::{
 
 use chasqui_contract::SystemClock;
 use chasqui_engagement::{Engagement, Known, Reporters, Setup};
+use chasqui_http::Limits;
 use chasqui_links::{Links, Origin};
 use chasqui_nats::Publisher;
 use chasqui_schemas::{Channel, Receipt, header, id, receipt::Actor, sample, stream};
@@ -124,9 +125,9 @@ impl Gateway {
         let tokens = apps.iter().map(|(app, settings)| (app.clone(), settings.token.clone())).collect();
         let engagement = Engagement::open(Setup {
             settings: engagement,
-            public_url: &gateway.public_url,
+            gateway,
             links: links.open(&gateway.public_url).unwrap(),
-            reporters: Reporters::of(&tokens, gateway.is_local().unwrap()).unwrap(),
+            reporters: Reporters::of(&tokens).unwrap(),
             callbacks: chasqui_providers::callbacks(accounts, &gateway.public_url).unwrap(),
             client: nats.client().await,
             clock: Arc::new(SystemClock),
@@ -137,10 +138,10 @@ impl Gateway {
         let listener = TcpListener::bind(gateway.address().unwrap()).await.unwrap();
         let (address, lost) = (listener.local_addr().unwrap(), engagement.lost());
         let (router, carrier) = engagement.into_parts();
-        let (stop, connections) = (CancellationToken::new(), gateway.connections);
+        let (stop, limits) = (CancellationToken::new(), Limits::public(gateway.connections));
         let stopped = stop.clone();
         let running = tokio::spawn(async move {
-            tokio::join!(chasqui_http::serve(listener, router, connections, &stopped), carrier.run());
+            tokio::join!(chasqui_http::serve(listener, router, limits, &stopped), carrier.run());
         });
         let client = Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
         Gateway { client, address, lost, stop, running }
