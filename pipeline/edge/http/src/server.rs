@@ -58,6 +58,8 @@ const MAX_BUFFER_BYTES: usize = 32 << 10;
 const DRAIN: Duration = Duration::from_secs(5);
 /// Time between two warnings that all places are taken: a flood must not flood the log.
 const WARN_EVERY: Duration = Duration::from_secs(60);
+/// Pause after every place was found to be at work.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Pause after the system refused us a connection, for want of file descriptors say.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -150,12 +152,14 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = open.ended() => {}
+                // Or becomes one that waits.
+                () = sleep(LOOK_AGAIN) => {}
             }
         }
         // Answers are small and whole: nothing is gained by waiting for more.
         _ = stream.set_nodelay(true);
-        let waits = Arc::new(Waits { opened, since: AtomicU64::new(0) });
-        waits.begin();
+        // Until we have looked at it, it does not wait for its client but for us: after a burst of others, say.
+        let waits = Arc::new(Waits { opened, since: AtomicU64::new(AT_WORK) });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head)
@@ -167,7 +171,8 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
                 answering(router.clone(), Connection { local, waits: Arc::clone(&waits) }, limits.requests),
             );
         let connection = graceful.watch(connection);
-        open.add(waits, async move {
+        open.add(Arc::clone(&waits), async move {
+            waits.begin();
             // Clients leave as they like.
             _ = connection.await;
         });
