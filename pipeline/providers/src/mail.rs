@@ -72,13 +72,14 @@ pub(crate) fn enhanced_of_reply(words: &str) -> Option<EnhancedStatus> {
 ///
 /// By class, from [RFC 3463](https://www.rfc-editor.org/rfc/rfc3463#section-3.2) and the list that
 /// [IANA](https://www.iana.org/assignments/smtp-enhanced-status-codes) keeps: of `x.1.x` what is about the recipient's
-/// address: no such mailbox, no such system, bad syntax, moved, no mail for that domain (`5.1.10`, RFC 7505; Exchange says
-/// so of an unknown recipient); and `5.2.1`, disabled. `5.2.2` (full), `5.7.x` (policy) and the rest are not about it.
+/// address: no such mailbox, no such system, moved, no mail for that domain (`5.1.10`, RFC 7505; Exchange says so of an
+/// unknown recipient); and `5.2.1`, disabled. `5.1.3` is about how the address is written; `5.2.2` (full), `5.7.x` (policy)
+/// and the rest are not about it.
 ///
 /// A status that says nothing, or none: then the words of the servers that are known for it ([`UNKNOWN_MAILBOX`]).
 pub(crate) fn is_dead_mailbox(status: Option<EnhancedStatus>, words: &str) -> bool {
     match status {
-        Some((5, 1, 1 | 2 | 3 | 6 | 10) | (5, 2, 1)) => true,
+        Some((5, 1, 1 | 2 | 6 | 10) | (5, 2, 1)) => true,
         None | Some((5, 0 | 1 | 5, 0) | (5, 4, 1)) => {
             let words = words.to_ascii_lowercase();
             UNKNOWN_MAILBOX.iter().any(|(of, phrase)| (of.is_none() || *of == status) && words.contains(phrase))

@@ -32,8 +32,8 @@ pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
     let refusal = Refusal::read(reply);
     let outcome = match (refusal.code.as_deref(), status) {
         (Some("UNREGISTERED"), _) => Outcome::DeadEndpoint,
-        // Google says the same of a bad token and of a bad message, but for the kind of its details.
-        (Some("INVALID_ARGUMENT"), _) if !refusal.blames_message => Outcome::DeadEndpoint,
+        // Google says the same of a bad token and of a bad message, but for the field that it names, or its words.
+        (Some("INVALID_ARGUMENT"), _) if refusal.blames_token() => Outcome::DeadEndpoint,
         (Some("INVALID_ARGUMENT" | "SENDER_ID_MISMATCH"), _) => Outcome::Refused,
         (Some("THIRD_PARTY_AUTH_ERROR"), _) => Outcome::Misconfigured,
         (Some("QUOTA_EXCEEDED"), _) | (_, 429) => Outcome::Throttled { after: after.or(Some(QUOTA_WAIT)) },
@@ -52,7 +52,8 @@ struct Refusal {
     /// The general status, such as `NOT_FOUND`.
     status: Option<String>,
     message: String,
-    blames_message: bool,
+    /// The fields of our request that a `BadRequest` names.
+    fields: Vec<String>,
 }
 
 impl Refusal {
@@ -65,8 +66,20 @@ impl Refusal {
             code: detail(FCM_ERROR).and_then(|detail| text(&detail["errorCode"])),
             status: text(&error["status"]),
             message: text(&error["message"]).unwrap_or_default(),
-            blames_message: detail(BAD_REQUEST).is_some(),
+            fields: detail(BAD_REQUEST)
+                .and_then(|detail| detail["fieldViolations"].as_array())
+                .map(|violations| violations.iter().map(|each| text(&each["field"]).unwrap_or_default()).collect())
+                .unwrap_or_default(),
         }
+    }
+
+    /// Whether the token is what is invalid: it alone is named, or nothing is and the words are about it. The same code
+    /// stands for a message too large or with a bad key, and removing a good device cannot be undone.
+    fn blames_token(&self) -> bool {
+        if self.fields.is_empty() {
+            return self.message.to_ascii_lowercase().contains("registration token");
+        }
+        self.fields.iter().all(|field| field == "message.token" || field == "token")
     }
 }
 
@@ -96,7 +109,7 @@ mod tests {
         for (status, code, expected) in [
             (400, "UNSPECIFIED_ERROR", Refused),
             (500, "UNSPECIFIED_ERROR", LATER),
-            (400, "INVALID_ARGUMENT", DeadEndpoint),
+            (400, "INVALID_ARGUMENT", Refused),
             (404, "UNREGISTERED", DeadEndpoint),
             (403, "SENDER_ID_MISMATCH", Refused),
             (429, "QUOTA_EXCEEDED", THROTTLED),
@@ -139,16 +152,32 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_argument_is_the_message_where_a_field_of_it_is_named_else_the_token() {
-        let violation = json!({ "@type": BAD_REQUEST, "fieldViolations": [{ "field": "message.data[0].value" }] });
-        for (details, expected) in [
-            (json!([fcm_error("INVALID_ARGUMENT")]), Outcome::DeadEndpoint),
-            (json!([violation]), Outcome::Refused),
-            (json!([fcm_error("INVALID_ARGUMENT"), violation]), Outcome::Refused),
+    fn an_invalid_argument_is_the_token_only_where_it_is_named() {
+        const TOKEN: &str = "The registration token is not a valid FCM registration token";
+        let violations = |fields: &[&str]| {
+            let violations: Vec<Value> = fields.iter().map(|field| json!({ "field": field })).collect();
+            json!([fcm_error("INVALID_ARGUMENT"), { "@type": BAD_REQUEST, "fieldViolations": violations }])
+        };
+        let alone = || json!([fcm_error("INVALID_ARGUMENT")]);
+        for (message, details, expected) in [
+            (TOKEN, alone(), Outcome::DeadEndpoint),
+            ("Request contains an invalid argument.", alone(), Outcome::Refused),
+            ("Android message is too big", alone(), Outcome::Refused),
+            ("Message is too large. The maximum is 4K (4096 bytes).", alone(), Outcome::Refused),
+            ("Invalid data payload key: from", alone(), Outcome::Refused),
+            ("", alone(), Outcome::Refused),
+            ("words", violations(&["message.token"]), Outcome::DeadEndpoint),
+            (TOKEN, violations(&["message.data[0].value"]), Outcome::Refused),
+            (TOKEN, violations(&["message.token", "message.android.ttl"]), Outcome::Refused),
+            (TOKEN, violations(&[]), Outcome::DeadEndpoint),
         ] {
-            let answer = classify(&refusal(400, "INVALID_ARGUMENT", details.clone()), at(0));
-            assert_eq!((answer.outcome, answer.code.as_str()), (expected, "INVALID_ARGUMENT"), "{details}");
+            let mut body = json!({ "error": { "code": 400, "status": "INVALID_ARGUMENT", "details": details } });
+            body["error"]["message"] = message.into();
+            let answer = classify(&reply(400, &[], body.to_string()), at(0));
+            assert_eq!((answer.outcome, answer.code.as_str()), (expected, "INVALID_ARGUMENT"), "{body}");
         }
+        let without_code = json!([{ "@type": BAD_REQUEST, "fieldViolations": [{ "field": "message.data[0].value" }] }]);
+        assert_eq!(classify(&refusal(400, "INVALID_ARGUMENT", without_code), at(0)).outcome, Outcome::Refused);
     }
 
     #[test]

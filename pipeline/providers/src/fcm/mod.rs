@@ -10,7 +10,7 @@
 //! |---|---|
 //! | 200 with a `name` | accepted; the name is its id |
 //! | 404 `UNREGISTERED` | dead endpoint |
-//! | 400 `INVALID_ARGUMENT` | dead endpoint; refused, where a `BadRequest` names a field of the message |
+//! | 400 `INVALID_ARGUMENT` | refused; dead endpoint, where a `BadRequest` names the token and nothing else, or the words do without one |
 //! | 403 `SENDER_ID_MISMATCH` | refused: the token is of another project |
 //! | 429 `QUOTA_EXCEEDED`, any other 429 | throttled, for `Retry-After` or 60 s |
 //! | 500 `INTERNAL`, 503 `UNAVAILABLE` | try later |

@@ -32,7 +32,8 @@ pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
     let field = |name: &str| problems.iter().any(|problem| problem.field.as_deref() == Some(name));
     let outcome = match reply.status.as_u16() {
         200 | 202 => Outcome::Accepted,
-        400 if field(RECIPIENT) => Outcome::DeadEndpoint,
+        // "Does not contain a valid address" is about how it is written; that a mailbox is gone, an event says.
+        400 if field(RECIPIENT) => Outcome::Refused,
         400 if field(SENDER) => Outcome::Misconfigured,
         _ => reply.by_status(reset(reply, now).or_else(|| reply.retry_after(now))),
     };
@@ -41,7 +42,9 @@ pub(super) fn classify(reply: &Reply, now: Timestamp) -> Answer {
         None => problem.message.clone(),
     };
     let detail = problems.iter().map(words).collect::<Vec<_>>().join("; ");
-    Answer { message_id: reply.header("X-Message-Id").to_owned(), ..Answer::new(outcome, reply.code(), detail) }
+    let about_recipient = outcome == Outcome::Refused && field(RECIPIENT);
+    let message_id = reply.header("X-Message-Id").to_owned();
+    Answer { message_id, about_recipient, ..Answer::new(outcome, reply.code(), detail) }
 }
 
 /// How long until the moment that `X-RateLimit-Reset` names, in Unix seconds.

@@ -10,9 +10,8 @@
 //! |---|---|
 //! | 202; 200 in sandbox mode | accepted; `X-Message-Id` names the mail |
 //! | 429 | throttled until `X-RateLimit-Reset` (Unix seconds), else for `Retry-After` |
-//! | 400 whose `field` is the recipient's address | dead endpoint: no such address can be |
 //! | 400 whose `field` is the sender's address | misconfigured |
-//! | 400 otherwise, 413 | refused |
+//! | 400 otherwise, 413 | refused; a recipient's address that is no valid one too: that a mailbox is gone, an event says |
 //! | 401, 403, 404, 405, 406, 451 | misconfigured: the key, its permissions, the sender's identity, the credit, the region |
 //! | 500, 503 | try later |
 //! | any other, another 2xx among them | as [its status](crate::http::Reply::by_status) |

@@ -177,7 +177,7 @@ fn every_status_of_the_specification_and_of_the_documentation_has_its_meaning() 
 fn a_refusal_names_the_field_and_some_fields_say_whose_fault_it_is() {
     let spec = Spec::new(specification(), "/components/schemas/ErrorResponse");
     for (field, expected) in [
-        (json!("personalizations.0.to.0.email"), Outcome::DeadEndpoint),
+        (json!("personalizations.0.to.0.email"), Outcome::Refused),
         (json!("from.email"), Outcome::Misconfigured),
         (json!("personalizations.0.to"), Outcome::Refused),
         (json!("content.0.value"), Outcome::Refused),
@@ -186,6 +186,7 @@ fn a_refusal_names_the_field_and_some_fields_say_whose_fault_it_is() {
         spec.check(&body).unwrap();
         let answer = classify(&reply(400, &[], body.to_string()), at(0));
         assert_eq!((answer.outcome, answer.code.as_str()), (expected, "400"), "{field}");
+        assert_eq!(answer.about_recipient, field == "personalizations.0.to.0.email");
         assert_eq!(answer.detail, format!("Does not fit. ({}); More.", field.as_str().unwrap()));
     }
     let answer = classify(&reply(401, &[], r#"{"errors":[{"message":"Bad key","field":null,"help":null}]}"#), at(0));

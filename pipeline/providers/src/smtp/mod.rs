@@ -10,7 +10,7 @@
 //! | 4yz; a mailbox that is full (5.2.2, 552) | try later; with 4.2.x, 5.2.2 or 552 the recipient's own trouble |
 //! | no connection, no such host, cut off before the message | try later |
 //! | before the message is out: not SMTP, a code that answers no such command, words unasked or in the clear | try later |
-//! | 5yz with 5.1.1, 5.1.2, 5.1.3, 5.1.6, 5.2.1 | dead endpoint |
+//! | 5yz with 5.1.1, 5.1.2, 5.1.6, 5.1.10, 5.2.1 | dead endpoint |
 //! | 5yz on greeting, log-in or our own address; 530, 534, 535, 538; a certificate that does not hold; no STARTTLS | misconfigured |
 //! | any other 5yz: policy (5.7.x), or no enhanced status that calls the address dead | refused |
 //! | once the message is out: cut off, late, not SMTP, or any code that is neither 250 nor a refusal | no answer |

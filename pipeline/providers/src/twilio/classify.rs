@@ -72,8 +72,11 @@ fn meaning(code: u32, after: Option<Duration>) -> Option<Outcome> {
         | 30024
         | 30032..=30035
         | 30440 => Outcome::Misconfigured,
-        // This message: its text, its parameters, a route that does not exist, a carrier's filter.
-        21602
+        // This message: how its number is written, its text, its parameters, a route that does not exist, a carrier's
+        // filter.
+        21211
+        | 21217
+        | 21602
         | 21604
         | 21605
         | 21612
@@ -112,7 +115,7 @@ mod tests {
         let (later, slower) = (Outcome::TryLater { after: AFTER }, Outcome::Throttled { after: AFTER });
         let table: [(Outcome, &[u32]); 8] = [
             (OptedOut, &[21610]),
-            (DeadEndpoint, &[21211, 21217, 21614, 30005, 30006]),
+            (DeadEndpoint, &[21614, 30005, 30006]),
             (slower, &[14107, 20429, 21611, 30001, 30022]),
             (later, &[20500, 20503, 30003, 30008, 30017, 30020, 30021, 30410]),
             (OtherProvider, &[30023, 30027, 63038]),
@@ -127,8 +130,8 @@ mod tests {
             (
                 Refused,
                 &[
-                    21602, 21604, 21605, 21612, 21617, 21618, 21619, 21620, 21656, 30004, 30007, 30009, 30010, 30011,
-                    30012, 30013, 30014, 30015, 30019, 30029, 30030, 30031, 30450,
+                    21211, 21217, 21602, 21604, 21605, 21612, 21617, 21618, 21619, 21620, 21656, 30004, 30007, 30009,
+                    30010, 30011, 30012, 30013, 30014, 30015, 30019, 30029, 30030, 30031, 30450,
                 ],
             ),
             // Warnings: left to the status, which is 400 here.

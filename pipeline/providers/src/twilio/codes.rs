@@ -5,7 +5,7 @@
 /// The recipient answered STOP.
 pub(super) const OPTED_OUT: u32 = 21610;
 
-/// Whether there is no such number, or none that takes messages.
+/// Whether there is no such number, or none that takes messages. 21211 and 21217 are about how it is written.
 pub(super) fn is_dead_number(code: u32) -> bool {
-    matches!(code, 21211 | 21217 | 21614 | 30005 | 30006)
+    matches!(code, 21614 | 30005 | 30006)
 }

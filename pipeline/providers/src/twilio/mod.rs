@@ -9,12 +9,12 @@
 //! |---|---|
 //! | 201 with a message; with it, warnings 30018, 30025, 30026 | accepted |
 //! | 21610 | opted out: the recipient answered STOP |
-//! | 21211, 21217, 21614, 30005, 30006 | dead endpoint: no such number, or none that takes messages |
+//! | 21614, 30005, 30006 | dead endpoint: no such number, or none that takes messages |
 //! | 20429, 14107, 21611, 30001, 30022 | throttled |
 //! | 20500, 20503, 30003, 30008, 30017, 30020, 30021, 30410 | try later; 30003 is the recipient's own trouble |
 //! | 30023, 30027, 63038 | another provider: the day's share is used up |
 //! | 20003, 21408, 21606, 21608, 30002, 30032 to 30035, … | misconfigured: account, permission or sender |
-//! | 21612, 21617, 30004, 30007, … | refused |
+//! | 21211, 21217, 21612, 21617, 30004, 30007, … | refused: the number's form, the message, a filter |
 //! | any other, a success that names no message among them | as [its status](crate::http::Reply::by_status) |
 //!
 //! `classify` has every code. Source: Twilio's [error dictionary](https://www.twilio.com/docs/api/errors).

@@ -150,7 +150,7 @@ impl Api for Twilio {
     fn code(&self, trouble: Trouble) -> Option<&'static str> {
         Some(match trouble {
             Trouble::Refused => "21408",
-            Trouble::Dead => "21211",
+            Trouble::Dead => "21614",
             Trouble::Busy => "20429",
             Trouble::Down => "20503",
         })

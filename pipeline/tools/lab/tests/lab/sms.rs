@@ -93,7 +93,7 @@ async fn twilios_test_numbers_and_ours_fail_without_a_script() {
     for (to, status, code) in [
         ("+15005550004", 400, 21610),
         ("+15550000001", 503, 20503),
-        ("+15550000003", 400, 21211),
+        ("+15550000003", 400, 21614),
         ("+15550000002", 429, 20429),
     ] {
         let answer = twilio(&lab, to).answer().await;
