@@ -53,6 +53,33 @@ pub fn redact(text: &str, address: Option<&str>) -> String {
     }
 }
 
+/// Words from outside for a message to people: letters and digits with blanks between them, so that nothing in it is a
+/// link, a mention, markup or a control of whatever shows it. A point, a colon or a slash stays only between digits
+/// (`5.1.1`), and what joins a name only within it (`INVALID_ARGUMENT`, `re-used`).
+pub fn inert(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        let after = rest.peek().copied().unwrap_or(' ');
+        let within = |is: fn(&char) -> bool| is(&before) && is(&after);
+        let stays = match c {
+            c if c.is_alphanumeric() => true,
+            '.' | ':' | '/' => within(char::is_ascii_digit),
+            '_' | '-' | '\'' => within(char::is_ascii_alphanumeric),
+            _ => false,
+        };
+        if stays {
+            kept.push(c);
+        } else if !kept.is_empty() && !kept.ends_with(' ') {
+            kept.push(' ');
+        }
+        before = c;
+    }
+    kept.truncate(kept.trim_end().len());
+    kept
+}
+
 /// A status code of RFC 3463, with or without SMTP's reply code before it: `5.1.1`, `(#5.7.606)`, `550-5.1.1`.
 fn is_status(word: &str) -> bool {
     let word = word.trim_matches(|c: char| c.is_ascii_punctuation());
@@ -141,6 +168,22 @@ fn plain(text: &str, max: usize, instead: char) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn inert_words_are_no_link_no_markup_and_no_mention() {
+        for (text, expected) in [
+            ("550 5.1.1 no such user.", "550 5.1.1 no such user"),
+            ("INVALID_ARGUMENT: bad `token`", "INVALID_ARGUMENT bad token"),
+            ("<!channel> see <https://evil.example|this>", "channel see https evil example this"),
+            ("*now* _or_ ~never~ at evil.example:443/login", "now or never at evil example 443 login"),
+            ("a\u{202e}b\r\nBcc: c@d.example\u{7}", "a b Bcc c d example"),
+            ("don't re-use 12:30 é 語", "don't re-use 12:30 é 語"),
+            ("&lt;b&gt; [x](y) #ops", "lt b gt x y ops"),
+            ("", ""),
+        ] {
+            assert_eq!(super::inert(text), expected);
+        }
+    }
+
     use proptest::prelude::*;
 
     use super::*;

@@ -67,6 +67,11 @@ impl Account<'_> {
 pub(crate) trait Call: Send + Sync + 'static {
     /// Makes one attempt. A call that ends early has its answer as an error.
     fn call(&self, delivery: &Delivery) -> impl Future<Output = Result<Answer, Answer>> + Send;
+
+    /// See [`Provider::origin`].
+    fn origin(&self, _: &Delivery) -> Option<String> {
+        None
+    }
 }
 
 /// An account that can send.
@@ -88,6 +93,10 @@ impl<C: Call> Provider for Opened<C> {
 
     fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool {
         self.vendor.serves.contains(&(channel, platform))
+    }
+
+    fn origin(&self, delivery: &Delivery) -> Option<String> {
+        self.call.origin(delivery)
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {

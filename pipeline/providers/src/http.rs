@@ -3,19 +3,37 @@
 //! Guarantee: an exchange ends within the time given, the body included; at most [`MAX_BODY`] bytes of an answer are
 //! kept; no redirect is followed. An error tells whether the request can have reached the provider:
 //! [`Failure::NotSent`] and [`Failure::Busy`] are safe to try again, [`Failure::NoAnswer`] is the one ambiguous case.
+//!
+//! # When a request counts as sent
+//! A connection is made of a name, a socket, perhaps a proxy, and TLS, and has a time-out of its own. Then head and body
+//! are written. The body is asked for only when there is a connection to write it to, so while nobody has asked for it,
+//! the provider cannot have taken the message, however the exchange ended. So every one of these steps is told apart
+//! from a provider that keeps silent, and an SMS goes to the next provider instead of being held.
 
 mod reply;
+mod turns;
 
-use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
 use chasqui_contract::{Answer, Outcome, with_sources};
 use chasqui_settings::SettingsError;
-use reqwest::{Client, Request, RequestBuilder, Url};
+use http_body_util::{BodyExt, Full};
+use reqwest::{Body, Client, ClientBuilder, Request, RequestBuilder, Response, Url};
 use rustls::ClientConfig;
 use serde::Deserialize;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 pub use self::reply::{MAX_RETRY_AFTER, Reply};
+use self::turns::Turns;
 use crate::{Account, rate::Rate, tls};
 
 /// Maximum bytes of an answer that are read; providers' answers are small.
@@ -24,6 +42,11 @@ pub const MAX_BODY: usize = 64 * 1024;
 const KEEP_IDLE: Duration = Duration::from_secs(60 * 60);
 /// Connections that died unnoticed are found this soon.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Maximum time until there is a connection, its name, proxy and TLS included: what takes longer is out of reach, and
+/// the next provider still has its time.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Maximum times that a request goes out which the server has said it did not look at.
+const MAX_TRIES: u32 = 3;
 /// Maximum milliseconds of an exchange that may be set: a worker that is busy longer looks dead.
 const MAX_TIMEOUT_MS: u64 = 10 * 60 * 1_000;
 /// Maximum exchanges at once that may be set: more would take more sockets than a process has.
@@ -52,7 +75,7 @@ pub(crate) enum Version {
 #[derive(Debug, Clone)]
 pub struct Http {
     client: Client,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     rate: Arc<Rate>,
     timeout: Duration,
 }
@@ -60,7 +83,7 @@ pub struct Http {
 /// There is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The request did not go out: no connection.
+    /// The request did not go out: no connection, or one on which the server took nothing.
     #[error("not sent: {0}")]
     NotSent(String),
     /// The request did not go out: all turns are taken, which is our bound and not the provider's trouble.
@@ -91,6 +114,31 @@ impl Http {
         settings: &HttpSettings,
         version: Version,
     ) -> Result<Self, SettingsError> {
+        let turns = Turns::new(settings.concurrency);
+        Self::build(account, settings, version, turns, |builder| builder)
+    }
+
+    /// The pool of an account whose addresses come from outside: no origin can take all turns, and `client` says what
+    /// else is not as with one provider.
+    ///
+    /// # Errors
+    /// As [`Http::open`].
+    pub(crate) fn open_to_many(
+        account: &Account<'_>,
+        settings: &HttpSettings,
+        client: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Result<Self, SettingsError> {
+        let turns = Turns::shared(settings.concurrency);
+        Self::build(account, settings, Version::Any, turns, client)
+    }
+
+    fn build(
+        account: &Account<'_>,
+        settings: &HttpSettings,
+        version: Version,
+        turns: Turns,
+        adjust: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Result<Self, SettingsError> {
         let timeout_fits = (1..=MAX_TIMEOUT_MS).contains(&settings.timeout_ms);
         if !timeout_fits || !(1..=MAX_CONCURRENCY).contains(&settings.concurrency) {
             let problem = "`timeout_ms` must be 1 to 600,000, and `concurrency` 1 to 10,000";
@@ -99,6 +147,7 @@ impl Http {
         let mut builder = Client::builder()
             .tls_backend_preconfigured(tls(account, settings.ca_file.as_ref(), version)?)
             .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT)
             .pool_idle_timeout(KEEP_IDLE)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .http2_keep_alive_while_idle(true)
@@ -107,10 +156,10 @@ impl Http {
         if version == Version::Http2 {
             builder = builder.http2_prior_knowledge();
         }
-        let client = builder.build().map_err(|error| account.contradiction(words(&error)))?;
+        let client = adjust(builder).build().map_err(|error| account.contradiction(words(&error)))?;
         Ok(Http {
             client,
-            turns: Arc::new(Semaphore::new(settings.concurrency)),
+            turns: Arc::new(turns),
             rate: Arc::new(Rate::new(settings.per_second)),
             timeout: Duration::from_millis(settings.timeout_ms),
         })
@@ -141,25 +190,23 @@ impl Http {
     pub async fn exchange_by(&self, deadline: Instant, request: Request) -> Result<Reply, Failure> {
         let late = || format!("within {} ms", self.timeout.as_millis());
         let busy = || Failure::Busy(format!("no turn {}", late()));
-        let Ok(_turn) = tokio::time::timeout_at(deadline, self.turns.acquire()).await else { return Err(busy()) };
+        let turn = self.turns.take(request.url());
+        let Ok(_turn) = tokio::time::timeout_at(deadline, turn).await else { return Err(busy()) };
         // What begins at the deadline is cut off at once, and then nobody knows.
         if !self.rate.turn(deadline).await || Instant::now() >= deadline {
             return Err(busy());
         }
-        match tokio::time::timeout_at(deadline, self.converse(request)).await {
+        let asked = Arc::default();
+        match tokio::time::timeout_at(deadline, self.converse(request, &asked)).await {
             Ok(reply) => reply,
-            Err(_elapsed) => Err(Failure::NoAnswer(format!("no whole answer {}", late()))),
+            Err(_elapsed) if asked.load(Relaxed) => Err(Failure::NoAnswer(format!("no whole answer {}", late()))),
+            Err(_elapsed) => Err(Failure::NotSent(format!("no connection {}", late()))),
         }
     }
 
-    async fn converse(&self, request: Request) -> Result<Reply, Failure> {
-        let mut response = self.client.execute(request).await.map_err(|error| {
-            if error.is_connect() || error.is_builder() {
-                Failure::NotSent(words(&error))
-            } else {
-                Failure::NoAnswer(words(&error))
-            }
-        })?;
+    /// `asked` is true as soon as the provider may have taken the request.
+    async fn converse(&self, request: Request, asked: &Arc<AtomicBool>) -> Result<Reply, Failure> {
+        let mut response = self.ask(request, asked).await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| Failure::NoAnswer(words(&error)))? {
@@ -171,6 +218,60 @@ impl Http {
         }
         Ok(Reply { status, headers, body: body.into() })
     }
+
+    /// Sends the request, again where the server says that it did not look at it: so servers end a connection.
+    async fn ask(&self, request: Request, asked: &Arc<AtomicBool>) -> Result<Response, Failure> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let error = match self.client.execute(watched(&request, asked)).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            let untaken = is_untaken(&error);
+            if untaken && tried < MAX_TRIES {
+                continue;
+            }
+            // What is not a connection at all asks for no body.
+            return Err(if untaken || error.is_connect() || error.is_builder() || !asked.load(Relaxed) {
+                Failure::NotSent(words(&error))
+            } else {
+                Failure::NoAnswer(words(&error))
+            });
+        }
+    }
+}
+
+/// The request, with a body that notes in `asked` when it is asked for. A request without a body cannot tell.
+fn watched(request: &Request, asked: &Arc<AtomicBool>) -> Request {
+    let mut watched = Request::new(request.method().clone(), request.url().clone());
+    watched.headers_mut().clone_from(request.headers());
+    let body = request.body().and_then(Body::as_bytes).unwrap_or_default();
+    asked.store(body.is_empty(), Relaxed);
+    if !body.is_empty() {
+        let asked = asked.clone();
+        let body = Full::new(Bytes::copy_from_slice(body));
+        *watched.body_mut() = Some(Body::wrap(body.map_frame(move |frame| {
+            asked.store(true, Relaxed);
+            frame
+        })));
+    }
+    watched
+}
+
+/// Whether the server said that it did not look at the request: it ends the connection, or has no room on it
+/// ([RFC 9113, 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)).
+fn is_untaken(error: &reqwest::Error) -> bool {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let ends = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+            return error.is_remote()
+                && (ends || error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM));
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// A request as it was built. What cannot be written has a line break in a credential or an address.
@@ -223,7 +324,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        loopback::{Loopback, Turn},
+        loopback::{Loopback, Turn, nobody},
         testing::account,
     };
 
@@ -263,6 +364,12 @@ mod tests {
         assert_eq!((reply.status.as_u16(), &reply.body[..]), (302, &b"hi"[..]));
     }
 
+    /// A provider that never answers a POST in `timeout_ms`.
+    async fn post(url: &str, timeout_ms: u64) -> Failure {
+        let http = open(&HttpSettings { timeout_ms, ..settings() }).unwrap();
+        http.exchange(http.client().post(url).body("message").build().unwrap()).await.unwrap_err()
+    }
+
     #[tokio::test]
     async fn what_went_out_without_an_answer_is_ambiguous_and_what_did_not_is_not() {
         for (answer, stay) in
@@ -270,11 +377,101 @@ mod tests {
         {
             let url = server(answer, stay).await;
             assert!(matches!(get(&url).await, Err(Failure::NoAnswer(_))), "{answer:?} {stay}");
+            let url = server(answer, stay).await;
+            assert!(matches!(post(&url, 300).await, Failure::NoAnswer(_)), "{answer:?} {stay}");
         }
+        assert!(matches!(post(&nobody(), 300).await, Failure::NotSent(_)));
+        assert!(matches!(post("http://no-such-host.invalid/", 20_000).await, Failure::NotSent(_)));
+    }
+
+    /// Takes connections and never says or reads a byte.
+    async fn mute() -> (String, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let closed = format!("http://{}/", listener.local_addr().unwrap());
-        drop(listener);
-        assert!(matches!(get(&closed).await, Err(Failure::NotSent(_))));
+        let authority = listener.local_addr().unwrap().to_string();
+        let serving = tokio::spawn(async move {
+            let mut kept = Vec::new();
+            loop {
+                kept.push(listener.accept().await.unwrap());
+            }
+        });
+        (authority, serving)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_never_opens_is_not_ambiguous_at_any_step() {
+        let (authority, _serving) = mute().await;
+        // TLS that is never begun, whether the connection's own time-out ends it or the call's.
+        for timeout_ms in [300, 20_000] {
+            let failure = post(&format!("https://{authority}/"), timeout_ms).await;
+            assert!(matches!(failure, Failure::NotSent(_)), "{timeout_ms}: {failure}");
+        }
+        // HTTP/2 whose connection many calls wait for.
+        let limits = HttpSettings { timeout_ms: 1_000, concurrency: 8, ..settings() };
+        let http = Http::open(&account(&crate::apns::VENDOR), &limits, Version::Http2).unwrap();
+        let url = format!("https://{authority}/");
+        let posts = (0..8).map(|_| http.exchange(http.client().post(&url).body("message").build().unwrap()));
+        for end in futures::future::join_all(posts).await {
+            assert!(matches!(end, Err(Failure::NotSent(_))), "{end:?}");
+        }
+        // In the clear, the same server takes the request and keeps silent.
+        assert!(matches!(post(&format!("http://{authority}/"), 300).await, Failure::NoAnswer(_)));
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_is_silent_or_refuses_lets_nothing_through() {
+        let (silent, _serving) = mute().await;
+        let refusing = server(b"HTTP/1.1 502 Bad Gateway\r\n\r\n", true).await;
+        for proxy in [format!("http://{silent}"), refusing] {
+            let limits = HttpSettings { timeout_ms: 1_000, ..settings() };
+            let through = |builder: ClientBuilder| builder.proxy(reqwest::Proxy::all(&proxy).unwrap());
+            let http = Http::open_to_many(&account(&crate::twilio::VENDOR), &limits, through).unwrap();
+            let end = http.exchange(http.client().post("https://api.example.com/").body("message").build().unwrap());
+            let end = end.await;
+            assert!(matches!(end, Err(Failure::NotSent(_))), "{end:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_cut_in_the_middle_is_ambiguous() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
+        });
+        let http = open(&settings()).unwrap();
+        let long = vec![b'x'; 8 * 1024 * 1024];
+        let end = http.exchange(http.client().post(&url).body(long).build().unwrap()).await;
+        assert!(matches!(end, Err(Failure::NoAnswer(_))), "{end:?}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_its_connection_gets_the_request_again_and_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            let mut taken = 0;
+            for refuses in [true, false] {
+                let (socket, _) = listener.accept().await.unwrap();
+                let mut connection = h2::server::handshake(socket).await.unwrap();
+                let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+                if refuses {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    connection.graceful_shutdown();
+                } else {
+                    taken += 1;
+                    drop(request);
+                    respond.send_response(hyper::Response::new(()), true).unwrap();
+                }
+                while connection.accept().await.is_some() {}
+            }
+            taken
+        });
+        let http = Http::open(&account(&crate::apns::VENDOR), &settings(), Version::Http2).unwrap();
+        let reply = http.exchange(http.client().post(&url).body("message").build().unwrap()).await.unwrap();
+        assert_eq!(reply.status.as_u16(), 200);
+        drop(http);
+        assert_eq!(serving.await.unwrap(), 1);
     }
 
     #[tokio::test]

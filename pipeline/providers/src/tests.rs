@@ -191,7 +191,9 @@ async fn a_refusal_of_our_account_is_told_without_the_credential() {
     for case in cases() {
         let server = Loopback::start(case.script([Turn::say(403, "Forbidden")])).await;
         let answer = case.send(&server.url, "").await;
-        assert_eq!(answer.outcome, Outcome::Misconfigured, "{}: {answer:?}", case.name);
+        // One subscription's refusal is no sign that the key is wrong.
+        let expected = if case.name == "webpush" { Outcome::Refused } else { Outcome::Misconfigured };
+        assert_eq!(answer.outcome, expected, "{}: {answer:?}", case.name);
         assert!(!format!("{answer:?}").contains(&case.credential), "{}", case.name);
     }
 }

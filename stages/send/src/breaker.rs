@@ -13,11 +13,17 @@
 //! provider that is well again is found again. A call that does not come back counts as slow as soon as it is: one need
 //! not wait for its time-out to learn that a provider hangs.
 //!
+//! One sick endpoint is no sick provider: within the window an endpoint's failures count once, and so does its slowness.
+//! And a probe that failed is not made again with the same endpoint while others may want to: for as long as the first
+//! open time after each.
+//!
+//! At an origin that anybody can choose, caution comes first: until a call ends well, few may be under way.
+//!
 //! Each process has its own, and begins closed after a crash: it learns again, from `min_calls` calls.
 
 use chasqui_settings::SettingsError;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -28,6 +34,13 @@ use serde::Deserialize;
 const SLOTS: i64 = 10;
 /// A probe is soon over: whoever comes meanwhile asks again after this.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Maximum calls under way at an origin of which nothing good is known.
+const CAUTION: u32 = 32;
+/// Maximum endpoints whose troubles are told apart, in a part of the window; more are trouble enough.
+const MAX_TROUBLED: usize = 1_024;
+/// Maximum endpoints that are remembered for a probe that failed.
+const MAX_SHUNNED: usize = 64;
 
 /// `[send.breaker]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -96,6 +109,7 @@ pub(crate) struct Call {
     id: u64,
     /// The [`Breaker::era`] in which it was admitted.
     era: u64,
+    endpoint: u64,
 }
 
 /// No call now.
@@ -111,7 +125,7 @@ pub(crate) struct Refusal {
 enum State {
     Closed(Window),
     Open { since: Timestamp, until: Timestamp, times: u32 },
-    HalfOpen { under_way: u32, passed: u32, times: u32 },
+    HalfOpen { since: Timestamp, under_way: u32, passed: u32, times: u32 },
 }
 
 /// The breaker of one provider.
@@ -122,14 +136,25 @@ pub(crate) struct Breaker {
     /// Counts the changes of state: what a call tells that was admitted before the last one is old news.
     era: u64,
     calls: u64,
-    /// When the calls of this era began that are under way and not slow yet; ids follow time.
-    fresh: BTreeMap<u64, Timestamp>,
+    /// When the calls of this era began that are under way and not slow yet, and their endpoints; ids follow time.
+    fresh: BTreeMap<u64, (Timestamp, u64)>,
+    /// Calls of this era under way, where that has a limit: [`CAUTION`].
+    under_way: Option<u32>,
+    /// The endpoints whose probes failed since it was last closed.
+    shunned: VecDeque<u64>,
 }
 
 impl Breaker {
+    /// The breaker of a provider.
     pub(crate) fn new(settings: Settings) -> Self {
         let state = State::Closed(Window::new(&settings));
-        Breaker { settings, state, era: 0, calls: 0, fresh: BTreeMap::new() }
+        let (fresh, shunned) = (BTreeMap::new(), VecDeque::new());
+        Breaker { settings, state, era: 0, calls: 0, fresh, under_way: None, shunned }
+    }
+
+    /// The breaker of an origin that anybody can choose.
+    pub(crate) fn cautious(settings: Settings) -> Self {
+        Breaker { under_way: Some(0), ..Self::new(settings) }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -140,40 +165,50 @@ impl Breaker {
         }
     }
 
-    /// How often its state has changed.
+    /// Changes with the phase.
     pub(crate) fn era(&self) -> u64 {
         self.era
     }
 
-    /// Lets a call through, or says when to ask again.
-    pub(crate) fn admit(&mut self, now: Timestamp) -> Result<Call, Refusal> {
+    /// Lets a call of an endpoint through, or says when to ask again.
+    pub(crate) fn admit(&mut self, now: Timestamp, endpoint: u64) -> Result<Call, Refusal> {
         self.count_slow(now);
         if let State::Open { since, until, times } = self.state
             && !(since..until).contains(&now)
         {
-            self.turn(State::HalfOpen { under_way: 0, passed: 0, times });
+            self.turn(State::HalfOpen { since: now, under_way: 0, passed: 0, times });
         }
+        let soon = now.checked_add(PROBE_PAUSE).unwrap_or(Timestamp::MAX);
         match &mut self.state {
-            State::Closed(_) => {}
+            State::Closed(window) => {
+                if self.under_way.is_some_and(|count| count >= CAUTION) && window.sum(now).good == 0 {
+                    return Err(Refusal { until: soon, open_for: PROBE_PAUSE });
+                }
+            }
             State::Open { until, times, .. } => {
                 return Err(Refusal { until: *until, open_for: self.settings.open_for(*times) });
             }
-            State::HalfOpen { under_way, passed, times } => {
+            State::HalfOpen { since, under_way, passed, times } => {
+                let open_for = self.settings.open_for(*times);
+                let others_first = since.checked_add(self.settings.open_for(1)).unwrap_or(Timestamp::MAX);
+                if self.shunned.contains(&endpoint) && (*since..others_first).contains(&now) {
+                    return Err(Refusal { until: others_first, open_for });
+                }
                 if *under_way + *passed >= self.settings.probes {
-                    let until = now.checked_add(PROBE_PAUSE).unwrap_or(Timestamp::MAX);
-                    return Err(Refusal { until, open_for: self.settings.open_for(*times) });
+                    return Err(Refusal { until: soon, open_for });
                 }
                 *under_way += 1;
             }
         }
         self.calls += 1;
-        Ok(Call { id: self.calls, era: self.era })
+        self.under_way = self.under_way.map(|count| count + 1);
+        Ok(Call { id: self.calls, era: self.era, endpoint })
     }
 
     /// The request goes out now: its time counts from here.
     pub(crate) fn begin(&mut self, call: &Call, now: Timestamp) {
         if call.era == self.era {
-            self.fresh.insert(call.id, now);
+            self.fresh.insert(call.id, (now, call.endpoint));
         }
     }
 
@@ -183,20 +218,30 @@ impl Breaker {
         if call.era != self.era {
             return;
         }
+        self.under_way = self.under_way.map(|count| count.saturating_sub(1));
         let counted_as_slow = self.fresh.remove(&call.id).is_none();
         match &mut self.state {
             State::Closed(window) => {
-                window.add(now, Counts { calls: (!counted_as_slow).into(), failed: failed.into(), slow: 0 });
+                if failed {
+                    window.add_trouble(now, call.endpoint, Trouble::Failed, !counted_as_slow);
+                } else if !counted_as_slow {
+                    window.add(now, Counts { calls: 1, good: 1, ..Counts::default() });
+                }
                 self.judge(now);
             }
             State::HalfOpen { times, .. } if failed || counted_as_slow => {
                 let times = times.saturating_add(1);
+                if self.shunned.len() == MAX_SHUNNED {
+                    self.shunned.pop_front();
+                }
+                self.shunned.push_back(call.endpoint);
                 self.open(now, times);
             }
             State::HalfOpen { under_way, passed, .. } => {
                 *under_way -= 1;
                 *passed += 1;
                 if *passed >= self.settings.probes {
+                    self.shunned.clear();
                     self.turn(State::Closed(Window::new(&self.settings)));
                 }
             }
@@ -209,6 +254,7 @@ impl Breaker {
         if call.era != self.era {
             return;
         }
+        self.under_way = self.under_way.map(|count| count.saturating_sub(1));
         self.fresh.remove(&call.id);
         if let State::HalfOpen { under_way, .. } = &mut self.state {
             *under_way -= 1;
@@ -219,12 +265,13 @@ impl Breaker {
     fn count_slow(&mut self, now: Timestamp) {
         let slow = Duration::from_millis(self.settings.slow_ms);
         while let Some(first) = self.fresh.first_entry() {
-            if first.get().checked_add(slow).is_ok_and(|end| end > now) {
+            let (began, endpoint) = *first.get();
+            if began.checked_add(slow).is_ok_and(|end| end > now) {
                 break;
             }
             first.remove();
             if let State::Closed(window) = &mut self.state {
-                window.add(now, Counts { calls: 1, failed: 0, slow: 1 });
+                window.add_trouble(now, endpoint, Trouble::Slow, true);
             }
         }
         self.judge(now);
@@ -233,7 +280,7 @@ impl Breaker {
     /// Opens it where the window holds too much trouble.
     fn judge(&mut self, now: Timestamp) {
         let State::Closed(window) = &mut self.state else { return };
-        let Counts { calls, failed, slow } = window.sum(now);
+        let Counts { calls, failed, slow, .. } = window.sum(now);
         let reaches = |count: u32, percent: u32| u64::from(count) * 100 >= u64::from(calls) * u64::from(percent);
         let troubled = reaches(failed, self.settings.error_percent) || reaches(slow, self.settings.slow_percent);
         if calls >= self.settings.min_calls && troubled {
@@ -250,21 +297,39 @@ impl Breaker {
         self.state = state;
         self.era += 1;
         self.fresh.clear();
+        self.under_way = self.under_way.map(|_| 0);
     }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     calls: u32,
+    /// Those that ended in time and did not fail.
+    good: u32,
     failed: u32,
     slow: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Trouble {
+    Failed,
+    Slow,
+}
+
+/// A part of the window.
+#[derive(Debug, Default)]
+struct Slot {
+    number: i64,
+    counts: Counts,
+    /// The endpoints whose trouble is among the counts.
+    troubled: HashSet<(u64, Trouble)>,
 }
 
 /// What the last calls came to, in parts of the window's length.
 #[derive(Debug)]
 struct Window {
     slot_ms: i64,
-    slots: VecDeque<(i64, Counts)>,
+    slots: VecDeque<Slot>,
 }
 
 impl Window {
@@ -273,26 +338,51 @@ impl Window {
         Window { slot_ms: slot_ms.max(1), slots: VecDeque::new() }
     }
 
-    fn add(&mut self, now: Timestamp, counts: Counts) {
-        let slot = now.as_millisecond().div_euclid(self.slot_ms);
-        // A clock that went back adds to what is newest.
-        if self.slots.back().is_none_or(|(newest, _)| *newest < slot) {
-            self.slots.push_back((slot, Counts::default()));
+    /// The part of now, or the newest there is: a clock that went back adds to that.
+    fn slot(&mut self, now: Timestamp) -> Option<&mut Slot> {
+        let number = now.as_millisecond().div_euclid(self.slot_ms);
+        if self.slots.back().is_none_or(|newest| newest.number < number) {
+            self.slots.push_back(Slot { number, ..Slot::default() });
         }
-        if let Some((_, sum)) = self.slots.back_mut() {
-            sum.calls = sum.calls.saturating_add(counts.calls);
-            sum.failed = sum.failed.saturating_add(counts.failed);
-            sum.slow = sum.slow.saturating_add(counts.slow);
+        self.slots.back_mut()
+    }
+
+    fn add(&mut self, now: Timestamp, counts: Counts) {
+        let Some(Slot { counts: sum, .. }) = self.slot(now) else { return };
+        sum.calls = sum.calls.saturating_add(counts.calls);
+        sum.good = sum.good.saturating_add(counts.good);
+        sum.failed = sum.failed.saturating_add(counts.failed);
+        sum.slow = sum.slow.saturating_add(counts.slow);
+    }
+
+    /// A call that failed or was slow, unless the endpoint had such a trouble before; `is_new` where the call was not
+    /// counted yet.
+    fn add_trouble(&mut self, now: Timestamp, endpoint: u64, trouble: Trouble, is_new: bool) {
+        self.forget(now);
+        let key = (endpoint, trouble);
+        if self.slots.iter().any(|slot| slot.troubled.contains(&key)) {
+            return;
+        }
+        if let Some(slot) = self.slot(now).filter(|slot| slot.troubled.len() < MAX_TROUBLED) {
+            slot.troubled.insert(key);
+        }
+        let (failed, slow) = ((trouble == Trouble::Failed).into(), (trouble == Trouble::Slow).into());
+        self.add(now, Counts { calls: is_new.into(), failed, slow, ..Counts::default() });
+    }
+
+    /// Drops what is older than the window.
+    fn forget(&mut self, now: Timestamp) {
+        let oldest = now.as_millisecond().div_euclid(self.slot_ms) - SLOTS;
+        while self.slots.front().is_some_and(|slot| slot.number <= oldest) {
+            self.slots.pop_front();
         }
     }
 
     fn sum(&mut self, now: Timestamp) -> Counts {
-        let oldest = now.as_millisecond().div_euclid(self.slot_ms) - SLOTS;
-        while self.slots.front().is_some_and(|(slot, _)| *slot <= oldest) {
-            self.slots.pop_front();
-        }
-        self.slots.iter().fold(Counts::default(), |sum, (_, each)| Counts {
+        self.forget(now);
+        self.slots.iter().fold(Counts::default(), |sum, Slot { counts: each, .. }| Counts {
             calls: sum.calls.saturating_add(each.calls),
+            good: sum.good.saturating_add(each.good),
             failed: sum.failed.saturating_add(each.failed),
             slow: sum.slow.saturating_add(each.slow),
         })

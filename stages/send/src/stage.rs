@@ -135,7 +135,7 @@ impl SendStage {
         let mut refusals = Vec::new();
         let mut passed_over = Vec::new();
         for circuit in self.order(delivery) {
-            match circuit.admit() {
+            match circuit.admit(delivery) {
                 Ok(permit) => return Ok((Plan::Call(permit), passed_over)),
                 Err(refusal) => {
                     refusals.push(refusal);
@@ -161,10 +161,13 @@ impl SendStage {
 
     /// One call, timed as a whole, and cleaned of addresses.
     async fn call(&self, permit: Permit<'_>, delivery: &Delivery) -> Answer {
+        let is_strangers = permit.is_strangers();
         let mut answer = permit.call(delivery, self.settings.policy(delivery.channel()).timeout()).await;
         answer.detail = text::redact(&answer.detail, Some(delivery.endpoint.address.text()));
         answer.code = answer.code.chars().take(MAX_CODE).collect();
-        self.alerts.iter().for_each(|alerts| alerts.note(&delivery.provider, &answer));
+        // Whoever owns an endpoint could speak to developers through it.
+        let told = if is_strangers { Answer { detail: String::new(), ..answer.clone() } } else { answer.clone() };
+        self.alerts.iter().for_each(|alerts| alerts.note(&delivery.provider, &told));
         answer
     }
 }

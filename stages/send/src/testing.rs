@@ -43,6 +43,7 @@ fn lay(over: toml::Table, under: &mut toml::Table) {
 /// A provider that follows a script, and counts its calls.
 pub(crate) struct ScriptedProvider {
     name: &'static str,
+    strangers: bool,
     serves: Vec<Channel>,
     answers: Mutex<VecDeque<Answer>>,
     delay: Duration,
@@ -57,11 +58,23 @@ impl ScriptedProvider {
     /// Every call takes `delay`.
     pub(crate) fn slow(delay: Duration, answers: impl IntoIterator<Item = Answer>) -> Self {
         let answers = Mutex::new(answers.into_iter().collect());
-        ScriptedProvider { name: "script", serves: Channel::ALL.to_vec(), answers, delay, sent: Mutex::default() }
+        ScriptedProvider {
+            name: "script",
+            strangers: false,
+            serves: Channel::ALL.to_vec(),
+            answers,
+            delay,
+            sent: Mutex::default(),
+        }
     }
 
     pub(crate) fn named(self, name: &'static str) -> Self {
         ScriptedProvider { name, ..self }
+    }
+
+    /// Each device's token is the origin that answers for it.
+    pub(crate) fn of_strangers(self) -> Self {
+        ScriptedProvider { strangers: true, ..self }
     }
 
     pub(crate) fn only(self, channel: Channel) -> Self {
@@ -95,6 +108,10 @@ impl Provider for ScriptedProvider {
 
     fn serves(&self, channel: Channel, _: Option<Platform>) -> bool {
         self.serves.contains(&channel)
+    }
+
+    fn origin(&self, delivery: &Delivery) -> Option<String> {
+        self.strangers.then(|| delivery.endpoint.address.text().to_owned())
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {

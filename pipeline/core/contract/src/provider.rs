@@ -23,6 +23,12 @@ pub trait Provider: Send + Sync {
     /// account is checked at start-up.
     fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool;
 
+    /// Who is at the other end, where the endpoint says so and not the account: a push service that the recipient's
+    /// browser chose. Each has a circuit of its own, and nothing it says reaches an alert.
+    fn origin(&self, _delivery: &Delivery) -> Option<String> {
+        None
+    }
+
     /// Makes one attempt. `delivery.attempt` says which.
     async fn send(&self, delivery: &Delivery) -> Answer;
 }
@@ -47,8 +53,8 @@ pub struct Answer {
     /// With [`Outcome::DeadEndpoint`]: since when the provider has known it. A token registered later is alive.
     #[serde(default)]
     pub gone_since: Option<Timestamp>,
-    /// The trouble is this recipient's alone (a full mailbox, greylisting, a phone that is off): it says nothing about
-    /// the provider, and another one would meet it too.
+    /// The trouble is this recipient's alone (a full mailbox, greylisting, a phone that is off, a subscription of another
+    /// key): it says nothing about the provider, and another one would meet it too.
     #[serde(default)]
     pub about_recipient: bool,
 }

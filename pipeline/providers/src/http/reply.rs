@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chasqui_contract::Outcome;
-use jiff::Timestamp;
+use jiff::{Timestamp, tz::TimeZone};
 use reqwest::{
     StatusCode,
     header::{HeaderMap, RETRY_AFTER},
@@ -41,14 +41,14 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// `Retry-After` (RFC 9110, 10.2.3: seconds, or a date), clamped to [`MAX_RETRY_AFTER`]. Some vendors send
+    /// `Retry-After` (RFC 9110, 10.2.3: seconds, or a date in any of the three forms of 5.6.7), clamped to [`MAX_RETRY_AFTER`]. Some vendors send
     /// fractions, and worse (`inf`, `1e300`): what is not understood is none.
     pub fn retry_after(&self, now: Timestamp) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         let seconds = match text.parse::<f64>() {
             Ok(seconds) if seconds.is_nan() => return None,
             Ok(seconds) => seconds,
-            Err(_) => jiff::fmt::rfc2822::parse(text).ok()?.timestamp().duration_since(now).as_secs_f64(),
+            Err(_) => date(text)?.duration_since(now).as_secs_f64(),
         };
         Some(Duration::from_secs_f64(seconds.clamp(0.0, MAX_RETRY_AFTER.as_secs_f64())))
     }
@@ -75,6 +75,14 @@ impl Reply {
     }
 }
 
+/// A date as HTTP writes it, and as it used to: RFC 850's form, and that of C's `asctime`.
+fn date(text: &str) -> Option<Timestamp> {
+    const OLD: [&str; 2] = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+    let old = |format| jiff::civil::DateTime::strptime(format, text).ok()?.to_zoned(TimeZone::UTC).ok();
+    let date = jiff::fmt::rfc2822::parse(text).ok().or_else(|| OLD.into_iter().find_map(old))?;
+    Some(date.timestamp())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +100,11 @@ mod tests {
             ("soon", None),
             ("Sun, 01 Mar 2026 12:00:09 GMT", Some(Duration::from_secs(9))),
             ("Sun, 01 Mar 2026 11:00:00 GMT", Some(Duration::ZERO)),
+            ("Sunday, 01-Mar-26 12:00:09 GMT", Some(Duration::from_secs(9))),
+            ("Sun Mar  1 12:00:09 2026", Some(Duration::from_secs(9))),
+            ("Tue Mar 31 12:00:09 2026", Some(MAX_RETRY_AFTER)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(Duration::ZERO)),
+            ("Sun Mar  1 12:00:09", None),
         ] {
             assert_eq!(reply(503, &[("retry-after", value)], "").retry_after(at(0)), expected, "{value}");
         }

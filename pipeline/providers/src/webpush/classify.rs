@@ -2,13 +2,15 @@
 //!
 //! Source: [RFC 8030](https://www.rfc-editor.org/rfc/rfc8030) (5, 5.2, 7.2, 7.3, 8.4),
 //! [RFC 8292, 4.2](https://www.rfc-editor.org/rfc/rfc8292#section-4.2). Codes of a service's own there are none that
-//! all share, so the status is the code.
+//! all share, so the status is the code. That a subscription was made with another key each says in its own words:
+//! Chrome's service in a text (403), Mozilla's in a message (401), Apple's as `VapidPkHashMismatch` (400).
 
 use chasqui_contract::{Answer, Outcome};
 use jiff::Timestamp;
 use reqwest::Url;
 use serde_json::Value;
 
+use super::belief::OfKey;
 use crate::http::Reply;
 
 /// Longest message id, in characters.
@@ -16,20 +18,30 @@ const MAX_ID: usize = 256;
 /// What is shorter in an endpoint is no secret, in bytes.
 const MIN_SECRET: usize = 16;
 
-/// The meaning of an answer from `endpoint`, which is a secret and does not show in it.
-pub(super) fn classify(reply: &Reply, endpoint: &Url, now: Timestamp) -> Answer {
-    let outcome = match reply.status.as_u16() {
-        200..300 => Outcome::Accepted,
-        404 | 410 => Outcome::DeadEndpoint,
-        401 | 403 => Outcome::Misconfigured,
+/// The meaning of an answer from `endpoint`, which is a secret and does not show in it; and what it says of our key.
+pub(super) fn classify(reply: &Reply, endpoint: &Url, now: Timestamp) -> (OfKey, Answer) {
+    let words = words(reply, endpoint);
+    let (of_key, outcome) = match reply.status.as_u16() {
+        200..300 => (OfKey::Good, Outcome::Accepted),
+        400 | 401 | 403 if names_another_key(&words) => (OfKey::Other, Outcome::DeadEndpoint),
+        401 | 403 => (OfKey::Refused, Outcome::Refused),
+        404 | 410 => (OfKey::Nothing, Outcome::DeadEndpoint),
         _ => match reply.by_status(reply.retry_after(now)) {
             // The address is the browser's, not a setting of ours.
-            Outcome::Misconfigured => Outcome::Refused,
-            outcome => outcome,
+            Outcome::Misconfigured => (OfKey::Nothing, Outcome::Refused),
+            outcome => (OfKey::Nothing, outcome),
         },
     };
     let message_id = if outcome == Outcome::Accepted { message_id(reply) } else { String::new() };
-    Answer { message_id, ..Answer::new(outcome, reply.code(), words(reply, endpoint)) }
+    (of_key, Answer { message_id, ..Answer::new(outcome, reply.code(), words) })
+}
+
+/// Whether the service says that the subscription is of another key than ours. It can say so of its own subscriptions
+/// only, so it is believed.
+fn names_another_key(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    let differs = ["mismatch", "not correspond", "not match"];
+    words.contains("vapid") && differs.iter().any(|differs| words.contains(differs))
 }
 
 /// The message's resource is an address; its last part is the id.
@@ -57,14 +69,18 @@ mod tests {
 
     const LATER: Outcome = Outcome::TryLater { after: None };
 
-    fn meaning(reply: &Reply) -> Answer {
+    fn judged(reply: &Reply) -> (OfKey, Answer) {
         let endpoint = "https://push.example.net/wpush/v2/gAAAAABsecretsecret?token=BQYAAAsecret".parse().unwrap();
         classify(reply, &endpoint, at(0))
     }
 
+    fn meaning(reply: &Reply) -> Answer {
+        judged(reply).1
+    }
+
     #[test]
     fn every_status_has_its_meaning() {
-        use Outcome::{Accepted, DeadEndpoint, Misconfigured, Refused};
+        use Outcome::{Accepted, DeadEndpoint, Refused};
         for (status, expected) in [
             (200, Accepted),
             (201, Accepted),
@@ -72,8 +88,8 @@ mod tests {
             (204, Accepted),
             (301, Refused),
             (400, Refused),
-            (401, Misconfigured),
-            (403, Misconfigured),
+            (401, Refused),
+            (403, Refused),
             (404, DeadEndpoint),
             (405, Refused),
             (406, Refused),
@@ -88,6 +104,34 @@ mod tests {
         ] {
             let answer = meaning(&reply(status, &[], ""));
             assert_eq!((answer.outcome, answer.code), (expected, status.to_string()));
+        }
+    }
+
+    #[test]
+    fn a_subscription_of_another_key_is_dead_in_every_services_words() {
+        for (status, body) in [
+            (
+                403,
+                "the VAPID credentials in the authorization header do not correspond to the credentials used to create the subscriptions.\n",
+            ),
+            (401, r#"{"code":401,"errno":109,"error":"Unauthorized","message":"VAPID public key mismatch"}"#),
+            (400, r#"{"reason":"VapidPkHashMismatch"}"#),
+        ] {
+            let (of_key, answer) = judged(&reply(status, &[], body));
+            assert_eq!((of_key, answer.outcome), (OfKey::Other, Outcome::DeadEndpoint), "{body}");
+        }
+        for (status, body) in [
+            (403, r#"{"reason":"BadJwtToken"}"#),
+            (401, r#"{"code":401,"errno":109,"error":"Unauthorized","message":"Invalid bearer token"}"#),
+            (403, "URGENT ops: rotate the VAPID key at https://evil.example/login"),
+            (401, ""),
+        ] {
+            let (of_key, answer) = judged(&reply(status, &[], body));
+            assert_eq!((of_key, answer.outcome), (OfKey::Refused, Outcome::Refused), "{body}");
+        }
+        assert_eq!(judged(&reply(201, &[], "VAPID mismatch")).0, OfKey::Good);
+        for status in [400, 410, 413, 500] {
+            assert_eq!(judged(&reply(status, &[], "")).0, OfKey::Nothing, "{status}");
         }
     }
 

@@ -18,7 +18,11 @@ pub(crate) struct Settings {
     pub(crate) private_key: SecretSource,
     /// Whom a push service may ask: a `mailto:` or `https:` address.
     pub(crate) subject: String,
-    /// Endpoints over `http://` and on numeric addresses are taken too: a lab.
+    /// Push services beside the known ones.
+    pub(crate) hosts: Vec<String>,
+    /// A push service may have an address of a private network.
+    pub(crate) allow_private_addresses: bool,
+    /// Any endpoint is taken, over `http://` too: a lab.
     pub(crate) allow_insecure_endpoints: bool,
     #[serde(flatten)]
     pub(crate) http: HttpSettings,

@@ -77,13 +77,47 @@ async fn a_push_arrives_with_our_name_on_it_and_only_the_browser_reads_it() {
 async fn an_endpoint_inside_our_network_is_not_called() {
     let server = Loopback::start([created()]).await;
     let (public, private) = key_pair();
-    let (settings, _file) = settings_with_key(&public, &private);
-    let provider = build(settings).unwrap();
-    for endpoint in [server.url.clone(), server.url.replace("http:", "https:"), "https://localhost/".into()] {
-        let answer = provider.send(&web(&endpoint, &Browser::new())).await;
-        assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Refused, "subscription"), "{endpoint}");
+    let port = server.url.rsplit(':').next().unwrap();
+    let here = server.url.replace("http:", "https:");
+    let name = format!("https://localhost:{port}");
+    // Not named; named, and then checked after it is looked up or read.
+    for (hosts, endpoint, outcome, code) in [
+        (vec![], server.url.clone(), Outcome::Refused, "subscription"),
+        (vec![], here.clone(), Outcome::Refused, "subscription"),
+        (vec![], name.clone(), Outcome::Refused, "subscription"),
+        (vec![format!("127.0.0.1:{port}")], here, Outcome::Refused, "subscription"),
+        (vec![format!("localhost:{port}")], name, Outcome::TryLater { after: None }, "connection"),
+    ] {
+        let (settings, _file) = settings_with_key(&public, &private);
+        let provider = build(Settings { hosts, ..settings }).unwrap();
+        let delivery = web(&endpoint, &Browser::new());
+        let answer = provider.send(&delivery).await;
+        assert_eq!((answer.outcome, answer.code.as_str()), (outcome, code), "{endpoint} {}", answer.detail);
     }
     assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
+async fn deliveries_to_one_origin_share_a_circuit_and_others_do_not() {
+    let provider = lab();
+    let origin = |endpoint: &str| provider.origin(&web(endpoint, &Browser::new()));
+    assert_eq!(origin("https://a.example/1").as_deref(), Some("https://a.example"));
+    assert_eq!(origin("https://a.example:443/2").as_deref(), Some("https://a.example"));
+    assert_eq!(origin("http://a.example:8443/1").as_deref(), Some("http://a.example:8443"));
+    assert_eq!(origin("what?").as_deref(), Some(""), "it calls nobody");
+}
+
+#[tokio::test]
+async fn subscriptions_of_another_key_and_hostile_words_are_not_the_accounts_trouble() {
+    let other = || Turn::say(403, "the VAPID credentials do not correspond to the credentials of the subscription");
+    let hostile = || Turn::say(403, "URGENT ops: rotate the VAPID key at https://evil.example/login");
+    let server = Loopback::start([other(), hostile(), created()]).await;
+    let provider = lab();
+    for expected in [Outcome::DeadEndpoint, Outcome::Refused, Outcome::Accepted] {
+        let answer = provider.send(&web(&format!("{}/push/abc", server.url), &Browser::new())).await;
+        assert_eq!(answer.outcome, expected);
+        assert!(!answer.is_providers_fault());
+    }
 }
 
 #[tokio::test]

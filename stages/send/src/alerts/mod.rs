@@ -4,7 +4,9 @@
 //!
 //! Guarantee: sending never waits for an alert. Noting a failure takes a lock for a moment and no I/O; what is to be
 //! told goes to a bounded queue per target, and where that is full, or the target refuses, its next alert says how many
-//! are missing. Whom a message was for is in no alert: answers come here after their addresses were taken out.
+//! are missing. Whom a message was for is in no alert: answers come here after their addresses were taken out. A
+//! vendor's words are made inert ([`inert`](chasqui_schemas::text::inert)): no link, no markup, whatever the alert is read
+//! in. What a stranger answers, whom an endpoint and not the account names, is in no alert at all.
 //!
 //! # What counts
 //! | answer | reason | told |
@@ -14,7 +16,7 @@
 //! | throttled | `provider_throttled` | likewise |
 //! | no answer | `provider_timeout` | likewise |
 //! | refused | `provider_refused` | likewise |
-//! | accepted, dead endpoint, opted out, try later because of the recipient | | never: these are about recipients |
+//! | accepted, dead endpoint, opted out, any of these because of the recipient but the first | | never: these are about recipients |
 //!
 //! `aggregate` has the rules. Each alert is a line in the log, too, whether there is a target or not.
 //!
@@ -34,7 +36,7 @@ use std::{
 };
 
 use chasqui_contract::{Answer, Clock, Outcome, Provider};
-use chasqui_schemas::{Channel, Delivery, Reason, delivery::Address, submission::Content};
+use chasqui_schemas::{Channel, Delivery, Reason, delivery::Address, submission::Content, text::inert};
 use chasqui_settings::SettingsError;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -197,12 +199,12 @@ fn is_number(text: &str) -> bool {
 fn reason(answer: &Answer) -> Option<Reason> {
     match answer.outcome {
         Outcome::Accepted | Outcome::DeadEndpoint | Outcome::OptedOut => None,
-        Outcome::TryLater { .. } if answer.about_recipient => None,
+        Outcome::Misconfigured => Some(Reason::ProviderMisconfigured),
+        _ if answer.about_recipient => None,
         Outcome::TryLater { .. } | Outcome::OtherProvider => Some(Reason::ProviderTransient),
         Outcome::Throttled { .. } => Some(Reason::ProviderThrottled),
         Outcome::NoAnswer => Some(Reason::ProviderTimeout),
         Outcome::Refused => Some(Reason::ProviderRefused),
-        Outcome::Misconfigured => Some(Reason::ProviderMisconfigured),
     }
 }
 
@@ -262,7 +264,7 @@ fn text(alert: &Alert) -> String {
     let Alert { provider, reason, count, during, again, code, detail, untold } = alert;
     let (failures, more) = (if *count == 1 { "failure" } else { "failures" }, if *again { "more " } else { "" });
     let mut text = format!("{provider}: {reason}: {count} {more}{failures} in {} s", during.as_secs());
-    text += format!("; the last: {code} {detail}").trim_end();
+    text += format!("; the last: {} {}", inert(code), inert(detail)).trim_end();
     if *untold > 0 {
         text += &format!("; not told before this: {untold}");
     }

@@ -54,12 +54,12 @@ async fn a_storm_is_posted_once_per_window_with_its_count() {
     let alerts = start(&slack, &clock);
     (0..500).for_each(|_| alerts.note("twilio", &later()));
     let process = std::process::id();
-    let first = format!("twilio: provider_transient: 3 failures in 0 s; the last: 503 <busy>; process {process}");
+    let first = format!("twilio: provider_transient: 3 failures in 0 s; the last: 503 busy; process {process}");
     assert_eq!(posted(&slack, 1).await[0], first);
 
     clock.advance(SignedDuration::from_secs(300));
     let second =
-        format!("twilio: provider_transient: 497 more failures in 300 s; the last: 503 <busy>; process {process}");
+        format!("twilio: provider_transient: 497 more failures in 300 s; the last: 503 busy; process {process}");
     assert_eq!(posted(&slack, 2).await, [first, second], "the end of the window is noticed without a failure");
 }
 
@@ -91,6 +91,8 @@ async fn a_misconfiguration_is_posted_at_once_and_what_concerns_recipients_never
         (0..10).for_each(|_| alerts.note("twilio", &Answer::new(outcome, "1", "")));
     }
     (0..10).for_each(|_| alerts.note("smtp", &Answer { about_recipient: true, ..later() }));
+    let refused = Answer::new(Outcome::Refused, "403", "");
+    (0..10).for_each(|_| alerts.note("webpush", &Answer { about_recipient: true, ..refused.clone() }));
     alerts.note("vonage", &Answer::new(Outcome::Misconfigured, "4", "Bad Credentials"));
     let texts = posted(&slack, 1).await;
     assert!(texts[0].starts_with("vonage: provider_misconfigured: 1 failure in 0 s; the last: 4 Bad Credentials"));
@@ -142,6 +144,18 @@ async fn a_mail_goes_through_a_provider_until_it_is_taken() {
     assert_eq!(mail.calls(), 1, "it is obeyed");
     sleep(Duration::from_secs(60)).await;
     assert_eq!(mail.calls(), 3, "but not for an hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vendors_words_are_inert_in_an_alert() {
+    let slack = slack([ok()]);
+    let alerts = start(&slack, &clock());
+    let words = "URGENT <!here> *ops*: log in at https://evil.example/x\n@channel `now`";
+    alerts.note("twilio", &Answer::new(Outcome::Misconfigured, "<20003>", words));
+    let text = posted(&slack, 1).await.remove(0);
+    let expected = "twilio: provider_misconfigured: 1 failure in 0 s; the last: 20003 URGENT here ops log in at https \
+                    evil example x channel now; process";
+    assert!(text.starts_with(expected), "{text}");
 }
 
 #[test]

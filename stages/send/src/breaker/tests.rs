@@ -16,15 +16,20 @@ fn settings() -> Settings {
     }
 }
 
-/// A breaker and the time.
+/// A breaker and the time. Every call is of another endpoint, unless a test says which.
 struct World {
     breaker: Breaker,
     now: Timestamp,
+    endpoints: u64,
 }
 
 impl World {
     fn new() -> Self {
-        World { breaker: Breaker::new(settings()), now: Timestamp::from_second(1_900_000_000).unwrap() }
+        Self::of(Breaker::new(settings()))
+    }
+
+    fn of(breaker: Breaker) -> Self {
+        World { breaker, now: Timestamp::from_second(1_900_000_000).unwrap(), endpoints: 1_000 }
     }
 
     fn after(&mut self, ms: i64) -> &mut Self {
@@ -33,7 +38,12 @@ impl World {
     }
 
     fn begin(&mut self) -> Result<Call, Refusal> {
-        let call = self.breaker.admit(self.now)?;
+        self.endpoints += 1;
+        self.begin_of(self.endpoints)
+    }
+
+    fn begin_of(&mut self, endpoint: u64) -> Result<Call, Refusal> {
+        let call = self.breaker.admit(self.now, endpoint)?;
         self.breaker.begin(&call, self.now);
         Ok(call)
     }
@@ -147,7 +157,7 @@ fn a_probe_that_is_given_up_makes_room_for_another() {
     let mut world = World::opened();
     world.after(5_000);
     for _ in 0..10 {
-        let probe = world.breaker.admit(world.now).unwrap();
+        let probe = world.breaker.admit(world.now, 1).unwrap();
         world.breaker.abandon(probe);
     }
     assert!((0..3).all(|_| world.call(0, false)));
@@ -166,6 +176,69 @@ fn calls_from_before_it_opened_say_nothing_about_probes() {
     assert_eq!(world.phase(), Phase::HalfOpen);
     world.breaker.end(probe, world.now, false);
     assert_eq!(world.calls(2, false).phase(), Phase::Closed);
+}
+
+#[test]
+fn one_sick_endpoint_opens_nothing_and_an_outage_does() {
+    let mut world = World::new();
+    for n in 0..100 {
+        let call = world.begin_of(7).unwrap();
+        world.after(if n % 2 == 0 { 0 } else { 2_000 });
+        world.breaker.end(call, world.now, true);
+        let hanging = world.begin_of(8).unwrap();
+        world.call(0, false);
+        drop(hanging);
+    }
+    assert_eq!(world.phase(), Phase::Closed, "two endpoints among others");
+    let mut world = World::new();
+    for _ in 0..100 {
+        let call = world.begin_of(7).unwrap();
+        world.after(100);
+        world.breaker.end(call, world.now, true);
+    }
+    assert_eq!(world.phase(), Phase::Closed, "one endpoint alone");
+    assert_eq!(world.calls(10, true).phase(), Phase::Open);
+}
+
+#[test]
+fn a_probe_is_not_spent_on_the_same_endpoint_again_while_others_may_come() {
+    let mut world = World::opened();
+    world.after(5_000);
+    let sick = world.begin_of(7).unwrap();
+    world.breaker.end(sick, world.now, true);
+    world.after(10_000);
+    let refusal = world.begin_of(7).unwrap_err();
+    assert_eq!(refusal.until, world.now + SignedDuration::from_secs(5));
+    world.after(4_999);
+    assert!(world.begin_of(7).is_err());
+    for _ in 0..3 {
+        assert!(world.call(0, false), "the others' probes go well");
+    }
+    assert_eq!(world.phase(), Phase::Closed);
+    assert!(world.begin_of(7).is_ok());
+
+    let mut alone = World::opened();
+    alone.after(5_000);
+    let sick = alone.begin_of(7).unwrap();
+    alone.breaker.end(sick, alone.now, true);
+    alone.after(10_000);
+    alone.now = alone.begin_of(7).unwrap_err().until;
+    assert!(alone.begin_of(7).is_ok(), "where nobody else comes, it is its turn");
+}
+
+#[test]
+fn an_origin_that_anybody_can_choose_is_called_with_caution_until_it_answers() {
+    let mut world = World::of(Breaker::cautious(settings()));
+    let mut hanging: Vec<Call> = (0..CAUTION).map(|_| world.begin().unwrap()).collect();
+    let refusal = world.begin().unwrap_err();
+    assert_eq!(refusal, Refusal { until: world.now + PROBE_PAUSE, open_for: PROBE_PAUSE });
+    let given_up = hanging.pop().unwrap();
+    world.breaker.abandon(given_up);
+    assert!(world.call(10, true), "a place was free");
+    assert!(world.call(10, false), "and is again");
+    hanging.extend((0..500).map(|_| world.begin().unwrap()));
+    world.after(2_000);
+    assert!(world.begin().is_err() && world.phase() == Phase::Open);
 }
 
 #[test]
@@ -286,7 +359,7 @@ proptest! {
         let mut world = World::new();
         walk(&mut world, &steps);
         // Whoever is refused comes back when told to, once.
-        if let Err(refusal) = world.breaker.admit(world.now).map(|call| world.breaker.abandon(call)) {
+        if let Err(refusal) = world.breaker.admit(world.now, 1).map(|call| world.breaker.abandon(call)) {
             world.now = refusal.until;
         }
         while world.phase() != Phase::Closed {

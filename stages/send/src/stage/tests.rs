@@ -2,6 +2,7 @@ use chasqui_contract::{ManualClock, Outcome};
 use chasqui_rules::{Candidate, RouteSettings, routes::PushRoutes};
 use chasqui_schemas::{
     Lane,
+    delivery::Address,
     record::{Contacts, Device, Platform, Preferences},
 };
 use chasqui_stores::memory::{MemoryDirectory, MemoryLedger};
@@ -293,9 +294,21 @@ fn attribute<'a>(decision: &'a Decision, key: &str) -> Option<&'a str> {
     decision.attributes.iter().find(|(each, _)| each == key).map(|(_, value)| value.as_str())
 }
 
-/// SMS number `n`, which prioritize gave to `provider`.
+/// SMS number `n`, to a phone of its own, which prioritize gave to `provider`.
 fn sms(n: u128, provider: &str) -> Delivery {
-    Delivery { id: uuid::Uuid::from_u128(n), provider: provider.into(), ..delivery_by(Channel::Sms) }
+    let mut delivery =
+        Delivery { id: uuid::Uuid::from_u128(n), provider: provider.into(), ..delivery_by(Channel::Sms) };
+    delivery.endpoint.id = format!("phone-{n}");
+    delivery
+}
+
+/// Push number `n`, to a browser of its own, whose push service is at `origin`.
+fn push(n: u128, origin: &str) -> Delivery {
+    let mut delivery = Delivery { id: uuid::Uuid::from_u128(n), ..delivery_by(Channel::Push) };
+    let token = origin.to_owned();
+    delivery.endpoint.id = format!("browser-{n}");
+    delivery.endpoint.address = Address::Device { platform: Platform::Web, token, registered_at: None };
+    delivery
 }
 
 const LATER: Outcome = Outcome::TryLater { after: None };
@@ -400,6 +413,54 @@ async fn what_is_wrong_with_a_recipient_opens_no_circuit() {
         worker.decide(sms(n, "script")).await.unwrap();
     }
     assert_eq!(world.calls(), 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_origin_that_fails_harms_no_other() {
+    let outcomes = [[Outcome::NoAnswer; 2].as_slice(), &[Outcome::Accepted; 3]].concat();
+    let answers = outcomes.into_iter().map(|outcome| Answer::new(outcome, "", ""));
+    let world = World::new(ScriptedProvider::new(answers).of_strangers());
+    let worker = world.worker();
+    for n in 0..2 {
+        worker.decide(push(n, "https://dead.example")).await.unwrap();
+    }
+    let refused = worker.decide(push(2, "https://dead.example")).await.unwrap();
+    assert_eq!(reason(&refused), Some(Reason::CircuitOpen));
+    for n in 3..6 {
+        let decision = worker.decide(push(n, "https://push.example")).await.unwrap();
+        assert_eq!(decision.verdict, Verdict::Sent);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_origin_that_keeps_silent_holds_few_places() {
+    let answers = (0..100).map(|_| Answer::new(Outcome::Accepted, "", ""));
+    let world = World::new(ScriptedProvider::slow(Duration::from_secs(3_600), answers).of_strangers());
+    let worker = world.worker();
+    let silent = (0..100).map(|n| worker.decide(push(n, "https://silent.example")));
+    let other = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asked = world.calls();
+        let decided =
+            tokio::time::timeout(Duration::from_secs(1), worker.decide(push(999, "https://push.example"))).await;
+        assert!(decided.is_err() && world.calls() == asked + 1, "the other origin is called");
+        asked
+    };
+    let (decisions, asked) = tokio::join!(futures::future::join_all(silent), other);
+    assert!(asked < 50, "{asked}");
+    let waiting = decisions.iter().filter(|each| reason(each.as_ref().unwrap()) == Some(Reason::CircuitOpen)).count();
+    assert_eq!(waiting, 100 - asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn origins_without_number_do_not_fill_the_memory() {
+    let world =
+        World::new(ScriptedProvider::new((0..3_000).map(|_| Answer::new(Outcome::Refused, "", ""))).of_strangers());
+    let worker = world.worker();
+    for n in 0..3_000 {
+        worker.decide(push(n, &format!("https://{n}.example"))).await.unwrap();
+    }
+    assert!(worker.circuits["script"].origins() <= 1_024);
 }
 
 #[tokio::test(start_paused = true)]
