@@ -156,14 +156,27 @@ impl Record for Contacts {
 
 impl Contacts {
     /// Removes the device `id` where it still has the token that its push service calls dead. A token that was
-    /// registered after `gone_since` has come to life again, and stays. True if it was removed.
-    pub fn remove_device(&mut self, id: &str, token: &str, gone_since: Option<Timestamp>) -> bool {
+    /// registered after `gone_since` has come to life again, and stays. Of a device that does not say when it was
+    /// registered, it is known that it was there when the record was written, at `written_at`: that stands in, and is
+    /// kept for the others, since the record is now written anew. True if it was removed.
+    pub fn remove_device(
+        &mut self,
+        id: &str,
+        token: &str,
+        gone_since: Option<Timestamp>,
+        written_at: Timestamp,
+    ) -> bool {
         let before = self.devices.len();
         self.devices.retain(|device| {
-            let came_back = gone_since.zip(device.registered_at).is_some_and(|(gone, registered)| registered > gone);
+            let registered_at = device.registered_at.unwrap_or(written_at);
+            let came_back = gone_since.is_some_and(|gone_since| registered_at > gone_since);
             device.id != id || device.token != token || came_back
         });
-        self.devices.len() < before
+        let removed = self.devices.len() < before;
+        if removed {
+            self.devices.iter_mut().for_each(|device| _ = device.registered_at.get_or_insert(written_at));
+        }
+        removed
     }
 
     /// Whether there is a device `id` with this token.
@@ -182,7 +195,8 @@ pub struct Device {
     pub platform: Platform,
     /// APNs device token, FCM registration token, or a Web Push subscription as JSON.
     pub token: String,
-    /// When the token was registered: a provider's "gone since" older than this does not concern it.
+    /// When the token was registered: a provider's "gone since" older than this does not concern it. Without it, the time
+    /// at which the record was written stands in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registered_at: Option<Timestamp>,
 }
@@ -427,22 +441,27 @@ mod tests {
 
     #[test]
     fn exactly_the_device_with_exactly_the_dead_token_is_removed() {
-        let devices = [device("phone", "old", None), device("tablet", "old", None), device("phone", "new", None)];
+        let devices = [device("phone", "old", Some(1)), device("tablet", "old", None), device("phone", "new", None)];
         let mut contacts = Contacts { devices: devices.to_vec(), ..Contacts::default() };
-        assert!(contacts.remove_device("phone", "old", None));
-        assert_eq!(contacts.devices, devices[1..]);
-        assert!(!contacts.remove_device("phone", "old", None));
+        assert!(contacts.remove_device("phone", "old", None, at(3)));
+        let left = [device("tablet", "old", Some(3)), device("phone", "new", Some(3))];
+        assert_eq!(contacts.devices, left, "what is written anew keeps its time");
+        assert!(!contacts.remove_device("phone", "old", None, at(9)));
+        assert_eq!(contacts.devices, left);
     }
 
     #[test]
     fn a_token_registered_after_it_was_gone_stays() {
-        let removed = |registered_at: Option<i64>, gone_since: Option<i64>| {
+        let removed = |registered_at: Option<i64>, gone_since: Option<i64>, written_at: i64| {
             let devices = vec![device("phone", "t", registered_at)];
-            Contacts { devices, ..Contacts::default() }.remove_device("phone", "t", gone_since.map(at))
+            let mut contacts = Contacts { devices, ..Contacts::default() };
+            contacts.remove_device("phone", "t", gone_since.map(at), at(written_at))
         };
         for (registered_at, gone_since) in [(None, None), (None, Some(5)), (Some(5), None), (Some(5), Some(5))] {
-            assert!(removed(registered_at, gone_since), "{registered_at:?} {gone_since:?}");
+            assert!(removed(registered_at, gone_since, 5), "{registered_at:?} {gone_since:?}");
         }
-        assert!(!removed(Some(6), Some(5)));
+        assert!(!removed(Some(6), Some(5), 0));
+        assert!(!removed(None, Some(5), 6), "the record is newer");
+        assert!(removed(Some(4), Some(5), 6), "the device says more than the record");
     }
 }

@@ -82,6 +82,19 @@ pub fn decide_from(
     explain(Decision { receipts: answer.receipts.clone(), provider, ..Decision::new(verdict) }, answer)
 }
 
+/// The end of an attempt in the light of its round. A device that is dead to this account's key alone (a browser that
+/// subscribed with another) may be alive to the next account's, so that one is asked first; the last of the round has the
+/// last word.
+pub(crate) fn within_round(delivery: &Delivery, finished: Finished, providers: usize) -> Finished {
+    let Finished { answer, .. } = &finished;
+    let to_this_account = answer.outcome == Outcome::DeadEndpoint && answer.about_recipient;
+    let providers = u32::try_from(providers).unwrap_or(u32::MAX).max(1);
+    if !to_this_account || delivery.attempt.is_multiple_of(providers) {
+        return finished;
+    }
+    Finished { answer: Answer { outcome: Outcome::OtherProvider, ..finished.answer }, ..finished }
+}
+
 /// When a delivery comes back that every provider of its route refuses until `refusal.until` at least; or why it
 /// cannot wait so long: [`Reason::Expired`], or [`Reason::RetriesExhausted`] after the horizon.
 ///

@@ -19,7 +19,7 @@ use crate::{
     circuit::{Circuit, Permit},
     consent::withdrawn,
     retire::retire,
-    retry::{decide_from, wait_until},
+    retry::{decide_from, wait_until, within_round},
     settings::check_routes,
 };
 
@@ -225,9 +225,10 @@ impl Decide for SendStage {
             }
         };
 
+        let order: Vec<&str> = self.order(&delivery).into_iter().map(|circuit| circuit.provider().account()).collect();
+        let finished = within_round(&delivery, finished, order.len());
         let retired = retire(&*self.ports.address_book, &delivery, &finished).await?;
         let policy = self.settings.policy(delivery.channel());
-        let order: Vec<&str> = self.order(&delivery).into_iter().map(|circuit| circuit.provider().account()).collect();
         let since = delivery.sending_since.unwrap_or(started_at);
         let mut decision = decide_from(&delivery, &finished, policy, &order, since);
         decision.attributes.extend(retired.map(|(key, value)| (key.into(), value.into())));

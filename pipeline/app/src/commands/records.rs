@@ -10,14 +10,16 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::Path,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
+use chasqui_schemas::record::{Contacts, Record};
 use chasqui_stores::{Records, records::MAX_RECORD_BYTES};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{
     Deserialize,
@@ -51,8 +53,15 @@ pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::
     let bucket = bucket.as_str();
     match command {
         RecordsCommand::Import { file } => {
-            let stored = import(&records, &file).await?;
-            print(&format!("imported {stored} {bucket}\n"))
+            let (stored, undated) = import(&records, &file).await?;
+            print(&format!("imported {stored} {bucket}\n"))?;
+            match undated {
+                0 => Ok(()),
+                _ => print(&format!(
+                    "{undated} devices have no `registered_at`: the time of the import stands in for it, so those that are \
+                     gone already stay\n"
+                )),
+            }
         }
         RecordsCommand::Get { name } => match records.get(&name).await? {
             // Another program may have written something that is no JSON; it is shown as it is.
@@ -93,8 +102,9 @@ fn read_record(input: impl Read) -> anyhow::Result<Vec<u8>> {
     Ok(json)
 }
 
-/// Imports `file`; one thread reads while this one writes.
-async fn import(records: &Records, file: &Path) -> anyhow::Result<u64> {
+/// Imports `file`; one thread reads while this one writes. Answers how many records are stored, and how many devices in
+/// them do not say when they were registered.
+async fn import(records: &Records, file: &Path) -> anyhow::Result<(u64, usize)> {
     let input: Box<dyn Read + Send> = match file.to_str() {
         Some("-") => Box::new(io::stdin()),
         _ => Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?),
@@ -109,7 +119,14 @@ async fn import(records: &Records, file: &Path) -> anyhow::Result<u64> {
     let (sender, mut receiver) = mpsc::channel(READ_AHEAD);
     let reading =
         tokio::task::spawn_blocking(move || read(BufReader::new(input), |record| sender.blocking_send(record).is_ok()));
-    let read_records = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
+    let is_contacts = records.bucket().as_str() == Contacts::BUCKET;
+    let undated = AtomicUsize::new(0);
+    let read_records = futures::stream::poll_fn(move |context| receiver.poll_recv(context)).inspect(|(_, json)| {
+        if let Some(contacts) = is_contacts.then(|| serde_json::from_slice::<Contacts>(json).ok()).flatten() {
+            let count = contacts.devices.iter().filter(|device| device.registered_at.is_none()).count();
+            undated.fetch_add(count, Relaxed);
+        }
+    });
     let mut stored = 0;
     let imported = records.import(read_records, |count| {
         stored = count;
@@ -121,7 +138,7 @@ async fn import(records: &Records, file: &Path) -> anyhow::Result<u64> {
     // Where writing failed, the reading thread may wait for input that never comes, so it is left alone.
     imported.with_context(|| so_far(stored))?;
     reading.await.context("the reader panicked")?.with_context(|| so_far(stored))?;
-    Ok(stored)
+    Ok((stored, undated.into_inner()))
 }
 
 #[derive(Deserialize)]

@@ -132,6 +132,11 @@ async fn records_are_imported_from_an_object_and_from_lines() {
     let names = cli.output(&["contacts", "list"]);
     assert_eq!(names.lines().count(), 5_002);
     assert!(names.lines().is_sorted());
+    let devices = r#"[{"id": "old", "platform": "ios", "token": "t"},
+        {"id": "new", "platform": "ios", "token": "u", "registered_at": "2026-01-10T08:00:00Z"}]"#;
+    cli.file("devices.json", &format!(r#"{{"c": {{"devices": {devices}}}}}"#));
+    let words = cli.output(&["contacts", "import", "devices.json"]);
+    assert!(words.starts_with("imported 1 contacts\n1 devices have no `registered_at`"), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

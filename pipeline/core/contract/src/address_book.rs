@@ -10,7 +10,8 @@ use crate::StoreError;
 /// this call changed.
 #[async_trait]
 pub trait AddressBook: Send + Sync {
-    /// Removes a device from the contacts of `user` as [`chasqui_schemas::record::Contacts::remove_device`] says.
+    /// Removes a device from the contacts of `user` as [`chasqui_schemas::record::Contacts::remove_device`] says, with the
+    /// time at which the store has the record.
     /// A change that somebody else makes to the record meanwhile is kept.
     ///
     /// True if no device of that id has that token now; false if the device stays, because it was registered again

@@ -54,7 +54,8 @@ pub struct Answer {
     #[serde(default)]
     pub gone_since: Option<Timestamp>,
     /// The trouble is this recipient's alone (a full mailbox, greylisting, a phone that is off, a subscription of another
-    /// key): it says nothing about the provider, and another one would meet it too.
+    /// key): it says nothing about the provider, and another one would meet it too. With [`Outcome::DeadEndpoint`]: dead to
+    /// this account alone.
     #[serde(default)]
     pub about_recipient: bool,
 }

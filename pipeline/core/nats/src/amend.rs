@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
 use chasqui_contract::StoreError;
 use chasqui_schemas::record::Record;
+use jiff::Timestamp;
 
 use crate::{bucket::bad_record, unavailable};
 
@@ -31,15 +32,30 @@ pub async fn amend<T: Record, R>(
     shown: &str,
     change: impl Fn(Option<T>) -> (Option<T>, R),
 ) -> Result<R, StoreError> {
+    amend_dated(store, key, shown, |record, _written_at| change(record)).await
+}
+
+/// As [`amend`], for a change that depends on when the record was written.
+///
+/// # Errors
+/// As [`amend`].
+pub async fn amend_dated<T: Record, R>(
+    store: &Store,
+    key: &str,
+    shown: &str,
+    change: impl Fn(Option<T>, Timestamp) -> (Option<T>, R),
+) -> Result<R, StoreError> {
     let bad = |source: serde_json::Error| bad_record(T::BUCKET, shown, source);
     for tried in 0..TRIES {
         tokio::time::sleep(PAUSE * tried).await;
         let entry = store.entry(key).await.map_err(|error| unavailable(T::BUCKET, error))?;
         // A deleted record has a revision too. Without any, zero says that there must be none.
         let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+        let nanoseconds = entry.as_ref().map_or(0, |entry| entry.created.unix_timestamp_nanos());
+        let written_at = Timestamp::from_nanosecond(nanoseconds).unwrap_or_default();
         let value = entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.value);
         let record = value.map(|json| serde_json::from_slice(&json)).transpose().map_err(bad)?;
-        let (changed, answer) = change(record);
+        let (changed, answer) = change(record, written_at);
         let Some(changed) = changed else { return Ok(answer) };
         let json = serde_json::to_vec(&changed).map_err(bad)?;
         match store.update(key, json.into(), revision).await {

@@ -1,6 +1,6 @@
 //! The address book, on the buckets that the directory reads.
 //!
-//! Guarantee: a record is changed as it was read ([`mod@chasqui_nats::amend`]), so a device that registers at the same
+//! Guarantee: a record is changed as it was read ([`chasqui_nats::amend`]), so a device that registers at the same
 //! moment is not lost. An address that is suppressed already keeps its first reason. The directory that made a change
 //! sees it at once, before its watch gets it from the server.
 //!
@@ -9,7 +9,7 @@
 use async_nats::jetstream::kv::CreateErrorKind;
 use async_trait::async_trait;
 use chasqui_contract::{AddressBook, StoreError};
-use chasqui_nats::{amend::amend, bucket::bad_record, unavailable};
+use chasqui_nats::{amend::amend_dated, bucket::bad_record, unavailable};
 use chasqui_schemas::record::{Contacts, Record, Suppression};
 use jiff::Timestamp;
 
@@ -25,13 +25,13 @@ impl AddressBook for NatsDirectory {
         gone_since: Option<Timestamp>,
     ) -> Result<bool, StoreError> {
         let key = Contacts::KEYED_BY.key(user);
-        let remove = |contacts: Option<Contacts>| {
+        let remove = |contacts: Option<Contacts>, written_at| {
             let Some(mut contacts) = contacts else { return (None, true) };
-            let removed = contacts.remove_device(device, token, gone_since);
+            let removed = contacts.remove_device(device, token, gone_since, written_at);
             let gone = !contacts.has_device(device, token);
             (removed.then_some(contacts), gone)
         };
-        let gone = amend(self.contacts.store(), &key, user, remove).await;
+        let gone = amend_dated(self.contacts.store(), &key, user, remove).await;
         self.contacts.forget(&key);
         gone
     }

@@ -73,8 +73,13 @@ pub struct MemoryDirectory {
     pub faults: Faults,
 }
 
-/// A record of any bucket; `None` is one that does not parse.
-type Stored = Option<Arc<dyn Any + Send + Sync>>;
+/// A record of any bucket, and when it was written; `None` is one that does not parse.
+type Stored = (Timestamp, Option<Arc<dyn Any + Send + Sync>>);
+
+/// A record that is written now.
+fn stored(record: Option<Arc<dyn Any + Send + Sync>>) -> Stored {
+    (Timestamp::now(), record)
+}
 
 impl MemoryDirectory {
     /// Without any record.
@@ -92,7 +97,7 @@ impl MemoryDirectory {
     /// With a record `name` that does not parse.
     #[must_use]
     pub fn with_bad_record<T: Record>(self, name: &str) -> Self {
-        lock(&self.records).insert(place::<T>(name), None);
+        lock(&self.records).insert(place::<T>(name), stored(None));
         self
     }
 
@@ -102,7 +107,7 @@ impl MemoryDirectory {
     }
 
     fn put<T: Record>(&self, name: &str, record: T) {
-        lock(&self.records).insert(place::<T>(name), Some(Arc::new(record)));
+        lock(&self.records).insert(place::<T>(name), stored(Some(Arc::new(record))));
     }
 
     fn get<T: Record>(&self, name: &str) -> Result<Option<Arc<T>>, StoreError> {
@@ -113,7 +118,7 @@ impl MemoryDirectory {
             source: "the test made it unusable".into(),
         };
         let found = lock(&self.records).get(&place::<T>(name)).cloned();
-        let record = found.map(|record| record.and_then(|any| any.downcast().ok()).ok_or_else(bad)).transpose()?;
+        let record = found.map(|(_, record)| record.and_then(|any| any.downcast().ok()).ok_or_else(bad)).transpose()?;
         self.faults.after(T::BUCKET)?;
         Ok(record)
     }
@@ -156,8 +161,9 @@ impl AddressBook for MemoryDirectory {
         gone_since: Option<Timestamp>,
     ) -> Result<bool, StoreError> {
         let Some(contacts) = self.contacts(user).await? else { return Ok(true) };
+        let written_at = lock(&self.records).get(&place::<Contacts>(user)).map(|(at, _)| *at).unwrap_or_default();
         let mut contacts = Contacts::clone(&contacts);
-        if contacts.remove_device(device, token, gone_since) {
+        if contacts.remove_device(device, token, gone_since, written_at) {
             self.put(user, contacts.clone());
         }
         Ok(!contacts.has_device(device, token))
@@ -165,7 +171,7 @@ impl AddressBook for MemoryDirectory {
 
     async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError> {
         self.faults.before(Suppression::BUCKET)?;
-        lock(&self.records).entry(place::<Suppression>(address)).or_insert_with(|| Some(Arc::new(suppression)));
+        lock(&self.records).entry(place::<Suppression>(address)).or_insert_with(|| stored(Some(Arc::new(suppression))));
         self.faults.after(Suppression::BUCKET)
     }
 }

@@ -5,21 +5,22 @@
 //!
 //! Guarantee: while an origin takes messages, no refusal blames the account. Where it takes none, at most [`MAX_KEYS`]
 //! devices are called dead for their key, so that a wrong key in the settings does not empty the contacts; then, and for
-//! refusals without a word on the subscription after [`MAX_REFUSED`], the account is misconfigured, which is told to
-//! developers. It is counted in memory, for a bounded number of origins: a crash begins anew.
+//! refusals without a word on the subscription after [`MAX_REFUSED`] devices, the account is misconfigured, which is told
+//! to developers. It is counted in memory, for a bounded number of origins: a crash begins anew.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, PoisonError},
 };
 
 use chasqui_contract::{Answer, Outcome};
 use reqwest::Url;
 
-/// Maximum answers in a row that call a device dead for its key.
-const MAX_KEYS: u32 = 100;
-/// Maximum refusals of our authorization in a row that are taken for the subscription's trouble.
-const MAX_REFUSED: u32 = 20;
+/// Maximum devices in a row that are called dead for their key.
+const MAX_KEYS: usize = 100;
+/// Maximum devices in a row whose refusal of our authorization is taken for the subscription's trouble.
+const MAX_REFUSED: usize = 20;
 /// Maximum origins that are counted; there are some ten push services.
 const MAX_ORIGINS: usize = 256;
 
@@ -36,9 +37,9 @@ pub(super) enum OfKey {
     Nothing,
 }
 
-/// Refusals in a row, of each origin that gave some.
+/// The devices that were refused in a row, as hashes, of each origin that refused some.
 #[derive(Debug, Default)]
-pub(super) struct Belief(Mutex<HashMap<String, u32>>);
+pub(super) struct Belief(Mutex<HashMap<String, HashSet<u64>>>);
 
 impl Belief {
     /// The answer of `endpoint`'s origin, in the light of those before it.
@@ -58,9 +59,14 @@ impl Belief {
         if in_a_row.len() >= MAX_ORIGINS && !in_a_row.contains_key(&origin) {
             in_a_row.clear();
         }
-        let count = in_a_row.entry(origin).or_default();
-        *count = count.saturating_add(1);
-        let outcome = if *count > most { Outcome::Misconfigured } else { answer.outcome };
+        let mut hasher = DefaultHasher::new();
+        endpoint.hash(&mut hasher);
+        let devices = in_a_row.entry(origin).or_default();
+        // More than this are enough to know.
+        if devices.len() <= MAX_KEYS {
+            devices.insert(hasher.finish());
+        }
+        let outcome = if devices.len() > most { Outcome::Misconfigured } else { answer.outcome };
         Answer { outcome, about_recipient: true, ..answer }
     }
 }
@@ -69,13 +75,14 @@ impl Belief {
 mod tests {
     use super::*;
 
-    fn judged(belief: &Belief, host: &str, of_key: OfKey) -> Outcome {
+    /// The outcome for device `n` of a host.
+    fn judged(belief: &Belief, host: &str, n: usize, of_key: OfKey) -> Outcome {
         let outcome = match of_key {
             OfKey::Good => Outcome::Accepted,
             OfKey::Other => Outcome::DeadEndpoint,
             _ => Outcome::Refused,
         };
-        let endpoint = format!("https://{host}/abc").parse().unwrap();
+        let endpoint = format!("https://{host}/{n}").parse().unwrap();
         let answer = belief.judge(&endpoint, (of_key, Answer::new(outcome, "403", "")));
         assert_eq!(answer.about_recipient, matches!(of_key, OfKey::Other | OfKey::Refused));
         assert!(!answer.is_providers_fault());
@@ -86,36 +93,42 @@ mod tests {
     fn where_an_origin_takes_messages_a_refused_key_is_the_subscriptions() {
         let belief = Belief::default();
         for _ in 0..10 {
-            for _ in 0..MAX_REFUSED {
-                assert_eq!(judged(&belief, "a.example", OfKey::Refused), Outcome::Refused);
+            for n in 0..MAX_REFUSED {
+                assert_eq!(judged(&belief, "a.example", n, OfKey::Refused), Outcome::Refused);
             }
-            judged(&belief, "a.example", OfKey::Good);
-            for _ in 0..MAX_KEYS {
-                assert_eq!(judged(&belief, "a.example", OfKey::Other), Outcome::DeadEndpoint);
+            judged(&belief, "a.example", 0, OfKey::Good);
+            for n in 0..MAX_KEYS {
+                assert_eq!(judged(&belief, "a.example", n, OfKey::Other), Outcome::DeadEndpoint);
             }
-            judged(&belief, "a.example", OfKey::Good);
+            judged(&belief, "a.example", 0, OfKey::Good);
         }
+    }
+
+    #[test]
+    fn one_device_that_is_asked_again_and_again_is_one_device() {
+        let belief = Belief::default();
+        assert!((0..1_000).all(|_| judged(&belief, "a.example", 7, OfKey::Refused) == Outcome::Refused));
     }
 
     #[test]
     fn where_it_takes_none_our_key_is_wrong_and_the_devices_stay() {
         let belief = Belief::default();
-        let dead = (0..1_000).filter(|_| judged(&belief, "a.example", OfKey::Other) == Outcome::DeadEndpoint).count();
-        assert_eq!(dead, MAX_KEYS as usize);
-        assert_eq!(judged(&belief, "a.example", OfKey::Other), Outcome::Misconfigured);
-        judged(&belief, "a.example", OfKey::Nothing);
-        judged(&belief, "b.example", OfKey::Good);
-        assert_eq!(judged(&belief, "a.example", OfKey::Refused), Outcome::Misconfigured, "another origin's belief");
-        assert_eq!(judged(&belief, "b.example", OfKey::Refused), Outcome::Refused, "another origin's doubt");
-        judged(&belief, "a.example", OfKey::Good);
-        assert_eq!(judged(&belief, "a.example", OfKey::Other), Outcome::DeadEndpoint);
+        let dead = |n: &usize| judged(&belief, "a.example", *n, OfKey::Other) == Outcome::DeadEndpoint;
+        assert_eq!((0..1_000).filter(dead).count(), MAX_KEYS);
+        assert_eq!(judged(&belief, "a.example", 0, OfKey::Other), Outcome::Misconfigured);
+        judged(&belief, "a.example", 0, OfKey::Nothing);
+        judged(&belief, "b.example", 0, OfKey::Good);
+        assert_eq!(judged(&belief, "a.example", 0, OfKey::Refused), Outcome::Misconfigured, "another origin's belief");
+        assert_eq!(judged(&belief, "b.example", 0, OfKey::Refused), Outcome::Refused, "another origin's doubt");
+        judged(&belief, "a.example", 0, OfKey::Good);
+        assert_eq!(judged(&belief, "a.example", 0, OfKey::Other), Outcome::DeadEndpoint);
     }
 
     #[test]
     fn origins_without_number_do_not_fill_the_memory() {
         let belief = Belief::default();
         for n in 0..2 * MAX_ORIGINS {
-            judged(&belief, &format!("{n}.example"), OfKey::Refused);
+            judged(&belief, &format!("{n}.example"), 0, OfKey::Refused);
         }
         assert!(belief.0.lock().unwrap().len() <= MAX_ORIGINS);
     }

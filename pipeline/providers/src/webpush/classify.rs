@@ -6,6 +6,7 @@
 //! Chrome's service in a text (403), Mozilla's in a message (401), Apple's as `VapidPkHashMismatch` (400).
 
 use chasqui_contract::{Answer, Outcome};
+use chasqui_schemas::text::inert;
 use jiff::Timestamp;
 use reqwest::Url;
 use serde_json::Value;
@@ -19,7 +20,10 @@ const MAX_ID: usize = 256;
 const MIN_SECRET: usize = 16;
 
 /// The meaning of an answer from `endpoint`, which is a secret and does not show in it; and what it says of our key.
-pub(super) fn classify(reply: &Reply, endpoint: &Url, now: Timestamp) -> (OfKey, Answer) {
+///
+/// The words of a known service are kept, made inert. Those of anybody else are not: whoever owns an endpoint could
+/// speak to developers through logs and dead letters.
+pub(super) fn classify(reply: &Reply, endpoint: &Url, is_known: bool, now: Timestamp) -> (OfKey, Answer) {
     let words = words(reply, endpoint);
     let (of_key, outcome) = match reply.status.as_u16() {
         200..300 => (OfKey::Good, Outcome::Accepted),
@@ -33,7 +37,12 @@ pub(super) fn classify(reply: &Reply, endpoint: &Url, now: Timestamp) -> (OfKey,
         },
     };
     let message_id = if outcome == Outcome::Accepted { message_id(reply) } else { String::new() };
-    (of_key, Answer { message_id, ..Answer::new(outcome, reply.code(), words) })
+    let detail = match of_key {
+        OfKey::Other => "the subscription was made with another VAPID key".to_owned(),
+        _ if is_known => inert(&words),
+        _ => String::new(),
+    };
+    (of_key, Answer { message_id, ..Answer::new(outcome, reply.code(), detail) })
 }
 
 /// Whether the service says that the subscription is of another key than ours. It can say so of its own subscriptions
@@ -46,7 +55,8 @@ fn names_another_key(words: &str) -> bool {
 
 /// The message's resource is an address; its last part is the id.
 fn message_id(reply: &Reply) -> String {
-    reply.header("location").rsplit('/').next().unwrap_or_default().chars().take(MAX_ID).collect()
+    let id = reply.header("location").rsplit('/').next().unwrap_or_default();
+    id.chars().filter(char::is_ascii_graphic).take(MAX_ID).collect()
 }
 
 /// What the service says: the message of a JSON error (Mozilla, Apple), else the text.
@@ -71,7 +81,7 @@ mod tests {
 
     fn judged(reply: &Reply) -> (OfKey, Answer) {
         let endpoint = "https://push.example.net/wpush/v2/gAAAAABsecretsecret?token=BQYAAAsecret".parse().unwrap();
-        classify(reply, &endpoint, at(0))
+        classify(reply, &endpoint, true, at(0))
     }
 
     fn meaning(reply: &Reply) -> Answer {
@@ -160,10 +170,20 @@ mod tests {
         for (body, words) in [
             (r#"{"code":410,"errno":106,"message":"Subscription expired"}"#, "Subscription expired"),
             (r#"{"reason":"BadJwtToken"}"#, "BadJwtToken"),
-            ("unknown: /wpush/v2/gAAAAABsecretsecret", "unknown: /wpush/v2/[address]"),
-            ("no gAAAAABsecretsecret, no token=BQYAAAsecret", "no [address], no [address]"),
+            ("unknown: /wpush/v2/gAAAAABsecretsecret", "unknown wpush v2 address"),
+            ("no gAAAAABsecretsecret, no token=BQYAAAsecret", "no address no address"),
+            ("log in <https://evil.example/x>", "log in https evil example x"),
         ] {
             assert_eq!(meaning(&reply(410, &[], body)).detail, words);
+        }
+    }
+
+    #[test]
+    fn a_strangers_words_are_not_kept() {
+        let stranger = "https://127.0.0.1:9010/1".parse().unwrap();
+        for (status, body) in [(403, "URGENT ops: log in"), (410, "gone"), (500, r#"{"message": "call us"}"#)] {
+            let (_, answer) = classify(&reply(status, &[], body), &stranger, false, at(0));
+            assert_eq!((answer.detail.as_str(), answer.code), ("", status.to_string()));
         }
     }
 }

@@ -101,7 +101,8 @@ impl Call for WebPush {
         let mut request = request::request(&subscription, delivery, now)?;
         request.headers_mut().insert(AUTHORIZATION, self.vapid.authorization(endpoint, now)?);
         let reply = self.http.exchange(request).await?;
-        Ok(self.belief.judge(endpoint, classify(&reply, endpoint, self.clock.now())))
+        let is_known = self.services.knows(endpoint);
+        Ok(self.belief.judge(endpoint, classify(&reply, endpoint, is_known, self.clock.now())))
     }
 
     fn origin(&self, delivery: &Delivery) -> Option<String> {

@@ -95,17 +95,21 @@ impl Services {
         if endpoint.scheme() != "https" {
             return Err("the endpoint is not an https address");
         }
-        let port = endpoint.port_or_known_default();
-        let host = endpoint.host_str().unwrap_or_default();
-        if !self.hosts.iter().any(|each| each.names(host) && port == Some(each.port)) {
+        if !self.knows(endpoint) {
             return Err("the endpoint is not of a known push service: `hosts` of the account names others");
         }
         // A literal address is looked up by nobody.
-        let address = host.trim_matches(['[', ']']).parse();
+        let address = endpoint.host_str().unwrap_or_default().trim_matches(['[', ']']).parse();
         if address.is_ok_and(|address: IpAddr| !self.reaches(address)) {
             return Err("the endpoint is inside a private network: `allow_private_addresses` lets it through");
         }
         Ok(())
+    }
+
+    /// Whether it is on a known push service, or one that the operator has named.
+    pub(super) fn knows(&self, endpoint: &Url) -> bool {
+        let (host, port) = (endpoint.host_str().unwrap_or_default(), endpoint.port_or_known_default());
+        endpoint.scheme() == "https" && self.hosts.iter().any(|each| each.names(host) && port == Some(each.port))
     }
 
     fn reaches(&self, address: IpAddr) -> bool {

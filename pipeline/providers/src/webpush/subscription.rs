@@ -21,9 +21,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What base64url text stands for.
+/// What base64url text stands for; plain base64, which some clients send, is understood too.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
-    BASE64.decode(text).ok()
+    BASE64.decode(text.replace('+', "-").replace('/', "_")).ok()
 }
 
 /// A subscription that can be used.
@@ -95,7 +95,12 @@ mod tests {
 
     #[test]
     fn a_browsers_subscription_is_read() {
-        for (p256dh, auth) in [(P256DH.to_owned(), AUTH.to_owned()), (format!("{P256DH}="), format!("{AUTH}=="))] {
+        let plain = |text: &str| text.replace('-', "+").replace('_', "/");
+        for (p256dh, auth) in [
+            (P256DH.to_owned(), AUTH.to_owned()),
+            (format!("{P256DH}="), format!("{AUTH}==")),
+            (plain(&format!("{P256DH}=")), plain(&format!("{AUTH}=="))),
+        ] {
             let json = json_of("https://push.example.net/push/abc", &p256dh, &auth);
             let read = read(&json).unwrap();
             assert_eq!(read.endpoint.as_str(), "https://push.example.net/push/abc");

@@ -542,6 +542,26 @@ async fn a_dead_device_is_gone_before_the_decision_whatever_the_store_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_of_another_accounts_key_goes_there_and_is_dead_only_to_all() {
+    let other_key = || Answer { about_recipient: true, ..Answer::new(Outcome::DeadEndpoint, "403", "") };
+    for (second, verdict) in [
+        (Answer::new(Outcome::Accepted, "201", ""), Verdict::Sent),
+        (other_key(), Verdict::Bounce(Reason::DeadEndpoint)),
+    ] {
+        let world = World::of([
+            ScriptedProvider::new([other_key()]).named("new"),
+            ScriptedProvider::new([second]).named("old"),
+        ]);
+        let worker = world.worker();
+        let first = Delivery { provider: "new".into(), ..delivery_by(Channel::Push) };
+        let decision = worker.decide(first).await.unwrap();
+        assert_eq!(attribute(&decision, "endpoint_removed"), None);
+        let again = next(decision);
+        assert_eq!((again.provider.as_str(), worker.decide(again.clone()).await.unwrap().verdict), ("old", verdict));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn lanes_wait_in_order() {
     let world = World::of([script("script", [LATER, LATER])]);
     let worker = world.worker();

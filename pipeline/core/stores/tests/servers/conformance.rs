@@ -337,7 +337,8 @@ fn device(id: &str, token: &str, registered_s: i64) -> Device {
 
 /// Ada's contacts, whose name is no key as it is, when the suite begins.
 fn adas() -> (&'static str, Contacts) {
-    let devices = vec![device("phone", "p", 10), device("tablet", "t", 10), device("watch", "w", 20)];
+    let undated = Device { registered_at: None, ..device("old", "o", 0) };
+    let devices = vec![device("phone", "p", 10), device("tablet", "t", 10), device("watch", "w", 20), undated];
     ("ada@example.com", Contacts { devices, emails: vec!["ada@example.com".into()], ..Contacts::default() })
 }
 
@@ -351,13 +352,17 @@ async fn address_book_conforms(book: &(impl AddressBook + Directory)) {
         contacts.devices.iter().map(|device| device.id.clone()).collect::<Vec<_>>()
     };
     assert!(book.remove_device(ada, "phone", "another token", None).await.unwrap());
-    assert_eq!(left().await, ["phone", "tablet", "watch"]);
+    assert_eq!(left().await, ["phone", "tablet", "watch", "old"]);
     assert!(!book.remove_device(ada, "watch", "w", gone_since).await.unwrap(), "registered again since");
-    assert_eq!(left().await, ["phone", "tablet", "watch"]);
+    assert_eq!(left().await, ["phone", "tablet", "watch", "old"]);
     for _repeat in 0..2 {
         assert!(book.remove_device(ada, "phone", "p", gone_since).await.unwrap());
-        assert_eq!(left().await, ["tablet", "watch"]);
+        assert_eq!(left().await, ["tablet", "watch", "old"]);
     }
+    assert!(!book.remove_device(ada, "old", "o", gone_since).await.unwrap(), "the record itself is newer");
+    let later = Some(Timestamp::now() + jiff::SignedDuration::from_hours(1));
+    assert!(book.remove_device(ada, "old", "o", later).await.unwrap());
+    assert_eq!(left().await, ["tablet", "watch"]);
     assert!(book.remove_device("nobody", "phone", "p", None).await.unwrap());
     is_bad_record(&book.remove_device("bad", "phone", "p", None).await.unwrap_err(), Contacts::BUCKET);
 

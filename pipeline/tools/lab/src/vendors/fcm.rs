@@ -96,7 +96,9 @@ fn judge_message(message: &Value) -> Result<(), Reply> {
     let size: usize = parts.iter().filter(|part| !part.is_null()).map(|part| part.to_string().len()).sum();
     let most = if message["topic"].is_null() { MAX_PAYLOAD } else { MAX_PAYLOAD_TOPIC };
     if size > most {
-        return Err(bad("message", "Android message is too big"));
+        // The code of a bad token too; only the words tell them apart.
+        let words = "Android message is too big";
+        return Err(error(400, "INVALID_ARGUMENT", words, Some(fcm_error("INVALID_ARGUMENT"))));
     }
     Ok(())
 }
@@ -138,9 +140,13 @@ impl Api for Fcm {
 /// The error of an `errorCode`. Google's own layers before FCM have none.
 fn known(code: &'static str) -> Reply {
     let (_, status, canonical, words) = ERRORS.into_iter().find(|(known, ..)| *known == code).unwrap_or(ERRORS[6]);
-    let detail = json!({ "@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": code });
-    let reply = error(status, canonical, words, (code != "UNAUTHENTICATED").then_some(detail));
-    Reply { code: code.to_owned(), ..reply }
+    let detail = (code != "UNAUTHENTICATED").then(|| fcm_error(code));
+    Reply { code: code.to_owned(), ..error(status, canonical, words, detail) }
+}
+
+/// The detail that holds an `errorCode`.
+fn fcm_error(code: &str) -> Value {
+    json!({ "@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": code })
 }
 
 /// The request itself is wrong.

@@ -37,6 +37,9 @@ const MAX_TOKENS: usize = 10_000;
 const MAX_EXPIRY: i64 = 24 * 3600;
 /// Salt, record size, key length, key: the header of `aes128gcm` as Web Push uses it.
 const HEADER: usize = 16 + 4 + 1 + 65;
+/// What Chrome's push service says of a subscription that was made with another key.
+const ANOTHERS: &str = "the VAPID credentials in the authorization header do not correspond to the credentials used to \
+                        create the subscriptions.";
 
 pub(crate) struct WebPush {
     origin: String,
@@ -138,7 +141,7 @@ impl WebPush {
         let token = parameter("t").ok_or((403, "t is missing"))?;
         let key = parameter("k").and_then(|k| BASE64_URL_SAFE_NO_PAD.decode(k).ok()).ok_or((403, "k is missing"))?;
         if key != self.sender {
-            return Err((403, "the subscription is another sender's"));
+            return Err((403, ANOTHERS));
         }
         let now = Timestamp::now().as_second();
         let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(token).copied();
