@@ -17,7 +17,7 @@ pub(crate) struct Package {
     pub(crate) version: String,
     /// An SPDX expression.
     pub(crate) license: Option<String>,
-    /// `None` for a crate of this workspace.
+    /// `None` for a crate in this repository.
     pub(crate) source: Option<String>,
     pub(crate) authors: Vec<String>,
     pub(crate) manifest_path: PathBuf,
@@ -39,7 +39,16 @@ impl Package {
 
     /// Whether it is one of ours that is for development only.
     pub(crate) fn is_tool(&self) -> bool {
-        self.source.is_none() && self.manifest_path.components().any(|part| part.as_os_str() == "tools")
+        self.is_ours() && self.is_in("tools")
+    }
+
+    /// Whether we wrote it: it is in this repository, and not as a changed copy of another's.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.source.is_none() && !self.is_in("vendored")
+    }
+
+    fn is_in(&self, folder: &str) -> bool {
+        self.manifest_path.components().any(|part| part.as_os_str() == folder)
     }
 }
 

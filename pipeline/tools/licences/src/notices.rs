@@ -29,7 +29,7 @@ The image of the Dockerfile contains, besides the binary `chasqui`:
 - ClickHouse as a library, from the npm packages of chDB: Apache-2.0, https://github.com/chdb-io/chdb.
 
 The binary contains Rust's standard library (Apache-2.0 or MIT, https://github.com/rust-lang/rust), and these crates, whose
-sources Cargo fetches by name and version:
+sources Cargo fetches by name and version; that of async-nats is a changed copy, pipeline/vendored/async-nats:
 
 ";
 
@@ -50,7 +50,7 @@ ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEAL
 
 /// The whole file.
 pub(crate) fn write(linked: &[&Package], policy: &Policy) -> Result<String> {
-    let theirs = || linked.iter().filter(|package| package.source.is_some());
+    let theirs = || linked.iter().filter(|package| !package.is_ours());
     let mut list = String::new();
     // By text: who ships it, in order.
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
