@@ -33,6 +33,8 @@ pub const NOTIFICATION: &str = "Chasqui-Notification";
 pub const DELIVERY: &str = "Chasqui-Delivery";
 /// On dead letters of one delivery: the provider last tried.
 pub const PROVIDER: &str = "Chasqui-Provider";
+/// On dead letters and rejections of what came with unreadable headers: the header block in Base64, or its beginning.
+pub const RAW_HEADERS: &str = "Chasqui-Raw-Headers";
 /// On receipts that switch something off: an [`crate::OptOut`] as JSON.
 pub const OPT_OUT: &str = "Chasqui-Opt-Out";
 /// On rejections: the request's id.

@@ -38,6 +38,7 @@ crate::vocabulary! {
         QueueWaiting = "gauge.chasqui_queue_waiting": "Requests for messages that the server holds; if it stays 0, nothing consumes the queue.",
         Redeliveries = "monotonic_counter.chasqui_redeliveries": "Messages committed that had been handed out before.",
         RejectionsLost = "monotonic_counter.chasqui_rejections_lost": "Rejections not stored; their trace is all that is left.",
+        Restarts = "monotonic_counter.chasqui_restarts": "Times that a process began its roles anew, because one panicked or a connection was given up.",
         StoreErrors = "monotonic_counter.chasqui_store_errors": "Decisions that had to wait because a store did not answer.",
         StreamBytes = "gauge.chasqui_stream_bytes": "Bytes in a JetStream stream.",
         StreamMaxBytes = "gauge.chasqui_stream_max_bytes": "Maximum bytes of a JetStream stream, where it has one.",
@@ -110,7 +111,7 @@ impl Metric {
             QueueRowsLost => &["by"],
             StreamBytes | StreamMaxBytes => &["stream"],
             ExportBacklog | ExportLag | ExportLost | ExportRejected | ExportSpans | GatewayLost | GatewaySpooled
-            | QueueSampledAt | RejectionsLost | TraceBacklog | TraceLag | TraceRows => &[],
+            | QueueSampledAt | RejectionsLost | Restarts | TraceBacklog | TraceLag | TraceRows => &[],
         }
     }
 

@@ -7,6 +7,7 @@ crate::vocabulary! {
     pub enum Reason "reason" {
         Malformed = "malformed": "The submission is neither JSON nor MessagePack, or not an object.",
         Invalid = "invalid": "One or more fields of the submission break the contract; every violation is listed.",
+        UnreadableHeaders = "unreadable_headers": "The message's headers break the protocol, so that they cannot be trusted.",
         TooLarge = "too_large": "The submission, or what a stage made of it, is larger than a message may be.",
         LaneNotAllowed = "lane_not_allowed": "The app may not publish on this lane.",
         UnknownUser = "unknown_user": "The user has no record in `contacts`.",
@@ -48,7 +49,7 @@ impl Reason {
         use Reason::*;
         match self {
             Malformed | Invalid | LaneNotAllowed => &[Status::Rejected],
-            TooLarge => &[Status::Rejected, Status::Dead],
+            TooLarge | UnreadableHeaders => &[Status::Rejected, Status::Dead],
             UnknownUser | NoEndpoint | OptedOut | OptedOutChannel | OptedOutCategory | OptedOutDevice
             | AddressSuppressed | Duplicate | Expired => &[Status::Suppressed],
             Scheduled | QuietHours | CircuitOpen => &[Status::Deferred],
@@ -86,7 +87,7 @@ impl Reason {
             | Held
             | DeadEndpoint => &[Stage::Send],
             TooManyDeferred | Unschedulable => &[Stage::Enrich, Stage::Filter, Stage::Send],
-            TooLarge | Undecodable | Panicked | BadRecord | DeliveriesExhausted => &Stage::ALL,
+            TooLarge | UnreadableHeaders | Undecodable | Panicked | BadRecord | DeliveriesExhausted => &Stage::ALL,
         }
     }
 
@@ -96,6 +97,10 @@ impl Reason {
         Some(match self {
             Malformed => "Producer: publish JSON or MessagePack, and name which one in the header `Content-Type`.",
             Invalid => "Producer: correct the fields that are listed; the contract is `schemas/json/submission.json`.",
+            UnreadableHeaders => {
+                "Producer: name headers in visible ASCII without `:`, write their values in UTF-8 without line breaks, and set no \
+                 status; then publish it anew. Operator: between stages, find out who publishes there beside Chasqui."
+            }
             TooLarge => "Producer: send less data, or split the recipients over several submissions.",
             LaneNotAllowed => "Producer: publish on another lane. Operator: allow it in `lanes` of `[apps.<name>]`.",
             UnknownUser => "Producer: put the user's record with `chasqui contacts put` before notifying the user.",

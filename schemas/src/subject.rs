@@ -16,8 +16,12 @@ pub const DEAD: &str = "notify.dead.*";
 pub const DEAD_TRACE: &str = "notify.dead.trace";
 /// Dead letters of the receipts: those that cannot be read or name no notification.
 pub const DEAD_RECEIPT: &str = "notify.dead.receipt";
-/// Dead letters of what was deferred and names no queue to return to.
+/// Dead letters of what was deferred: messages that name no queue to return to, or that no queue takes.
 pub const DEAD_DEFERRED: &str = "notify.dead.deferred";
+/// Dead letters of services, which are no stages.
+pub const DEAD_OF_SERVICES: [&str; 3] = [DEAD_TRACE, DEAD_RECEIPT, DEAD_DEFERRED];
+/// The app of a submission whose subject names none: no name of an app looks like this.
+pub const NO_APP: &str = "~";
 /// Every rejected submission, by app.
 pub const REJECTED: &str = "notify.rejected.*";
 /// Every claim in the dedupe ledger.
@@ -57,20 +61,17 @@ pub fn queue(stage: Stage, lane: Lane, channel: Option<Channel>) -> String {
     }
 }
 
-/// Whether a subject is the [`queue`] of a stage after the first, as only Chasqui publishes to it.
+/// Whether a subject is that of a [`queue`] between stages.
 pub fn is_queue(subject: &str) -> bool {
-    let words: Vec<&str> = subject.split('.').collect();
-    let (stage, lane, channel) = match words[..] {
-        ["notify", stage, lane] => (stage, lane, None),
-        ["notify", stage, lane, channel] => (stage, lane, Some(channel)),
-        _ => return false,
-    };
-    let Ok(stage) = stage.parse::<Stage>() else { return false };
-    let has_channels = stage == Stage::Send;
-    stage != Stage::Validate
-        && lane.parse::<Lane>().is_ok()
-        && channel.is_some() == has_channels
-        && channel.is_none_or(|channel| channel.parse::<Channel>().is_ok())
+    let is_lane = |lane: &str| lane.parse::<Lane>().is_ok();
+    match subject.split('.').collect::<Vec<_>>()[..] {
+        ["notify", "send", lane, channel] => is_lane(lane) && channel.parse::<Channel>().is_ok(),
+        ["notify", stage, lane] => {
+            let stage = stage.parse().is_ok_and(|stage| !matches!(stage, Stage::Validate | Stage::Send));
+            stage && is_lane(lane)
+        }
+        _ => false,
+    }
 }
 
 /// The subjects that a stage's stream for one lane stores; with a channel, those that the consumer of that channel
@@ -157,16 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_is_told_from_other_subjects() {
-        for lane in Lane::ALL {
-            assert!(Stage::ALL[1..].iter().all(|&stage| is_queue(&queue(stage, lane, Some(Channel::Sms)))));
-            assert!(!is_queue(&queue(Stage::Send, lane, None)), "no stream has it");
+    fn only_queues_between_stages_are_queues() {
+        for stage in Stage::ALL {
+            let channels = if stage == Stage::Send { Channel::ALL.map(Some).to_vec() } else { vec![None] };
+            for channel in channels {
+                let subject = queue(stage, Lane::High, channel);
+                assert_eq!(is_queue(&subject), stage != Stage::Validate, "{subject}");
+            }
         }
         for other in
-            ["notify.validate.bulk", "notify.submit.bulk.shop", "notify.enrich.bulk.sms", "notify.due.bulk", ""]
+            ["notify.send.high", "notify.enrich.high.sms", "notify.enrich.fast", "$KV.contacts.ada", "", "notify"]
         {
             assert!(!is_queue(other), "{other}");
         }
+        assert!(!is_app(NO_APP));
     }
 
     #[test]

@@ -138,6 +138,11 @@ fn subjects() {
         row(code(subject::DEAD_RECEIPT), stream::DEAD, "Receipts that cannot be read or name no notification."),
         row(code(subject::DEAD_DEFERRED), stream::DEAD, "Deferred messages that no queue can take back."),
         row(
+            code(subject::DEAD_DEFERRED),
+            stream::DEAD,
+            "Deferred messages that name no queue, or that no queue takes.",
+        ),
+        row(
             code("inbox.<app>.<user>"),
             stream::INBOX,
             "In-app inboxes, which apps read: `schemas/json/inbox_message.json`.",

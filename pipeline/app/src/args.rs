@@ -280,9 +280,7 @@ pub struct ForgetArgs {
 
 /// A writer of dead letters: a stage, or one of the services beside them.
 fn dead_stage(word: &str) -> Result<String, String> {
-    let service = [subject::DEAD_TRACE, subject::DEAD_RECEIPT, subject::DEAD_DEFERRED]
-        .iter()
-        .any(|dead| dead.rsplit('.').next() == Some(word));
+    let service = subject::DEAD_OF_SERVICES.iter().any(|dead| dead.rsplit('.').next() == Some(word));
     if service {
         return Ok(word.to_owned());
     }

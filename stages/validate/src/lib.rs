@@ -58,6 +58,11 @@ impl Validate {
 
     fn check(&self, submitted: &Submitted) -> Result<Decision, Rejection> {
         let incoming = &submitted.incoming;
+        if incoming.unreadable_headers.is_some() {
+            let what = "they break the protocol: names are visible ASCII without `:`, values are UTF-8 without line breaks, \
+                        and a message has no status";
+            return Err(Rejection::new(Reason::UnreadableHeaders, "headers", what));
+        }
         if incoming.payload.len() > submission::MAX_BYTES {
             let what = format!("{} bytes; at most {} are taken", incoming.payload.len(), submission::MAX_BYTES);
             return Err(Rejection::new(Reason::TooLarge, "submission", what));

@@ -101,7 +101,7 @@ fn almost_a_submission() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig { cases: 2 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes_get_an_answer(bytes: Vec<u8>, packed: bool) {

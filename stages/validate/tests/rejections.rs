@@ -220,6 +220,25 @@ fn a_lane_that_the_app_may_not_use_is_refused() {
 }
 
 #[test]
+fn unreadable_headers_are_refused_whatever_the_payload_says() {
+    let mut message = json(&j!({"category": "c", "recipients": ["ada"], "template": "t"}));
+    message.incoming.unreadable_headers = Some("NATS/1.0 503".into());
+    let (reason, violations, _) = rejection(decide(message));
+    assert_eq!(reason, Reason::UnreadableHeaders);
+    assert!(violations.len() == 1 && violations[0].starts_with("headers: "), "{violations:?}");
+}
+
+#[test]
+fn what_is_no_name_of_an_app_makes_no_subject_and_no_word_of_the_trace() {
+    use chasqui_contract::StageInput;
+    let mut message = json(&j!({}));
+    for odd in ["\u{fffd}".to_owned(), "a".repeat(3_900), String::new()] {
+        message.app = odd;
+        assert_eq!(message.context().app, chasqui_schemas::subject::NO_APP);
+    }
+}
+
+#[test]
 fn an_app_name_that_is_not_one_token_is_refused() {
     let mut message = json(&j!({"category": "c", "recipients": ["ada"], "template": "t"}));
     message.app = "shop.eu".to_owned();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chasqui_schemas::{
     Channel, Delivery, Lane, Notification,
     envelope::{self, DecodeError},
-    header, id,
+    header, id, subject,
 };
 use compact_str::CompactString;
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ pub struct IncomingMessage {
     pub message_id: Option<Arc<str>>,
     /// The `traceparent` header.
     pub traceparent: Option<Arc<str>>,
+    /// The header block where it breaks the protocol. The three headers above are then what could be read of it.
+    pub unreadable_headers: Option<Bytes>,
     /// When JetStream stored it: the same at every redelivery.
     pub stored_at: Timestamp,
     /// Its sequence in the stream: the same at every redelivery.
@@ -98,8 +100,7 @@ impl StageInput for Submitted {
     }
 
     fn read(incoming: &IncomingMessage) -> Result<Self, DecodeError> {
-        let (lane, app) =
-            chasqui_schemas::subject::parse_submit(&incoming.subject).ok_or(DecodeError::NotAnEnvelope(None))?;
+        let (lane, app) = subject::parse_submit(&incoming.subject).ok_or(DecodeError::NotAnEnvelope(None))?;
         Ok(Submitted { lane, app: app.to_owned(), incoming: incoming.clone() })
     }
 
@@ -109,7 +110,8 @@ impl StageInput for Submitted {
         Context {
             trace_id: id::request_trace(self.incoming.stored_at, request_id),
             request_id,
-            app: self.app.as_str().into(),
+            // A subject has any bytes; what is no app's name would make subjects of its own, and values in ClickHouse.
+            app: Some(self.app.as_str()).filter(|app| subject::is_app(app)).unwrap_or(subject::NO_APP).into(),
             lane: Some(self.lane),
             traceparent: text(self.incoming.traceparent.as_deref().and_then(header::traceparent)),
             ..Context::default()

@@ -11,6 +11,7 @@ use std::{path::PathBuf, time::Duration};
 
 use async_nats::{Client, ConnectErrorKind, ServerAddr};
 use chasqui_settings::Secret;
+use futures::StreamExt;
 
 /// Maximum commands that wait in the client; further callers wait for room. Enough for two atomic batches.
 const QUEUED_COMMANDS: usize = 2_048;
@@ -152,6 +153,20 @@ async fn establish(url: &str, options: &ConnectOptions, later: bool) -> Result<C
             | ConnectErrorKind::MaxReconnects => ConnectError::NoAnswer { servers, source },
         }
     })
+}
+
+/// The client has given its connection up: its task has ended, and only another client connects again.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to NATS was given up")]
+pub struct GivenUp;
+
+/// Ready when `client` has given its connection up. A server that is away is no reason for that.
+pub async fn given_up(client: &Client) -> GivenUp {
+    // Nobody publishes to it, and it lives through reconnects: it ends with the task that owns the connection.
+    if let Ok(mut subscription) = client.subscribe(client.new_inbox()).await {
+        while subscription.next().await.is_some() {}
+    }
+    GivenUp
 }
 
 /// The delay doubles up to the longest; of that, up to a half is taken off, as `fraction` in `[0, 1)` says.

@@ -15,6 +15,8 @@
 //! Guarantee: when [`Letters::store`] returns, each letter is stored in one of these ways. It waits only while the broker
 //! does not answer. After a crash the caller stores the same letters again, under the same message ids.
 
+use async_nats::HeaderMap;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use chasqui_schemas::{Reason, header, measure, stream, text::one_line};
 
@@ -26,6 +28,9 @@ use crate::{
 /// Maximum characters of `Chasqui-Detail`: enough for a list of violations or an error with its sources, and far below the
 /// server's limit for all headers of a message.
 const MAX_DETAIL: usize = 4 * 1024;
+/// Maximum bytes of an unreadable header block that a dead letter keeps. JetStream takes 64 KiB of headers with a message;
+/// in Base64 these are 54 KiB, which leaves room for the letter's own.
+const MAX_RAW_HEADERS: usize = 40 * 1024;
 /// Maximum part of the stream, in percent, that letters with payload take; the rest is the reserve for those without.
 const WHOLE_PERCENT: u64 = 90;
 /// How many times what is free an app may hold for its letters to be stored whole, and for them to be stored at all.
@@ -40,6 +45,17 @@ pub fn dead_letter(reason: Reason, detail: &str, stage: &str, subject: &str) -> 
         (header::STAGE, stage.to_owned()),
         (header::SUBJECT, subject.to_owned()),
     ]
+}
+
+/// The header block of a message where it breaks the protocol, so that nothing in it can be trusted. Anybody who may
+/// publish can send such a message; the reader buries it, as it does what it cannot decode.
+pub fn unreadable_headers(headers: Option<&HeaderMap>) -> Option<&Bytes> {
+    headers?.unreadable()
+}
+
+/// The header of a dead letter that keeps such a block, or its beginning.
+pub fn raw_headers(block: &[u8]) -> (&'static str, String) {
+    (header::RAW_HEADERS, STANDARD.encode(&block[..block.len().min(MAX_RAW_HEADERS)]))
 }
 
 /// A dead letter to store.
@@ -142,9 +158,11 @@ fn is_cut(letter: &Letter) -> bool {
     letter.message.headers.iter().any(|(name, _)| *name == header::CUT)
 }
 
-/// The letter without its payload. One that has none to begin with is cut of nothing.
+/// The letter without its payload, and without the raw headers, which may be as large. One that has none to begin with is
+/// cut of nothing.
 fn cut(mut letter: Letter) -> Letter {
     let bytes = std::mem::replace(&mut letter.message.payload, Bytes::new()).len();
+    letter.message.headers.retain(|(name, _)| *name != header::RAW_HEADERS);
     letter.message.headers.push((header::CUT, bytes.to_string()));
     letter
 }

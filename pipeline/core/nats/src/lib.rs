@@ -37,7 +37,7 @@ mod watch_state;
 
 pub use connection::{ConnectError, ConnectOptions, connect};
 pub use consumer::find_consumer;
-pub use letters::{Letter, Letters, dead_letter};
+pub use letters::{Letter, Letters, dead_letter, raw_headers, unreadable_headers};
 pub use pauses::Pauses;
 pub use publisher::{Outgoing, PublishError, Publisher, Stored};
 pub use release::keep_releasing;

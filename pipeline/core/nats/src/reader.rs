@@ -17,7 +17,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Letter, Letters, Outgoing, Pauses, dead_letter, find_consumer, keep_releasing};
+use crate::{
+    Letter, Letters, Outgoing, Pauses, dead_letter, find_consumer, keep_releasing, raw_headers, unreadable_headers,
+};
 
 /// Maximum messages that the client reads ahead, and maximum bytes of them.
 const READ_AHEAD_MESSAGES: usize = 500;
@@ -162,7 +164,30 @@ pub async fn put_back_all(held: &[Acker]) {
 /// A message that cannot be used. It becomes a dead letter, so that the messages behind it do not wait.
 pub struct Broken {
     pub message: jetstream::Message,
+    pub reason: Reason,
     pub why: String,
+    /// Where the dead letter can be replayed to; empty where nowhere.
+    pub replay_to: String,
+}
+
+impl Broken {
+    /// A message that cannot be decoded. `dead replay` publishes it where it came from.
+    pub fn undecodable(message: jetstream::Message, why: String) -> Self {
+        let replay_to = message.subject.to_string();
+        Broken { message, reason: Reason::Undecodable, why, replay_to }
+    }
+
+    /// The message, where its headers can be read.
+    ///
+    /// # Errors
+    /// Otherwise it cannot be used.
+    pub fn unless_readable(message: jetstream::Message) -> Result<jetstream::Message, Box<Broken>> {
+        if unreadable_headers(message.headers.as_ref()).is_none() {
+            return Ok(message);
+        }
+        let why = "its headers break the protocol".to_owned();
+        Err(Box::new(Broken { reason: Reason::UnreadableHeaders, ..Broken::undecodable(message, why) }))
+    }
 }
 
 /// Stores what cannot be used as dead letters on `subject`, then acknowledges it. While the broker is away it waits, until
@@ -173,10 +198,12 @@ pub async fn store_dead_letters(
     broken: Vec<Broken>,
     stop: &CancellationToken,
 ) {
-    for Broken { message, why } in broken {
+    for broken in broken {
+        let letter = letter(subject, &broken);
+        let Broken { message, why, .. } = broken;
         tracing::error!(subject = %message.subject, why, dead_letter = subject, "a message cannot be used");
         let kind = tokio::select! {
-            () = letters.store(vec![letter(subject, &message, &why)]) => AckKind::Ack,
+            () = letters.store(vec![letter]) => AckKind::Ack,
             () = stop.cancelled() => AckKind::Nak(None),
         };
         // Where this is lost the message comes again, and its dead letter has the same id.
@@ -184,14 +211,15 @@ pub async fn store_dead_letters(
     }
 }
 
-fn letter(subject: &'static str, message: &jetstream::Message, why: &str) -> Letter {
+fn letter(subject: &'static str, Broken { message, reason, why, replay_to }: &Broken) -> Letter {
     let (sequence, delivered, stored) = message
         .info()
         .map_or((0, 0, 0), |info| (info.stream_sequence, info.delivered, info.published.unix_timestamp_nanos()));
-    // `notify.dead.trace` and `notify.dead.receipt` are not stages; their last token says what could not be read.
+    // What a service writes, such as `notify.dead.trace`, is of no stage; the last token says what could not be read.
     let stage = subject.rsplit('.').next().unwrap_or_default();
-    let mut headers = dead_letter(Reason::Undecodable, why, stage, &message.subject);
+    let mut headers = dead_letter(*reason, why, stage, replay_to);
     headers.push((header::DELIVERED, delivered.to_string()));
+    headers.extend(unreadable_headers(message.headers.as_ref()).map(|block| raw_headers(block)));
     let message = Outgoing {
         subject: subject.to_owned(),
         message_id: Some(format!("{subject}.{stored}.{sequence}")),

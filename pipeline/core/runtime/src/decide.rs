@@ -67,6 +67,9 @@ pub(crate) async fn decide<S: Decide>(
     } else if delivered > max_deliveries {
         let detail = format!("handed out {delivered} times without an end");
         Ending::Decided(Decision::dead(Reason::DeliveriesExhausted, detail))
+    } else if incoming.unreadable_headers.is_some() && S::STAGE != Stage::Validate {
+        // Validate tells the producer instead.
+        Ending::Decided(Decision::dead(Reason::UnreadableHeaders, "its headers break the protocol"))
     } else {
         loop {
             let input = match S::Input::read(&incoming) {

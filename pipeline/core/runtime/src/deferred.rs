@@ -5,8 +5,8 @@
 //! deferred with.
 //!
 //! Guarantee: a due message is acknowledged only when it is stored in its queue. A message whose queue is full is put
-//! back for a second, so that it does not hold up those of other queues. A message that can never go to a queue becomes a
-//! dead letter.
+//! back for a second, so that it does not hold up those of other queues. A message that names no queue, or that no queue
+//! will ever take, becomes a dead letter with its bytes.
 //!
 //! After a crash due messages come again, and are published under the same ids, which the queues take for repeats.
 
@@ -16,7 +16,7 @@ use async_nats::{
     Client,
     jetstream::{self, AckKind},
 };
-use chasqui_contract::Class;
+use chasqui_contract::{Class, with_sources};
 use chasqui_nats::{
     Letters, Outgoing, Publisher, find_consumer,
     reader::{Broken, store_dead_letters},
@@ -71,17 +71,16 @@ async fn run_lane(
             () = stop.cancelled() => return Ok(()),
             batch = batches.next() => batch.ok_or(RunError::Closed)?,
         };
-        let mut by_queue: BTreeMap<String, Vec<(Outgoing, jetstream::Message)>> = BTreeMap::new();
         let mut broken = Vec::new();
+        let mut by_queue: BTreeMap<String, Vec<(Outgoing, jetstream::Message)>> = BTreeMap::new();
         for message in batch {
             match message {
-                Ok(message) => {
-                    if let Some(returned) = returned(&message) {
+                Ok(message) => match returned(message) {
+                    Ok((returned, message)) => {
                         by_queue.entry(returned.subject.clone()).or_default().push((returned, message));
-                    } else {
-                        broken.push(Broken { message, why: "its headers name no queue to return it to".to_owned() });
                     }
-                }
+                    Err(unusable) => broken.push(*unusable),
+                },
                 Err(error) => tracing::debug!(%lane, error = &error as &dyn std::error::Error, "pulling due messages"),
             }
         }
@@ -97,7 +96,8 @@ async fn run_lane(
                         match refused.remove(&index) {
                             None => send_ack(&message, AckKind::Ack).await,
                             Some(error) if error.class() == Class::Permanent => {
-                                broken.push(Broken { message, why: error.to_string() });
+                                let (replay_to, why) = (queue.clone(), with_sources(&error));
+                                broken.push(Broken { replay_to, ..Broken::undecodable(message, why) });
                             }
                             Some(_) => send_ack(&message, AckKind::Nak(Some(FULL_PAUSE))).await,
                         }
@@ -121,17 +121,24 @@ async fn run_lane(
     }
 }
 
-/// The message as it goes to its queue; none where it does not say which, as only we do.
-fn returned(message: &jetstream::Message) -> Option<Outgoing> {
-    let headers = message.headers.as_ref()?;
-    let queue = headers.get(header::SUBJECT)?.as_str();
-    subject::is_queue(queue).then_some(())?;
-    Some(Outgoing {
-        subject: queue.to_owned(),
-        message_id: Some(headers.get(header::DUE_ID)?.to_string()),
-        headers: vec![],
-        payload: message.payload.clone(),
-    })
+/// The message as it goes to its queue, and as it came.
+///
+/// # Errors
+/// The message, where a header is missing that only we set, or cannot be trusted: it can never be returned.
+fn returned(message: jetstream::Message) -> Result<(Outgoing, jetstream::Message), Box<Broken>> {
+    let headers = message.headers.as_ref();
+    let text = |name: &str| headers.and_then(|headers| headers.get(name)).map(ToString::to_string);
+    // Nothing but a queue between stages: these are our rights, and the header may be somebody else's.
+    let queue = text(header::SUBJECT).filter(|queue| subject::is_queue(queue));
+    let due_id = text(header::DUE_ID);
+    let message = Broken::unless_readable(message)
+        .map_err(|broken| Box::new(Broken { replay_to: queue.clone().unwrap_or_default(), ..*broken }))?;
+    let (Some(subject), Some(due_id)) = (queue, due_id) else {
+        let why = format!("its headers `{}` and `{}` do not say what to return where", header::SUBJECT, header::DUE_ID);
+        return Err(Box::new(Broken { replay_to: String::new(), ..Broken::undecodable(message, why) }));
+    };
+    let outgoing = Outgoing { subject, message_id: Some(due_id), headers: vec![], payload: message.payload.clone() };
+    Ok((outgoing, message))
 }
 
 async fn send_ack(message: &jetstream::Message, kind: AckKind) {

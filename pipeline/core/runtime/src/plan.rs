@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
-use chasqui_nats::{Letter, Outgoing, PublishError, Shares, dead_letter};
+use chasqui_nats::{Letter, Outgoing, PublishError, Shares, dead_letter, raw_headers};
 use chasqui_schemas::{Channel, Lane, Reason, Receipt, Stage, header, stream, subject, trace::Encoded};
 use chasqui_trace::{
     encoded,
@@ -238,7 +238,7 @@ impl PendingCommit {
             (header::PROVIDER, context.provider.to_string()),
         ]);
         headers.extend(context.delivery_id.map(|id| (header::DELIVERY, id.to_string())));
-        headers.extend(incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned())));
+        headers.extend(headers_of(incoming, usize::MAX));
         let message = Outgoing {
             subject: subject::dead(stage),
             message_id: Some(format!("{stage}.{}.{}", incoming.request_id().simple(), incoming.index)),
@@ -255,7 +255,7 @@ impl PendingCommit {
         let detail = serde_json::to_string(violations).unwrap_or_default();
         let mut headers = dead_letter(reason, &detail, Stage::Validate.as_str(), &incoming.subject);
         headers.extend([(header::REQUEST, request.to_string()), (header::NOTIFICATION, context.trace_id.to_string())]);
-        headers.extend(incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned())));
+        headers.extend(headers_of(incoming, MAX_REJECTED_BYTES));
         let cut = incoming.payload.len() > MAX_REJECTED_BYTES;
         headers.extend(cut.then(|| (header::CUT, incoming.payload.len().to_string())));
         Outgoing {
@@ -265,6 +265,13 @@ impl PendingCommit {
             payload: Bytes::slice(&incoming.payload, ..incoming.payload.len().min(MAX_REJECTED_BYTES)),
         }
     }
+}
+
+/// What a letter keeps of the message's own headers; of unreadable ones at most `most` bytes.
+fn headers_of(incoming: &IncomingMessage, most: usize) -> impl Iterator<Item = (&'static str, String)> {
+    let content_type = incoming.content_type.as_deref().map(|kind| (header::CONTENT_TYPE, kind.to_owned()));
+    let unreadable = incoming.unreadable_headers.as_deref().map(|block| raw_headers(&block[..block.len().min(most)]));
+    content_type.into_iter().chain(unreadable)
 }
 
 /// Publishes a message of a bundle to its queue again, without the others.

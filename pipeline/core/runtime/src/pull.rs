@@ -4,6 +4,9 @@
 //! full for minutes, the deadlines of the messages in it pass unextended, and they count as delivered again and again.
 //! Here every message is asked for, and the runner knows it as soon as it is here.
 //!
+//! What comes as a stored message is one, whatever it looks like: the client reads a status from the server's own messages
+//! only, and what of a header block cannot be read it hands on as it is.
+//!
 //! Guarantee: never more than was asked for is on its way, in messages and in bytes. A request that the server forgot
 //! (restart, lost connection) is noticed by its missing heartbeats and made again.
 //!
@@ -23,7 +26,7 @@ use async_nats::{
     },
 };
 use chasqui_contract::IncomingMessage;
-use chasqui_nats::find_consumer;
+use chasqui_nats::{find_consumer, unreadable_headers};
 use chasqui_schemas::header;
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -41,6 +44,9 @@ const REFUSED: Duration = Duration::from_millis(500);
 const MAX_BYTES: usize = 2_500 * 1024;
 /// With this many bytes here no more are asked for: they are enough to work on until more have come.
 const ENOUGH_BYTES: usize = MAX_BYTES / 4;
+/// Maximum bytes of a header's value that are taken in. Several times what is valid, so that a longer one is refused as one
+/// that is too long; and dead letters, which repeat some, stay within the server's 64 KiB of headers.
+const MAX_HEADER_BYTES: usize = 1024;
 
 /// A message taken from a consumer, not acknowledged yet.
 #[derive(Debug)]
@@ -207,13 +213,14 @@ impl Puller {
             return None;
         }
         self.held_bytes += bytes;
-        let text = |name: &str| {
-            message.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str().into())
-        };
+        let headers = message.headers.as_ref();
+        let text =
+            |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| bounded(value.as_str()).into());
         let incoming = IncomingMessage {
             content_type: text(header::CONTENT_TYPE),
             message_id: text(header::MSG_ID),
             traceparent: text(header::TRACEPARENT),
+            unreadable_headers: unreadable_headers(headers).cloned(),
             subject: message.subject.as_str().into(),
             payload: message.payload,
             stored_at,
@@ -299,6 +306,11 @@ fn parse_ack_subject(reply: &str) -> Option<JetStreamMeta> {
         sequence: sequence.parse().ok()?,
         stored_at: Timestamp::from_nanosecond(stored_at.parse().ok()?).ok()?,
     })
+}
+
+/// The beginning of a header's value. It ends at a character.
+fn bounded(value: &str) -> &str {
+    &value[..value.floor_char_boundary(MAX_HEADER_BYTES)]
 }
 
 async fn send_ack(client: &Client, reply: Subject, kind: AckKind) {

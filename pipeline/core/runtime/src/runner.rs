@@ -15,7 +15,7 @@
 //!   themselves, because beside a commit that is on its way another begins only with a bundle's worth.
 //! - **Bounded**: at most `window` JetStream messages per lane are here, in whatever state. So a full queue behind the
 //!   stage fills the one before it. A lane whose commit waits does not hold up the others.
-//! - **Poison ends**: a message that does not decode, or that makes the stage panic, becomes a dead letter; so does one
+//! - **Poison ends**: a message that does not decode or has unreadable headers, or that makes the stage panic, becomes a dead letter; so does one
 //!   that was handed out more than `max_deliveries` times, since it may be what kills the workers. The messages of a
 //!   bundle that was handed out so often first go back to the queue one by one, so that one is dead and not all.
 //! - **A bundle is its messages**: each is decided on its own; the bundle is acknowledged after the last is committed.
@@ -181,7 +181,9 @@ struct Open {
 
 impl LaneState {
     fn enqueue<M: StageInput>(&mut self, Pulled { incoming, delivered }: Pulled) {
-        let payloads = M::split(&incoming.payload);
+        // A bundle of ours has headers of ours: what has not is kept as it is, in one dead letter.
+        let whole = || vec![incoming.payload.clone()];
+        let payloads = if incoming.unreadable_headers.is_some() { whole() } else { M::split(&incoming.payload) };
         let (left, bundled) = (payloads.len(), payloads.len() > 1);
         self.open.insert(incoming.sequence, Open { left, begun: false, put_back_after: None });
         self.ready.extend(payloads.into_iter().enumerate().map(|(index, payload)| {

@@ -38,8 +38,12 @@ use crate::settings::{RunnerSettings, StreamSettings};
 
 /// Minimum version of nats-server: the first that has message schedules and atomic batches as we use them.
 pub const MIN_SERVER: (u64, u64) = (2, 14);
-/// Maximum bytes of a message in a stream: a submission may have a mebibyte, and its envelope and headers need more.
+/// Maximum bytes of a message in a stream: a submission may have a mebibyte, and its envelope and headers need more. A
+/// server's `max_payload` may be less.
 const MAX_MESSAGE_BYTES: i32 = 2 * 1024 * 1024;
+/// Bytes of a dead letter that its message may not have: the headers, of which JetStream takes 64 KiB. So a dead letter
+/// can hold all bytes of every message that any stream took.
+const LETTER_HEADERS: i32 = 64 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why the topology could not be created or changed.
@@ -133,7 +137,8 @@ pub async fn migrate(
 ) -> Result<(), TopologyError> {
     check_server(client, url)?;
     let context = jetstream::new(client.clone());
-    for config in stream_configs(streams) {
+    let largest = i32::try_from(client.server_info().max_payload).unwrap_or(i32::MAX).min(MAX_MESSAGE_BYTES);
+    for config in stream_configs(streams, largest) {
         let name = config.name.clone();
         let remembers_ids = !config.duplicate_window.is_zero();
         let done = context.create_or_update_stream(config).await;
@@ -196,7 +201,7 @@ fn is_missing(error: &ConsumerError) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
 }
 
-fn stream_configs(settings: &StreamSettings) -> Vec<StreamConfig> {
+fn stream_configs(settings: &StreamSettings, largest: i32) -> Vec<StreamConfig> {
     let base = |name: &str, subjects: &[&str]| StreamConfig {
         name: name.to_owned(),
         subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
@@ -206,7 +211,7 @@ fn stream_configs(settings: &StreamSettings) -> Vec<StreamConfig> {
         max_messages: -1,
         max_bytes: -1,
         max_messages_per_subject: -1,
-        max_message_size: MAX_MESSAGE_BYTES,
+        max_message_size: (largest - LETTER_HEADERS).max(largest / 2),
         duplicate_window: Duration::from_secs(settings.hop_window_s),
         allow_atomic_publish: true,
         allow_direct: true,
@@ -260,6 +265,7 @@ fn stream_configs(settings: &StreamSettings) -> Vec<StreamConfig> {
             retention: RetentionPolicy::Limits,
             max_age: DAY * settings.dead_days,
             max_bytes: settings.queue_bytes,
+            max_message_size: largest,
             ..base(stream::DEAD, &[subject::DEAD])
         },
         StreamConfig {

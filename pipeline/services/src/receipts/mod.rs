@@ -113,6 +113,10 @@ struct Opting {
 
 impl Batch {
     fn add(&mut self, message: Message, pepper: &Pepper, kept: SignedDuration) {
+        let message = match Broken::unless_readable(message) {
+            Ok(message) => message,
+            Err(broken) => return self.broken.push(*broken),
+        };
         let stored_at = message
             .info()
             .ok()
@@ -127,7 +131,7 @@ impl Batch {
                 self.opting.push(Opting { message, events, opt_out, at: at.unwrap_or(stored_at) });
             }
             Ok(None) => self.hold(message, events),
-            Err(why) => self.broken.push(Broken { message, why }),
+            Err(why) => self.broken.push(Broken::undecodable(message, why)),
         }
     }
 
@@ -137,7 +141,7 @@ impl Batch {
                 self.events.extend(encoded(&events));
                 self.held.push(message.split().1);
             }
-            Err(why) => self.broken.push(Broken { message, why }),
+            Err(why) => self.broken.push(Broken::undecodable(message, why)),
         }
     }
 

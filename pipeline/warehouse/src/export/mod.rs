@@ -25,6 +25,7 @@ use bytes::Bytes;
 use chasqui_nats::{
     Pauses,
     reader::{self, StreamReader},
+    unreadable_headers,
 };
 use chasqui_schemas::{
     consumer, measure, stream,
@@ -104,9 +105,10 @@ impl Batch {
     }
 
     fn add(&mut self, message: Message) {
+        // The writer makes a dead letter of what cannot be read.
         match trace::decode(&message.payload) {
+            _ if unreadable_headers(message.headers.as_ref()).is_some() => tracing::debug!("headers cannot be read"),
             Ok(events) => self.events.extend(events),
-            // The writer makes a dead letter of it.
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "a message cannot be read"),
         }
         self.bytes += message.payload.len();

@@ -373,6 +373,10 @@ impl Batch {
     }
 
     fn add(&mut self, message: Message) {
+        let message = match Broken::unless_readable(message) {
+            Ok(message) => message,
+            Err(broken) => return self.held.broken.push(*broken),
+        };
         let before = self.rows.len();
         self.held.sources.push(message.info().map_or(0, |info| info.stream_sequence));
         let read = self.rows.read(&message.payload);
@@ -382,7 +386,7 @@ impl Batch {
             Err(error) => {
                 // What could be read of it is written; the replay of its dead letter writes the same rows again.
                 self.held.rows += events;
-                self.held.broken.push(Broken { message, why: error.to_string() });
+                self.held.broken.push(Broken::undecodable(message, error.to_string()));
             }
         }
     }

@@ -137,6 +137,11 @@ fn is_address(text: &str) -> bool {
     mailbox || phone
 }
 
+/// The header block of a letter that came with unreadable ones; only where addresses are shown.
+pub(super) fn headers(letter: &Letter, reveal: bool) -> Option<String> {
+    Some(shown(&letter.raw_headers().filter(|_| reveal)?))
+}
+
 /// The first bytes: as text where they are UTF-8, else in hexadecimal.
 fn shown(bytes: &[u8]) -> String {
     let first = &bytes[..bytes.len().min(MAX_BYTES)];

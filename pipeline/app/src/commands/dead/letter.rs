@@ -13,10 +13,12 @@ use async_nats::{
     jetstream::{
         self,
         consumer::{AckPolicy, pull},
-        stream::{DirectGetErrorKind, Stream},
+        stream::{RawMessageErrorKind, Stream},
     },
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use chasqui_nats::unreadable_headers;
 use chasqui_schemas::{Stage, header, stream, subject};
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -94,7 +96,8 @@ impl Streams {
 
     /// One letter with its payload; `None` where no letter has this number.
     pub(super) async fn fetch(&self, number: Number) -> anyhow::Result<Option<Letter>> {
-        match self.of(number).direct_get(number.sequence).await {
+        // As it is stored: an answer by direct access has headers of the server's among those of the message.
+        match self.of(number).get_raw_message(number.sequence).await {
             Ok(message) => Ok(Some(Letter {
                 sequence: number.sequence,
                 stored_at: timestamp(message.time.unix_timestamp_nanos()),
@@ -102,7 +105,7 @@ impl Streams {
                 headers: message.headers,
                 payload: message.payload,
             })),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("dead letter {number} cannot be read")),
         }
     }
@@ -166,6 +169,12 @@ impl Letter {
 
     fn some(&self, name: &str) -> Option<String> {
         Some(self.header(name)).filter(|value| !value.is_empty()).map(str::to_owned)
+    }
+
+    /// The header block that could not be read: of the message that became this letter, or of the letter itself.
+    pub(super) fn raw_headers(&self) -> Option<Bytes> {
+        let kept = || STANDARD.decode(self.header(header::RAW_HEADERS)).ok().filter(|block| !block.is_empty());
+        unreadable_headers(Some(&self.headers)).cloned().or_else(|| Some(kept()?.into()))
     }
 
     /// The stage that gave up; `None` where it was a service.

@@ -120,9 +120,13 @@ fn listed(letters: &[Summary]) -> Table {
 fn show(letter: &Letter, reveal: bool, json: bool) -> anyhow::Result<()> {
     let summary = letter.summary();
     let (content, note) = content::readable(letter, reveal);
+    let headers = content::headers(letter, reveal);
     if json {
         let mut value = serde_json::to_value(&summary)?;
         value["content"] = content.unwrap_or_default();
+        if let Some(headers) = headers {
+            value["headers"] = headers.into();
+        }
         if let Some(note) = note {
             value["note"] = note.into();
         }
@@ -135,12 +139,13 @@ fn show(letter: &Letter, reveal: bool, json: bool) -> anyhow::Result<()> {
             text.push_str(&format!("{:16}{}\n", name, clean(&value, usize::MAX)));
         }
     }
+    // Line breaks in the text stay; other control characters could steer the terminal, and go.
+    let cleaned = |text: &str| text.lines().map(|line| clean(line, usize::MAX)).collect::<Vec<_>>().join("\n");
+    if let Some(headers) = headers {
+        text.push_str(&format!("\nits headers, as they came:\n{}\n", cleaned(&headers)));
+    }
     match content {
-        // Line breaks in the text stay; other control characters could steer the terminal, and go.
-        Some(serde_json::Value::String(bytes)) => {
-            let lines: Vec<String> = bytes.lines().map(|line| clean(line, usize::MAX)).collect();
-            text.push_str(&format!("\n{}\n", lines.join("\n")));
-        }
+        Some(serde_json::Value::String(bytes)) => text.push_str(&format!("\n{}\n", cleaned(&bytes))),
         Some(content) => text.push_str(&format!("\n{}\n", serde_json::to_string_pretty(&content)?)),
         None => {}
     }

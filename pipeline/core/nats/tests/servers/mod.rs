@@ -2,3 +2,4 @@
 
 mod publisher;
 mod release;
+mod unreadable;

@@ -1,5 +1,6 @@
 //! Tests on real servers. `make test-fast` leaves out every module that is called `servers`.
 
 mod floods;
+mod poison;
 mod runner;
 mod topology;

@@ -3,5 +3,6 @@
 mod conformance;
 mod directory;
 mod ledger;
+mod noise;
 mod pepper;
 mod support;

@@ -13,8 +13,10 @@ mod export;
 mod floods;
 mod flow;
 mod forget;
+mod fuzz;
 mod look;
 mod monitor;
+mod poison;
 #[cfg(target_os = "linux")]
 mod power_loss;
 mod telemetry;
