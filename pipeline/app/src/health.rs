@@ -33,7 +33,7 @@ use chasqui_http::Limits;
 use tokio::{
     net::TcpListener,
     runtime,
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -54,8 +54,8 @@ const CHECKS: usize = 4;
 /// What decides whether a process is healthy and ready.
 pub struct Health {
     metrics: Metrics,
-    /// `None` where its roles need none.
-    nats: Option<Client>,
+    /// The connection of its roles, another one after they began anew; `None` where they need none.
+    nats: watch::Receiver<Option<Client>>,
     clickhouse: Option<clickhouse::Client>,
     /// When we last saw that NATS was away; at first, when the process began.
     away_at: Mutex<Instant>,
@@ -63,7 +63,11 @@ pub struct Health {
 }
 
 impl Health {
-    pub fn new(metrics: Metrics, nats: Option<Client>, clickhouse: Option<clickhouse::Client>) -> Self {
+    pub fn new(
+        metrics: Metrics,
+        nats: watch::Receiver<Option<Client>>,
+        clickhouse: Option<clickhouse::Client>,
+    ) -> Self {
         Health { metrics, nats, clickhouse, away_at: Mutex::new(Instant::now()), checks: Semaphore::new(CHECKS) }
     }
 
@@ -94,7 +98,7 @@ impl Health {
 
     async fn watch_nats(&self) {
         loop {
-            if self.nats.as_ref().is_some_and(is_away) {
+            if self.nats.borrow().as_ref().is_some_and(is_away) {
                 *self.away_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             }
             sleep(LOOK).await;
@@ -110,9 +114,10 @@ impl Health {
 
     async fn missing(&self) -> anyhow::Result<()> {
         let _check = timeout(PATIENCE, self.checks.acquire()).await.context("too many ask")?;
-        if let Some(nats) = &self.nats {
-            anyhow::ensure!(!is_away(nats), "NATS is not connected");
-            timeout(PATIENCE, require_topology(nats)).await.context("JetStream does not answer")??;
+        let nats = self.nats.borrow().clone();
+        if let Some(nats) = nats {
+            anyhow::ensure!(!is_away(&nats), "NATS is not connected");
+            timeout(PATIENCE, require_topology(&nats)).await.context("JetStream does not answer")??;
         }
         if let Some(clickhouse) = &self.clickhouse {
             let asked = timeout(PATIENCE, clickhouse.query("SELECT 1").execute()).await;

@@ -1,9 +1,17 @@
 //! Builds the stages and services from the settings, and runs them until the process is asked to stop.
 //!
-//! Guarantee: a role that fails ends the process, after the others have finished what they hold. Nothing is stored
-//! here; after a crash JetStream hands out again what was not acknowledged.
+//! Guarantee: a role that panics, or whose connection was given up, does not end the process: all roles finish what they
+//! can, and begin anew on new connections. A role that fails in another way ends the process, because the settings or the
+//! servers are not as they must be. Nothing is stored here; after a crash JetStream hands out again what was not
+//! acknowledged.
 
-use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use async_nats::{Client, jetstream};
@@ -12,17 +20,18 @@ use chasqui_dedupe::Dedupe;
 use chasqui_enrich::Enrich;
 use chasqui_filter::Filter;
 use chasqui_nats::{
-    Publisher,
+    Pauses, Publisher,
+    connection::{GivenUp, given_up},
     settings::{Always, SyncInterval},
 };
 use chasqui_prioritize::Prioritize;
 use chasqui_render::Render;
 use chasqui_runtime::{
-    Broker, RunnerLimits,
+    Broker, RunError, RunnerLimits,
     lanes::{OTHERS, URGENT},
     run_deferred, run_stage, topology,
 };
-use chasqui_schemas::{Lane, Pepper, Stage, consumer, vocabulary};
+use chasqui_schemas::{Lane, Pepper, Stage, consumer, measure, vocabulary};
 use chasqui_send::{Ports, SendStage};
 use chasqui_services::{run_monitor, run_receipts};
 use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, PrivacySettings, pepper};
@@ -31,7 +40,8 @@ use chasqui_warehouse::{WriterSettings, run_exporter, run_writer};
 use jiff::SignedDuration;
 use tokio::{
     runtime::{self, Handle, Runtime},
-    task::JoinSet,
+    sync::watch,
+    task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +52,14 @@ use crate::{
     servers::{Addresses, require_topology},
     settings::Settings,
 };
+
+/// Pauses before roles begin anew: the first is for a hiccup, the longest for a fault that comes again at once.
+const PAUSES: Pauses = Pauses::new(Duration::from_secs(1), Duration::from_secs(30));
+/// Time after which roles at work count as sound, so that their next end is a first one.
+const SOUND: Duration = Duration::from_secs(60);
+/// Maximum time, beside `runner.drain_ms`, for roles to end before they begin anew. On a connection that was given up,
+/// some would wait for ever.
+const END_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a process can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,10 +127,13 @@ impl FromStr for Role {
 /// connection too, because it works on many rows at a time.
 pub struct Worker {
     /// The servers that its roles need; health asks them.
-    nats: Option<Client>,
+    nats: watch::Sender<Option<Client>>,
     clickhouse: Option<clickhouse::Client>,
+    roles: Vec<Role>,
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
+    /// A task for each connection that roles share, which ends when the connection is given up.
+    connections: JoinSet<GivenUp>,
     threads: Vec<Thread>,
     /// The address of the gateway, if one listens here.
     pub gateway: Option<SocketAddr>,
@@ -134,21 +155,36 @@ impl Worker {
     /// Starts `roles`.
     pub async fn start(settings: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<Self> {
         let mut worker = Worker {
-            nats: None,
+            nats: watch::Sender::new(None),
             clickhouse: None,
+            roles: roles.to_vec(),
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
+            connections: JoinSet::new(),
             threads: Vec::new(),
             gateway: None,
         };
+        worker.begin(settings, addresses).await?;
+        Ok(worker)
+    }
+
+    async fn begin(&mut self, settings: &Settings, addresses: &Addresses) -> anyhow::Result<()> {
+        let roles = self.roles.clone();
         if roles == [Role::Gateway] {
             // The gateway alone also starts without a broker: it spools what it accepts.
-            worker.open_gateway(settings, addresses, addresses.nats_some_time(&settings.nats).await?).await?;
+            let client = addresses.nats_some_time(&settings.nats).await?;
+            self.watch(client.clone(), &Handle::current());
+            self.open_gateway(settings, addresses, client).await?;
         } else {
-            worker.open(settings, addresses, roles).await?;
+            self.open(settings, addresses, &roles).await?;
         }
         tracing::info!(roles = %roles.iter().map(Role::to_string).collect::<Vec<_>>().join(","), "running");
-        Ok(worker)
+        Ok(())
+    }
+
+    /// Notices when `client` gives its connection up: not every role does.
+    fn watch(&mut self, client: Client, on: &Handle) {
+        self.connections.spawn_on(async move { given_up(&client).await }, on);
     }
 
     /// Starts `roles`, which need a broker.
@@ -156,7 +192,8 @@ impl Worker {
         let client = addresses.nats(&settings.nats).await?;
         topology::check_server(&client, &addresses.nats)?;
         require_topology(&client).await?;
-        self.nats = Some(client.clone());
+        self.nats.send_replace(Some(client.clone()));
+        self.watch(client.clone(), &Handle::current());
         if roles.contains(&Role::Service(Service::Writer)) {
             self.clickhouse = Some(addresses.clickhouse(&settings.clickhouse)?);
         }
@@ -169,6 +206,7 @@ impl Worker {
                 let open = async move { Parts::open(&nats, &privacy, addresses.nats(&nats).await?, URGENT).await };
                 on.spawn(open).await??
             };
+            self.watch(urgent.broker.client.clone(), &on);
             for stage in stages {
                 self.stage(stage, settings, &parts, &Handle::current())?;
                 self.stage(stage, settings, &urgent, &on)?;
@@ -269,8 +307,11 @@ impl Worker {
                 let (nats, addresses, stop) = (settings.nats.clone(), addresses.clone(), self.stop.clone());
                 let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
                 let writer = async move {
-                    let context = jetstream::new(addresses.nats(&nats).await?);
-                    run_writer(context, clickhouse, batches, stop).await.context("writer")
+                    let client = addresses.nats(&nats).await?;
+                    tokio::select! {
+                        given_up = given_up(&client) => Err(given_up).context("writer"),
+                        done = run_writer(jetstream::new(client.clone()), clickhouse, batches, stop) => done.context("writer"),
+                    }
                 };
                 self.tasks.spawn_on(writer, &on);
             }
@@ -321,22 +362,75 @@ impl Worker {
 
     /// Makes what answers probes.
     pub fn health(&self, metrics: Metrics) -> Health {
-        Health::new(metrics, self.nats.clone(), self.clickhouse.clone())
+        Health::new(metrics, self.nats.subscribe(), self.clickhouse.clone())
     }
 
-    /// Runs until a role fails or `stopped` is ready; then drains all.
-    pub async fn run_until(mut self, stopped: impl Future<Output = ()>) -> anyhow::Result<()> {
-        tokio::select! {
-            () = stopped => self.stop().await,
-            ended = self.tasks.join_next() => {
-                self.stop.cancel();
-                let ended = ended.context("nothing to run: `exporter` needs export.endpoint, `gateway` gateway.bind")?;
-                // The other roles finish what they can. The first failure is returned: others may follow from it.
-                while self.tasks.join_next().await.is_some() {}
-                ended.context("a role panicked")??;
-                anyhow::bail!("a role ended by itself")
+    /// Runs until `stopped` is ready, then drains all. Roles that ended for a passing reason begin anew, after a pause.
+    ///
+    /// # Errors
+    /// The failure of a role that would fail again.
+    pub async fn run_until(
+        mut self,
+        settings: &Settings,
+        addresses: &Addresses,
+        stopped: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let mut stopped = std::pin::pin!(stopped);
+        let mut pauses = PAUSES;
+        let mut began = Instant::now();
+        loop {
+            let ended = tokio::select! {
+                () = &mut stopped => return self.stop().await,
+                ended = self.tasks.join_next() => ended,
+                Some(ended) = self.connections.join_next() => Some(ended.map(|given_up| Err(given_up.into()))),
+            };
+            let ended = ended.context("nothing to run: `exporter` needs export.endpoint, `gateway` gateway.bind")?;
+            let mut reason = match passing(ended) {
+                Ok(reason) => reason,
+                Err(error) => {
+                    // The other roles finish what they can. The first failure is returned: others may follow from it.
+                    self.stop.cancel();
+                    while self.tasks.join_next().await.is_some() {}
+                    return Err(error);
+                }
+            };
+            if began.elapsed() > SOUND {
+                pauses = PAUSES;
             }
+            // Settings and servers were as they must be when the process began: what is missing now may come back.
+            loop {
+                let pause = pauses.pause();
+                tracing::error!(error = &*reason, ?pause, "the roles of this process begin anew");
+                measure!(Restarts, 1u64);
+                let beginning = async {
+                    self.end(settings.runner.limits().drain + END_WITHIN).await;
+                    tokio::time::sleep(pause).await;
+                    self.begin(settings, addresses).await
+                };
+                let begun = tokio::select! {
+                    () = &mut stopped => return Ok(()),
+                    begun = beginning => begun,
+                };
+                match begun {
+                    Ok(()) => break,
+                    Err(error) => reason = error,
+                }
+            }
+            began = Instant::now();
         }
+    }
+
+    /// Ends all roles within a time, as [`Worker::stop`] does where they can, and leaves nothing of them behind.
+    async fn end(&mut self, within: Duration) {
+        self.stop.cancel();
+        let ending = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(within, ending).await.is_err() {
+            tracing::warn!(roles = self.tasks.len(), "cut off: what they held comes again");
+            self.tasks.shutdown().await;
+        }
+        self.connections = JoinSet::new();
+        self.threads.clear();
+        self.stop = CancellationToken::new();
     }
 
     /// Drains all roles: what has begun is finished and acknowledged, within `runner.drain_ms`.
@@ -346,6 +440,21 @@ impl Worker {
             ended.context("a role panicked")??;
         }
         Ok(())
+    }
+}
+
+/// Why roles that ended like this can begin anew.
+///
+/// # Errors
+/// They would end in the same way again: a stream is missing, say.
+fn passing(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<anyhow::Error> {
+    match ended {
+        Err(panic) => Ok(anyhow::Error::new(panic).context("a role panicked")),
+        Ok(Err(error)) => {
+            let closed = matches!(error.downcast_ref(), Some(RunError::Closed)) || error.is::<GivenUp>();
+            if closed { Ok(error) } else { Err(error) }
+        }
+        Ok(Ok(())) => anyhow::bail!("a role ended by itself"),
     }
 }
 
@@ -391,3 +500,6 @@ impl Parts {
         })
     }
 }
+
+#[cfg(test)]
+mod servers;

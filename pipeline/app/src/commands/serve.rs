@@ -29,7 +29,7 @@ pub(crate) async fn serve(args: &ServeArgs, settings: &Settings, metrics: Metric
     let roles = if args.stages.is_empty() { Role::all() } else { args.stages.clone() };
     let worker = Worker::start(settings, &addresses, &roles).await?;
     health(args.health, &worker, metrics).await?;
-    worker.run_until(stopped()).await
+    worker.run_until(settings, &addresses, stopped()).await
 }
 
 /// Starts servers of our own, then all roles.
@@ -51,7 +51,7 @@ pub(crate) async fn up(args: &UpArgs, settings: &Settings, metrics: Metrics) -> 
     println!("\nOther commands find it by themselves when started in this folder, for example:");
     println!("  chasqui send my-submission.json --app shop");
     println!("  chasqui stats");
-    let ended = worker.run_until(stopped()).await;
+    let ended = worker.run_until(&settings, &servers.addresses, stopped()).await;
     servers.shutdown().await;
     ended
 }

@@ -19,7 +19,6 @@ use chasqui_testing::{
     raw::BLOCKS,
     servers::{Nats, eventually},
 };
-use chasqui_trace::TraceSink;
 use chasqui_validate::Validate;
 use proptest::{
     collection::vec,
