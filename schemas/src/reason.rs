@@ -10,6 +10,10 @@ crate::vocabulary! {
         UnreadableHeaders = "unreadable_headers": "The message's headers break the protocol, so that they cannot be trusted.",
         TooLarge = "too_large": "The submission, or what a stage made of it, is larger than a message may be.",
         LaneNotAllowed = "lane_not_allowed": "The app may not publish on this lane.",
+        CategoryNotAllowed = "category_not_allowed": "The app may not use this category: it is mandatory, more urgent than the app's lanes, or not on the app's list.",
+        InlineNotAllowed = "inline_not_allowed": "The app may not name addresses, only users.",
+        SenderNotAllowed = "sender_not_allowed": "An override names a sender that is not the app's own.",
+        OverrideNotAllowed = "override_not_allowed": "The app may not set this field of a vendor's payload.",
         UnknownUser = "unknown_user": "The user has no record in `contacts`.",
         NoEndpoint = "no_endpoint": "None of the wanted channels has an address.",
         OptedOut = "opted_out": "The user switched everything off.",
@@ -48,7 +52,10 @@ impl Reason {
     pub const fn statuses(self) -> &'static [Status] {
         use Reason::*;
         match self {
-            Malformed | Invalid | LaneNotAllowed => &[Status::Rejected],
+            Malformed | Invalid | LaneNotAllowed | InlineNotAllowed | SenderNotAllowed | OverrideNotAllowed => {
+                &[Status::Rejected]
+            }
+            CategoryNotAllowed => &[Status::Rejected, Status::Suppressed],
             TooLarge | UnreadableHeaders => &[Status::Rejected, Status::Dead],
             UnknownUser | NoEndpoint | OptedOut | OptedOutChannel | OptedOutCategory | OptedOutDevice
             | AddressSuppressed | Duplicate | Expired => &[Status::Suppressed],
@@ -65,7 +72,10 @@ impl Reason {
     pub const fn stages(self) -> &'static [Stage] {
         use Reason::*;
         match self {
-            Malformed | Invalid | LaneNotAllowed => &[Stage::Validate],
+            Malformed | Invalid | LaneNotAllowed | InlineNotAllowed | SenderNotAllowed | OverrideNotAllowed => {
+                &[Stage::Validate]
+            }
+            CategoryNotAllowed => &[Stage::Validate, Stage::Enrich],
             UnknownUser | Scheduled => &[Stage::Enrich],
             QuietHours => &[Stage::Filter],
             NoEndpoint => &[Stage::Filter, Stage::Render],
@@ -103,6 +113,16 @@ impl Reason {
             }
             TooLarge => "Producer: send less data, or split the recipients over several submissions.",
             LaneNotAllowed => "Producer: publish on another lane. Operator: allow it in `lanes` of `[apps.<name>]`.",
+            CategoryNotAllowed => {
+                "Producer: use a category that is yours. Operator: name it in `categories` of `[apps.<name>]`."
+            }
+            InlineNotAllowed => "Producer: name users. Operator: set `inline = true` in `[apps.<name>]`.",
+            SenderNotAllowed => {
+                "Producer: leave the sender to the account. Operator: name it in `senders` of `[apps.<name>]`."
+            }
+            OverrideNotAllowed => {
+                "Producer: leave out the fields that are listed. Operator: name them in `overrides` of `[apps.<name>]`; what no app may set stays closed."
+            }
             UnknownUser => "Producer: put the user's record with `chasqui contacts put` before notifying the user.",
             NoEndpoint => "Producer: add an address to the user's contacts, or ask for other channels.",
             AddressSuppressed => {

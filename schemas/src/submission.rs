@@ -24,6 +24,10 @@ pub const MAX_CONTENT_BYTES: usize = 256 * 1024;
 /// Maximum bytes of `metadata`, and of `overrides`, as compact JSON.
 pub const MAX_EXTRA_BYTES: usize = 16 * 1024;
 
+/// Maximum bytes of `content`, `data`, `metadata` and `overrides`, as compact JSON, times the recipients: each gets a copy, at
+/// every stage.
+pub const MAX_FAN_OUT_BYTES: usize = 8 * 1024 * 1024;
+
 /// A request to notify one or more recipients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

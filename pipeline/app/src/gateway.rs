@@ -49,7 +49,7 @@ impl Gateway {
             ..settings.gateway.clone()
         };
         let address = gateway.address()?;
-        let tokens = settings.apps.iter().map(|(app, settings)| (app.clone(), settings.token.clone())).collect();
+        let tokens = settings.listed_apps().map(|(app, settings)| (app.clone(), settings.token.clone())).collect();
         let known = Arc::new(OnceLock::new());
         let engagement = Engagement::open(Setup {
             settings: &settings.engagement,

@@ -5,20 +5,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use chasqui_rules::{RouteSettings, Routes};
-use chasqui_schemas::Lane;
+use chasqui_rules::{Apps, Permissions, RouteSettings, Routes, Schemes, permissions::UNLISTED};
+use chasqui_schemas::{Lane, subject};
 use chasqui_settings::{SecretSource, SettingsError};
 use serde::Deserialize;
 use serde_json::Value;
 
 /// The manuals, in the order in which `chasqui config` prints them.
-const DEFAULTS: [&str; 13] = [
+const DEFAULTS: [&str; 14] = [
     include_str!("../app.toml"),
     chasqui_nats::settings::DEFAULTS,
     chasqui_warehouse::settings::DEFAULTS,
     chasqui_runtime::settings::DEFAULTS,
     chasqui_stores::pepper::DEFAULTS,
     chasqui_services::monitor::DEFAULTS,
+    chasqui_validate::settings::DEFAULTS,
     chasqui_rules::routes::DEFAULTS,
     chasqui_send::DEFAULTS,
     chasqui_http::settings::DEFAULTS,
@@ -47,6 +48,7 @@ pub struct Settings {
     pub privacy: chasqui_stores::PrivacySettings,
     pub monitor: chasqui_services::MonitorSettings,
     pub accounts: chasqui_providers::Accounts,
+    pub submissions: chasqui_validate::Settings,
     pub routes: RouteSettings,
     pub send: chasqui_send::Settings,
     pub gateway: chasqui_http::Settings,
@@ -59,17 +61,62 @@ pub struct Settings {
     pub embedded: EmbeddedSettings,
 }
 
-/// `[apps.<name>]`
+/// `[apps.<name>]`, and `[apps."*"]` for those that are not listed.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 #[allow(missing_docs, reason = "documented in app.toml")]
 pub struct AppSettings {
-    #[serde(default)]
     pub lanes: Option<Vec<Lane>>,
-    #[serde(default)]
+    pub categories: Option<Vec<String>>,
+    pub mandatory: bool,
+    pub inline: bool,
+    pub senders: Vec<String>,
+    pub overrides: Option<Vec<String>>,
     pub token: SecretSource,
-    #[serde(default)]
     pub routes: RouteSettings,
+}
+
+impl Default for AppSettings {
+    fn default() -> Self {
+        let Permissions { lanes, categories, mandatory, inline, senders, overrides } = Permissions::default();
+        let (token, routes) = (SecretSource::default(), RouteSettings::default());
+        AppSettings { lanes, categories, mandatory, inline, senders, overrides, token, routes }
+    }
+}
+
+impl AppSettings {
+    fn permissions(&self) -> Permissions {
+        Permissions {
+            lanes: self.lanes.clone(),
+            categories: self.categories.clone(),
+            mandatory: self.mandatory,
+            inline: self.inline,
+            senders: self.senders.clone(),
+            overrides: self.overrides.clone(),
+        }
+    }
+
+    /// Refuses what could never mean anything.
+    fn check(&self, name: &str) -> Result<(), SettingsError> {
+        let invalid =
+            |field: &str, problem: String| Err(SettingsError::invalid(format!("apps.{name}{field}"), problem));
+        if name == UNLISTED {
+            if self.token.is_set() || self.routes != RouteSettings::default() {
+                return invalid("", "`token` and `routes` belong to one app: list it by its name".to_owned());
+            }
+        } else if !subject::is_app(name) {
+            return invalid("", "an app's name is 1 to 64 letters, digits, `-` and `_`".to_owned());
+        }
+        let vendors = chasqui_providers::overridable();
+        for named in self.overrides.iter().flatten() {
+            let vendor = named.split_once('.').map_or(named.as_str(), |(vendor, _)| vendor);
+            if !vendors.contains_key(vendor) {
+                let known = vendors.keys().copied().collect::<Vec<_>>().join(", ");
+                return invalid(".overrides", format!("`{named}` begins with no vendor's name; there are {known}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// `[log]`
@@ -125,18 +172,49 @@ impl Settings {
     pub fn load(file: Option<&Path>, over: &Value) -> Result<Settings, SettingsError> {
         let settings: Settings = chasqui_settings::read(&DEFAULTS, file, over)?;
         settings.streams.check(&settings.runner)?;
+        settings.apps.iter().try_for_each(|(name, app)| app.check(name))?;
+        settings.schemes()?;
         Ok(settings)
+    }
+
+    /// The apps that are listed by name.
+    pub fn listed_apps(&self) -> impl Iterator<Item = (&String, &AppSettings)> {
+        self.apps.iter().filter(|(name, _)| *name != UNLISTED)
+    }
+
+    /// What each app may.
+    pub fn permissions(&self) -> Apps {
+        Apps {
+            listed: self.listed_apps().map(|(name, app)| (name.clone(), app.permissions())).collect(),
+            unlisted: self.apps.get(UNLISTED).map(AppSettings::permissions).unwrap_or_default(),
+        }
+    }
+
+    /// Where links may lead.
+    ///
+    /// # Errors
+    /// A scheme cannot be listed.
+    pub fn schemes(&self) -> Result<Schemes, SettingsError> {
+        Schemes::new(&self.links.schemes).map_err(|problem| SettingsError::invalid("links.schemes", problem))
+    }
+
+    /// What a submission may say.
+    ///
+    /// # Errors
+    /// As [`Settings::schemes`].
+    pub fn allowed(&self) -> Result<chasqui_validate::Allowed, SettingsError> {
+        Ok(chasqui_validate::Allowed {
+            apps: self.permissions(),
+            vendors: chasqui_providers::overridable(),
+            schemes: self.schemes()?,
+            send_at_horizon: self.submissions.send_at_horizon(),
+        })
     }
 
     /// The routes of every app.
     pub fn routes(&self) -> Routes {
-        let own = self.apps.iter().map(|(app, settings)| (app.clone(), settings.routes.clone()));
+        let own = self.listed_apps().map(|(app, settings)| (app.clone(), settings.routes.clone()));
         Routes::new(self.routes.clone(), own)
-    }
-
-    /// The lanes of each app that may not use all lanes.
-    pub fn app_lanes(&self) -> BTreeMap<String, Vec<Lane>> {
-        self.apps.iter().filter_map(|(app, settings)| Some((app.clone(), settings.lanes.clone()?))).collect()
     }
 }
 
@@ -162,8 +240,32 @@ mod tests {
     #[test]
     fn an_app_has_one_table() {
         let settings = with("[apps.shop]\nlanes = [\"bulk\"]\n[apps.crm]\ntoken = { env = \"X\" }").unwrap();
-        assert_eq!(settings.app_lanes(), BTreeMap::from([("shop".to_owned(), vec![Lane::Bulk])]));
+        assert_eq!(settings.permissions().of("shop").lanes, Some(vec![Lane::Bulk]));
         assert!(settings.apps["crm"].token.is_set());
+        assert_eq!(settings.listed_apps().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["crm", "shop"]);
+    }
+
+    #[test]
+    fn who_is_listed_may_what_the_list_says_and_the_others_what_the_star_says() {
+        let fresh = with("").unwrap().permissions();
+        assert!(fresh.of("shop").mandatory && fresh.of("shop").lane(Lane::Critical), "a fresh start is one team's");
+        let apps = with("[apps.shop]\ninline = false").unwrap().permissions();
+        assert!(!apps.of("shop").mandatory && !apps.of("shop").inline && apps.of("other").mandatory);
+        let closed = with("[apps.'*']\nlanes = []\n[apps.shop]\ncategories = ['otp']").unwrap().permissions();
+        assert!(Lane::ALL.iter().all(|lane| !closed.of("other").lane(*lane) && closed.of("shop").lane(*lane)));
+    }
+
+    #[test]
+    fn what_an_app_may_is_refused_where_it_means_nothing() {
+        for (text, key) in [
+            ("[apps.'a.b']\ninline = true", "apps.a.b"),
+            ("[apps.'*']\ntoken = { env = 'X' }", "apps.*"),
+            ("[apps.'*'.routes]\nsms = ['sandbox']", "apps.*"),
+            ("[apps.shop]\noverrides = ['sendgird.asm']", "apps.shop.overrides"),
+            ("[links]\nschemes = ['javascript']", "links.schemes"),
+        ] {
+            assert_eq!(with(text).unwrap_err().key, key, "{text}");
+        }
     }
 
     #[test]

@@ -236,8 +236,11 @@ impl Worker {
         let clock = Arc::clone(&parts.broker.clock);
         let limits = &settings.runner.limits();
         match stage {
-            Stage::Validate => self.run(Validate::new(settings.app_lanes(), parts.pepper.clone()), limits, parts, on),
-            Stage::Enrich => self.run(Enrich { directory, clock }, limits, parts, on),
+            Stage::Validate => {
+                let validate = Validate::new(settings.allowed()?, directory, parts.pepper.clone());
+                self.run(validate, limits, parts, on);
+            }
+            Stage::Enrich => self.run(Enrich { directory, clock, apps: settings.permissions() }, limits, parts, on),
             Stage::Filter => {
                 let filter = Filter { directory, clock, pepper: parts.pepper.clone() };
                 self.run(filter, limits, parts, on);
@@ -245,7 +248,8 @@ impl Worker {
             Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, limits, parts, on),
             Stage::Render => {
                 let links = settings.links.open(&settings.gateway.public_url)?;
-                self.run(Render::new(directory, links, parts.pepper.clone()), limits, parts, on);
+                let render = Render::new(directory, links, parts.pepper.clone(), settings.schemes()?);
+                self.run(render, limits, parts, on);
             }
             Stage::Prioritize => self.run(Prioritize { clock, routes: settings.routes() }, limits, parts, on),
             Stage::Send => {

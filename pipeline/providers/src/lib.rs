@@ -63,6 +63,7 @@ pub mod webpush;
 use std::{fmt, sync::Arc};
 
 use chasqui_contract::{AccountCallbacks, Callbacks, Clock, Inbox, Provider};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, record::Platform};
 use chasqui_settings::SettingsError;
 
@@ -100,6 +101,8 @@ pub struct Vendor {
     pub name: &'static str,
     /// What it can carry; for push also to which platform.
     pub serves: &'static [(Channel, Option<Platform>)],
+    /// What of its payload `overrides` may set: the door refuses the rest.
+    pub overrides: &'static Overridable,
     /// The manual of an account, and the defaults of its settings, as commented TOML.
     pub manual: &'static str,
     /// Opens an account to send.
@@ -122,6 +125,11 @@ pub struct Ports {
     pub inbox: Arc<dyn Inbox>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+}
+
+/// What `overrides` may set, by vendor.
+pub fn overridable() -> chasqui_rules::Vendors {
+    VENDORS.iter().map(|vendor| (vendor.name, vendor.overrides)).collect()
 }
 
 /// Every account, opened to send.

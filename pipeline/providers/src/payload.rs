@@ -1,20 +1,33 @@
 //! What a request says, as JSON or as a form: a producer's `overrides.<provider>` laid over it, and its size.
 //!
-//! Guarantee: pure. What a provider keeps for itself (recipient, our ids, credentials), it writes after the overrides or
-//! names to [`lay_over_form`].
+//! Guarantee: pure. What nobody may set is left out here too, although validate refuses it. What else a provider keeps for
+//! itself (our ids, credentials), it writes after the overrides or names to [`lay_over_form`].
 
 use chasqui_contract::{Answer, Outcome};
+use chasqui_rules::permissions::{covers_any, plain};
 use chasqui_schemas::Delivery;
 use serde_json::{Map, Value};
 
 /// The parameters of a form; some names may stand more than once. It may hold a credential: it is never shown.
 pub(super) type Form = Vec<(String, String)>;
 
-/// Lays `overrides.<provider>` over a JSON payload.
-pub(super) fn lay_over(payload: &mut Map<String, Value>, delivery: &Delivery, provider: &str) {
+/// Lays `overrides.<provider>` over a JSON payload, without what `never` covers.
+pub(super) fn lay_over(payload: &mut Map<String, Value>, delivery: &Delivery, provider: &str, never: &[&str]) {
     if let Some(Value::Object(over)) = delivery.overrides.get(provider) {
-        merge(payload, over);
+        let mut over = over.clone();
+        leave_out(&mut over, "", never);
+        merge(payload, &over);
     }
+}
+
+fn leave_out(over: &mut Map<String, Value>, path: &str, never: &[&str]) {
+    over.retain(|name, value| {
+        let inside = if path.is_empty() { plain(name) } else { format!("{path}.{}", plain(name)) };
+        if let Value::Object(fields) = value {
+            leave_out(fields, &inside, never);
+        }
+        !covers_any(never, &inside)
+    });
 }
 
 /// JSON Merge Patch ([RFC 7396](https://www.rfc-editor.org/rfc/rfc7396)): objects are merged, null removes, anything
@@ -40,10 +53,10 @@ pub(super) fn edit(payload: &mut Map<String, Value>, key: &str, change: impl FnO
 }
 
 /// Lays `overrides.<provider>` over a form: each member becomes a parameter, a list one for each of its items, an object
-/// its JSON; null takes the parameter away. Those of `kept` stay as they are, however an override spells them.
+/// its JSON; null takes the parameter away. What `kept` covers stays as it is, however an override spells it.
 pub(super) fn lay_over_form(form: &mut Form, delivery: &Delivery, provider: &str, kept: &[&str]) {
     let Some(Value::Object(over)) = delivery.overrides.get(provider) else { return };
-    for (name, value) in over.iter().filter(|(name, _)| !kept.iter().any(|kept| kept.eq_ignore_ascii_case(name))) {
+    for (name, value) in over.iter().filter(|(name, _)| !covers_any(kept, &plain(name))) {
         form.retain(|(each, _)| !each.eq_ignore_ascii_case(name));
         form.extend(values(value).into_iter().map(|value| (name.clone(), value)));
     }
@@ -88,8 +101,17 @@ mod tests {
     fn objects_are_merged_deeply_and_null_removes() {
         let mut payload = json!({ "a": { "b": { "c": 1, "d": [1] } }, "e": 1, "f": "text" });
         let over = json!({ "a": { "b": { "d": [2] }, "g": true }, "e": null, "f": { "h": { "i": null } } });
-        lay_over(payload.as_object_mut().unwrap(), &overridden(over), "x");
+        lay_over(payload.as_object_mut().unwrap(), &overridden(over), "x", &[]);
         assert_eq!(payload, json!({ "a": { "b": { "c": 1, "d": [2] }, "g": true }, "f": { "h": {} } }));
+    }
+
+    #[test]
+    fn what_nobody_may_set_is_left_out() {
+        let mut payload = json!({ "a": 1 });
+        let over =
+            json!({ "to": 1, "To": 1, "s": { "BYPASS_x": 1, "bypa\u{17f}\u{17f}_y": {}, "z": 1 }, "s.bypass_z": 1 });
+        lay_over(payload.as_object_mut().unwrap(), &overridden(over), "x", &["to", "s.bypass_*"]);
+        assert_eq!(payload, json!({ "a": 1, "s": { "z": 1 } }));
     }
 
     #[test]

@@ -3,13 +3,16 @@
 //! A notification whose `send_at` lies ahead waits here, before anything is looked up, so that contacts and rules are
 //! fresh when it goes on. Enrich applies no preferences: filter does.
 //!
-//! Guarantee: a notification that goes on has `contacts` and `policy`, and was not too late when it went on.
+//! Guarantee: a notification that goes on has `contacts` and `policy`, and was not too late when it went on. Its app may use
+//! its category, by the record that filter, render and send go by. Validate has refused most of what may not; what
+//! waited since then meets the record as it is now.
 //!
 //! After a crash the message comes again and enrich looks up again; reading changes nothing.
 
 use std::sync::Arc;
 
 use chasqui_contract::{Clock, Decide, Decision, Directory, Output, StoreError, Verdict};
+use chasqui_rules::Apps;
 use chasqui_schemas::{
     Notification, Reason,
     notification::Recipient,
@@ -27,6 +30,8 @@ pub struct Enrich {
     pub directory: Arc<dyn Directory>,
     /// Says whether `send_at` has come, and whether it is too late to send.
     pub clock: Arc<dyn Clock>,
+    /// What each app may.
+    pub apps: Apps,
 }
 
 impl Decide for Enrich {
@@ -45,6 +50,10 @@ impl Decide for Enrich {
         }
 
         let category = self.directory.category(&notification.request.category).await?;
+        let may = self.apps.of(&notification.app);
+        if let Some(what) = may.category(&notification.request.category, category.as_deref()) {
+            return Ok(Decision::suppress(Reason::CategoryNotAllowed).with("detail", what));
+        }
         let policy_from = if category.is_some() { "record" } else { "default" };
         notification.policy = Some(category.as_deref().map_or_else(Category::default, Category::clone));
         if notification.expires_at().is_some_and(|expires_at| expires_at <= now) {

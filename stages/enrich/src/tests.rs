@@ -1,4 +1,5 @@
 use chasqui_contract::ManualClock;
+use chasqui_rules::Permissions;
 use chasqui_schemas::sample;
 use chasqui_stores::memory::MemoryDirectory;
 use futures::executor::block_on;
@@ -36,8 +37,13 @@ fn directory() -> MemoryDirectory {
     MemoryDirectory::new().with("ada", ada())
 }
 
+fn trusting() -> Apps {
+    Apps { unlisted: Permissions { mandatory: true, ..Permissions::default() }, ..Apps::default() }
+}
+
 fn decide_with(directory: &Arc<MemoryDirectory>, now: &str, notification: Notification) -> Decision {
-    let stage = Enrich { directory: Arc::clone(directory) as _, clock: Arc::new(ManualClock::new(at(now))) };
+    let stage =
+        Enrich { directory: Arc::clone(directory) as _, clock: Arc::new(ManualClock::new(at(now))), apps: trusting() };
     block_on(stage.decide(notification)).unwrap()
 }
 
@@ -152,6 +158,16 @@ fn the_time_to_live_of_the_category_runs_from_send_at() {
 fn a_directory_that_fails_is_an_error_and_no_decision() {
     let directory = directory();
     directory.faults.fail_next(1);
-    let stage = Enrich { directory: Arc::new(directory), clock: Arc::new(ManualClock::new(at(NOW))) };
+    let stage = Enrich { directory: Arc::new(directory), clock: Arc::new(ManualClock::new(at(NOW))), apps: trusting() };
     assert!(matches!(block_on(stage.decide(notification())), Err(StoreError::Unavailable { .. })));
+}
+
+#[test]
+fn a_category_that_became_mandatory_while_it_waited_is_refused_to_an_app_that_may_not() {
+    let (directory, clock) =
+        (Arc::new(directory().with("order", Category { mandatory: true, ..Category::default() })), at(NOW));
+    let stage = Enrich { directory, clock: Arc::new(ManualClock::new(clock)), apps: Apps::default() };
+    let decision = block_on(stage.decide(notification())).unwrap();
+    assert_eq!(decision.verdict, Verdict::Suppress(Reason::CategoryNotAllowed));
+    assert!(attributes(&decision)[0].1.contains("is mandatory"), "{decision:?}");
 }

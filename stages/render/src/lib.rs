@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use chasqui_contract::{Decide, Decision, Directory, Output, StoreError, Verdict};
 use chasqui_links::{Links, Origin};
+use chasqui_rules::Schemes;
 use chasqui_schemas::{
     Channel, Notification, Pepper, Reason,
     delivery::Written,
@@ -44,13 +45,15 @@ pub struct Render {
     directory: Arc<dyn Directory>,
     links: Option<Links>,
     pepper: Pepper,
+    schemes: Schemes,
     cache: Cache,
 }
 
 impl Render {
-    /// Reads templates from `directory`; makes links to the gateway with `links`, where there is one. `pepper`: for ids.
-    pub fn new(directory: Arc<dyn Directory>, links: Option<Links>, pepper: Pepper) -> Self {
-        Render { directory, links, pepper, cache: Cache::default() }
+    /// Reads templates from `directory`; makes links to the gateway with `links`, where there is one. `pepper`: for ids. What
+    /// templates make of `url` has one of `schemes`.
+    pub fn new(directory: Arc<dyn Directory>, links: Option<Links>, pepper: Pepper, schemes: Schemes) -> Self {
+        Render { directory, links, pepper, schemes, cache: Cache::default() }
     }
 }
 
@@ -96,7 +99,15 @@ impl Render {
             Ok(data) => data,
             Err(error) => return Decision::dead(Reason::Undecodable, format!("`data` is not JSON: {error}")),
         };
-        let written = |channel| write(template, &compiled, key, variant, channel, wanted, &data);
+        let written = |channel| {
+            let text = write(template, &compiled, key, variant, channel, wanted, &data)?;
+            // Validate has checked the url of inline content. This one may be made of data.
+            let url = text.as_ref().and_then(|text| text.content.url.as_deref());
+            match url.and_then(|url| self.schemes.refusal(url)) {
+                Some(what) => Err(Failed(format!("template `{key}`, {channel}, url: {what}"))),
+                None => Ok(text),
+            }
+        };
         deliver(notification, variant, &self.pepper, tracking, written)
     }
 

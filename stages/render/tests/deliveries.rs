@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use chasqui_contract::{Decide, StoreError, Verdict};
 use chasqui_render::Render;
+use chasqui_rules::Schemes;
 use chasqui_schemas::{
     Channel, Lane, Notification, Reason,
     notification::Message,
@@ -90,7 +91,7 @@ fn nothing_for_any_channel_is_a_dead_letter() {
 
 #[test]
 fn an_unknown_template_is_a_dead_letter() {
-    let stage = Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper());
+    let stage = Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper(), Schemes::default());
     let (reason, detail) = dead(decide(&stage, of_template(j!({}), vec![phone()])));
     assert_eq!((reason, detail.as_str()), (Reason::TemplateMissing, "there is no template `t`"));
 }
@@ -105,7 +106,7 @@ fn no_endpoint_is_suppressed() {
 fn a_directory_that_fails_is_an_error_of_the_stage_and_not_of_the_message() {
     let directory = MemoryDirectory::new().with_bad_record::<Template>("t");
     directory.faults.fail_next(1);
-    let stage = Render::new(Arc::new(directory), None, sample::pepper());
+    let stage = Render::new(Arc::new(directory), None, sample::pepper(), Schemes::default());
     let ask = || stage.decide(of_template(j!({}), vec![phone()])).now_or_never().unwrap();
     assert!(matches!(ask(), Err(StoreError::Unavailable { .. })));
     assert!(matches!(ask(), Err(StoreError::BadRecord { .. })));
@@ -170,7 +171,10 @@ fn inline_content_is_sent_as_it_is() {
     };
     let mut input = inline(content.clone());
     Arc::make_mut(&mut input.request).locale = Some("pt-BR".into());
-    let made = deliveries(decide(&Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper()), input));
+    let made = deliveries(decide(
+        &Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper(), Schemes::default()),
+        input,
+    ));
     assert_eq!(made.len(), 4);
     assert!(made.iter().all(|each| (each.template.as_str(), each.locale.as_str()) == ("", "pt-BR")));
     for each in made {
@@ -186,7 +190,7 @@ fn inline_content_is_sent_as_it_is() {
 #[test]
 fn an_sms_without_a_body_says_its_title() {
     let made = deliveries(decide(
-        &Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper()),
+        &Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper(), Schemes::default()),
         inline(Content { title: Some("t".into()), ..Content::default() }),
     ));
     let sms = made.iter().find(|each| each.channel() == Channel::Sms).unwrap();

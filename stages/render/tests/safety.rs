@@ -7,6 +7,7 @@ mod common;
 use std::{sync::Arc, thread};
 
 use chasqui_render::Render;
+use chasqui_rules::Schemes;
 use chasqui_schemas::{Reason, submission::MAX_CONTENT_BYTES};
 use chasqui_stores::memory::MemoryDirectory;
 use common::{dead, decide, deliveries, device, email, mailbox, of_template, stage, template, text};
@@ -195,7 +196,7 @@ proptest! {
     fn a_warm_cache_changes_nothing(texts in prop::collection::vec("(\\{\\{ ?[ab] ?\\}\\}|\\{% if a %\\}|\\{% endif %\\}|[a-z<&{}%]|\n){0,8}", 1..4), a in ".*", b in ".*") {
         let warm = Render::new(Arc::new(texts.iter().enumerate().fold(MemoryDirectory::new(), |directory, (n, text)| {
             directory.with(&n.to_string(), template(j!({"email": {"default": {"title": text, "html": text}}})))
-        })), None, chasqui_schemas::sample::pepper());
+        })), None, chasqui_schemas::sample::pepper(), Schemes::default());
         for _ in 0..2 {
             for (n, text) in texts.iter().enumerate() {
                 let cold = stage(template(j!({"email": {"default": {"title": text, "html": text}}})));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use chasqui_contract::{Decide, StoreError};
 use chasqui_links::{Link, Links, Origin};
 use chasqui_render::Render;
+use chasqui_rules::Schemes;
 use chasqui_schemas::{
     Channel, Delivery, Notification, OptOut,
     bucket::address_key,
@@ -28,7 +29,7 @@ fn links() -> Links {
 }
 
 fn stage(directory: MemoryDirectory) -> Render {
-    Render::new(Arc::new(directory), Some(links()), chasqui_schemas::sample::pepper())
+    Render::new(Arc::new(directory), Some(links()), chasqui_schemas::sample::pepper(), Schemes::default())
 }
 
 fn mail(html: &str) -> Notification {
@@ -164,7 +165,7 @@ fn without_tracking_nothing_is_rewritten_but_the_way_out_stays() {
 fn without_a_gateway_nothing_is_changed() {
     let html = "<a href=\"https://shop.example.com/\">a</a>";
     let delivery = deliveries(decide(
-        &Render::new(Arc::new(MemoryDirectory::new()), None, chasqui_schemas::sample::pepper()),
+        &Render::new(Arc::new(MemoryDirectory::new()), None, chasqui_schemas::sample::pepper(), Schemes::default()),
         mail(html),
     ))
     .remove(0);

@@ -4,9 +4,14 @@
 //! rejection that names every violation the producer has to correct. Hostile input takes bounded time and memory, and
 //! makes a bounded rejection.
 //!
-//! After a crash the same message gives the same notifications under the same ids, because everything is derived from
+//! What an app may do is refused here too, with a reason, so that its producer hears of it at once and for the whole
+//! submission. Whether a category is mandatory stands in its record. So validate asks the directory, and only about the
+//! categories that the app's settings do not name; they are few and mirrored in memory. Enrich asks once more, because
+//! it reads the record by which everything else is decided, which may be ninety days later.
+//!
+//! After a crash the same message gives the same notifications under the same ids, because all of them are derived from
 //! the message itself: validate has neither clock nor state. So a submission that has already expired goes on, and gets
-//! a trace and a terminal state like any other.
+//! a trace and a terminal state like any other. Only a category that changed in between is judged as it is now.
 //!
 //! | module | does |
 //! |---|---|
@@ -14,22 +19,21 @@
 //! | `spelling` | renames fields that are spelled in camelCase |
 //! | `schema` | checks against the published JSON Schema, and words its violations |
 //! | `rules` | checks what a JSON Schema cannot say |
+//! | [`settings`] | what an installation allows |
 //! | `violations` | collects what is wrong, up to a limit |
 
 mod parse;
 mod rules;
 mod schema;
+pub mod settings;
 mod spelling;
 mod violations;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
-use chasqui_contract::{Decide, Decision, Output, StoreError, Submitted, Verdict};
+use chasqui_contract::{Decide, Decision, Directory, Output, StoreError, Submitted, Verdict};
 use chasqui_schemas::{
-    Channel, Lane, Notification, Pepper, Reason, header, id,
+    Channel, Notification, Pepper, Reason, header, id,
     notification::{Message, Recipient, Request},
     record::Contacts,
     subject,
@@ -38,6 +42,7 @@ use chasqui_schemas::{
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+pub use crate::settings::{Allowed, Settings};
 use crate::{schema::Schema, violations::Violations};
 
 /// Maximum characters of an idempotency key, from the field or the header: as `submission.json` says of the field.
@@ -45,39 +50,48 @@ const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 /// The validate stage.
 pub struct Validate {
-    lanes: BTreeMap<String, Vec<Lane>>,
+    allowed: Allowed,
+    directory: Arc<dyn Directory>,
     pepper: Pepper,
     schema: Schema,
 }
 
 impl Validate {
-    /// `lanes`: the lanes that each app may publish on; an app not listed may use them all. `pepper`: for ids.
-    pub fn new(lanes: BTreeMap<String, Vec<Lane>>, pepper: Pepper) -> Self {
-        Validate { lanes, pepper, schema: Schema::new() }
+    /// `directory`: for the records of categories. `pepper`: for ids.
+    pub fn new(allowed: Allowed, directory: Arc<dyn Directory>, pepper: Pepper) -> Self {
+        Validate { allowed, directory, pepper, schema: Schema::new() }
     }
 
-    fn check(&self, submitted: &Submitted) -> Result<Decision, Rejection> {
+    async fn check(&self, submitted: &Submitted) -> Result<Result<Decision, Rejection>, StoreError> {
         let incoming = &submitted.incoming;
         if incoming.unreadable_headers.is_some() {
             let what = "they break the protocol: names are visible ASCII without `:`, values are UTF-8 without line breaks, \
                         and a message has no status";
-            return Err(Rejection::new(Reason::UnreadableHeaders, "headers", what));
+            return Ok(Err(Rejection::new(Reason::UnreadableHeaders, "headers", what)));
         }
         if incoming.payload.len() > submission::MAX_BYTES {
             let what = format!("{} bytes; at most {} are taken", incoming.payload.len(), submission::MAX_BYTES);
-            return Err(Rejection::new(Reason::TooLarge, "submission", what));
+            return Ok(Err(Rejection::new(Reason::TooLarge, "submission", what)));
         }
-        let mut fields = parse::fields(incoming.content_type.as_deref(), &incoming.payload)
-            .map_err(|what| Rejection::new(Reason::Malformed, "submission", what))?;
+        let mut fields = match parse::fields(incoming.content_type.as_deref(), &incoming.payload) {
+            Ok(fields) => fields,
+            Err(what) => return Ok(Err(Rejection::new(Reason::Malformed, "submission", what))),
+        };
         let own_id = fields.get("id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
-        self.check_fields(submitted, &mut fields)
+        let checked = match self.check_fields(submitted, &mut fields) {
+            Ok(()) => self.check_category(&submitted.app, &fields).await?,
+            Err(rejection) => Err(rejection),
+        };
+        Ok(checked
             .and_then(|()| fan_out(submitted, fields, &self.pepper))
-            .map_err(|rejection| Rejection { request_id: own_id, ..rejection })
+            .map_err(|rejection| Rejection { request_id: own_id, ..rejection }))
     }
 
+    /// Checks what the submission says, and what its app may say.
     fn check_fields(&self, submitted: &Submitted, fields: &mut Map<String, Value>) -> Result<(), Rejection> {
         let (app, lane) = (submitted.app.as_str(), submitted.lane);
-        if self.lanes.get(app).is_some_and(|allowed| !allowed.contains(&lane)) {
+        let may = self.allowed.apps.of(app);
+        if !may.lane(lane) {
             let what = format!("the app `{app}` may not publish on the lane `{lane}`");
             return Err(Rejection::new(Reason::LaneNotAllowed, "subject", what));
         }
@@ -90,13 +104,33 @@ impl Validate {
         let mut value = Value::Object(std::mem::take(fields));
         self.schema.check(&mut value, &mut violations);
         if let Value::Object(checked) = &mut value {
-            rules::check(checked, &mut violations);
+            let room = rules::Room { allowed: &self.allowed, stored_at: submitted.incoming.stored_at };
+            rules::check(checked, &room, &mut violations);
+            rules::check_permissions(checked, may, &self.allowed, &mut violations);
             *fields = std::mem::take(checked);
         }
         if !fields.contains_key("idempotency_key") {
             check_message_id(submitted.incoming.message_id.as_deref(), &mut violations);
         }
-        if violations.is_empty() { Ok(()) } else { Err(Rejection::invalid(violations)) }
+        if violations.is_empty() { Ok(()) } else { Err(Rejection::of(violations)) }
+    }
+
+    /// Checks whether the app may use the category of a submission that is good in all else.
+    async fn check_category(
+        &self,
+        app: &str,
+        fields: &Map<String, Value>,
+    ) -> Result<Result<(), Rejection>, StoreError> {
+        let may = self.allowed.apps.of(app);
+        let name = fields.get("category").and_then(Value::as_str).unwrap_or_default();
+        let record = match may.categories {
+            Some(_) => None,
+            None => self.directory.category(name).await?,
+        };
+        Ok(match may.category(name, record.as_deref()) {
+            Some(what) => Err(Rejection::new(Reason::CategoryNotAllowed, "category", what)),
+            None => Ok(()),
+        })
     }
 }
 
@@ -105,7 +139,7 @@ impl Decide for Validate {
     type Input = Submitted;
 
     async fn decide(&self, submitted: Submitted) -> Result<Decision, StoreError> {
-        Ok(self.check(&submitted).unwrap_or_else(Rejection::into_decision))
+        Ok(self.check(&submitted).await?.unwrap_or_else(Rejection::into_decision))
     }
 }
 
@@ -123,8 +157,8 @@ impl Rejection {
         Rejection { reason, violations: violations.into_list(), request_id: None }
     }
 
-    fn invalid(violations: Violations) -> Self {
-        Rejection { reason: Reason::Invalid, violations: violations.into_list(), request_id: None }
+    fn of(violations: Violations) -> Self {
+        Rejection { reason: violations.reason(), violations: violations.into_list(), request_id: None }
     }
 
     fn into_decision(self) -> Decision {
@@ -147,7 +181,7 @@ fn check_message_id(message_id: Option<&str>, violations: &mut Violations) {
 /// One notification per recipient of a submission that passed every check.
 fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -> Result<Decision, Rejection> {
     let incoming = &submitted.incoming;
-    // Nearly everything that could fail here was refused before; a time outside of the years -9999 to 9999 was not.
+    // Everything that could fail here was refused before, field by field.
     let mut submission: Submission = serde_json::from_value(Value::Object(fields))
         .map_err(|error| Rejection::new(Reason::Invalid, "submission", error.to_string()))?;
     let request_id = submission.id.unwrap_or_else(|| incoming.request_id());

@@ -7,17 +7,32 @@
 
 use std::io;
 
-use chasqui_schemas::submission::{MAX_CONTENT_BYTES, MAX_DATA_BYTES, MAX_EXTRA_BYTES};
+use chasqui_rules::Permissions;
+use chasqui_schemas::{
+    Reason,
+    submission::{MAX_BYTES, MAX_CONTENT_BYTES, MAX_DATA_BYTES, MAX_EXTRA_BYTES, MAX_FAN_OUT_BYTES},
+};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::violations::Violations;
+use crate::{settings::Allowed, violations::Violations};
 
 type Fields = Map<String, Value>;
 
-/// Adds every violation.
-pub(crate) fn check(fields: &Fields, violations: &mut Violations) {
+/// Last moment that a submission may name, 2262-04-11: brokers and tables count nanoseconds in 64 bits, and what lies
+/// beyond would be due at once, again and again.
+const LAST_MOMENT: Timestamp = Timestamp::constant(i64::MAX / 1_000_000_000, 0);
+
+/// What bounds a submission besides the contract.
+pub(crate) struct Room<'a> {
+    pub(crate) allowed: &'a Allowed,
+    /// When JetStream stored it.
+    pub(crate) stored_at: Timestamp,
+}
+
+/// Adds every violation of the contract.
+pub(crate) fn check(fields: &Fields, room: &Room<'_>, violations: &mut Violations) {
     for name in ["idempotency_key", "category", "template", "locale", "collapse_key", "transaction_id"] {
         check_name(fields, "", name, violations);
     }
@@ -25,8 +40,9 @@ pub(crate) fn check(fields: &Fields, violations: &mut Violations) {
         violations.add("id", "must not be the nil UUID");
     }
     check_locale(fields, "", violations);
-    check_message(fields, violations);
-    check_times(fields, violations);
+    check_message(fields, room, violations);
+    check_times(fields, room, violations);
+    check_fan_out(fields, violations);
     for (name, most) in [("data", MAX_DATA_BYTES), ("metadata", MAX_EXTRA_BYTES), ("overrides", MAX_EXTRA_BYTES)] {
         let size = fields.get(name).map_or(0, json_size);
         if size > most {
@@ -50,9 +66,32 @@ pub(crate) fn check(fields: &Fields, violations: &mut Violations) {
     }
 }
 
+/// Adds everything that the submission asks for and its app may not do, but for the category, which needs a look-up.
+pub(crate) fn check_permissions(fields: &Fields, may: &Permissions, allowed: &Allowed, violations: &mut Violations) {
+    if !may.inline {
+        for (index, recipient) in fields.get("recipients").and_then(Value::as_array).into_iter().flatten().enumerate() {
+            if recipient.as_object().is_some_and(|each| given(each, "email") || given(each, "phone")) {
+                let what = "the app may not name addresses, only users";
+                violations.add_not_allowed(Reason::InlineNotAllowed, format_args!("recipients[{index}]"), what);
+            }
+            if violations.are_enough() {
+                break;
+            }
+        }
+    }
+    let Some(overrides) = fields.get("overrides").and_then(Value::as_object) else { return };
+    for (reason, field, what) in may.overrides(overrides, &allowed.vendors, &allowed.schemes) {
+        match reason {
+            Reason::Invalid => violations.add(field, what),
+            reason => violations.add_not_allowed(reason, field, what),
+        }
+    }
+}
+
+const OUT_OF_RANGE: &str = "must lie between 1970 and 2262-04-11T23:47:16Z";
 const NO_CONTROL: &str = "control characters are not allowed";
 
-fn check_message(fields: &Fields, violations: &mut Violations) {
+fn check_message(fields: &Fields, room: &Room<'_>, violations: &mut Violations) {
     match (given(fields, "template"), given(fields, "content")) {
         (false, false) => violations.add("submission", "either `template` or `content` is required"),
         (true, true) => violations.add("submission", "give either `template` or `content`, not both"),
@@ -67,11 +106,49 @@ fn check_message(fields: &Fields, violations: &mut Violations) {
     if size > MAX_CONTENT_BYTES {
         violations.add("content", format_args!("takes {size} bytes; at most {MAX_CONTENT_BYTES} are taken"));
     }
-    check_name(content, "content.", "url", violations);
+    if let Some(what) = text(content, "url").and_then(|url| room.allowed.schemes.refusal(url)) {
+        violations.add("content.url", what);
+    }
 }
 
-fn check_times(fields: &Fields, violations: &mut Violations) {
+/// Every recipient gets a copy of what all share, at each stage, and for as long as `send_at` says.
+fn check_fan_out(fields: &Fields, violations: &mut Violations) {
+    let recipients = fields.get("recipients").and_then(Value::as_array).map_or(0, Vec::len);
+    // So few copies of the largest submission fit, and nearly all submissions have no more.
+    if recipients <= MAX_FAN_OUT_BYTES / MAX_BYTES {
+        return;
+    }
+    let shared = ["content", "data", "metadata", "overrides"].into_iter().filter_map(|name| fields.get(name));
+    let shared: usize = shared.map(json_size).sum();
+    let together = recipients.saturating_mul(shared);
+    if together > MAX_FAN_OUT_BYTES {
+        let what = "bytes of content, data, metadata and overrides";
+        let at_most = format_args!("{together} together, of {MAX_FAN_OUT_BYTES} at most: send fewer at a time");
+        violations.add("recipients", format_args!("{recipients} recipients of {shared} {what} are {at_most}"));
+    }
+}
+
+fn check_times(fields: &Fields, room: &Room<'_>, violations: &mut Violations) {
     let moment = |name| text(fields, name)?.parse::<Timestamp>().ok();
+    for name in ["send_at", "expires_at"] {
+        // What the schema takes and we cannot read is a time beyond all calendars; the schema tells of all else.
+        match text(fields, name).map(str::parse::<Timestamp>) {
+            Some(Err(_)) if !violations.name(name) => violations.add(name, OUT_OF_RANGE),
+            Some(Ok(moment)) if !(Timestamp::UNIX_EPOCH..=LAST_MOMENT).contains(&moment) => {
+                violations.add(name, OUT_OF_RANGE);
+            }
+            _ => {}
+        }
+    }
+    let horizon = room.allowed.send_at_horizon;
+    let latest = room.stored_at.checked_add(horizon).unwrap_or(LAST_MOMENT);
+    if moment("send_at").is_some_and(|send_at| latest < send_at && send_at <= LAST_MOMENT) {
+        let days = horizon.as_hours() / 24;
+        violations.add(
+            "send_at",
+            format_args!("lies more than {days} days ahead (`submissions.max_send_at_days`): send it later"),
+        );
+    }
     if let (Some(send_at), Some(expires_at)) = (moment("send_at"), moment("expires_at"))
         && send_at >= expires_at
     {

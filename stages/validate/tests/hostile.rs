@@ -127,3 +127,29 @@ proptest! {
         }
     }
 }
+
+/// Overrides of the vendors that the tests know, and of none, with values of any kind and depth.
+fn almost_overrides() -> impl Strategy<Value = Value> {
+    let names = "inbox|mail|url|from|reply_to|headers|X-[a-z]{1,3}|mail_settings|(?i)bypass_[a-z]{1,3}|personalizations|email|name|\\PC{0,4}";
+    let leaf = prop_oneof![Just(Value::Null), any::<i32>().prop_map(Value::from), "\\PC{0,12}".prop_map(Value::from)];
+    let tree = leaf.prop_recursive(5, 48, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map(names, inner, 0..5).prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    });
+    prop::collection::btree_map(names, tree, 0..5).prop_map(|map| Value::Object(map.into_iter().collect()))
+}
+
+proptest! {
+    #[test]
+    fn whatever_overrides_say_what_passes_bypasses_nothing(overrides in almost_overrides()) {
+        let value = j!({"category": "c", "recipients": ["a"], "template": "t", "overrides": overrides.clone()});
+        if let Verdict::Forward(_) = answer(None, serde_json::to_vec(&value).unwrap()) {
+            let mail = overrides["mail"].as_object().cloned().unwrap_or_default();
+            prop_assert!(mail.keys().all(|name| name == "headers" || name == "mail_settings"), "{mail:?}");
+            let settings = mail.get("mail_settings").and_then(Value::as_object).cloned().unwrap_or_default();
+            prop_assert!(settings.is_empty(), "{settings:?}");
+        }
+    }
+}

@@ -3,11 +3,10 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-
-use chasqui_schemas::{Lane, Reason, submission};
-use chasqui_validate::Validate;
-use common::{decide, decide_by, json, notifications, pepper, rejection, submitted};
+use chasqui_rules::Permissions;
+use chasqui_schemas::{Lane, Reason, record::Category, submission};
+use chasqui_stores::memory::MemoryDirectory;
+use common::{decide, decide_by, json, notifications, rejection, stage, submitted};
 use serde_json::{Value, json as j};
 
 /// The violations of an otherwise good submission with some fields changed; null removes a field.
@@ -205,7 +204,8 @@ fn only_an_e164_number_is_a_phone_number() {
 
 #[test]
 fn a_lane_that_the_app_may_not_use_is_refused() {
-    let stage = Validate::new(BTreeMap::from([("shop".to_owned(), vec![Lane::Bulk, Lane::Normal])]), pepper());
+    let may = Permissions { lanes: Some(vec![Lane::Bulk, Lane::Normal]), ..Permissions::default() };
+    let stage = stage(may, MemoryDirectory::new());
     let id = "018f4d5e-7b1a-7c3d-9e2f-0123456789ab";
     let good = json(&j!({"id": id, "category": "c", "recipients": ["ada"], "template": "t"}));
     assert_eq!(notifications(decide_by(&stage, good.clone())).len(), 1);
@@ -323,4 +323,149 @@ fn a_message_id_is_under_the_rules_of_the_key_that_it_stands_for() {
     let mut own_key = json(&j!({"category": "c", "recipients": ["ada"], "template": "t", "idempotency_key": "k"}));
     own_key.incoming.message_id = message.incoming.message_id;
     assert_eq!(notifications(decide(own_key))[0].request.idempotency_key, "k");
+}
+
+#[test]
+fn a_time_beyond_all_calendars_is_refused_by_name() {
+    for (at, what) in [
+        ("2026-05-30T12:00:01Z", "lies more than 90 days ahead (`submissions.max_send_at_days`): send it later"),
+        ("2262-04-11T23:47:16Z", "lies more than 90 days ahead (`submissions.max_send_at_days`): send it later"),
+        ("2262-04-11T23:47:17Z", "must lie between 1970 and 2262-04-11T23:47:16Z"),
+        ("9999-12-30T00:00:00Z", "must lie between 1970 and 2262-04-11T23:47:16Z"),
+        ("9999-12-31T23:59:59Z", "must lie between 1970 and 2262-04-11T23:47:16Z"),
+        ("0000-01-01T00:00:00Z", "must lie between 1970 and 2262-04-11T23:47:16Z"),
+        ("1969-12-31T23:59:59Z", "must lie between 1970 and 2262-04-11T23:47:16Z"),
+        ("1772366400", "must be an RFC 3339 time, such as 2026-01-31T09:00:00Z"),
+        ("10000-01-01T00:00:00Z", "must be an RFC 3339 time, such as 2026-01-31T09:00:00Z"),
+    ] {
+        assert_eq!(violations(j!({"send_at": at})), [format!("send_at: {what}")], "{at}");
+        if !what.contains("days") {
+            assert_eq!(violations(j!({"expires_at": at})), [format!("expires_at: {what}")], "{at}");
+        }
+    }
+    assert_eq!(violations(j!({"send_at": 1_772_366_400})), ["send_at: must be a text, not a number"]);
+    let latest = json(&j!({"category": "c", "recipients": ["a"], "template": "t", "send_at": "2026-05-30T12:00:00Z",
+                           "expires_at": "2262-04-11T23:47:16Z"}));
+    assert_eq!(notifications(decide(latest)).len(), 1);
+}
+
+#[test]
+fn copies_for_everybody_take_no_more_than_eight_mebibytes() {
+    let submit = |recipients: usize, bytes: usize| {
+        let users: Vec<_> = (0..recipients).map(|n| format!("u{n}")).collect();
+        decide(json(&j!({"category": "c", "recipients": users, "content": {"body": "x".repeat(bytes)}})))
+    };
+    assert_eq!(notifications(submit(1_000, 8_000)).len(), 1_000);
+    assert_eq!(notifications(submit(8, 250_000)).len(), 8);
+    let (reason, violations, _) = rejection(submit(1_000, 250_000));
+    assert_eq!(reason, Reason::Invalid);
+    assert_eq!(
+        violations,
+        [
+            "recipients: 1000 recipients of 250011 bytes of content, data, metadata and overrides are 250011000 together, of \
+          8388608 at most: send fewer at a time"
+        ]
+    );
+    let labels: serde_json::Map<String, Value> = (0..100).map(|n| (n.to_string(), "x".repeat(150).into())).collect();
+    let users: Vec<_> = (0..1_000).map(|n| format!("u{n}")).collect();
+    let value = j!({"category": "c", "recipients": users, "template": "t", "metadata": labels});
+    assert_eq!(rejection(decide(json(&value))).0, Reason::Invalid, "metadata is traced for each");
+}
+
+#[test]
+fn a_link_that_would_run_or_read_is_refused() {
+    for bad in ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "//example.com", "java\tscript:x"] {
+        let found = violations(j!({"template": null, "content": {"body": "b", "url": bad}}));
+        assert!(found.len() == 1 && found[0].starts_with("content.url: "), "{bad}: {found:?}");
+    }
+    let good = json(&j!({"category": "c", "recipients": ["a"], "content": {"body": "b", "url": "myshop://orders/7"}}));
+    assert_eq!(notifications(decide(good)).len(), 1);
+}
+
+/// What becomes of a submission of `shop`, otherwise good, with some fields changed.
+fn of_shop(may: Permissions, changes: Value) -> chasqui_contract::Decision {
+    let records = MemoryDirectory::new()
+        .with("security", Category { mandatory: true, lane: Some(Lane::Critical), ..Category::default() })
+        .with("chat", Category { lane: Some(Lane::High), ..Category::default() });
+    let mut value = j!({"category": "order", "recipients": ["ada"], "template": "order"});
+    value.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    decide_by(&stage(may, records), json(&value))
+}
+
+#[test]
+fn an_app_uses_no_category_that_is_not_its_own() {
+    let by_default = Permissions::default;
+    assert_eq!(notifications(of_shop(by_default(), j!({"category": "chat"}))).len(), 1);
+    let (reason, violations, _) = rejection(of_shop(by_default(), j!({"category": "security"})));
+    assert_eq!(reason, Reason::CategoryNotAllowed);
+    assert_eq!(
+        violations,
+        ["category: the category `security` is mandatory, and the app's `categories` do not name it"]
+    );
+    let listed = || Permissions { categories: Some(vec!["security".into()]), ..Permissions::default() };
+    assert_eq!(notifications(of_shop(listed(), j!({"category": "security"}))).len(), 1);
+    assert_eq!(rejection(of_shop(listed(), j!({"category": "chat"}))).0, Reason::CategoryNotAllowed);
+    let bulk = Permissions { lanes: Some(vec![Lane::Normal, Lane::Bulk]), ..Permissions::default() };
+    assert_eq!(rejection(of_shop(bulk, j!({"category": "chat"}))).0, Reason::CategoryNotAllowed);
+    let mut other = json(&j!({"category": "security", "recipients": ["ada"], "template": "t"}));
+    other.app = "newsletter".to_owned();
+    let records = MemoryDirectory::new().with("security", Category { mandatory: true, ..Category::default() });
+    assert_eq!(rejection(decide_by(&stage(listed(), records), other)).0, Reason::CategoryNotAllowed);
+}
+
+#[test]
+fn an_app_that_may_name_only_users_names_no_address() {
+    let users_only = || Permissions { inline: false, ..Permissions::default() };
+    let recipients =
+        j!({"recipients": ["ada", {"user": "bob"}, {"email": "ada@example.com"}, {"phone": "+15551234567"}]});
+    let (reason, violations, _) = rejection(of_shop(users_only(), recipients));
+    assert_eq!(reason, Reason::InlineNotAllowed);
+    assert_eq!(
+        violations,
+        [
+            "recipients[2]: the app may not name addresses, only users",
+            "recipients[3]: the app may not name addresses, only users"
+        ]
+    );
+    assert_eq!(notifications(of_shop(users_only(), j!({"recipients": ["ada", {"user": "bob"}]}))).len(), 2);
+}
+
+#[test]
+fn overrides_go_as_far_as_the_app_may() {
+    let bypass = j!({"overrides": {"mail": {"from": {"email": "ceo@shop.example"}, "reply_to": "eve@evil.example",
+        "mail_settings": {"bypass_list_management": {"enable": true}}}}});
+    let all = Permissions { overrides: Some(vec!["mail".into()]), ..Permissions::default() };
+    for may in [Permissions::default(), all.clone()] {
+        let (reason, violations, _) = rejection(of_shop(may, bypass.clone()));
+        assert_eq!(reason, Reason::SenderNotAllowed);
+        assert_eq!(
+            violations,
+            [
+                "overrides.mail.from: not one of the app's own `senders`",
+                "overrides.mail.mail_settings.bypass_list_management: no app may set it",
+                "overrides.mail.reply_to: not one of the app's own `senders`",
+            ]
+        );
+    }
+    let template = j!({"overrides": {"mail": {"template_id": "d-1"}, "inbox": {"badge": 1}}});
+    assert_eq!(rejection(of_shop(Permissions::default(), template.clone())).0, Reason::OverrideNotAllowed);
+    let named =
+        Permissions { overrides: Some(vec!["mail.template_id".into(), "inbox".into()]), ..Permissions::default() };
+    assert_eq!(notifications(of_shop(named, template)).len(), 1);
+    let sender = Permissions { senders: vec!["@shop.example".into()], ..Permissions::default() };
+    assert_eq!(
+        notifications(of_shop(sender, j!({"overrides": {"mail": {"from": "CEO <ceo@shop.example>"}}}))).len(),
+        1
+    );
+    let script = of_shop(Permissions::default(), j!({"overrides": {"inbox": {"url": "javascript:alert(1)"}}}));
+    assert_eq!(rejection(script).0, Reason::Invalid);
+}
+
+#[test]
+fn a_broken_contract_and_what_is_not_allowed_are_told_together() {
+    let (reason, violations, _) = rejection(of_shop(
+        Permissions { inline: false, ..Permissions::default() },
+        j!({"colour": "red", "recipients": [{"email": "ada@example.com"}]}),
+    ));
+    assert_eq!((reason, violations.len()), (Reason::Invalid, 2));
 }

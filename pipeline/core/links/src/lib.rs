@@ -55,7 +55,9 @@ const UNSUBSCRIBE: u8 = b'u';
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinksError {
     /// Not an address that links could begin with.
-    #[error("it must be `https://host[:port][/path]`, without `?` and `#`")]
+    #[error(
+        "it must be `https://host[:port][/path]`, without `?` and `#`; `http://` only where the host is this machine"
+    )]
     PublicUrl,
     /// No key to sign with.
     #[error("there must be a key to sign with")]
@@ -72,6 +74,9 @@ pub enum LinksError {
 pub struct Links {
     base: String,
     keys: Vec<Key>,
+    /// Hosts that clicks may lead to, in lower case; all where there is none.
+    hosts: Vec<String>,
+    click_days: u16,
 }
 
 /// The message that a link is in.
@@ -123,10 +128,11 @@ impl Links {
     /// See [`LinksError`].
     pub fn new<'a>(public_url: &str, keys: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Self, LinksError> {
         let base = public_url.trim_end_matches('/');
-        if !is_web(base) || base.contains(['?', '#']) {
+        let is_private = base.starts_with("https://") || host(base).is_some_and(is_this_machine);
+        if !is_web(base) || base.contains(['?', '#']) || !is_private {
             return Err(LinksError::PublicUrl);
         }
-        let mut links = Links { base: base.to_owned(), keys: Vec::new() };
+        let mut links = Links { base: base.to_owned(), keys: Vec::new(), hosts: Vec::new(), click_days: u16::MAX };
         for (id, secret) in keys {
             let is_id = (1..=MAX_KEY_ID_BYTES).contains(&id.len())
                 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
@@ -141,6 +147,34 @@ impl Links {
         if links.keys.is_empty() { Err(LinksError::NoKey) } else { Ok(links) }
     }
 
+    /// Clicks lead to these hosts only: `shop.example.com`, `*.example.com`. All, where there is none.
+    #[must_use]
+    pub fn only_to(self, hosts: &[String]) -> Self {
+        Links { hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(), ..self }
+    }
+
+    /// Clicks lead somewhere for so many days after the submission.
+    #[must_use]
+    pub fn for_days(self, click_days: u16) -> Self {
+        Links { click_days, ..self }
+    }
+
+    /// Days after the submission for which a click leads somewhere.
+    pub fn click_days(&self) -> u16 {
+        self.click_days
+    }
+
+    fn leads_to(&self, target: &str) -> bool {
+        let is_listed = |host: &str| {
+            let host = host.to_ascii_lowercase();
+            self.hosts.iter().any(|listed| match listed.strip_prefix('*') {
+                Some(end) => host.ends_with(end) && host.len() > end.len() && !host.starts_with('.'),
+                None => *listed == host,
+            })
+        };
+        self.hosts.is_empty() || host(target).is_some_and(is_listed)
+    }
+
     /// The pixel of a message.
     pub fn open(&self, origin: &Origin) -> String {
         let head = head(OPEN, origin);
@@ -148,10 +182,10 @@ impl Links {
     }
 
     /// A link that leads to `target` by way of the gateway; `None` if the target is no http address in plain ASCII, is
-    /// longer than [`MAX_TARGET_BYTES`], or is one of our own links.
+    /// longer than [`MAX_TARGET_BYTES`], is one of our own links, or leads to a host that is not listed.
     pub fn click(&self, origin: &Origin, link: u16, target: &str) -> Option<String> {
         let own = target.strip_prefix(&self.base).is_some_and(|path| path.starts_with("/t/"));
-        if !is_web(target) || target.len() > MAX_TARGET_BYTES || own {
+        if !is_web(target) || target.len() > MAX_TARGET_BYTES || own || !self.leads_to(target) {
             return None;
         }
         let head = head(CLICK, origin);
@@ -278,6 +312,24 @@ fn is_web(url: &str) -> bool {
     let host = |name: &str| url.len() > name.len() && !url[name.len()..].starts_with(['/', '?', '#']);
     url.bytes().all(|byte| byte.is_ascii_graphic())
         && ["http://", "https://"].into_iter().any(|name| scheme(name) && host(name))
+}
+
+/// The host of an http address as a browser reads it; `None` where a name or a password stands before it, with which
+/// addresses look like others.
+fn host(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = &rest[..rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len())];
+    if authority.contains('@') {
+        return None;
+    }
+    match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map(|(host, _)| host),
+        None => Some(authority.split_once(':').map_or(authority, |(host, _)| host)),
+    }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

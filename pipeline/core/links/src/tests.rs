@@ -154,3 +154,37 @@ proptest! {
         prop_assert_eq!(links().read(token(&url)), Some((origin, Link::Click { link, target })));
     }
 }
+
+#[test]
+fn only_listed_hosts_get_our_name() {
+    let links = links().only_to(&["Shop.example.com".to_owned(), "*.shop.example".to_owned()]);
+    let click = |target: &str| links.click(&message(), 1, target).is_some();
+    for good in ["https://shop.example.com/a", "http://SHOP.example.com:8080?x", "https://a.b.shop.example/"] {
+        assert!(click(good), "{good}");
+    }
+    for bad in [
+        "https://evil.example/",
+        "https://shop.example.com.evil.example/",
+        "https://shop.example.com@evil.example/",
+        "https://evil.example\\@shop.example.com/",
+        "https://evil.example/shop.example.com",
+        "https://evil.example#shop.example.com",
+        "https://evilshop.example/",
+        "https://shop.example/",
+        "https://.shop.example/",
+        "https://[::1]/",
+    ] {
+        assert!(!click(bad), "{bad}");
+    }
+}
+
+#[test]
+fn links_go_out_in_the_clear_only_to_this_machine() {
+    let open = |url: &str| Links::new(url, [("k1", SECRET)]).is_ok();
+    for good in ["https://n.example.com", "http://localhost:8400", "http://127.0.0.1:8400/x", "http://[::1]:8400"] {
+        assert!(open(good), "{good}");
+    }
+    for bad in ["http://n.example.com", "http://localhost.example.com", "http://10.0.0.1", "http://a@localhost"] {
+        assert!(!open(bad), "{bad}");
+    }
+}

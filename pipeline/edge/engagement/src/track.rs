@@ -1,7 +1,7 @@
 //! Pixels, clicks, unsubscriptions: what a token in a link sets going.
 //!
 //! Guarantee: a request for a pixel is answered with one, whatever its token. A click leads where the link was
-//! signed to lead, or nowhere. Only a `POST` that says what RFC 8058 says unsubscribes, and it is answered when that is
+//! signed to lead, or nowhere; `links.click_days` after the submission, nowhere. Only a `POST` that says what RFC 8058 says unsubscribes, and it is answered when that is
 //! stored.
 
 use std::sync::Arc;
@@ -47,6 +47,12 @@ pub(crate) async fn pixel(State(app): State<Arc<App>>, request: Request) -> Resp
 pub(crate) async fn click(State(app): State<Arc<App>>, request: Request) -> Response {
     let Some((origin, Link::Click { link, target })) = read(&app, last(&request)) else { return pages::missing() };
     let now = app.now();
+    // The older a link, the more likely it is that somebody else has the host that it leads to.
+    let days = app.links.as_ref().map_or(0, chasqui_links::Links::click_days);
+    let age = submitted_at(&origin).map_or(SignedDuration::MAX, |at| now.duration_since(at));
+    if age > SignedDuration::from_hours(24 * i64::from(days)) {
+        return pages::missing();
+    }
     let burst = app.clicks.is_burst(origin.delivery_id, link, now);
     let seen = seen(&request, &origin, now, burst);
     let detail = Some(format!("link-{link}"));

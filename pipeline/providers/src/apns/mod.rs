@@ -30,6 +30,7 @@ mod tokens;
 use std::sync::Arc;
 
 use chasqui_contract::{Answer, Clock};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, Delivery, record::Platform};
 use chasqui_settings::SettingsError;
 use reqwest::{Url, header::AUTHORIZATION};
@@ -45,10 +46,14 @@ use crate::{
 /// The vendor's name, for `overrides`.
 const NAME: &str = "apns";
 
+/// What `overrides` may set.
+static OVERRIDES: Overridable = Overridable { never: &[], senders: &[], links: &["url"], harmless: &["*"] };
+
 /// The vendor.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: NAME,
     serves: &[(Channel::Push, Some(Platform::Ios))],
+    overrides: &OVERRIDES,
     manual: include_str!("apns.toml"),
     sender: |account, ports| {
         let call = Apns::new(account, account.settings()?, ports.clock.clone())?;

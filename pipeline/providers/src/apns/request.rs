@@ -13,7 +13,7 @@ use reqwest::{
 };
 use serde_json::{Map, Value};
 
-use super::NAME;
+use super::{NAME, OVERRIDES};
 use crate::{http, payload, push};
 
 /// Largest payload, in bytes.
@@ -70,7 +70,7 @@ fn body(delivery: &Delivery) -> (Map<String, Value>, bool) {
     if let Some(url) = &content.url {
         body.insert("url".to_owned(), url.as_str().into());
     }
-    payload::lay_over(&mut body, delivery, NAME);
+    payload::lay_over(&mut body, delivery, NAME, OVERRIDES.never);
     push::put_ids(&mut body, delivery);
     let mut background = false;
     payload::edit(&mut body, "aps", |aps| {

@@ -37,6 +37,7 @@ mod tests;
 use std::sync::Arc;
 
 use chasqui_contract::{Answer, Clock};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, Delivery, record::Platform};
 use chasqui_settings::SettingsError;
 use reqwest::{
@@ -55,10 +56,27 @@ use crate::{
 /// The vendor's name, for `overrides`.
 const NAME: &str = "fcm";
 
+/// What `overrides` may set.
+static OVERRIDES: Overridable = Overridable {
+    never: &["token", "topic", "condition", "fid"],
+    senders: &[],
+    links: &[
+        "data.url",
+        "android.data.url",
+        "androidV2.data.url",
+        "webpush.data.url",
+        "webpush.fcmOptions.link",
+        "webpush.fcm_options.link",
+        "webpush.notification.click_action",
+    ],
+    harmless: &["*"],
+};
+
 /// The vendor.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: NAME,
     serves: &[(Channel::Push, Some(Platform::Android))],
+    overrides: &OVERRIDES,
     manual: include_str!("fcm.toml"),
     sender: |account, ports| {
         let call = Fcm::new(account, account.settings()?, ports.clock.clone())?;

@@ -8,7 +8,7 @@ use chasqui_schemas::{Delivery, Lane, record::Platform};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::NAME;
+use super::{NAME, OVERRIDES};
 use crate::{payload, push};
 
 /// Largest body without the token, in bytes. Google counts the payload alone, without saying how; here all of it counts,
@@ -54,7 +54,7 @@ fn message(delivery: &Delivery, now: Timestamp) -> Map<String, Value> {
             payload::edit(android, "notification", |shown| _ = shown.insert("tag".to_owned(), key.as_str().into()));
         }
     });
-    payload::lay_over(&mut message, delivery, NAME);
+    payload::lay_over(&mut message, delivery, NAME, OVERRIDES.never);
 
     OTHER_TARGETS.iter().for_each(|target| _ = message.remove(*target));
     payload::edit(&mut message, "data", |data| push::put_ids(data, delivery));

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use chasqui_contract::{Answer, Class, Inbox, Outcome, StoreError};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, Delivery, ReceiptKind, delivery::Address, inbox::InboxMessage, receipt::Actor};
 use serde::Deserialize;
 
@@ -17,10 +18,14 @@ use crate::{
 /// The vendor's name, for `overrides`.
 const NAME: &str = "inbox";
 
+/// What `overrides` may set.
+static OVERRIDES: Overridable = Overridable { never: &[], senders: &[], links: &["url"], harmless: &["*"] };
+
 /// The vendor, which is Chasqui itself.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: NAME,
     serves: &[(Channel::InApp, None)],
+    overrides: &OVERRIDES,
     manual: include_str!("inbox.toml"),
     sender: |account, ports| {
         let Settings {} = account.settings()?;

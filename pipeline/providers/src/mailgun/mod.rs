@@ -34,6 +34,7 @@ mod tests;
 use std::sync::Arc;
 
 use chasqui_contract::{Answer, Clock};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, Delivery};
 use chasqui_settings::{Secret, SettingsError};
 use lettre::message::Mailbox;
@@ -51,10 +52,38 @@ use crate::{
 /// The vendor's name, for `overrides`.
 const NAME: &str = "mailgun";
 
+/// What `overrides` may set.
+static OVERRIDES: Overridable = Overridable {
+    // `o:archive-to` sends copies elsewhere; a schedule of Mailgun's own would pass by opt-outs and cancellations.
+    never: &[
+        "to",
+        "cc",
+        "bcc",
+        "recipient-variables",
+        "o:archive-to",
+        "o:deliverytime*",
+        "o:time-zone-localize",
+        "v:notification_id",
+        "v:delivery_id",
+        "h:To",
+        "h:Cc",
+        "h:Bcc",
+        "h:Resent-*",
+        "h:Message-ID",
+        "h:List-Unsubscribe*",
+        "h:X-Chasqui-*",
+        "h:X-Mailgun-*",
+    ],
+    senders: &["from", "h:From", "h:Sender", "h:Reply-To", "h:Return-Path", "h:Errors-To"],
+    links: &[],
+    harmless: &["h:X-*", "v:*"],
+};
+
 /// The vendor.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: NAME,
     serves: &[(Channel::Email, None)],
+    overrides: &OVERRIDES,
     manual: include_str!("mailgun.toml"),
     sender: |account, ports| {
         let call = Mailgun::new(account, account.settings()?, ports.clock.clone())?;

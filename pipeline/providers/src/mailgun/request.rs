@@ -7,7 +7,7 @@ use chasqui_schemas::Delivery;
 use jiff::Timestamp;
 use lettre::message::Mailbox;
 
-use super::NAME;
+use super::{NAME, OVERRIDES};
 use crate::{
     mail::{Letter, MESSAGE_ID},
     payload::{self, Form},
@@ -18,8 +18,6 @@ use crate::{
 const MAX_BYTES: usize = 25 * 1024 * 1024;
 /// Largest options, headers and variables together, in bytes; from the specification.
 const MAX_OPTIONS: usize = 16 * 1024;
-/// What an override could name more recipients with.
-const MORE_RECIPIENTS: [&str; 3] = ["cc", "bcc", "recipient-variables"];
 /// Shortest and longest `o:deliver-within`, in minutes.
 const WITHIN: std::ops::RangeInclusive<i64> = 5..=24 * 60;
 
@@ -52,7 +50,7 @@ pub(super) fn parameters(
     rest.extend(letter.text.map(|text| ("text".to_owned(), text.into_owned())));
     rest.extend(letter.html.map(|html| ("html".to_owned(), html.into_owned())));
     rest.extend(within(delivery, now).map(|within| ("o:deliver-within".to_owned(), within)));
-    let kept: Vec<&str> = ours.iter().map(|(name, _)| name.as_str()).chain(MORE_RECIPIENTS).collect();
+    let kept: Vec<&str> = ours.iter().map(|(name, _)| name.as_str()).chain(OVERRIDES.never.iter().copied()).collect();
     payload::lay_over_form(&mut rest, delivery, NAME, &kept);
     if payload::parameter(&rest, "template").is_some() {
         // Mailgun takes one of the two.

@@ -35,6 +35,7 @@ use std::{
 };
 
 use chasqui_contract::{Answer, Clock, Outcome};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, Delivery, ReceiptKind, receipt::Actor, record::Platform};
 use chasqui_settings::SettingsError;
 use serde::Deserialize;
@@ -47,6 +48,9 @@ use crate::{
 
 const NAME: &str = "sandbox";
 
+/// What `overrides` may set.
+static OVERRIDES: Overridable = Overridable { never: &[], senders: &[], links: &[], harmless: &["*"] };
+
 /// The vendor.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: NAME,
@@ -58,6 +62,7 @@ pub(crate) static VENDOR: Vendor = Vendor {
         (Channel::Email, None),
         (Channel::InApp, None),
     ],
+    overrides: &OVERRIDES,
     manual: include_str!("sandbox.toml"),
     sender: |account, ports| {
         let call = Sandbox::new(account, &account.settings()?, ports.clock.clone())?;

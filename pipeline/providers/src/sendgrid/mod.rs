@@ -36,6 +36,7 @@ mod tests;
 use std::sync::Arc;
 
 use chasqui_contract::{Answer, Clock};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, Delivery};
 use chasqui_settings::{Secret, SettingsError};
 use lettre::message::Mailbox;
@@ -52,10 +53,44 @@ use crate::{
 /// The vendor's name, for `overrides`.
 const NAME: &str = "sendgrid";
 
+/// What `overrides` may set.
+static OVERRIDES: Overridable = Overridable {
+    // `bcc` and `spam_check` send copies elsewhere; a schedule of SendGrid's own would pass by opt-outs and cancellations.
+    never: &[
+        "personalizations",
+        "mail_settings.bypass_*",
+        "mail_settings.bcc",
+        "mail_settings.spam_check",
+        "send_at",
+        "batch_id",
+        "headers.To",
+        "headers.Cc",
+        "headers.Bcc",
+        "headers.Resent-*",
+        "headers.Message-ID",
+        "headers.List-Unsubscribe*",
+        "headers.X-Chasqui-*",
+        "headers.X-SMTPAPI",
+    ],
+    senders: &[
+        "from",
+        "reply_to",
+        "reply_to_list",
+        "headers.From",
+        "headers.Sender",
+        "headers.Reply-To",
+        "headers.Return-Path",
+        "headers.Errors-To",
+    ],
+    links: &[],
+    harmless: &["headers.X-*"],
+};
+
 /// The vendor.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: NAME,
     serves: &[(Channel::Email, None)],
+    overrides: &OVERRIDES,
     manual: include_str!("sendgrid.toml"),
     sender: |account, ports| {
         let call = Sendgrid::new(account, account.settings()?, ports.clock.clone())?;

@@ -7,7 +7,7 @@ use chasqui_schemas::Delivery;
 use lettre::message::Mailbox;
 use serde_json::{Map, Value, json};
 
-use super::NAME;
+use super::{NAME, OVERRIDES};
 use crate::{
     mail::{self, Letter, MESSAGE_ID},
     payload,
@@ -42,7 +42,7 @@ fn message(delivery: &Delivery, from: &Mailbox, sandbox_mode: bool) -> Result<Ma
     }
 
     let mut headers = Map::new();
-    payload::lay_over(&mut body, delivery, NAME);
+    payload::lay_over(&mut body, delivery, NAME, OVERRIDES.never);
     if let Some(Value::Object(more)) = body.remove("headers") {
         headers.extend(more.into_iter().filter(|(name, _)| !letter.keeps(name)));
     }

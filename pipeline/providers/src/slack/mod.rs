@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use chasqui_contract::{Answer, Clock, Outcome};
+use chasqui_rules::Overridable;
 use chasqui_schemas::Delivery;
 use chasqui_settings::{SecretSource, SettingsError};
 use jiff::Timestamp;
@@ -27,10 +28,14 @@ use crate::{
     http::{self, Http, HttpSettings, Reply, Version},
 };
 
+/// It carries no submission.
+static OVERRIDES: Overridable = Overridable { never: &["*"], senders: &[], links: &[], harmless: &[] };
+
 /// The vendor. It serves no channel: alerts alone go there.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: "slack",
     serves: &[],
+    overrides: &OVERRIDES,
     manual: include_str!("slack.toml"),
     sender: |account, ports| {
         let call = Slack::new(account, account.settings()?, ports.clock.clone())?;

@@ -30,6 +30,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use chasqui_contract::{Answer, Clock, Outcome};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, Delivery};
 use chasqui_settings::SettingsError;
 use lettre::message::Mailbox;
@@ -47,10 +48,28 @@ use crate::{Account, Vendor, account::Call, mail};
 /// The vendor's name, for `overrides`.
 const NAME: &str = "smtp";
 
+/// What `overrides` may set.
+static OVERRIDES: Overridable = Overridable {
+    // What mail services read as commands: other recipients, schedules, the way past their suppressions.
+    never: &[
+        "headers.X-Chasqui-*",
+        "headers.X-SMTPAPI",
+        "headers.X-Mailgun-*",
+        "headers.X-MSYS-*",
+        "headers.X-MC-*",
+        "headers.X-SES-*",
+        "headers.X-PM-*",
+    ],
+    senders: &["reply_to"],
+    links: &[],
+    harmless: &["headers.X-*"],
+};
+
 /// The vendor.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: NAME,
     serves: &[(Channel::Email, None)],
+    overrides: &OVERRIDES,
     manual: include_str!("smtp.toml"),
     sender: |account, ports| {
         let call = Smtp::new(account, account.settings()?, ports.clock.clone())?;

@@ -36,6 +36,7 @@ mod tests;
 use std::sync::Arc;
 
 use chasqui_contract::{Answer, Clock};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, Delivery};
 use chasqui_settings::{Secret, SettingsError};
 use reqwest::Url;
@@ -50,10 +51,20 @@ use crate::{
 /// The vendor's name, for `overrides`.
 const NAME: &str = "twilio";
 
+/// What `overrides` may set.
+static OVERRIDES: Overridable = Overridable {
+    // A schedule of Twilio's own would pass by opt-outs and cancellations; an application names a callback of its own.
+    never: &["To", "StatusCallback", "ApplicationSid", "SendAt", "ScheduleType"],
+    senders: &["From", "FallbackFrom", "MessagingServiceSid"],
+    links: &[],
+    harmless: &[],
+};
+
 /// The vendor.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: NAME,
     serves: &[(Channel::Sms, None)],
+    overrides: &OVERRIDES,
     manual: include_str!("twilio.toml"),
     sender: |account, ports| {
         let call = Twilio::new(account, account.settings()?, ports.clock.clone())?;

@@ -6,7 +6,7 @@ use chasqui_settings::SettingsError;
 use jiff::Timestamp;
 use reqwest::Url;
 
-use super::{NAME, Settings};
+use super::{NAME, OVERRIDES, Settings};
 use crate::{
     Account, http,
     payload::{self, Form},
@@ -15,8 +15,6 @@ use crate::{
 
 /// Longest time that Twilio keeps a message in its queue, in seconds.
 const MAX_VALIDITY: i64 = 36_000;
-/// What an override cannot change: the recipient, and where our ids travel.
-const KEPT: [&str; 2] = ["To", "StatusCallback"];
 /// What a message may consist of: one of these is needed.
 const CONTENTS: [&str; 3] = ["Body", "MediaUrl", "ContentSid"];
 
@@ -40,7 +38,7 @@ pub(super) fn form(delivery: &Delivery, settings: &Settings, now: Timestamp) -> 
     .into_iter()
     .flatten()
     .collect();
-    payload::lay_over_form(&mut form, delivery, NAME, &KEPT);
+    payload::lay_over_form(&mut form, delivery, NAME, OVERRIDES.never);
 
     phone::check_length(payload::parameter(&form, "Body").unwrap_or_default())?;
     if !CONTENTS.iter().any(|name| payload::parameter(&form, name).is_some_and(|value| !value.is_empty())) {

@@ -36,6 +36,7 @@ mod tests;
 use std::sync::Arc;
 
 use chasqui_contract::{Answer, Clock};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, Delivery};
 use chasqui_settings::SettingsError;
 use reqwest::Url;
@@ -52,10 +53,19 @@ use crate::{
 /// The vendor's name, for `overrides`.
 const NAME: &str = "vonage";
 
+/// What `overrides` may set.
+static OVERRIDES: Overridable = Overridable {
+    never: &["to", "client-ref", "callback", "api_key", "api_secret", "sig", "timestamp"],
+    senders: &["from"],
+    links: &[],
+    harmless: &[],
+};
+
 /// The vendor.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: NAME,
     serves: &[(Channel::Sms, None)],
+    overrides: &OVERRIDES,
     manual: include_str!("vonage.toml"),
     sender: |account, ports| {
         let call = Vonage::new(account, account.settings()?, ports.clock.clone())?;

@@ -6,7 +6,7 @@ use chasqui_settings::{Secret, SettingsError};
 use jiff::Timestamp;
 use reqwest::Url;
 
-use super::{NAME, Settings, signature::Signing};
+use super::{NAME, OVERRIDES, Settings, signature::Signing};
 use crate::{
     Account, http,
     payload::{self, Form},
@@ -17,8 +17,6 @@ use crate::{
 pub(super) const MAX_CALLBACK: usize = 100;
 /// Shortest and longest time during which Vonage tries to deliver, in milliseconds.
 const TTL: (i64, i64) = (20_000, 604_800_000);
-/// What an override cannot change: the recipient, where our ids travel, and the credentials.
-const KEPT: [&str; 7] = ["to", "client-ref", "callback", "api_key", "api_secret", "sig", "timestamp"];
 /// The GSM 7-bit alphabet and its extension (3GPP TS 23.038, 6.2.1), less letters and digits of ASCII. Anything else
 /// must go out as `unicode`.
 const GSM_7: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./:;<=>?¡ÄÖÑÜ§¿äöñüà\u{c}^{}\\[~]|€";
@@ -53,7 +51,7 @@ pub(super) fn form(
     form.extend(delivery.content.body.as_deref().map(|body| text("text", body)));
     form.extend(settings.callback_url.as_deref().map(|url| text("callback", url)));
     form.extend(delivery.expires_at.map(|expires_at| text("ttl", &ttl(expires_at, now).to_string())));
-    payload::lay_over_form(&mut form, delivery, NAME, &KEPT);
+    payload::lay_over_form(&mut form, delivery, NAME, OVERRIDES.never);
 
     let body = payload::parameter(&form, "text").filter(|body| !body.is_empty()).ok_or_else(phone::empty)?;
     phone::check_length(body)?;

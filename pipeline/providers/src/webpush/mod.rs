@@ -40,6 +40,7 @@ mod vapid;
 use std::{sync::Arc, time::Duration};
 
 use chasqui_contract::{Answer, Clock, Outcome};
+use chasqui_rules::Overridable;
 use chasqui_schemas::{Channel, Delivery, record::Platform};
 use chasqui_settings::SettingsError;
 use reqwest::header::AUTHORIZATION;
@@ -56,11 +57,14 @@ const NAME: &str = "webpush";
 const KEEP_IDLE: Duration = Duration::from_secs(90);
 /// Maximum connections of one host that are kept without use.
 const MAX_IDLE: usize = 4;
+/// What `overrides` may set.
+static OVERRIDES: Overridable = Overridable { never: &[], senders: &[], links: &["url"], harmless: &["*"] };
 
 /// The vendor.
 pub(crate) static VENDOR: Vendor = Vendor {
     name: NAME,
     serves: &[(Channel::Push, Some(Platform::Web))],
+    overrides: &OVERRIDES,
     manual: include_str!("webpush.toml"),
     sender: |account, ports| {
         let call = WebPush::new(account, account.settings()?, ports.clock.clone())?;

@@ -12,7 +12,7 @@ use reqwest::{
 };
 use serde_json::{Map, Value};
 
-use super::{NAME, encrypt, subscription::Subscription};
+use super::{NAME, OVERRIDES, encrypt, subscription::Subscription};
 use crate::{payload, push};
 
 /// Longest topic, in characters of base64url.
@@ -45,7 +45,7 @@ fn message(delivery: &Delivery) -> String {
             message.insert(key.to_owned(), text.as_str().into());
         }
     }
-    payload::lay_over(&mut message, delivery, NAME);
+    payload::lay_over(&mut message, delivery, NAME, OVERRIDES.never);
     push::put_ids(&mut message, delivery);
     Value::Object(message).to_string()
 }

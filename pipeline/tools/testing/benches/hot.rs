@@ -4,7 +4,7 @@
 //! gets what the stage before it really made.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot set up must fail")]
 
-use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chasqui_contract::{
@@ -13,6 +13,7 @@ use chasqui_contract::{
 use chasqui_enrich::Enrich;
 use chasqui_filter::Filter;
 use chasqui_render::Render;
+use chasqui_rules::{Apps, Schemes, Vendors};
 use chasqui_schemas::{
     Delivery, Notification, Pepper, envelope,
     record::{Category, Contacts, Preferences, Template},
@@ -20,10 +21,10 @@ use chasqui_schemas::{
 };
 use chasqui_stores::memory::MemoryDirectory;
 use chasqui_trace::span::{self, Timing};
-use chasqui_validate::Validate;
+use chasqui_validate::{Allowed, Validate};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use futures::FutureExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -130,10 +131,16 @@ fn hot(c: &mut Criterion) {
     let directory = directory();
     let clock = Arc::new(ManualClock::new(noon()));
     let pepper = Pepper::new(b"a benchmark's");
-    let validate = Validate::new(BTreeMap::new(), pepper.clone());
-    let enrich = Enrich { directory: directory.clone(), clock: clock.clone() };
+    let allowed = Allowed {
+        apps: Apps::default(),
+        vendors: Vendors::default(),
+        schemes: Schemes::default(),
+        send_at_horizon: SignedDuration::from_hours(24),
+    };
+    let validate = Validate::new(allowed, directory.clone(), pepper.clone());
+    let enrich = Enrich { directory: directory.clone(), clock: clock.clone(), apps: Apps::default() };
     let filter = Filter { directory: directory.clone(), clock, pepper: pepper.clone() };
-    let render = Render::new(directory, None, pepper);
+    let render = Render::new(directory, None, pepper, Schemes::default());
 
     let push = submission(&["push"]);
     let json = submitted(serde_json::to_vec(&push).unwrap(), None);

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chasqui_contract::{Decide, Decision, Output, Verdict};
 use chasqui_render::Render;
+use chasqui_rules::Schemes;
 use chasqui_schemas::{
     Delivery, Lane, Notification, Reason,
     delivery::{Address, Endpoint},
@@ -62,7 +63,7 @@ pub(crate) fn of_template(data: Value, endpoints: Vec<Endpoint>) -> Notification
 }
 
 pub(crate) fn stage(template: Template) -> Render {
-    Render::new(Arc::new(MemoryDirectory::new().with("t", template)), None, sample::pepper())
+    Render::new(Arc::new(MemoryDirectory::new().with("t", template)), None, sample::pepper(), Schemes::default())
 }
 
 /// A template with one text, for every locale.

@@ -2,13 +2,16 @@
 #![allow(dead_code, reason = "not every test file needs all of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chasqui_contract::{Decide, Decision, IncomingMessage, Output, Submitted, Verdict};
+use chasqui_rules::{Apps, Overridable, Permissions, Schemes, Vendors};
 use chasqui_schemas::{Lane, Notification, Pepper, Reason};
-use chasqui_validate::Validate;
+use chasqui_stores::memory::MemoryDirectory;
+use chasqui_validate::{Allowed, Validate};
 use futures::FutureExt;
+use jiff::SignedDuration;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -35,7 +38,27 @@ pub(crate) fn json(value: &Value) -> Submitted {
 }
 
 pub(crate) fn decide(submitted: Submitted) -> Decision {
-    decide_by(&Validate::new(BTreeMap::new(), pepper()), submitted)
+    decide_by(&stage(Permissions::default(), MemoryDirectory::new()), submitted)
+}
+
+/// Vendors: `inbox` and `apns`, of which all is harmless, and `mail`.
+static INBOX: Overridable = Overridable { never: &[], senders: &[], links: &["url"], harmless: &["*"] };
+static MAIL: Overridable = Overridable {
+    never: &["mail_settings.bypass_*", "personalizations"],
+    senders: &["from", "reply_to"],
+    links: &[],
+    harmless: &["headers.X-*"],
+};
+
+/// Validate, with an app `shop` that may do what `shop` says, and others that may do what is not dangerous.
+pub(crate) fn stage(shop: Permissions, directory: MemoryDirectory) -> Validate {
+    let allowed = Allowed {
+        apps: Apps { listed: [("shop".to_owned(), shop)].into(), ..Apps::default() },
+        vendors: Vendors::from([("apns", &INBOX), ("inbox", &INBOX), ("mail", &MAIL)]),
+        schemes: Schemes::new(&["myshop".to_owned()]).unwrap(),
+        send_at_horizon: SignedDuration::from_hours(90 * 24),
+    };
+    Validate::new(allowed, Arc::new(directory), pepper())
 }
 
 pub(crate) fn pepper() -> Pepper {
@@ -43,7 +66,7 @@ pub(crate) fn pepper() -> Pepper {
 }
 
 pub(crate) fn decide_by(stage: &Validate, submitted: Submitted) -> Decision {
-    stage.decide(submitted).now_or_never().expect("validate waits for nothing").expect("validate has no ports")
+    stage.decide(submitted).now_or_never().expect("the twin answers at once").expect("the twin answers")
 }
 
 pub(crate) fn notifications(decision: Decision) -> Vec<Notification> {
