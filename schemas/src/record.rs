@@ -5,7 +5,10 @@
 //!
 //! Guarantee: unknown fields are refused, so that a misspelt opt-out is an error and not a notification.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use jiff::{Timestamp, civil::Time};
 use schemars::{JsonSchema, Schema, schema_for};
@@ -143,7 +146,7 @@ pub struct Contacts {
     /// Phone numbers, E.164; the first is used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub phones: Vec<String>,
-    /// Devices; all are used.
+    /// Devices, 20 at most; all are used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
 }
@@ -152,9 +155,39 @@ impl Record for Contacts {
     const BUCKET: &'static str = "contacts";
     const MEANING: &'static str = "Where each user can be reached: addresses, devices, language, time zone.";
     const KEYED_BY: KeyedBy = KeyedBy::User;
+
+    fn check(&self) -> Result<(), Violation> {
+        let devices = self.devices.len();
+        if devices > MAX_DEVICES {
+            let problem = format!("{devices} devices; at most {MAX_DEVICES} are taken: leave out the oldest");
+            return Err(Violation { field: "devices".to_owned(), problem });
+        }
+        Ok(())
+    }
 }
 
+/// Maximum devices of a user. Each gets a delivery of its own, so whoever registers devices in somebody's app without end
+/// would multiply each message by them.
+pub const MAX_DEVICES: usize = 20;
+
 impl Contacts {
+    /// Leaves out the devices that were registered first, down to [`MAX_DEVICES`]: records may be written by others than
+    /// Chasqui. Those without a date count as the oldest, and the later in the list as the newer. How many were left out.
+    pub fn keep_newest_devices(&mut self) -> usize {
+        let too_many = self.devices.len().saturating_sub(MAX_DEVICES);
+        if too_many > 0 {
+            let mut by_age: Vec<usize> = (0..self.devices.len()).collect();
+            by_age.sort_by_key(|&at| self.devices[at].registered_at);
+            let oldest: BTreeSet<usize> = by_age.into_iter().take(too_many).collect();
+            let mut at = 0;
+            self.devices.retain(|_| {
+                at += 1;
+                !oldest.contains(&(at - 1))
+            });
+        }
+        too_many
+    }
+
     /// Removes the device `id` where it still has the token that its push service calls dead. A token that was
     /// registered after `gone_since` has come to life again, and stays. Of a device that does not say when it was
     /// registered, it is known that it was there when the record was written, at `written_at`: that stands in, and is
@@ -448,6 +481,19 @@ mod tests {
         assert_eq!(contacts.devices, left, "what is written anew keeps its time");
         assert!(!contacts.remove_device("phone", "old", None, at(9)));
         assert_eq!(contacts.devices, left);
+    }
+
+    #[test]
+    fn a_user_has_no_more_devices_than_twenty_and_the_oldest_go_first() {
+        let mut devices: Vec<_> = (0..30).map(|n| device(&n.to_string(), "t", Some(100 - n))).collect();
+        devices[0].registered_at = None;
+        let mut contacts = Contacts { devices, ..Contacts::default() };
+        let refused = contacts.check().unwrap_err();
+        assert_eq!(refused.to_string(), "devices: 30 devices; at most 20 are taken: leave out the oldest");
+        assert_eq!(contacts.keep_newest_devices(), 10);
+        let kept: Vec<_> = contacts.devices.iter().map(|device| device.id.parse::<u8>().unwrap()).collect();
+        assert_eq!(kept, (1..21).collect::<Vec<u8>>());
+        assert_eq!((contacts.keep_newest_devices(), contacts.check()), (0, Ok(())));
     }
 
     #[test]

@@ -28,6 +28,10 @@ pub const MAX_EXTRA_BYTES: usize = 16 * 1024;
 /// every stage.
 pub const MAX_FAN_OUT_BYTES: usize = 8 * 1024 * 1024;
 
+/// Last moment that a submission may name and a schedule may hold, 2262-04-11: brokers and tables count nanoseconds in 64
+/// bits, and what lies beyond would be due at once, again and again.
+pub const LAST_MOMENT: Timestamp = Timestamp::constant(i64::MAX / 1_000_000_000, 0);
+
 /// A request to notify one or more recipients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -4,7 +4,7 @@
 //! fresh when it goes on. Enrich applies no preferences: filter does.
 //!
 //! Guarantee: a notification that goes on has `contacts` and `policy`, and was not too late when it went on. Its app may use
-//! its category, by the record that filter, render and send go by. Validate has refused most of what may not; what
+//! its category, by the record that filter, render and send go by. It has as many devices as a record may have, the newest. Validate has refused most of what may not; what
 //! waited since then meets the record as it is now.
 //!
 //! After a crash the message comes again and enrich looks up again; reading changes nothing.
@@ -60,14 +60,18 @@ impl Decide for Enrich {
             return Ok(Decision::suppress(Reason::Expired).with("policy", policy_from));
         }
 
-        let contacts = match &notification.recipient {
+        let mut contacts = match &notification.recipient {
             Recipient::Inline(contacts) => contacts.clone(),
             Recipient::User(user) => match self.directory.contacts(user).await? {
                 Some(contacts) => Contacts::clone(&contacts),
                 None => return Ok(Decision::suppress(Reason::UnknownUser).with("policy", policy_from)),
             },
         };
-        let attributes = explain(&contacts, policy_from);
+        let left_out = contacts.keep_newest_devices();
+        let mut attributes = explain(&contacts, policy_from);
+        if left_out > 0 {
+            attributes.push(("devices.left_out".into(), left_out.to_compact_string()));
+        }
         notification.contacts = Some(contacts);
         Ok(Decision { attributes, ..Decision::forward(notification) })
     }

@@ -1,6 +1,9 @@
 use chasqui_contract::ManualClock;
 use chasqui_rules::Permissions;
-use chasqui_schemas::sample;
+use chasqui_schemas::{
+    record::{Device, Platform},
+    sample,
+};
 use chasqui_stores::memory::MemoryDirectory;
 use futures::executor::block_on;
 use jiff::{SignedDuration, Timestamp};
@@ -170,4 +173,19 @@ fn a_category_that_became_mandatory_while_it_waited_is_refused_to_an_app_that_ma
     let decision = block_on(stage.decide(notification())).unwrap();
     assert_eq!(decision.verdict, Verdict::Suppress(Reason::CategoryNotAllowed));
     assert!(attributes(&decision)[0].1.contains("is mandatory"), "{decision:?}");
+}
+
+#[test]
+fn of_too_many_devices_the_newest_are_used_and_the_trace_says_so() {
+    let device = |n: i64| Device {
+        id: n.to_string(),
+        platform: Platform::Web,
+        token: "t".into(),
+        registered_at: Some(at(NOW) + SignedDuration::from_secs(n)),
+    };
+    let contacts = Contacts { devices: (0..60).map(device).collect(), ..Contacts::default() };
+    let decision = decide(MemoryDirectory::new().with("ada", contacts), notification());
+    assert!(attributes(&decision).contains(&("devices.left_out", "40")), "{decision:?}");
+    let kept = forwarded(decision).contacts.unwrap().devices;
+    assert_eq!(kept, (40..60).map(device).collect::<Vec<_>>());
 }

@@ -22,7 +22,10 @@
 //!
 //! After a crash the message comes again and is decided again; reading changes nothing.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use chasqui_contract::{Clock, Decide, Decision, Directory, Output, StoreError, Verdict};
 use chasqui_rules::consent;
@@ -49,8 +52,32 @@ pub struct Filter {
     pub pepper: Pepper,
 }
 
-/// Which endpoints were refused and why, by `<channel>` or `push.<device id>`.
-type Skipped = Vec<(String, Reason)>;
+/// Which channels were refused and why, and which devices.
+#[derive(Default)]
+struct Skipped {
+    channels: Vec<(Channel, Reason)>,
+    devices: BTreeMap<String, Reason>,
+}
+
+impl Skipped {
+    fn reasons(&self) -> impl Iterator<Item = Reason> {
+        self.channels.iter().map(|(_, reason)| *reason).chain(self.devices.values().copied())
+    }
+
+    /// For the trace. Devices share an attribute, because ids of devices are as many as the users have.
+    fn explain(&self) -> Attributes {
+        let mut attributes = Attributes::new();
+        if !self.devices.is_empty() {
+            let devices: BTreeMap<_, _> = self.devices.iter().map(|(id, reason)| (id, reason.as_str())).collect();
+            // A map of texts always serialises.
+            let devices = serde_json::to_string(&devices).unwrap_or_default();
+            attributes.push(("skipped.push.devices".into(), devices.into()));
+        }
+        let channels = self.channels.iter();
+        attributes.extend(channels.map(|(channel, why)| (format!("skipped.{channel}").into(), why.as_str().into())));
+        attributes
+    }
+}
 
 impl Decide for Filter {
     const STAGE: chasqui_schemas::Stage = chasqui_schemas::Stage::Filter;
@@ -74,10 +101,9 @@ impl Decide for Filter {
         };
         let preferences = preferences.as_deref();
         let (endpoints, skipped) = self.choose(&notification, contacts, preferences).await?;
-        let mut attributes: Attributes =
-            skipped.iter().map(|(key, reason)| (format!("skipped.{key}").into(), reason.as_str().into())).collect();
+        let mut attributes = skipped.explain();
         if endpoints.is_empty() {
-            let reason = choice::most_telling(skipped.iter().map(|(_, reason)| *reason));
+            let reason = choice::most_telling(skipped.reasons());
             return Ok(Decision { attributes, ..Decision::suppress(reason) });
         }
 
@@ -119,13 +145,13 @@ impl Filter {
         preferences: Option<&Preferences>,
     ) -> Result<(Vec<Endpoint>, Skipped), StoreError> {
         let mut endpoints = Vec::new();
-        let mut skipped = Skipped::new();
+        let mut skipped = Skipped::default();
         // A set: a channel named twice is wanted once.
         let wanted: BTreeSet<Channel> = notification.channels().iter().copied().collect();
         for channel in wanted {
             let category = &notification.request.category;
             if let Some(reason) = preferences.and_then(|p| p.opt_out(category, channel)) {
-                skipped.push((channel.to_string(), reason));
+                skipped.channels.push((channel, reason));
                 continue;
             }
             let allowed_before = endpoints.len();
@@ -136,12 +162,12 @@ impl Filter {
                     continue;
                 };
                 if channel == Channel::Push {
-                    skipped.push((format!("{channel}.{}", endpoint.id), reason));
+                    skipped.devices.insert(endpoint.id, reason);
                 }
                 why = reason;
             }
             if endpoints.len() == allowed_before {
-                skipped.push((channel.to_string(), why));
+                skipped.channels.push((channel, why));
             }
         }
         Ok((endpoints, skipped))

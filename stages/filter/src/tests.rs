@@ -157,14 +157,13 @@ fn an_opted_out_channel_category_or_device_gets_nothing() {
         (
             json!({"devices": {"tablet": false}}),
             &["phone", "email", "in_app"],
-            &[("skipped.push.tablet", "opted_out_device")],
+            &[("skipped.push.devices", r#"{"tablet":"opted_out_device"}"#)],
         ),
         (
             json!({"devices": {"tablet": false, "phone": false, "watch": false}}),
             &["email", "in_app"],
             &[
-                ("skipped.push.phone", "opted_out_device"),
-                ("skipped.push.tablet", "opted_out_device"),
+                ("skipped.push.devices", r#"{"phone":"opted_out_device","tablet":"opted_out_device"}"#),
                 ("skipped.push", "opted_out_device"),
             ],
         ),

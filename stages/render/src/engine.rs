@@ -2,11 +2,13 @@
 //!
 //! A template is a program that an operator wrote, and it runs on data that anybody may have written. So an undefined
 //! variable is an error and never a gap in the text, HTML is escaped, data is never run, and each run has a budget of
-//! instructions ([`FUEL`]), of depth and of output. There is no loader: a template can include only texts of its own
-//! record, and can reach no file, no environment and no other notification.
+//! instructions ([`FUEL`]), of depth, of output and of what filters make (`work`). There is no loader: a template can include
+//! only texts of its own record, and can reach no file, no environment and no other notification. What HTML includes is
+//! escaped as HTML, whatever part it was written as.
 //!
-//! One thing is not bounded: a template that joins a text to itself again and again by `set` statements takes ever more
-//! memory. Operators who may write to `templates` are trusted not to do that; data alone cannot cause it.
+//! Operators' work is bounded less: a template that joins a text to itself again and again by `set` statements takes ever
+//! more memory, and one that repeats a text (`*`) up to 100 MB at a time. Operators who may write to `templates` are
+//! trusted not to do that; data alone cannot cause it.
 //!
 //! Pure, so a crash changes nothing.
 
@@ -22,6 +24,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, co
 use crate::{
     choose::Source,
     values::{Data, Numbers},
+    work,
 };
 
 /// Maximum instructions of one text. They take some milliseconds, which a real template never needs.
@@ -35,43 +38,43 @@ const HTML: &str = "html";
 
 /// One template record, compiled.
 pub(crate) struct Compiled {
-    environment: Environment<'static>,
+    /// Every text, to be plain text.
+    plain: Environment<'static>,
+    /// Every text, to be part of HTML; only where the template has HTML. Escaping belongs to the text that is compiled, so a
+    /// plain part that HTML includes would be let through as it is.
+    html: Option<Environment<'static>>,
     /// The texts that do not compile, with the error. Each fails when it is used; the others work.
     broken: BTreeMap<String, String>,
 }
 
 impl Compiled {
     pub(crate) fn new(template: &Template) -> Self {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_auto_escape_callback(|name| match name.rsplit_once('/') {
-            Some((_, HTML)) => AutoEscape::Html,
-            _ => AutoEscape::None,
-        });
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(RECURSION);
-        // Without it, errors do not name the undefined variable. We print nothing else of the debug information.
-        environment.set_debug(true);
-        // The function `debug()` would print every variable, and so the recipient's data.
-        environment.remove_global("debug");
-        environment.set_formatter(|out, state, value| Numbers::default().print(out, state, value));
-
-        let mut broken = BTreeMap::new();
+        let mut plain = environment(AutoEscape::None);
+        let mut html: Option<Environment<'_>> = None;
         let own = [("", &template.channels)];
         let variants = template.variants.iter().map(|(name, variant)| (name.as_str(), &variant.channels));
+        let mut texts = Vec::new();
         for (variant, channels) in own.into_iter().chain(variants) {
             for (&channel, locales) in channels {
                 for (locale, content) in locales {
                     for (part, text) in parts(content) {
-                        let name = name(variant, channel, locale, part);
-                        if let Err(error) = environment.add_template_owned(name.clone(), text.to_owned()) {
-                            broken.insert(name, describe(&error, text));
+                        texts.push((name(variant, channel, locale, part), text));
+                        if part == HTML {
+                            html.get_or_insert_with(|| environment(AutoEscape::Html));
                         }
                     }
                 }
             }
         }
-        Compiled { environment, broken }
+        let mut broken = BTreeMap::new();
+        for (name, text) in texts {
+            for environment in [Some(&mut plain), html.as_mut()].into_iter().flatten() {
+                if let Err(error) = environment.add_template_owned(name.clone(), text.to_owned()) {
+                    broken.insert(name.clone(), describe(&error, text));
+                }
+            }
+        }
+        Compiled { plain, html, broken }
     }
 
     /// Renders every part of a text. An error reads `part, line: what`.
@@ -79,16 +82,6 @@ impl Compiled {
         // The producer's own `locale`, if `data` has one, wins over ours.
         let locale = if source.locale == chasqui_schemas::record::DEFAULT_LOCALE { "" } else { source.locale };
         let variables = minijinja::value::merge_maps([data.variables.clone(), context! { locale }]);
-        // Only numbers like `100.00` need a formatter of their own: few notifications.
-        let environment = match data.numbers.is_empty() {
-            true => Cow::Borrowed(&self.environment),
-            false => {
-                let mut own = self.environment.clone();
-                let numbers = data.numbers.clone();
-                own.set_formatter(move |out, state, value| numbers.print(out, state, value));
-                Cow::Owned(own)
-            }
-        };
         let mut left = MAX_CONTENT_BYTES;
         let mut content = Content::default();
         for (part, text) in parts(source.content) {
@@ -97,6 +90,17 @@ impl Compiled {
                 return Err(format!("{part}{what}"));
             }
             let mut output = Bounded { bytes: Vec::with_capacity(text.len() * 2), left };
+            let compiled = self.html.as_ref().filter(|_| part == HTML).unwrap_or(&self.plain);
+            // Only numbers like `100.00` need a formatter of their own: few notifications.
+            let environment = match data.numbers.is_empty() {
+                true => Cow::Borrowed(compiled),
+                false => {
+                    let mut own = compiled.clone();
+                    let numbers = data.numbers.clone();
+                    own.set_formatter(move |out, state, value| numbers.print(out, state, value));
+                    Cow::Owned(own)
+                }
+            };
             let rendered = environment
                 .get_template(&name)
                 .and_then(|template| template.render_captured_to(variables.clone(), &mut output).map(drop));
@@ -121,13 +125,29 @@ impl Compiled {
     }
 }
 
+/// An environment without texts, which escapes what is put into them as `escape` says.
+fn environment(escape: AutoEscape) -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(move |_| escape.clone());
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(RECURSION);
+    // Without it, errors do not name the undefined variable. We print nothing else of the debug information.
+    environment.set_debug(true);
+    // The function `debug()` would print every variable, and so the recipient's data.
+    environment.remove_global("debug");
+    environment.set_formatter(|out, state, value| Numbers::default().print(out, state, value));
+    work::bound_filters(&mut environment);
+    environment
+}
+
 fn parts(content: &Content) -> impl Iterator<Item = (&'static str, &str)> {
     [("title", &content.title), ("body", &content.body), (HTML, &content.html), ("url", &content.url)]
         .into_iter()
         .filter_map(|(part, text)| Some((part, text.as_deref()?)))
 }
 
-/// The name under which a text is compiled; its end decides about escaping.
+/// The name under which a text is compiled, and may be included.
 fn name(variant: &str, channel: Channel, locale: &str, part: &str) -> String {
     format!("{variant}/{channel}/{locale}/{part}")
 }
@@ -142,7 +162,10 @@ fn describe(error: &Error, text: &str) -> String {
         | ErrorKind::UnknownFilter
         | ErrorKind::UnknownTest
         | ErrorKind::UnknownFunction => error.detail().map(str::to_owned),
-        ErrorKind::OutOfFuel => Some(format!("more than {FUEL} instructions")),
+        // The engine's own error has no detail; that of filters is ours.
+        ErrorKind::OutOfFuel => {
+            Some(error.detail().map_or_else(|| format!("more than {FUEL} instructions"), str::to_owned))
+        }
         // Other details may quote a value, so quote the template instead.
         _ => error.range().and_then(|range| text.get(range)).map(|piece| format!("in `{piece}`")),
     };

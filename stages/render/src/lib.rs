@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `choose` | draws the variant by weight, and finds the locale by fallback |
 //! | `engine` | compiles and runs templates within limits |
+//! | `work` | bounds what filters make of the data |
 //! | `cache` | keeps compiled templates |
 //! | `sms` | counts the segments of a text |
 //! | `values` | reads the data, and prints it as it was written |
@@ -23,6 +24,7 @@ mod engine;
 mod sms;
 mod track;
 mod values;
+mod work;
 
 use std::sync::Arc;
 

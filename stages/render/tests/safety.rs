@@ -135,6 +135,74 @@ fn a_loop_without_end_runs_out_of_fuel() {
 }
 
 #[test]
+fn data_makes_no_filter_work_without_end() {
+    let (a, words) = ("a".repeat(32_000), vec!["a"; 16_000]);
+    for source in [
+        "{{ a|replace('a', b)|length }}",
+        "{{ a|replace('', b)|length }}",
+        "{{ [a]|map('replace', 'a', b)|list|length }}",
+        "{{ words|join(b)|length }}",
+        "{{ words|join(d=b)|length }}",
+        "{{ 'a'|indent(many, true)|length }}",
+        "{{ 'a'|indent(width=many, first=true)|length }}",
+        "{{ wide|format(a)|length }}",
+        "{{ starred|format(many, a)|length }}",
+        "{{ again|format(x=a)|length }}",
+        "{{ words|batch(many, 'x')|list|length }}",
+        "{{ words|slice(many)|list|length }}",
+        "{{ words|tojson(indent=many)|length }}",
+        "{% for i in range(20000) %}{% set x = words|sort %}{% endfor %}",
+        "{% for word in words %}{% set x = a|upper %}{% endfor %}",
+    ] {
+        let data = j!({"a": a, "b": a, "words": words, "many": 1_000_000_000_000_u64, "wide": "%999999999999s",
+                       "starred": "%*s", "again": "%(x)s".repeat(5_000)});
+        let (reason, detail) = dead(email(j!({"title": "t", "body": source}), data));
+        assert_eq!(reason, Reason::RenderFailed);
+        assert!(
+            detail.ends_with("engine ran out of fuel: filters would read and make more than 16 MiB"),
+            "{source}: {detail}"
+        );
+    }
+}
+
+#[test]
+fn filters_work_on_all_the_data_that_there_may_be() {
+    let data =
+        j!({"words": vec!["word"; 8_000], "text": "x".repeat(60_000), "price": 7.5, "items": [{"n": "B"}, {"n": "a"}]});
+    let source = "{{ words|sort|unique|join(', ') }} {{ text|replace('x', 'yy')|length }} {{ '%8.2f'|format(price) }}|\
+                  {{ 'a\nb'|indent(2) }} {{ items|map(attribute='n')|map('lower')|sort|join('-') }} {{ {'k': [1]}|tojson }} \
+                  {{ words|batch(3)|list|length }} {{ nothing|default('none') }} {{ items|sort(attribute='n')|first|items|list|length }}";
+    let made = text(email(j!({"title": "t", "body": source}), data));
+    assert_eq!(made.body.as_deref(), Some("word 120000     7.50|a\n  b a-b {\"k\":[1]} 2667 none 1"));
+}
+
+#[test]
+fn what_html_includes_is_html() {
+    let parts = j!({
+        "title": "{{ x }}", "body": "body {{ x }}",
+        "html": "{% include '/email/default/body' %}{% from '/email/default/title' import y %}",
+    });
+    let (_, detail) = dead(email(parts, j!({"x": "<"})));
+    assert!(detail.contains("html"), "there is nothing to import: {detail}");
+    let parts = j!({"title": "t", "body": "{% macro m(x) %}{{ x }}{% endmacro %}body {{ x }}",
+                    "html": "<p>{% include '/email/default/body' %}{% from '/email/default/body' import m %}{{ m(x) }}</p>"});
+    let made = text(email(parts, j!({"x": "<script>"})));
+    assert_eq!(made.body.as_deref(), Some("body <script>"));
+    assert_eq!(made.html.as_deref(), Some("<p>body &lt;script&gt;&lt;script&gt;</p>"));
+}
+
+#[test]
+fn no_data_makes_a_link_that_runs_or_reads() {
+    for x in ["javascript:alert(1)", " javascript:alert(1)", "data:text/html,x", "//example.com", "https://a\nb"] {
+        let (reason, detail) = dead(email(j!({"title": "t", "url": "{{ x }}"}), j!({"x": x})));
+        assert_eq!(reason, Reason::RenderFailed);
+        assert!(detail.starts_with("template `t`, email, url: ") && !detail.contains("alert"), "{detail}");
+    }
+    let made = text(email(j!({"title": "t", "url": "{{ x }}"}), j!({"x": "https://example.com/a"})));
+    assert_eq!(made.url.as_deref(), Some("https://example.com/a"));
+}
+
+#[test]
 fn a_recursion_without_end_is_cut_off() {
     let own = "/email/default/body";
     for source in ["{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", &format!("{{% include '{own}' %}}")] {

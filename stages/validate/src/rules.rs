@@ -10,7 +10,7 @@ use std::io;
 use chasqui_rules::Permissions;
 use chasqui_schemas::{
     Reason,
-    submission::{MAX_BYTES, MAX_CONTENT_BYTES, MAX_DATA_BYTES, MAX_EXTRA_BYTES, MAX_FAN_OUT_BYTES},
+    submission::{LAST_MOMENT, MAX_BYTES, MAX_CONTENT_BYTES, MAX_DATA_BYTES, MAX_EXTRA_BYTES, MAX_FAN_OUT_BYTES},
 };
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
@@ -19,10 +19,6 @@ use serde_json::{Map, Value};
 use crate::{settings::Allowed, violations::Violations};
 
 type Fields = Map<String, Value>;
-
-/// Last moment that a submission may name, 2262-04-11: brokers and tables count nanoseconds in 64 bits, and what lies
-/// beyond would be due at once, again and again.
-const LAST_MOMENT: Timestamp = Timestamp::constant(i64::MAX / 1_000_000_000, 0);
 
 /// What bounds a submission besides the contract.
 pub(crate) struct Room<'a> {

@@ -116,7 +116,7 @@ fn each_rule_is_told_by_itself() {
             "metadata: takes 16392 bytes as JSON; at most 16384 are taken",
         ),
         (
-            j!({"overrides": {"x": "x".repeat(submission::MAX_EXTRA_BYTES)}}),
+            j!({"overrides": {"inbox": "x".repeat(submission::MAX_EXTRA_BYTES)}}),
             "overrides: takes 16392 bytes as JSON; at most 16384 are taken",
         ),
         (j!({"metadata": {"x": 1}}), "metadata.x: must be a text, not a number"),

@@ -9,7 +9,9 @@
 use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
 use chasqui_nats::{Letter, Outgoing, PublishError, Shares, dead_letter, raw_headers};
-use chasqui_schemas::{Channel, Lane, Reason, Receipt, Stage, header, stream, subject, trace::Encoded};
+use chasqui_schemas::{
+    Channel, Lane, Reason, Receipt, Stage, header, stream, subject, submission::LAST_MOMENT, trace::Encoded,
+};
 use chasqui_trace::{
     encoded,
     span::{self, Timing},
@@ -31,9 +33,6 @@ const MAX_REJECTED_BYTES: usize = 16 * 1024;
 /// a reserve for what has to wait on its way: a notification for the morning, a delivery for another attempt.
 const ROOM_FOR_SCHEDULED: u64 = 1;
 const ROOM_FOR_ON_ITS_WAY: u64 = 3;
-/// The last moment, in Unix seconds, for which JetStream can schedule: it counts nanoseconds in 64 bits, and publishes at once
-/// what is later.
-const LAST_SCHEDULABLE_S: i64 = i64::MAX / 1_000_000_000;
 /// The name in metrics of what becomes of a message that is put back without the others of its bundle.
 const SPLIT: &str = "split";
 
@@ -206,7 +205,7 @@ impl PendingCommit {
         deferred: &Shares,
         times: u64,
     ) -> Result<Part, Impossible> {
-        if until.as_second() >= LAST_SCHEDULABLE_S {
+        if until >= LAST_MOMENT {
             return Err((Reason::Unschedulable, format!("{until} is later than JetStream can schedule")));
         }
         let app = &self.context.app;

@@ -23,7 +23,7 @@ use chasqui_schemas::{
     Channel, Notification, Reason, Stage, id,
     trace::{State, Status, TraceEvent, event},
 };
-use compact_str::{ToCompactString, format_compact};
+use compact_str::ToCompactString;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -214,8 +214,11 @@ fn root_event(request: &TraceEvent, notification: &Notification) -> TraceEvent {
         ("traceparent", common.traceparent.as_deref()),
     ];
     attributes.extend(optional.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
-    attributes
-        .extend(common.metadata.iter().map(|(key, value)| (format_compact!("metadata.{key}"), value.as_str().into())));
+    // One attribute: names of attributes are a dictionary in ClickHouse, and producers' words would fill it without end.
+    if !common.metadata.is_empty() {
+        // A map of texts always serialises.
+        attributes.push(("metadata".into(), serde_json::to_string(&common.metadata).unwrap_or_default().into()));
+    }
     TraceEvent {
         trace_id: notification.id,
         span_id: root(notification.id),
@@ -321,6 +324,17 @@ mod tests {
         assert_eq!(kinds, ["notification", "notification", "request"]);
         assert!(events.iter().all(|e| e.parent_span_id == 0));
         assert_eq!(events[2].attributes.last().unwrap().1, "2");
+    }
+
+    #[test]
+    fn what_producers_name_becomes_a_value_and_never_a_name() {
+        let labels = [("team \u{1f600}".to_owned(), "x".to_owned()), ("b".to_owned(), "y".to_owned())];
+        let labelled = notification().with_request(|request| request.metadata = labels.into());
+        let decision = Decision::new(Verdict::Forward(vec![Output::Notification(labelled)]));
+        let events = of_decision(Stage::Validate, &context(0, 0, None), &timing(), &decision);
+        let names: Vec<&str> = events[0].attributes.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["idempotency_key", "user", "metadata"]);
+        assert_eq!(events[0].attributes[2].1, "{\"b\":\"y\",\"team \u{1f600}\":\"x\"}");
     }
 
     fn notification() -> Notification {
