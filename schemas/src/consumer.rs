@@ -8,6 +8,8 @@ pub const TRACES: &str = "clickhouse";
 pub const EXPORT: &str = "otlp";
 /// Reads [`crate::stream::RECEIPTS`] and adds them to the traces.
 pub const RECEIPTS: &str = "traces";
+/// Reads [`crate::stream::CONTACTS`] and keeps the index of whose an address is.
+pub const OWNERS: &str = "owners";
 
 /// The consumer of a queue: of one lane, and of one channel where the stage has a queue per channel. On
 /// [`crate::stream::DEFERRED`] the consumer of a lane's due messages has the lane's name too.

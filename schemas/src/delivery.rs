@@ -34,6 +34,9 @@ pub struct Delivery {
     /// The user, where the recipient is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// As [`crate::Notification::owners`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<String>,
     /// Where it goes.
     pub endpoint: Endpoint,
     /// What it says.
@@ -97,6 +100,7 @@ impl Delivery {
             lane: Lane::High,
             category_lane: None,
             user: None,
+            owners: Vec::new(),
             endpoint: Endpoint { id: "developers".to_owned(), address },
             content,
             sms_segments: 0,

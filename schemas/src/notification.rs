@@ -36,6 +36,9 @@ pub struct Notification {
     /// Set by enrich: how to reach the recipient.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contacts: Option<Contacts>,
+    /// Set by enrich: the users that have the address of an inline recipient in their contacts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<String>,
     /// Set by enrich: the category's rules as of then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Category>,
@@ -63,6 +66,7 @@ impl Notification {
             request,
             pass: 0,
             contacts: None,
+            owners: Vec::new(),
             policy: None,
             endpoints: Vec::new(),
         }
@@ -85,6 +89,7 @@ impl Notification {
             lane: self.lane,
             category_lane: self.policy.as_ref().and_then(|policy| policy.lane),
             user: self.recipient.user().map(str::to_owned),
+            owners: self.owners.clone(),
             endpoint,
             content,
             sms_segments,
@@ -99,6 +104,11 @@ impl Notification {
             pass: 0,
             sending_since: None,
         }
+    }
+
+    /// The users whose preferences hold: the recipient, or whose the inline address is.
+    pub fn people(&self) -> impl Iterator<Item = &str> {
+        self.recipient.user().into_iter().chain(self.owners.iter().map(String::as_str))
     }
 
     /// The channels that are wanted: the submission's, else the category's.
@@ -127,7 +137,7 @@ impl Notification {
 pub enum Recipient {
     /// A user with a record in `contacts`.
     User(String),
-    /// Contacts that came with the submission. No preferences can be known; the suppression list holds.
+    /// Contacts that came with the submission. Where an address is some user's, that user's preferences hold.
     Inline(Contacts),
 }
 

@@ -14,7 +14,11 @@ use jiff::{Timestamp, civil::Time};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Channel, Lane, Reason, bucket::KeyedBy, submission::Content};
+use crate::{
+    Channel, Lane, Reason,
+    bucket::{KeyedBy, address_key},
+    submission::Content,
+};
 
 /// A type whose values are the records of one bucket.
 pub trait Record: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
@@ -210,6 +214,12 @@ impl Contacts {
             self.devices.iter_mut().for_each(|device| _ = device.registered_at.get_or_insert(written_at));
         }
         removed
+    }
+
+    /// Whether `address` is one of its mailboxes or phone numbers.
+    pub fn has_address(&self, address: &str) -> bool {
+        let key = address_key(address);
+        self.emails.iter().chain(&self.phones).any(|own| address_key(own) == key)
     }
 
     /// Whether there is a device `id` with this token.
@@ -420,6 +430,28 @@ impl Record for Suppression {
     const BUCKET: &'static str = "suppressions";
     const MEANING: &'static str = "Addresses that get nothing any more, by their hash.";
     const KEYED_BY: KeyedBy = KeyedBy::Address;
+}
+
+/// Whose an address is (`owners`, by [`crate::bucket::address_key`]). Chasqui's own, and no part of the public contract: it
+/// follows `contacts`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Owners {
+    /// The users that have it in their contacts.
+    pub users: Vec<String>,
+}
+
+impl Record for Owners {
+    const BUCKET: &'static str = "owners";
+    const MEANING: &'static str = "Which users have an address in their contacts.";
+    const KEYED_BY: KeyedBy = KeyedBy::Address;
+}
+
+impl Owners {
+    /// Maximum users that share an address: a family, and some test accounts.
+    pub const MAX_USERS: usize = 8;
+    /// Maximum addresses of a user that lead to the user.
+    pub const MAX_ADDRESSES: usize = 20;
 }
 
 impl Suppression {

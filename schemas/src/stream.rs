@@ -20,6 +20,8 @@ pub const TRACES: &str = "TRACES";
 pub const RECEIPTS: &str = "RECEIPTS";
 /// In-app inboxes: a subject per user.
 pub const INBOX: &str = "INBOX";
+/// What the bucket of contacts is stored in, as NATS names it.
+pub const CONTACTS: &str = "KV_contacts";
 
 /// In a stream's metadata: the maximum of bytes below which Chasqui itself keeps it, where JetStream has no such limit.
 pub const MAX_BYTES: &str = "chasqui_max_bytes";

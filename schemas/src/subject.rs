@@ -1,6 +1,9 @@
 //! Subjects: the addresses on the broker.
 
-use crate::{Channel, Lane, ReceiptKind, Stage, bucket::token};
+use crate::{
+    Channel, Lane, ReceiptKind, Stage,
+    bucket::{token, untoken},
+};
 
 /// Every subject of Chasqui except the inboxes.
 pub const ALL: &str = "notify.>";
@@ -83,6 +86,11 @@ pub fn pattern(stage: Stage, lane: Lane, channel: Option<Channel>) -> String {
         (Stage::Send, None) => format!("notify.send.{lane}.*"),
         _ => format!("notify.{stage}.{lane}"),
     }
+}
+
+/// The user whose contacts are written on a subject.
+pub fn contacts_of(subject: &str) -> Option<String> {
+    untoken(subject.strip_prefix("$KV.contacts.")?)
 }
 
 /// Where a dead letter of a stage is kept.

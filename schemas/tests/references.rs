@@ -19,7 +19,7 @@ use chasqui_schemas::{
     consumer,
     metric::{Kind, Metric, prometheus},
     receipt::Actor,
-    record::Bucket,
+    record::{Bucket, Owners, Record},
     stream, subject,
     trace::{State, Status},
 };
@@ -177,13 +177,15 @@ fn subjects() {
         ],
         [code(stream::RECEIPTS), code(consumer::RECEIPTS), "Adds receipts to the traces.".to_owned()],
         [code(stream::DEFERRED), code("<lane>"), "Returns what is due to its queue.".to_owned()],
+        [code(stream::CONTACTS), code(consumer::OWNERS), "Keeps the index of whose an address is.".to_owned()],
     ];
     page += &table(["stream", "consumer", "meaning"], consumers);
 
     page += "\n## Buckets\n\nNATS KV, JSON values.\n\n";
     let buckets = Bucket::ALL.iter().map(|bucket| [code(bucket.as_str()), bucket.meaning().to_owned()]);
     let secrets = [code(SECRETS), "Chasqui's own secrets; for its processes only.".to_owned()];
-    page += &table(["bucket", "holds"], buckets.into_iter().chain([secrets]));
+    let owners = [code(Owners::BUCKET), format!("{} Chasqui's own; it follows `contacts`.", Owners::MEANING)];
+    page += &table(["bucket", "holds"], buckets.into_iter().chain([owners, secrets]));
 
     for (title, words) in [
         ("Lanes", words!(Lane)),

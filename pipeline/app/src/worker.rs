@@ -33,7 +33,7 @@ use chasqui_runtime::{
 };
 use chasqui_schemas::{Lane, Pepper, Stage, consumer, measure, vocabulary};
 use chasqui_send::{Ports, SendStage};
-use chasqui_services::{run_monitor, run_receipts};
+use chasqui_services::{run_monitor, run_owners, run_receipts};
 use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, PrivacySettings, pepper};
 use chasqui_validate::Validate;
 use chasqui_warehouse::{WriterSettings, run_exporter, run_writer};
@@ -77,6 +77,7 @@ vocabulary! {
     pub enum Service "service" {
         Deferred = "deferred": "Returns deferred messages when due.",
         Receipts = "receipts": "Turns receipts into trace events.",
+        Owners = "owners": "Follows contacts, so that an address leads to its users.",
         Writer = "writer": "Writes trace events to ClickHouse.",
         Exporter = "exporter": "Exports traces by OTLP, if `export.endpoint` is set.",
         Monitor = "monitor": "Samples the queues.",
@@ -300,6 +301,10 @@ impl Worker {
                 let (traces, pepper) = (parts.broker.traces.clone(), parts.pepper.clone());
                 let receipts = run_receipts(context, traces, pepper, kept, self.stop.clone());
                 self.tasks.spawn(async move { receipts.await.context("receipts") });
+            }
+            Service::Owners => {
+                let owners = run_owners(jetstream::new(parts.broker.client.clone()), self.stop.clone());
+                self.tasks.spawn(async move { owners.await.context("owners") });
             }
             Service::Writer => {
                 let batches = WriterSettings {

@@ -1,7 +1,8 @@
 //! Enrich: adds how to reach the recipient, and the rules of the category, as they are now.
 //!
 //! A notification whose `send_at` lies ahead waits here, before anything is looked up, so that contacts and rules are
-//! fresh when it goes on. Enrich applies no preferences: filter does.
+//! fresh when it goes on. Enrich applies no preferences: filter does. For an inline recipient it finds whose the address is, so
+//! that a producer does not pass by a user's preferences by naming the address.
 //!
 //! Guarantee: a notification that goes on has `contacts` and `policy`, and was not too late when it went on. Its app may use
 //! its category, by the record that filter, render and send go by. It has as many devices as a record may have, the newest. Validate has refused most of what may not; what
@@ -61,7 +62,14 @@ impl Decide for Enrich {
         }
 
         let mut contacts = match &notification.recipient {
-            Recipient::Inline(contacts) => contacts.clone(),
+            Recipient::Inline(contacts) => {
+                let mut contacts = contacts.clone();
+                // What is mandatory asks nobody, so that no record can hold it up.
+                if !category.is_some_and(|category| category.mandatory) {
+                    notification.owners = self.owners(&mut contacts).await?;
+                }
+                contacts
+            }
             Recipient::User(user) => match self.directory.contacts(user).await? {
                 Some(contacts) => Contacts::clone(&contacts),
                 None => return Ok(Decision::suppress(Reason::UnknownUser).with("policy", policy_from)),
@@ -69,11 +77,33 @@ impl Decide for Enrich {
         };
         let left_out = contacts.keep_newest_devices();
         let mut attributes = explain(&contacts, policy_from);
+        if !notification.owners.is_empty() {
+            attributes.push(("owners".into(), notification.owners.len().to_compact_string()));
+        }
         if left_out > 0 {
             attributes.push(("devices.left_out".into(), left_out.to_compact_string()));
         }
         notification.contacts = Some(contacts);
         Ok(Decision { attributes, ..Decision::forward(notification) })
+    }
+}
+
+impl Enrich {
+    /// The users whose address an inline recipient is. Quiet hours may need their time zone.
+    async fn owners(&self, inline: &mut Contacts) -> Result<Vec<String>, StoreError> {
+        let mut users: Vec<String> = Vec::new();
+        for address in inline.emails.iter().chain(&inline.phones) {
+            let Some(owners) = self.directory.owners(address).await? else { continue };
+            for user in &owners.users {
+                let Some(contacts) = self.directory.contacts(user).await? else { continue };
+                // The index follows the contacts at a distance.
+                if contacts.has_address(address) && !users.contains(user) {
+                    inline.timezone = inline.timezone.take().or_else(|| contacts.timezone.clone());
+                    users.push(user.clone());
+                }
+            }
+        }
+        Ok(users)
     }
 }
 

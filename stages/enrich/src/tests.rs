@@ -1,7 +1,7 @@
 use chasqui_contract::ManualClock;
 use chasqui_rules::Permissions;
 use chasqui_schemas::{
-    record::{Device, Platform},
+    record::{Device, Owners, Platform},
     sample,
 };
 use chasqui_stores::memory::MemoryDirectory;
@@ -188,4 +188,24 @@ fn of_too_many_devices_the_newest_are_used_and_the_trace_says_so() {
     assert!(attributes(&decision).contains(&("devices.left_out", "40")), "{decision:?}");
     let kept = forwarded(decision).contacts.unwrap().devices;
     assert_eq!(kept, (40..60).map(device).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_inline_address_leads_to_the_users_who_have_it_now() {
+    let owners = Owners { users: vec!["ada".into(), "bob".into(), "gone".into()] };
+    let records = || {
+        directory()
+            .with("Ada@example.com", owners.clone())
+            .with("bob", Contacts { emails: vec!["bob@example.com".into()], ..Contacts::default() })
+    };
+    let contacts = Contacts { emails: vec!["ADA@example.com".into()], ..Contacts::default() };
+    let inline = || Notification { recipient: Recipient::Inline(contacts.clone()), ..notification() };
+    let decision = decide(records(), inline());
+    assert!(attributes(&decision).contains(&("owners", "1")), "{decision:?}");
+    let found = forwarded(decision);
+    assert_eq!(found.owners, ["ada"], "bob has another address, and a third has no record");
+    assert_eq!(found.contacts.unwrap().timezone.as_deref(), Some("Europe/London"));
+    let mandatory =
+        records().with("order", Category { mandatory: true, ..Category::default() }).with_bad_record::<Contacts>("ada");
+    assert!(forwarded(decide(mandatory, inline())).owners.is_empty(), "nobody is asked");
 }

@@ -7,7 +7,8 @@
 //! | the e-mail address or phone number is on the suppression list | [`consent`] | nothing |
 //! | it is the user's quiet hours | `quiet_hours` | mandatory categories, the critical lane, notifications to the in-app inbox alone |
 //!
-//! Inline recipients have no preferences, so neither opt-outs nor quiet hours apply to them.
+//! An inline recipient has the preferences of the users who have the address in their contacts, as enrich found them: what one
+//! of them does not want is not sent. Where there is none, neither opt-outs nor quiet hours apply.
 //!
 //! Quiet hours come last, so that a notification that may go nowhere is suppressed now and not in the morning. They
 //! hold the whole notification, its in-app part too, because a notification is in one place at a time. When it comes
@@ -95,12 +96,13 @@ impl Decide for Filter {
         }
 
         // A mandatory message does not read preferences, so that a broken record cannot hold up a security alert.
-        let preferences = match notification.recipient.user() {
-            Some(user) if !policy.mandatory => self.directory.preferences(user).await?,
-            _ => None,
-        };
-        let preferences = preferences.as_deref();
-        let (endpoints, skipped) = self.choose(&notification, contacts, preferences).await?;
+        let mut preferences = Vec::new();
+        if !policy.mandatory {
+            for user in notification.people() {
+                preferences.extend(self.directory.preferences(user).await?);
+            }
+        }
+        let (endpoints, skipped) = self.choose(&notification, contacts, &preferences).await?;
         let mut attributes = skipped.explain();
         if endpoints.is_empty() {
             let reason = choice::most_telling(skipped.reasons());
@@ -109,7 +111,7 @@ impl Decide for Filter {
 
         let lane = policy.lane.unwrap_or(notification.lane);
         let disturbs = lane != Lane::Critical && endpoints.iter().any(|e| e.channel() != Channel::InApp);
-        if let Some(quiet) = preferences.and_then(|p| p.quiet_hours.as_ref()).filter(|_| disturbs) {
+        if let Some(quiet) = preferences.iter().find_map(|p| p.quiet_hours.as_ref()).filter(|_| disturbs) {
             let zone = zone(quiet, contacts, &mut attributes);
             if let Some(until) = quiet_hours::end(now, &zone, quiet.start, quiet.end) {
                 let zone = zone.iana_name().unwrap_or_default();
@@ -142,22 +144,24 @@ impl Filter {
         &self,
         notification: &Notification,
         contacts: &Contacts,
-        preferences: Option<&Preferences>,
+        preferences: &[Arc<Preferences>],
     ) -> Result<(Vec<Endpoint>, Skipped), StoreError> {
+        // Only a user has devices, and a user is one.
+        let own = preferences.first().map(|preferences| &**preferences);
         let mut endpoints = Vec::new();
         let mut skipped = Skipped::default();
         // A set: a channel named twice is wanted once.
         let wanted: BTreeSet<Channel> = notification.channels().iter().copied().collect();
         for channel in wanted {
             let category = &notification.request.category;
-            if let Some(reason) = preferences.and_then(|p| p.opt_out(category, channel)) {
+            if let Some(reason) = preferences.iter().find_map(|p| p.opt_out(category, channel)) {
                 skipped.channels.push((channel, reason));
                 continue;
             }
             let allowed_before = endpoints.len();
             let mut why = Reason::NoEndpoint;
             for endpoint in choice::endpoints(channel, &notification.recipient, contacts, &self.pepper) {
-                let Some(reason) = consent::refusal(&*self.directory, &endpoint, preferences).await? else {
+                let Some(reason) = consent::refusal(&*self.directory, &endpoint, own).await? else {
                     endpoints.push(endpoint);
                     continue;
                 };

@@ -464,3 +464,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_inline_address_falls_under_the_preferences_of_its_users() {
+    let contacts = Contacts { emails: vec![EMAIL.into()], ..Contacts::default() };
+    let inline = |owners: &[&str]| {
+        let input = notification(&[Channel::Email]);
+        let owners = owners.iter().map(|&user| user.to_owned()).collect();
+        Notification {
+            recipient: Recipient::Inline(contacts.clone()),
+            contacts: Some(contacts.clone()),
+            owners,
+            ..input
+        }
+    };
+    let off = json!({"categories": {"order": false}});
+    let decision = decide(off.clone(), &[], inline(&["ada"]));
+    assert_eq!(decision.verdict, Verdict::Suppress(Reason::OptedOutCategory));
+    let decision = decide(off.clone(), &[], inline(&["bob", "ada"]));
+    assert_eq!(decision.verdict, Verdict::Suppress(Reason::OptedOutCategory), "what one does not want is not sent");
+    assert_eq!(allowed(&decide(off.clone(), &[], inline(&[]))), ["email"]);
+    assert_eq!(allowed(&decide(off, &[], mandatory(inline(&["ada"])))), ["email"]);
+    let night = json!({"quiet_hours": {"start": "11:00", "end": "13:00", "timezone": "UTC"}});
+    let decision = decide(night, &[], inline(&["ada"]));
+    assert!(matches!(decision.verdict, Verdict::Defer { reason: Reason::QuietHours, .. }), "{decision:?}");
+}

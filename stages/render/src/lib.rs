@@ -119,12 +119,14 @@ impl Render {
         if self.links.is_none() || !by_category {
             return Ok(false);
         }
-        let Some(user) = notification.recipient.user() else { return Ok(true) };
-        match self.directory.preferences(user).await {
-            Ok(preferences) => Ok(preferences.is_none_or(|preferences| preferences.tracking)),
-            Err(StoreError::BadRecord { .. }) => Ok(false),
-            Err(error) => Err(error),
+        for user in notification.people() {
+            match self.directory.preferences(user).await {
+                Ok(preferences) if preferences.as_ref().is_none_or(|preferences| preferences.tracking) => {}
+                Ok(_) | Err(StoreError::BadRecord { .. }) => return Ok(false),
+                Err(error) => return Err(error),
+            }
         }
+        Ok(true)
     }
 }
 

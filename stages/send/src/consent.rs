@@ -13,14 +13,16 @@ use chasqui_schemas::{Delivery, Reason};
 /// The directory's. A record that cannot be used is one: a misspelt opt-out must not become a message.
 pub(crate) async fn withdrawn(directory: &dyn Directory, delivery: &Delivery) -> Result<Option<Reason>, StoreError> {
     let category = directory.category(&delivery.category).await?;
-    let preferences = match &delivery.user {
-        Some(user) if !category.is_some_and(|category| category.mandatory) => directory.preferences(user).await?,
-        _ => None,
-    };
-    let preferences = preferences.as_deref();
-    match preferences.and_then(|preferences| preferences.opt_out(&delivery.category, delivery.channel())) {
+    let mut preferences = Vec::new();
+    if !category.is_some_and(|category| category.mandatory) {
+        for user in delivery.user.iter().chain(&delivery.owners) {
+            preferences.extend(directory.preferences(user).await?);
+        }
+    }
+    match preferences.iter().find_map(|each| each.opt_out(&delivery.category, delivery.channel())) {
         Some(reason) => Ok(Some(reason)),
-        None => consent::refusal(directory, &delivery.endpoint, preferences).await,
+        // Only a user has devices, and a user is one.
+        None => consent::refusal(directory, &delivery.endpoint, preferences.first().map(|each| &**each)).await,
     }
 }
 
@@ -80,5 +82,15 @@ mod tests {
         let directory = directory(json!({}));
         directory.faults.fail_next(1);
         assert!(withdrawn(&directory, &delivery_by(Channel::Email)).await.unwrap_err().class().is_transient());
+    }
+
+    #[tokio::test]
+    async fn the_owner_of_an_inline_address_is_heard_too() {
+        let mut delivery = delivery_by(Channel::Email);
+        (delivery.user, delivery.owners) = (None, vec!["ada".into()]);
+        let off = serde_json::json!({"enabled": false});
+        assert_eq!(asked(&directory(off.clone()), &delivery).await, Some(Reason::OptedOut));
+        delivery.owners.clear();
+        assert_eq!(asked(&directory(off), &delivery).await, None);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use chasqui_schemas::record::{Category, Contacts, Preferences, Suppression, Template};
+use chasqui_schemas::record::{Category, Contacts, Owners, Preferences, Suppression, Template};
 
 use crate::StoreError;
 
@@ -23,4 +23,7 @@ pub trait Directory: Send + Sync {
     async fn category(&self, name: &str) -> Result<Option<Arc<Category>>, StoreError>;
     /// Whether an e-mail address or phone number is on the suppression list, and why.
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError>;
+    /// Which users may have the address. It follows the contacts at a distance, so only the contacts can say that they
+    /// have it.
+    async fn owners(&self, address: &str) -> Result<Option<Arc<Owners>>, StoreError>;
 }

@@ -32,7 +32,13 @@ use async_nats::{
         },
     },
 };
-use chasqui_schemas::{Lane, Stage, bucket::SECRETS, consumer, record::Bucket, stream, subject};
+use chasqui_schemas::{
+    Lane, Stage,
+    bucket::SECRETS,
+    consumer,
+    record::{Bucket, Owners, Record},
+    stream, subject,
+};
 
 use crate::settings::{RunnerSettings, StreamSettings};
 
@@ -155,7 +161,7 @@ pub async fn migrate(
             return Err(TopologyError::RemembersIds { name });
         }
     }
-    for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([SECRETS]) {
+    for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([SECRETS, Owners::BUCKET]) {
         let config = kv::Config {
             bucket: bucket.to_owned(),
             history: 1,
@@ -337,5 +343,6 @@ pub fn consumer_configs(runner: &RunnerSettings) -> Vec<(&'static str, pull::Con
     }
     configs.push((stream::TRACES, config(consumer::TRACES, String::new())));
     configs.push((stream::RECEIPTS, config(consumer::RECEIPTS, String::new())));
+    configs.push((stream::CONTACTS, config(consumer::OWNERS, String::new())));
     configs
 }

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use async_nats::jetstream;
 use async_trait::async_trait;
 use chasqui_contract::{Directory, StoreError};
-use chasqui_schemas::record::{Category, Contacts, Preferences, Suppression, Template};
+use chasqui_schemas::record::{Category, Contacts, Owners, Preferences, Suppression, Template};
 
 use crate::record_reader::RecordReader;
 
@@ -28,6 +28,7 @@ pub struct NatsDirectory {
     templates: RecordReader<Template>,
     categories: RecordReader<Category>,
     pub(crate) suppressions: RecordReader<Suppression>,
+    owners: RecordReader<Owners>,
 }
 
 impl NatsDirectory {
@@ -44,6 +45,7 @@ impl NatsDirectory {
             templates: RecordReader::mirrored(&context).await?,
             categories: RecordReader::mirrored(&context).await?,
             suppressions: RecordReader::cached(&context).await?,
+            owners: RecordReader::cached(&context).await?,
         })
     }
 }
@@ -68,5 +70,9 @@ impl Directory for NatsDirectory {
 
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError> {
         self.suppressions.get(address).await
+    }
+
+    async fn owners(&self, address: &str) -> Result<Option<Arc<Owners>>, StoreError> {
+        self.owners.get(address).await
     }
 }

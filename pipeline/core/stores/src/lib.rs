@@ -7,6 +7,7 @@
 //! | [`records`] | the same buckets, as commands write them |
 //! | [`ledger`] | claims, first come, first served |
 //! | `ends` | how attempts ended, many in a message |
+//! | [`owners`] | whose an address is: an index that follows the contacts |
 //! | [`inbox`] | in-app inboxes |
 //! | [`mod@pepper`] | the secret that keeps addresses out of ids |
 //! | [`memory`] | twins of directory with address book, ledger and inbox, for tests of stages |
@@ -21,6 +22,7 @@ mod ends;
 pub mod inbox;
 pub mod ledger;
 pub mod memory;
+pub mod owners;
 pub mod pepper;
 mod record_reader;
 pub mod records;
@@ -28,5 +30,6 @@ pub mod records;
 pub use directory::NatsDirectory;
 pub use inbox::NatsInbox;
 pub use ledger::NatsLedger;
+pub use owners::OwnersIndex;
 pub use pepper::{PepperError, PrivacySettings, pepper};
 pub use records::{RecordError, Records};

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chasqui_contract::{AddressBook, Book, Claim, Directory, Inbox, Ledger, StoreError};
 use chasqui_schemas::{
-    record::{Category, Contacts, Preferences, Record, Suppression, Template},
+    record::{Category, Contacts, Owners, Preferences, Record, Suppression, Template},
     stream,
 };
 use jiff::Timestamp;
@@ -147,6 +147,10 @@ impl Directory for MemoryDirectory {
     }
 
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError> {
+        self.get(address)
+    }
+
+    async fn owners(&self, address: &str) -> Result<Option<Arc<Owners>>, StoreError> {
         self.get(address)
     }
 }

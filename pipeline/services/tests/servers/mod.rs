@@ -2,4 +2,5 @@
 
 mod monitor;
 mod opt_out;
+mod owners;
 mod receipts;

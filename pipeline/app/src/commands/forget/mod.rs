@@ -26,7 +26,7 @@ use chasqui_schemas::{
     record::{Bucket, Contacts, Preferences, Record, Suppression},
     stream,
 };
-use chasqui_stores::Records;
+use chasqui_stores::{OwnersIndex, Records};
 use chasqui_warehouse::schema::forget;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -113,6 +113,8 @@ pub(crate) async fn run(args: &ForgetArgs, settings: &Settings) -> anyhow::Resul
                 records.erase(user).await?;
             }
         }
+        // The service that follows the contacts would do it too, if it runs.
+        OwnersIndex::open(&context).await?.follow(user).await?;
         let bar = progress(notifications.len() as u64);
         bar.set_message("taking the user out of ClickHouse");
         let schema = schema(&settings.clickhouse);

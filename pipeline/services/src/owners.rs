@@ -1,0 +1,80 @@
+//! Follows the bucket of contacts, so that the index of owners says whose an address is, whoever wrote the contacts.
+//!
+//! Guarantee: a change is acknowledged after the index has it. Any number of processes may run it: each change is read anew
+//! from the bucket, so changes that come twice or late do no harm. It holds up nobody but itself.
+//!
+//! After a crash what was not acknowledged comes again. A new consumer begins with every record that there is.
+
+use std::collections::BTreeSet;
+
+use async_nats::jetstream::Context;
+use chasqui_contract::StoreError;
+use chasqui_nats::{
+    Pauses,
+    reader::{self, ReadError, StreamReader},
+};
+use chasqui_schemas::{consumer, stream, subject};
+use chasqui_stores::OwnersIndex;
+use futures::{StreamExt, TryStreamExt, stream as streams};
+use tokio_util::sync::CancellationToken;
+
+/// Maximum changes that are taken at a time.
+const BATCH: usize = 256;
+/// Maximum users whose addresses are written at a time.
+const AT_ONCE: usize = 16;
+
+/// Follows the contacts until `stop` is cancelled.
+///
+/// # Errors
+/// [`ReadError`] where the bucket or its consumer is not there at the start. Later troubles are waited for.
+pub async fn run_owners(nats: Context, stop: CancellationToken) -> Result<(), ReadError> {
+    let reader = StreamReader::open(nats.clone(), stream::CONTACTS, consumer::OWNERS).await?;
+    let mut pauses = Pauses::default();
+    while let Some(messages) = reader.messages(&stop).await {
+        let mut chunks = messages.ready_chunks(BATCH);
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                chunk = chunks.next() => chunk,
+            };
+            let Some(chunk) = chunk else { break };
+            let (good, bad): (Vec<_>, Vec<_>) = chunk.into_iter().partition(Result::is_ok);
+            let good = good.into_iter().flatten();
+            let (users, held): (BTreeSet<Option<String>>, Vec<_>) =
+                good.map(|message| (subject::contacts_of(&message.subject), message.split().1)).unzip();
+            let following = follow(&nats, users.into_iter().flatten());
+            let done = tokio::select! {
+                done = reader::extend_while(&held, reader.extend_every, following) => done,
+                () = stop.cancelled() => {
+                    reader::put_back_all(&held).await;
+                    return Ok(());
+                }
+            };
+            match done {
+                Ok(()) => {
+                    pauses = Pauses::default();
+                    reader::ack_all(&held).await;
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "whose addresses are is not stored yet");
+                    tokio::time::sleep(pauses.pause()).await;
+                    reader::put_back_all(&held).await;
+                }
+            }
+            if !bad.is_empty() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn follow(nats: &Context, users: impl Iterator<Item = String>) -> Result<(), StoreError> {
+    let index = OwnersIndex::open(nats).await?;
+    let following = streams::iter(users).map(|user| {
+        let index = index.clone();
+        async move { index.follow(&user).await }
+    });
+    following.buffer_unordered(AT_ONCE).try_collect::<()>().await
+}

@@ -1,0 +1,84 @@
+//! Whose an address is, on a real server, whoever writes the contacts.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use async_nats::jetstream::kv::Store;
+use chasqui_contract::Directory;
+use chasqui_schemas::record::{Contacts, Owners, Record};
+use chasqui_services::run_owners;
+use chasqui_stores::{NatsDirectory, OwnersIndex};
+use chasqui_testing::servers::Nats;
+use futures::TryStreamExt;
+use tokio_util::sync::CancellationToken;
+
+async fn put(contacts: &Store, user: &str, emails: &[&str]) {
+    let json = serde_json::json!({ "emails": emails, "phones": ["+15551234567"] });
+    contacts.put(user, json.to_string().into()).await.unwrap();
+}
+
+/// Waits until the index says so.
+async fn expect(directory: &NatsDirectory, address: &str, users: &[&str]) {
+    for _ in 0..600 {
+        let mut found = directory.owners(address).await.unwrap().map_or_else(Vec::new, |owners| owners.users.clone());
+        found.sort();
+        if found == users {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{address} is not {users:?}'s");
+}
+
+#[tokio::test]
+async fn an_address_leads_to_its_users_whoever_writes_the_contacts() {
+    let server = Nats::with_streams().await;
+    let context = server.context().await;
+    let contacts = context.get_key_value(Contacts::BUCKET).await.unwrap();
+    let directory = NatsDirectory::open(&context).await.unwrap();
+    // Before anybody follows: what is there already counts too.
+    put(&contacts, "ada=2El", &["Ada@example.com", "countess@example.com"]).await;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(run_owners(context.clone(), stop.clone()));
+    expect(&directory, "ada@example.com", &["ada.l"]).await;
+    put(&contacts, "bob", &["ada@example.com"]).await;
+    expect(&directory, "ada@example.com", &["ada.l", "bob"]).await;
+    expect(&directory, "+15551234567", &["ada.l", "bob"]).await;
+
+    put(&contacts, "ada=2El", &["countess@example.com"]).await;
+    expect(&directory, "ada@example.com", &["bob"]).await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+
+    // What changes while nobody follows is seen afterwards.
+    contacts.purge("bob").await.unwrap();
+    contacts.put("eve", "no JSON".into()).await.unwrap();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(run_owners(context.clone(), stop.clone()));
+    expect(&directory, "ada@example.com", &[]).await;
+    expect(&directory, "+15551234567", &["ada.l"]).await;
+    contacts.purge("ada=2El").await.unwrap();
+    expect(&directory, "countess@example.com", &[]).await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    let index = context.get_key_value(Owners::BUCKET).await.unwrap();
+    let left: Vec<String> = index.keys().await.unwrap().try_collect().await.unwrap();
+    assert!(left.is_empty(), "of nobody anything is left: {left:?}");
+}
+
+#[tokio::test]
+async fn many_who_follow_one_user_at_once_agree() {
+    let server = Nats::with_streams().await;
+    let context = server.context().await;
+    let contacts = context.get_key_value(Contacts::BUCKET).await.unwrap();
+    let index = OwnersIndex::open(&context).await.unwrap();
+    for round in 0..5 {
+        put(&contacts, "ada", &[&format!("ada{round}@example.com")]).await;
+        let following = (0..6).map(|_| async { while index.follow("ada").await.is_err() {} });
+        futures::future::join_all(following).await;
+    }
+    let directory = NatsDirectory::open(&context).await.unwrap();
+    expect(&directory, "ada4@example.com", &["ada"]).await;
+    expect(&directory, "ada0@example.com", &[]).await;
+}
