@@ -70,7 +70,7 @@ fn every_endpoint_gets_a_delivery_with_all_that_a_provider_needs() {
 #[test]
 fn a_channel_without_a_text_is_skipped_and_the_trace_says_so() {
     let stage = stage(template(
-        j!({"push": {"default": {"body": "b"}}, "email": {"ko": {"body": "b"}}, "in_app": {"default": {"url": "u"}}}),
+        j!({"push": {"default": {"body": "b"}}, "email": {"ko": {"body": "b"}}, "in_app": {"default": {"url": "https://example.com"}}}),
     ));
     let decision = decide(&stage, of_template(j!({}), vec![device("a"), phone(), mailbox(), inbox()]));
     for channel in [Channel::Sms, Channel::Email, Channel::InApp] {

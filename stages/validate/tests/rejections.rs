@@ -117,7 +117,7 @@ fn each_rule_is_told_by_itself() {
         ),
         (
             j!({"overrides": {"inbox": "x".repeat(submission::MAX_EXTRA_BYTES)}}),
-            "overrides: takes 16392 bytes as JSON; at most 16384 are taken",
+            "overrides: takes 16396 bytes as JSON; at most 16384 are taken",
         ),
         (j!({"metadata": {"x": 1}}), "metadata.x: must be a text, not a number"),
         (j!({"channels": []}), "channels: must not be empty"),
