@@ -18,6 +18,7 @@
 //! | [`id`], [`pepper`] | how every id is derived, and the secret that keeps addresses out of them |
 //! | [`clickhouse`] | the tables, and the migrations that make them |
 //! | [`subject`], [`stream`], [`consumer`], [`bucket`], [`header`] | the names on the broker |
+//! | [`permission`] | what each role of our own processes may do on the broker |
 //! | [`lane`], [`channel`], [`stage`], [`reason`], [`metric`] | the [vocabularies](vocabulary!) |
 //! | [`text`] | text from outside: without addresses, on one line, harmless for terminals |
 //! | `sample` | one valid value of each, for tests |
@@ -37,6 +38,7 @@ pub mod metric;
 pub mod notification;
 pub mod opt_out;
 pub mod pepper;
+pub mod permission;
 pub mod reason;
 pub mod receipt;
 pub mod record;

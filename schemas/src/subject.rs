@@ -139,6 +139,11 @@ pub fn inboxes(user: &str) -> String {
     format!("inbox.*.{}", token(user))
 }
 
+/// The in-app inboxes of all users of an app.
+pub fn app_inboxes(app: &str) -> String {
+    format!("inbox.{app}.*")
+}
+
 /// Whether a text can be an app's name: one subject token of at most 64 letters, digits, `-` and `_`.
 pub fn is_app(app: &str) -> bool {
     (1..=64).contains(&app.len()) && app.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')

@@ -18,6 +18,7 @@ use chasqui_schemas::{
     clickhouse::MIGRATIONS,
     consumer,
     metric::{Kind, Metric, prometheus},
+    permission::{Role, subscribes},
     receipt::Actor,
     record::{Bucket, Owners, Record},
     stream, subject,
@@ -197,6 +198,22 @@ fn subjects() {
         _ = write!(page, "\n## {title}\n\n{words}");
     }
     check("subjects", "schemas/src/{subject,stream,consumer,bucket}.rs and the vocabularies", &page);
+}
+
+#[test]
+fn permissions() {
+    let mut page = format!(
+        "# Permissions\n\nThe subjects of NATS that each role of Chasqui's own processes needs: `chasqui apps nats-config` \
+         writes them into the accounts of nats-server, and [apps](../operating/apps.md) says how. Every role subscribes to \
+         `{}` and to nothing else.\n",
+        subscribes("<nats.inbox_prefix>.<public key>")
+    );
+    for role in Role::ALL {
+        let mut publishes = role.publishes();
+        publishes.sort();
+        _ = write!(page, "\n## {role}\n\n{} It publishes on:\n\n```\n{}\n```\n", role.meaning(), publishes.join("\n"));
+    }
+    check("permissions", "schemas/src/permission.rs", &page);
 }
 
 /// A table or view, as its SQL describes it.

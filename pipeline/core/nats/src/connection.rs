@@ -9,7 +9,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use async_nats::{Client, ConnectErrorKind, ServerAddr};
+use async_nats::{Client, ConnectErrorKind, Event, ServerAddr};
 use chasqui_settings::Secret;
 use futures::StreamExt;
 
@@ -28,8 +28,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const FIRST_RECONNECT_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
-/// How we log in: with user and password, with a token, with credentials, or not at all. The address may name a user
-/// too.
+/// How we log in: with user and password, with a token, with credentials, with an nkey, or not at all. The address may name
+/// a user too.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectOptions {
     /// The user, if there is a password.
@@ -40,6 +40,11 @@ pub struct ConnectOptions {
     pub token: Option<Secret>,
     /// Credentials: user JWT and nkey seed, as `nsc` writes them.
     pub credentials: Option<Secret>,
+    /// The seed of an nkey.
+    pub nkey: Option<Secret>,
+    /// What the subjects begin with that answers come to; empty for the client's own. With a prefix that is ours alone
+    /// nobody else needs, or is given, the right to listen there.
+    pub inbox_prefix: String,
     /// PEM file of certificate authorities to trust beside the system's, for `tls://` addresses.
     pub root_certificates: Option<PathBuf>,
 }
@@ -54,7 +59,7 @@ pub enum ConnectError {
     #[error("nats.credentials cannot be used: check that they were written by `nsc`")]
     Credentials(#[source] std::io::Error),
     /// The server refused our login.
-    #[error("NATS at {servers} refused our credentials: check user and password, token or credentials")]
+    #[error("NATS at {servers} refused our credentials: check user and password, token, credentials or nkey")]
     Refused {
         /// Hosts and ports.
         servers: String,
@@ -122,7 +127,8 @@ async fn establish(url: &str, options: &ConnectOptions, later: bool) -> Result<C
         .request_timeout(Some(REQUEST_TIMEOUT))
         .ping_interval(PING_INTERVAL)
         .max_reconnects(None)
-        .reconnect_delay_callback(|attempts| reconnect_delay(attempts, random_fraction()));
+        .reconnect_delay_callback(|attempts| reconnect_delay(attempts, random_fraction()))
+        .event_callback(async |event| log(&event));
     if later {
         client = client.retry_on_initial_connect();
     }
@@ -134,6 +140,12 @@ async fn establish(url: &str, options: &ConnectOptions, later: bool) -> Result<C
     }
     if let Some(credentials) = &options.credentials {
         client = client.credentials(credentials.expose()).map_err(ConnectError::Credentials)?;
+    }
+    if let Some(seed) = &options.nkey {
+        client = client.nkey(seed.expose().to_owned());
+    }
+    if !options.inbox_prefix.is_empty() {
+        client = client.custom_inbox_prefix(&options.inbox_prefix);
     }
     if let Some(path) = &options.root_certificates {
         client = client.add_root_certificates(path.clone());
@@ -167,6 +179,23 @@ pub async fn given_up(client: &Client) -> GivenUp {
         while subscription.next().await.is_some() {}
     }
     GivenUp
+}
+
+/// Logs what nobody else hears of: a publish that the server refused has no answer, it only times out.
+fn log(event: &Event) {
+    match event {
+        Event::ServerError(error) => {
+            tracing::error!(%error, "NATS refuses: the user's permissions must be those of the process's roles");
+        }
+        Event::SlowConsumer(_) => tracing::warn!("NATS sends faster than a subscription is read: it sends again"),
+        // The client logs these itself.
+        Event::Connected
+        | Event::Disconnected
+        | Event::ClientError(_)
+        | Event::LameDuckMode
+        | Event::Draining
+        | Event::Closed => {}
+    }
 }
 
 /// The delay doubles up to the longest; of that, up to a half is taken off, as `fraction` in `[0, 1)` says.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`settings`] | the settings in `[nats]` |
 //! | [`connection`] | the connection: how we log in, how often we try again |
+//! | [`key`], [`accounts`] | how users of nats-server prove who they are, and what each may do |
 //! | [`publisher`] | durable publishing in atomic batches |
 //! | [`coalesce`] | a task that serves requests of several callers together |
 //! | [`consumer`] | finding a durable consumer |
@@ -19,12 +20,14 @@
 //!
 //! `chasqui migrate` creates streams and buckets; here a missing one is an error that names it.
 
+pub mod accounts;
 pub mod amend;
 pub mod bucket;
 pub mod cache;
 pub mod coalesce;
 pub mod connection;
 pub mod consumer;
+pub mod key;
 pub mod letters;
 pub mod mirror;
 mod pauses;
