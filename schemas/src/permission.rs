@@ -30,7 +30,7 @@ impl Role {
         match self {
             Role::Stages => stages(),
             Role::Services => services(),
-            Role::Gateway => vec![subject::RECEIPTS.to_owned()],
+            Role::Gateway => gateway(),
             // Whoever makes streams and consumers can let the server store and deliver whatever there is.
             Role::Operator => ["$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$KV.>", subject::ALL].map(str::to_owned).to_vec(),
         }
@@ -55,10 +55,7 @@ fn stages() -> Vec<String> {
     subjects.extend([subject::ATTEMPTS, subject::ENDED, subject::TAKEN_OVER, subject::INBOX].map(str::to_owned));
     // Some providers know at once that a message has arrived.
     subjects.push(subject::RECEIPTS.to_owned());
-    for claims in [stream::LEDGER, stream::ATTEMPTS] {
-        subjects.push(format!("$JS.API.DIRECT.GET.{claims}"));
-        subjects.push(format!("$JS.API.STREAM.MSG.GET.{claims}"));
-    }
+    subjects.extend([stream::LEDGER, stream::ATTEMPTS].into_iter().flat_map(read_claims));
     for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()) {
         subjects.extend(read(bucket));
         subjects.extend(watch(bucket));
@@ -82,11 +79,21 @@ fn services() -> Vec<String> {
     subjects.extend(Lane::ALL.map(|lane| subject::pattern(Stage::Validate, lane, None)));
     subjects.extend(queues());
     subjects.extend([subject::TRACES, subject::DEAD_TRACE, subject::DEAD_RECEIPT].map(str::to_owned));
+    // Receipts tell ids of ours by the secret.
+    subjects.extend(read(SECRETS));
     // Opt-outs.
     for bucket in [Preferences::BUCKET, Suppression::BUCKET] {
         subjects.extend(read(bucket));
         subjects.push(write(bucket));
     }
+    subjects
+}
+
+fn gateway() -> Vec<String> {
+    let mut subjects = vec![look_at_streams(), subject::RECEIPTS.to_owned(), subject::LEDGER.to_owned()];
+    // It claims callbacks that must not count twice, and tells ids of ours by the secret.
+    subjects.extend([stream::LEDGER, stream::ATTEMPTS].into_iter().flat_map(read_claims));
+    subjects.extend(read(SECRETS));
     subjects
 }
 
@@ -113,6 +120,10 @@ fn pull(stream: &str) -> [String; 4] {
 
 fn purge(stream: &str) -> String {
     format!("$JS.API.STREAM.PURGE.{stream}")
+}
+
+fn read_claims(stream: &str) -> [String; 2] {
+    [format!("$JS.API.DIRECT.GET.{stream}"), format!("$JS.API.STREAM.MSG.GET.{stream}")]
 }
 
 fn read(bucket: &str) -> [String; 1] {
@@ -146,6 +157,10 @@ mod tests {
             assert!(!may("$JS.API.STREAM.DELETE") && !may("$KV.secrets") && !may("$KV.templates"), "{role}");
             assert!(!publishes.contains(&">".to_owned()), "{role}");
         }
-        assert_eq!(Role::Gateway.publishes(), ["notify.receipt.*.*"]);
+        let gateway = Role::Gateway.publishes();
+        assert!(
+            !gateway.iter().any(|subject| subject.contains("contacts") || subject.contains("MSG.NEXT")),
+            "{gateway:?}"
+        );
     }
 }

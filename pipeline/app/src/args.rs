@@ -46,6 +46,9 @@ pub enum Command {
     /// Lists, shows and replays dead letters and rejected submissions.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Lists apps, and writes the accounts that confine them on nats-server.
+    #[command(subcommand)]
+    Apps(AppsCommand),
     /// Erases a user from the buckets, streams and ClickHouse, and reports what remains until when.
     Forget(ForgetArgs),
     /// Prints every setting with its default and its meaning.
@@ -196,6 +199,27 @@ pub enum RecordsCommand {
     },
     /// Prints the names of all records; of the suppression list, the hashes of addresses.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AppsCommand {
+    /// Lists the apps in the settings: lanes, and by which keys they may connect to NATS.
+    List {
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a key for a producer or a process of Chasqui: writes the secret seed to a new file, prints the public key.
+    NatsKey {
+        /// Where the seed goes. Only its owner can read the file.
+        file: PathBuf,
+    },
+    /// Prints accounts for nats-server: one for each app with a key, which reaches its own subjects only, and Chasqui's.
+    NatsConfig {
+        /// Writes them to this file instead, for `accounts { include "FILE" }` in nats.conf.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

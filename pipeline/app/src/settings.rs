@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use chasqui_nats::{accounts::App, key::PublicKey};
 use chasqui_rules::{Apps, Permissions, RouteSettings, Routes, Schemes, permissions::UNLISTED};
 use chasqui_schemas::{Lane, subject};
 use chasqui_settings::{SecretSource, SettingsError};
@@ -73,14 +74,15 @@ pub struct AppSettings {
     pub senders: Vec<String>,
     pub overrides: Option<Vec<String>>,
     pub token: SecretSource,
+    pub nats_keys: Vec<PublicKey>,
     pub routes: RouteSettings,
 }
 
 impl Default for AppSettings {
     fn default() -> Self {
         let Permissions { lanes, categories, mandatory, inline, senders, overrides } = Permissions::default();
-        let (token, routes) = (SecretSource::default(), RouteSettings::default());
-        AppSettings { lanes, categories, mandatory, inline, senders, overrides, token, routes }
+        let (token, nats_keys, routes) = (SecretSource::default(), Vec::new(), RouteSettings::default());
+        AppSettings { lanes, categories, mandatory, inline, senders, overrides, token, nats_keys, routes }
     }
 }
 
@@ -216,6 +218,15 @@ impl Settings {
         let own = self.listed_apps().map(|(app, settings)| (app.clone(), settings.routes.clone()));
         Routes::new(self.routes.clone(), own)
     }
+
+    /// What the accounts of nats-server are made of, app by app.
+    pub fn confined_apps(&self) -> Vec<App<'_>> {
+        let mut confined = Vec::new();
+        for (name, app) in self.listed_apps() {
+            confined.push(App { name, lanes: app.lanes.as_deref().unwrap_or(&Lane::ALL), keys: &app.nats_keys });
+        }
+        confined
+    }
 }
 
 #[cfg(test)]
@@ -286,6 +297,16 @@ mod tests {
         let needed = settings.streams.set_aside_bytes() + settings.streams.deferred_bytes;
         let disk = settings.embedded.nats_disk_bytes as i64;
         assert!(needed < disk / 10 * 9, "{needed} of {disk}: the rest is for idempotency keys and records");
+    }
+
+    #[test]
+    fn a_seed_in_the_place_of_a_public_key_is_refused_and_not_repeated() {
+        let (seed, public) = chasqui_nats::key::make().unwrap();
+        for text in ["[apps.shop]\nnats_keys = ['KEY']", "[nats.keys]\nstages = ['KEY']"] {
+            assert!(with(&text.replace("KEY", public.as_str())).is_ok());
+            let error = with(&text.replace("KEY", seed.expose())).unwrap_err().to_string();
+            assert!(error.contains("nats-key") && !error.contains(seed.expose()), "{error}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context;
 use async_nats::{Client, jetstream};
-use chasqui_contract::{Clock, SystemClock};
+use chasqui_contract::SystemClock;
 use chasqui_dedupe::Dedupe;
 use chasqui_enrich::Enrich;
 use chasqui_filter::Filter;
@@ -198,13 +198,17 @@ impl Worker {
         if roles.contains(&Role::Service(Service::Writer)) {
             self.clickhouse = Some(addresses.clickhouse(&settings.clickhouse)?);
         }
-        let parts = Parts::open(&settings.nats, &settings.privacy, client, OTHERS).await?;
+        let broker = open_broker(&settings.nats, client);
         let stages: Vec<Stage> = roles.iter().filter_map(|role| role.stage()).collect();
+        // Only stages open all buckets: the other roles have no right to read them.
         if !stages.is_empty() {
+            let parts = Parts::open(&settings.privacy, broker.clone(), OTHERS).await?;
             let on = self.thread("critical")?;
             let urgent = {
                 let (nats, privacy, addresses) = (settings.nats.clone(), settings.privacy.clone(), addresses.clone());
-                let open = async move { Parts::open(&nats, &privacy, addresses.nats(&nats).await?, URGENT).await };
+                let open = async move {
+                    Parts::open(&privacy, open_broker(&nats, addresses.nats(&nats).await?), URGENT).await
+                };
                 on.spawn(open).await??
             };
             self.watch(urgent.broker.client.clone(), &on);
@@ -214,10 +218,10 @@ impl Worker {
             }
         }
         for service in roles.iter().filter_map(|role| role.service()) {
-            self.service(service, settings, addresses, &parts)?;
+            self.service(service, settings, addresses, &broker)?;
         }
         if roles.contains(&Role::Gateway) {
-            self.open_gateway(settings, addresses, parts.broker.client.clone()).await?;
+            self.open_gateway(settings, addresses, broker.client.clone()).await?;
         }
         Ok(())
     }
@@ -287,23 +291,26 @@ impl Worker {
         service: Service,
         settings: &Settings,
         addresses: &Addresses,
-        parts: &Parts,
+        broker: &Broker,
     ) -> anyhow::Result<()> {
         match service {
             Service::Deferred => {
-                let Broker { client, publisher, letters, .. } = parts.broker.clone();
+                let Broker { client, publisher, letters, .. } = broker.clone();
                 let deferred = run_deferred(client, publisher, letters, self.stop.clone());
                 self.tasks.spawn(async move { deferred.await.context("deferred") });
             }
             Service::Receipts => {
-                let context = jetstream::new(parts.broker.client.clone());
+                let context = jetstream::new(broker.client.clone());
                 let kept = SignedDuration::from_hours(24 * i64::from(settings.clickhouse.ttl_days.get()));
-                let (traces, pepper) = (parts.broker.traces.clone(), parts.pepper.clone());
-                let receipts = run_receipts(context, traces, pepper, kept, self.stop.clone());
-                self.tasks.spawn(async move { receipts.await.context("receipts") });
+                let (traces, secret, stop) = (broker.traces.clone(), settings.privacy.secret()?, self.stop.clone());
+                let receipts = async move {
+                    let pepper = pepper(&context, secret.as_ref()).await?;
+                    run_receipts(context, traces, pepper, kept, stop).await.context("receipts")
+                };
+                self.tasks.spawn(receipts);
             }
             Service::Owners => {
-                let owners = run_owners(jetstream::new(parts.broker.client.clone()), self.stop.clone());
+                let owners = run_owners(jetstream::new(broker.client.clone()), self.stop.clone());
                 self.tasks.spawn(async move { owners.await.context("owners") });
             }
             Service::Writer => {
@@ -330,7 +337,7 @@ impl Worker {
                 if !settings.export.is_on() {
                     return Ok(());
                 }
-                let context = jetstream::new(parts.broker.client.clone());
+                let context = jetstream::new(broker.client.clone());
                 let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
                 let exporter = run_exporter(context, clickhouse, settings.export.clone(), self.stop.clone());
                 self.tasks.spawn(async move { exporter.await.context("exporter") });
@@ -338,7 +345,7 @@ impl Worker {
             Service::Monitor => {
                 let every = Duration::from_millis(settings.monitor.sample_ms);
                 let clickhouse = addresses.clickhouse(&settings.clickhouse)?;
-                let monitor = run_monitor(parts.broker.client.clone(), clickhouse, every, self.stop.clone());
+                let monitor = run_monitor(broker.client.clone(), clickhouse, every, self.stop.clone());
                 self.tasks.spawn(async move {
                     monitor.await;
                     Ok(())
@@ -477,7 +484,13 @@ pub fn publisher(context: &jetstream::Context, settings: &chasqui_nats::Settings
     }
 }
 
-/// What roles on the same lanes share: one connection, and one ledger that batches all claims.
+/// What a role needs of the broker, on the connection `client`.
+fn open_broker(nats: &chasqui_nats::Settings, client: Client) -> Broker {
+    let publisher = publisher(&jetstream::new(client.clone()), nats);
+    Broker::start(client, publisher, Arc::new(SystemClock))
+}
+
+/// What stages on the same lanes share: one connection, and one ledger that batches all claims.
 struct Parts {
     lanes: &'static [Lane],
     broker: Broker,
@@ -487,15 +500,9 @@ struct Parts {
 }
 
 impl Parts {
-    async fn open(
-        nats: &chasqui_nats::Settings,
-        privacy: &PrivacySettings,
-        client: Client,
-        lanes: &'static [Lane],
-    ) -> anyhow::Result<Self> {
-        let context = jetstream::new(client.clone());
-        let publisher = publisher(&context, nats);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    async fn open(privacy: &PrivacySettings, broker: Broker, lanes: &'static [Lane]) -> anyhow::Result<Self> {
+        let context = jetstream::new(broker.client.clone());
+        let publisher = broker.publisher.clone();
         let ledger = match lanes {
             URGENT => NatsLedger::open_urgent(&context, publisher.clone()).await?,
             _ => NatsLedger::open(&context, publisher.clone()).await?,
@@ -505,7 +512,7 @@ impl Parts {
             directory: Arc::new(NatsDirectory::open(&context).await?),
             ledger: Arc::new(ledger),
             pepper: pepper(&context, privacy.secret()?.as_ref()).await?,
-            broker: Broker::start(client, publisher, clock),
+            broker,
         })
     }
 }

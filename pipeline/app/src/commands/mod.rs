@@ -1,5 +1,6 @@
 //! Runs the commands, a module each.
 
+mod apps;
 pub(crate) mod dead;
 mod forget;
 pub mod output;
@@ -26,6 +27,7 @@ pub async fn run(command: Command, settings: Settings, metrics: Metrics) -> anyh
         Command::Stats(args) => stats::run(&args, &settings).await?,
         Command::Queues(args) => queues::run(&args, &settings).await?,
         Command::Forget(args) => forget::run(&args, &settings).await?,
+        Command::Apps(command) => apps::run(command, &settings)?,
         Command::Dead(command) => dead::run(command, &settings).await?,
         Command::Records(command) => records::run(command, &settings).await?,
         // The manual was printed before settings were read.
