@@ -2,7 +2,7 @@
 //! is dropped.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -10,12 +10,17 @@ use std::{
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use chasqui_embedded::{Embedded, NatsOptions, SyncInterval};
+use chasqui_nats::{ConnectOptions, accounts, key};
+use chasqui_settings::SecretSource;
 use tokio::process::{Child, Command};
 
 use crate::servers;
 
 /// The longest that a test waits for what must happen: far more than it takes, so that a busy machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// The default of `nats.inbox_prefix`.
+const INBOX_PREFIX: &str = "_INBOX_chasqui";
 
 /// Waits until no other test loads the machine, and lets none begin until the guard is dropped: for tests that keep all
 /// cores busy for a minute, which side by side would only make each other late.
@@ -26,10 +31,12 @@ pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
 
 /// What an operator runs, in a directory of its own.
 pub struct TestInstall {
-    dir: tempfile::TempDir,
-    servers: Embedded,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) servers: Embedded,
     settings: PathBuf,
-    /// A connection as a producer has one.
+    /// The seed by which commands connect to NATS, where it asks for one.
+    nkey: Option<PathBuf>,
+    /// A connection as a producer has one; where producers are confined, as an operator has one.
     pub nats: async_nats::Client,
     /// A connection as an analyst has one.
     pub clickhouse: clickhouse::Client,
@@ -50,7 +57,9 @@ impl TestInstall {
     /// # Errors
     /// What keeps them from starting.
     pub async fn start_without_sync(settings: &str) -> anyhow::Result<Self> {
-        Self::open(tempfile::tempdir()?, settings, SyncInterval::Every(Duration::from_secs(60)), String::new()).await
+        let nats =
+            NatsOptions { sync_interval: SyncInterval::Every(Duration::from_secs(60)), ..NatsOptions::default() };
+        Self::open(tempfile::tempdir()?, settings, nats, String::new(), None).await
     }
 
     /// The same in a directory that the test has prepared: the servers' data is in `data` there.
@@ -58,7 +67,7 @@ impl TestInstall {
     /// # Errors
     /// What keeps them from starting.
     pub async fn start_in(dir: tempfile::TempDir, settings: &str) -> anyhow::Result<Self> {
-        Self::open(dir, settings, SyncInterval::Always, String::new()).await
+        Self::open(dir, settings, NatsOptions::default(), String::new(), None).await
     }
 
     /// The same, with more of ClickHouse's own configuration, as XML.
@@ -66,25 +75,26 @@ impl TestInstall {
     /// # Errors
     /// What keeps them from starting.
     pub async fn start_with(dir: tempfile::TempDir, settings: &str, clickhouse: String) -> anyhow::Result<Self> {
-        Self::open(dir, settings, SyncInterval::Always, clickhouse).await
+        Self::open(dir, settings, NatsOptions::default(), clickhouse, None).await
     }
 
-    async fn open(
+    pub(crate) async fn open(
         dir: tempfile::TempDir,
         settings: &str,
-        sync_interval: SyncInterval,
+        nats: NatsOptions,
         clickhouse: String,
+        nkey: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let mut options = servers::options(dir.path().join("data"));
-        options.nats = Some(NatsOptions { sync_interval, ..NatsOptions::default() });
+        options.nats = Some(nats);
         options.clickhouse = Some(servers::clickhouse_options(clickhouse, &[]));
         let servers = Embedded::start(options, |_| {}).await?;
         let path = dir.path().join("settings.toml");
         std::fs::write(&path, settings)?;
         let url = servers.clickhouse_url().context("no ClickHouse")?;
         let clickhouse = clickhouse::Client::default().with_url(url).with_database("chasqui");
-        let nats = async_nats::connect(servers.nats_url().context("no NATS")?).await?;
-        let install = TestInstall { dir, servers, settings: path, nats, clickhouse };
+        let nats = connect(servers.nats_url().context("no NATS")?, nkey.as_deref()).await?;
+        let install = TestInstall { dir, servers, settings: path, nkey, nats, clickhouse };
         install.run(&["migrate"]).await?;
         Ok(install)
     }
@@ -111,6 +121,9 @@ impl TestInstall {
             // Many workers run on one machine: tests that want a gateway name a port.
             .env("CHASQUI_GATEWAY__BIND", "")
             .kill_on_drop(true);
+        if let Some(seed) = &self.nkey {
+            command.env("CHASQUI_NATS__NKEY__FILE", seed);
+        }
         Ok(command)
     }
 
@@ -200,6 +213,17 @@ impl TestInstall {
         let stream = jetstream::new(self.nats.clone()).get_stream(stream).await?;
         Ok(stream.cached_info().state.messages)
     }
+}
+
+/// Connects with the seed in a file, if there is one.
+pub(crate) async fn connect(url: &str, nkey: Option<&Path>) -> anyhow::Result<async_nats::Client> {
+    let source = SecretSource { file: nkey.map(Path::to_owned), env: None };
+    let nkey = source.read("nats.nkey")?;
+    let inbox_prefix = match &nkey {
+        Some(seed) => accounts::inbox(INBOX_PREFIX, &key::public_key(seed, "nats.nkey")?),
+        None => String::new(),
+    };
+    Ok(chasqui_nats::connect(url, &ConnectOptions { nkey, inbox_prefix, ..ConnectOptions::default() }).await?)
 }
 
 /// A `chasqui serve` process.

@@ -218,3 +218,9 @@ pub fn message(subject: &str, id: impl fmt::Display) -> Outgoing {
         payload: Bytes::from(id.to_string()),
     }
 }
+
+/// So many messages for one atomic batch.
+pub fn batch(subject: &str, count: usize, payload: impl Fn(usize) -> String) -> Vec<Outgoing> {
+    let one = |number| Outgoing { payload: payload(number).into(), ..message(subject, uuid::Uuid::now_v7()) };
+    (0..count).map(one).collect()
+}

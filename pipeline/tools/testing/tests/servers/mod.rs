@@ -3,6 +3,7 @@
 mod accounts;
 mod bad_input;
 mod callbacks;
+mod confined;
 mod console;
 mod crash;
 mod dashboards;
