@@ -8,7 +8,9 @@ use async_nats::{
     jetstream::{self, message::PublishMessage},
 };
 use chasqui_schemas::{Channel, Lane, OptOut, ReceiptKind, Stage, header, permission::Role, stream, subject};
-use chasqui_testing::{Collector, TestInstall, install::PATIENCE, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{
+    Collector, Deliveries, TestInstall, install::PATIENCE, oracle, settings::IMPATIENT, submissions,
+};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
@@ -104,7 +106,9 @@ async fn every_role_does_its_work_with_exactly_its_permissions() -> anyhow::Resu
 
     // A receipt with an opt-out, as the gateway publishes one.
     let off = OptOut::Category { app: "shop".into(), user: "bob".into(), category: "test".into() };
-    let receipt = json!([{"delivery_id": Uuid::from_u128(1), "notification_id": Uuid::now_v7()}]);
+    let deliveries = Deliveries::read(&install).await?;
+    let known = deliveries.0.first().context("no delivery")?;
+    let receipt = json!([{"delivery_id": known.delivery_id, "notification_id": known.notification_id}]);
     let message = PublishMessage::build()
         .payload(receipt.to_string().into())
         .header(header::OPT_OUT, serde_json::to_string(&off)?.as_str());
