@@ -49,6 +49,7 @@ fn stages() -> Vec<String> {
         subjects.push(purge(name));
     }
     subjects.extend(queues());
+    subjects.extend(shares());
     for own in [subject::TRACES, subject::DEAD, subject::REJECTED, subject::DEFERRED, subject::LEDGER] {
         subjects.push(own.to_owned());
     }
@@ -74,11 +75,14 @@ fn services() -> Vec<String> {
     for name in [stream::TRACES, stream::RECEIPTS, stream::DEFERRED] {
         subjects.extend(pull(name));
     }
+    subjects.extend(shares());
     subjects.extend([purge(stream::TRACES), purge(stream::RECEIPTS)]);
     // What was deferred returns to its queue, and a submission to the first.
     subjects.extend(Lane::ALL.map(|lane| subject::pattern(Stage::Validate, lane, None)));
     subjects.extend(queues());
-    subjects.extend([subject::TRACES, subject::DEAD_TRACE, subject::DEAD_RECEIPT].map(str::to_owned));
+    subjects.extend(
+        [subject::TRACES, subject::DEAD_TRACE, subject::DEAD_RECEIPT, subject::DEAD_DEFERRED].map(str::to_owned),
+    );
     // Receipts tell ids of ours by the secret.
     subjects.extend(read(SECRETS));
     // Opt-outs.
@@ -101,6 +105,17 @@ fn gateway() -> Vec<String> {
 fn queues() -> impl Iterator<Item = String> {
     let later = Stage::ALL.into_iter().filter(|stage| *stage != Stage::Validate);
     later.flat_map(|stage| Lane::ALL.map(|lane| subject::pattern(stage, lane, None)))
+}
+
+/// Counting what each app has in the streams that apps share: a consumer of our own, of headers.
+fn shares() -> impl Iterator<Item = String> {
+    [stream::DEAD, stream::DEFERRED].into_iter().flat_map(|name| {
+        [
+            format!("$JS.API.CONSUMER.CREATE.{name}.>"),
+            format!("$JS.API.CONSUMER.CREATE.{name}"),
+            format!("$JS.API.CONSUMER.MSG.NEXT.{name}.*"),
+        ]
+    })
 }
 
 fn look_at_streams() -> String {
