@@ -8,7 +8,7 @@
 use crate::{
     Lane, Stage,
     bucket::SECRETS,
-    record::{Bucket, Contacts, Preferences, Record, Suppression},
+    record::{Bucket, Contacts, Owners, Preferences, Record, Suppression},
     stream, subject,
 };
 
@@ -17,7 +17,7 @@ crate::vocabulary! {
     /// rights of all.
     pub enum Role "role" {
         Stages = "stages": "Runs stages.",
-        Services = "services": "Runs the services deferred, receipts, writer, exporter and monitor.",
+        Services = "services": "Runs the services deferred, receipts, owners, writer, exporter and monitor.",
         Gateway = "gateway": "Runs the gateway, and nothing else.",
         Operator = "operator": "Runs `chasqui migrate` and every other command.",
     }
@@ -83,8 +83,14 @@ fn services() -> Vec<String> {
     subjects.extend(
         [subject::TRACES, subject::DEAD_TRACE, subject::DEAD_RECEIPT, subject::DEAD_DEFERRED].map(str::to_owned),
     );
+    // The writer fetches a message of which ClickHouse refuses a row.
+    subjects.push(format!("$JS.API.STREAM.MSG.GET.{}", stream::TRACES));
     // Receipts tell ids of ours by the secret.
     subjects.extend(read(SECRETS));
+    // Whose an address is, from the contacts.
+    subjects.extend(pull(stream::CONTACTS));
+    subjects.extend([Contacts::BUCKET, Owners::BUCKET].into_iter().flat_map(read));
+    subjects.push(write(Owners::BUCKET));
     // Opt-outs.
     for bucket in [Preferences::BUCKET, Suppression::BUCKET] {
         subjects.extend(read(bucket));

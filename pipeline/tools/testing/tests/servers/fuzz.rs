@@ -5,21 +5,24 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
 };
 
 use async_nats::jetstream::{Context, consumer::PullConsumer};
 use chasqui_contract::SystemClock;
 use chasqui_nats::Publisher;
+use chasqui_rules::{Apps, Schemes, Vendors};
 use chasqui_runtime::{Broker, lanes::OTHERS, run_stage, settings::Settings};
 use chasqui_schemas::{Pepper, envelope};
+use chasqui_stores::memory::MemoryDirectory;
 use chasqui_testing::{
     RawProducer,
     raw::BLOCKS,
     servers::{Nats, eventually},
 };
-use chasqui_validate::Validate;
+use chasqui_validate::{Allowed, Validate};
+use jiff::SignedDuration;
 use proptest::{
     collection::vec,
     prelude::*,
@@ -94,7 +97,13 @@ fn whatever_is_published_is_forwarded_or_rejected() {
         let producer = RawProducer::connect(nats.url()).await;
         let publisher = Publisher::new(context.clone());
         let broker = Broker::start(context.client(), publisher, Arc::new(SystemClock));
-        let validate = Validate::new(BTreeMap::new(), Pepper::new(b"a test's"));
+        let allowed = Allowed {
+            apps: Apps::default(),
+            vendors: Vendors::default(),
+            schemes: Schemes::default(),
+            send_at_horizon: SignedDuration::from_hours(24),
+        };
+        let validate = Validate::new(allowed, Arc::new(MemoryDirectory::new()), Pepper::new(b"a test's"));
         let limits = Settings::with("").unwrap().runner.limits();
         tokio::spawn(run_stage(Arc::new(validate), None, OTHERS, broker, limits, stop.clone()));
         (nats, context, tokio::sync::Mutex::new(producer))
