@@ -57,7 +57,7 @@ fn stages() -> Vec<String> {
     // Some providers know at once that a message has arrived.
     subjects.push(subject::RECEIPTS.to_owned());
     subjects.extend([stream::LEDGER, stream::ATTEMPTS].into_iter().flat_map(read_claims));
-    for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()) {
+    for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([Owners::BUCKET]) {
         subjects.extend(read(bucket));
         subjects.extend(watch(bucket));
     }

@@ -59,7 +59,7 @@ async fn every_role_does_its_work_with_exactly_its_permissions() -> anyhow::Resu
     let device = json!({"devices": [{"id": "d1", "platform": "ios", "token": "dead-endpoint-1"}]}).to_string();
     install.run(&["contacts", "put", "ada", &device]).await?;
     let worker = install.worker_as(Role::Stages, STAGES, &[])?;
-    let _services = install.worker_as(Role::Services, "deferred,receipts,writer,exporter,monitor", &[])?;
+    let _services = install.worker_as(Role::Services, "deferred,receipts,owners,writer,exporter,monitor", &[])?;
     let gateway = format!("127.0.0.1:{}", chasqui_embedded::free_port()?);
     let _gateway = install.worker_as(Role::Gateway, "gateway", &[("CHASQUI_GATEWAY__BIND", &gateway)])?;
     install.until_running(3).await?;
