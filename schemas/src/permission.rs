@@ -70,7 +70,7 @@ fn stages() -> Vec<String> {
 fn services() -> Vec<String> {
     let mut subjects = vec![look_at_streams(), "$JS.API.CONSUMER.INFO.*.*".to_owned()];
     // The monitor asks for the age of the oldest message of each queue.
-    let queued = stream::of_stages().chain([stream::TRACES, stream::RECEIPTS, stream::DEFERRED]);
+    let queued = stream::of_stages().chain([stream::TRACES, stream::RECEIPTS, stream::DEFERRED, stream::CONTACTS]);
     subjects.extend(queued.map(|name| format!("$JS.API.DIRECT.GET.{name}")));
     for name in [stream::TRACES, stream::RECEIPTS, stream::DEFERRED] {
         subjects.extend(pull(name));

@@ -27,7 +27,7 @@ pub const CONTACTS: &str = "KV_contacts";
 pub const MAX_BYTES: &str = "chasqui_max_bytes";
 
 /// The streams that belong to no stage, and what each serves, as `queue_metrics.stage` names it.
-pub const SERVICES: [(&str, &str); 8] = [
+pub const SERVICES: [(&str, &str); 9] = [
     (TRACES, "traces"),
     (RECEIPTS, "receipts"),
     (DEFERRED, "schedules"),
@@ -36,6 +36,7 @@ pub const SERVICES: [(&str, &str); 8] = [
     (LEDGER, "ledger"),
     (ATTEMPTS, "attempts"),
     (INBOX, "inbox"),
+    (CONTACTS, "owners"),
 ];
 
 /// The stream that holds a stage's queue for one lane. A full queue stops only the stage before it, and no lane waits

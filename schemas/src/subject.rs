@@ -25,6 +25,8 @@ pub const DEAD_DEFERRED: &str = "notify.dead.deferred";
 pub const DEAD_OF_SERVICES: [&str; 3] = [DEAD_TRACE, DEAD_RECEIPT, DEAD_DEFERRED];
 /// The app of a submission whose subject names none: no name of an app looks like this.
 pub const NO_APP: &str = "~";
+/// The records of contacts, as the bucket's stream stores them.
+pub const CONTACTS: &str = "$KV.contacts.>";
 /// Every rejected submission, by app.
 pub const REJECTED: &str = "notify.rejected.*";
 /// Every claim in the dedupe ledger.
@@ -88,9 +90,9 @@ pub fn pattern(stage: Stage, lane: Lane, channel: Option<Channel>) -> String {
     }
 }
 
-/// The user whose contacts are written on a subject.
+/// The user whose contacts are written on a subject of [`CONTACTS`].
 pub fn contacts_of(subject: &str) -> Option<String> {
-    untoken(subject.strip_prefix("$KV.contacts.")?)
+    untoken(subject.strip_prefix(CONTACTS.trim_end_matches('>'))?)
 }
 
 /// Where a dead letter of a stage is kept.

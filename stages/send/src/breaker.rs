@@ -17,7 +17,7 @@
 //! And a probe that failed is not made again with the same endpoint while others may want to: for as long as the first
 //! open time after each.
 //!
-//! At an origin that anybody can choose, caution comes first: until a call ends well, few may be under way.
+//! At an origin that anybody can choose, caution comes first: until a first call ends well, few may be under way.
 //!
 //! Each process has its own, and begins closed after a crash: it learns again, from `min_calls` calls.
 
@@ -35,7 +35,7 @@ const SLOTS: i64 = 10;
 /// A probe is soon over: whoever comes meanwhile asks again after this.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Maximum calls under way at an origin of which nothing good is known.
+/// Maximum calls under way at an origin where no call has ended well yet.
 const CAUTION: u32 = 32;
 /// Maximum endpoints whose troubles are told apart, in a part of the window; more are trouble enough.
 const MAX_TROUBLED: usize = 1_024;
@@ -138,7 +138,7 @@ pub(crate) struct Breaker {
     calls: u64,
     /// When the calls of this era began that are under way and not slow yet, and their endpoints; ids follow time.
     fresh: BTreeMap<u64, (Timestamp, u64)>,
-    /// Calls of this era under way, where that has a limit: [`CAUTION`].
+    /// Calls of this era under way, where that has a limit: [`CAUTION`]. It has none any more once a call has ended well.
     under_way: Option<u32>,
     /// The endpoints whose probes failed since it was last closed.
     shunned: VecDeque<u64>,
@@ -180,8 +180,8 @@ impl Breaker {
         }
         let soon = now.checked_add(PROBE_PAUSE).unwrap_or(Timestamp::MAX);
         match &mut self.state {
-            State::Closed(window) => {
-                if self.under_way.is_some_and(|count| count >= CAUTION) && window.sum(now).good == 0 {
+            State::Closed(_) => {
+                if self.under_way.is_some_and(|count| count >= CAUTION) {
                     return Err(Refusal { until: soon, open_for: PROBE_PAUSE });
                 }
             }
@@ -225,7 +225,8 @@ impl Breaker {
                 if failed {
                     window.add_trouble(now, call.endpoint, Trouble::Failed, !counted_as_slow);
                 } else if !counted_as_slow {
-                    window.add(now, Counts { calls: 1, good: 1, ..Counts::default() });
+                    window.add(now, Counts { calls: 1, ..Counts::default() });
+                    self.under_way = None;
                 }
                 self.judge(now);
             }
@@ -304,8 +305,6 @@ impl Breaker {
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     calls: u32,
-    /// Those that ended in time and did not fail.
-    good: u32,
     failed: u32,
     slow: u32,
 }
@@ -350,7 +349,6 @@ impl Window {
     fn add(&mut self, now: Timestamp, counts: Counts) {
         let Some(Slot { counts: sum, .. }) = self.slot(now) else { return };
         sum.calls = sum.calls.saturating_add(counts.calls);
-        sum.good = sum.good.saturating_add(counts.good);
         sum.failed = sum.failed.saturating_add(counts.failed);
         sum.slow = sum.slow.saturating_add(counts.slow);
     }
@@ -382,7 +380,6 @@ impl Window {
         self.forget(now);
         self.slots.iter().fold(Counts::default(), |sum, Slot { counts: each, .. }| Counts {
             calls: sum.calls.saturating_add(each.calls),
-            good: sum.good.saturating_add(each.good),
             failed: sum.failed.saturating_add(each.failed),
             slow: sum.slow.saturating_add(each.slow),
         })

@@ -76,6 +76,7 @@ pub(super) fn consumers() -> Vec<Queue> {
     }
     all.push(service(stream::TRACES, "", consumer::TRACES, subject::TRACES));
     all.push(service(stream::RECEIPTS, "", consumer::RECEIPTS, subject::RECEIPTS));
+    all.push(service(stream::CONTACTS, "", consumer::OWNERS, subject::CONTACTS));
     all
 }
 
