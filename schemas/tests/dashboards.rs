@@ -92,3 +92,28 @@ fn the_target_is_the_same_everywhere() {
     }
     assert!(found >= 5, "{found}");
 }
+
+#[test]
+fn no_variable_can_change_what_a_panel_asks() {
+    let sql: Vec<PathBuf> = files(&folder().join("panels"), ".sql");
+    let mut count = 0;
+    for path in sql {
+        let text = fs::read_to_string(&path).unwrap();
+        for (at, _) in text.match_indices("${") {
+            let variable = &text[at..=at + text[at..].find('}').unwrap()];
+            let whole = format!("decodeURLComponent('{variable}')");
+            assert!(variable.ends_with(":percentencode}"), "{}: {variable} is not encoded", path.display());
+            assert!(text[..at].ends_with("decodeURLComponent('"), "{}: {variable} is not {whole}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count > 10, "only {count} variables were found");
+    // Queries of variables and of links stand in no file of their own.
+    for path in files(&folder(), ".json") {
+        let dashboard: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        for variable in dashboard["templating"]["list"].as_array().into_iter().flatten() {
+            let query = variable["query"].as_str().unwrap_or_default();
+            assert!(!query.contains("${") && !query.contains("[["), "{}: {query}", path.display());
+        }
+    }
+}

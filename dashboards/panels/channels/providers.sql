@@ -19,6 +19,6 @@ SELECT
         SELECT notification_id FROM notifications WHERE $__timeFilter(submitted_at) AND was_deferred
     )) / 1000 AS p99
 FROM deliveries
-WHERE $__timeFilter(submitted_at) AND '${app}' IN ('*', app) AND '${channel}' IN ('*', channel) AND attempts > 0
+WHERE $__timeFilter(submitted_at) AND decodeURLComponent('${app:percentencode}') IN ('*', app) AND decodeURLComponent('${channel:percentencode}') IN ('*', channel) AND attempts > 0
 GROUP BY channel, provider
 ORDER BY channel, deliveries DESC, provider

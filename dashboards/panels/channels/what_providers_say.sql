@@ -9,7 +9,7 @@ SELECT
     argMax(trace_id, started_at) AS `latest trace`
 FROM trace_events
 WHERE $__timeFilter(started_at) AND submitted_at >= $__fromTime - INTERVAL 7 DAY
-    AND stage = 'send' AND status != 'ok' AND '${app}' IN ('*', app) AND '${channel}' IN ('*', channel)
+    AND stage = 'send' AND status != 'ok' AND decodeURLComponent('${app:percentencode}') IN ('*', app) AND decodeURLComponent('${channel:percentencode}') IN ('*', channel)
 GROUP BY channel, provider, status, reason
 ORDER BY steps DESC, channel, provider, status, reason
 LIMIT 100

@@ -1,5 +1,5 @@
 WITH
-    ${id:sqlstring} AS needle,
+    decodeURLComponent('${id:percentencode}') AS needle,
     toUUIDOrZero(needle) AS uuid
 SELECT
     trace_id,

@@ -12,6 +12,6 @@ SELECT
     StatusMessage AS statusMessage,
     SpanKind AS kind
 FROM otel_traces
-WHERE TraceId = replaceAll(lower(if(${trace_id:sqlstring} = '', ${id:sqlstring}, ${trace_id:sqlstring})), '-', '')
+WHERE TraceId = replaceAll(lower(if(decodeURLComponent('${trace_id:percentencode}') = '', decodeURLComponent('${id:percentencode}'), decodeURLComponent('${trace_id:percentencode}'))), '-', '')
 ORDER BY startTime
 LIMIT 10000

@@ -1,3 +1,3 @@
 SELECT count() AS notifications
 FROM notifications
-WHERE $__timeFilter(submitted_at) AND '${app}' IN ('*', app)
+WHERE $__timeFilter(submitted_at) AND decodeURLComponent('${app:percentencode}') IN ('*', app)

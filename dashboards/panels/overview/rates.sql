@@ -5,6 +5,6 @@ SELECT
     avg(opened_human_at IS NOT NULL) AS `opened by people`,
     avg(clicked_human_at IS NOT NULL) AS `clicked by people`
 FROM deliveries
-WHERE $__timeFilter(submitted_at) AND '${app}' IN ('*', app) AND sent_at IS NOT NULL
+WHERE $__timeFilter(submitted_at) AND decodeURLComponent('${app:percentencode}') IN ('*', app) AND sent_at IS NOT NULL
 GROUP BY time
 ORDER BY time

@@ -1,5 +1,5 @@
 SELECT $__timeInterval(sampled_at) AS time, trim(concat(stage, ' ', lane)) AS queue, max(oldest_ms) / 1000 AS oldest
 FROM queue_metrics
-WHERE $__timeFilter(sampled_at) AND '${stage}' IN ('*', stage) AND '${lane}' IN ('*', lane)
+WHERE $__timeFilter(sampled_at) AND decodeURLComponent('${stage:percentencode}') IN ('*', stage) AND decodeURLComponent('${lane:percentencode}') IN ('*', lane)
 GROUP BY time, queue
 ORDER BY time, queue

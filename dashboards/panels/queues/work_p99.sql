@@ -1,6 +1,6 @@
 SELECT $__timeInterval(started_at) AS time, trim(concat(stage, ' ', lane)) AS queue, quantile(0.99)(duration_ns) / 1000000000 AS work
 FROM trace_events
 WHERE $__timeFilter(started_at) AND submitted_at >= $__fromTime - INTERVAL 7 DAY
-    AND stage != 'receipt' AND '${stage}' IN ('*', stage) AND '${lane}' IN ('*', lane)
+    AND stage != 'receipt' AND decodeURLComponent('${stage:percentencode}') IN ('*', stage) AND decodeURLComponent('${lane:percentencode}') IN ('*', lane)
 GROUP BY time, queue
 ORDER BY time, queue

@@ -26,7 +26,7 @@ FROM
         countIf(sent_at IS NOT NULL AND opened_human_at IS NOT NULL) AS opened,
         countIf(sent_at IS NOT NULL AND clicked_human_at IS NOT NULL) AS clicked
     FROM deliveries
-    WHERE $__timeFilter(submitted_at) AND '${app}' IN ('*', app) AND '${template}' IN ('*', template) AND variant != ''
+    WHERE $__timeFilter(submitted_at) AND decodeURLComponent('${app:percentencode}') IN ('*', app) AND decodeURLComponent('${template:percentencode}') IN ('*', template) AND variant != ''
     GROUP BY template, channel, variant
     HAVING sent > 0
 )

@@ -9,7 +9,7 @@ FROM
         countIf(coalesce(opened_at, clicked_at) IS NOT NULL) AS opened,
         countIf(clicked_at IS NOT NULL) AS clicked
     FROM notifications
-    WHERE $__timeFilter(submitted_at) AND '${app}' IN ('*', app) AND '${template}' IN ('*', template)
+    WHERE $__timeFilter(submitted_at) AND decodeURLComponent('${app:percentencode}') IN ('*', app) AND decodeURLComponent('${template:percentencode}') IN ('*', template)
 )
 ARRAY JOIN
     [('submitted', submitted), ('rendered', rendered), ('sent', sent), ('delivered', arrived), ('opened', opened),

@@ -10,7 +10,7 @@ SELECT
     countIf(unsubscribed_at IS NOT NULL) / nullIf(sent, 0) AS `unsubscribe rate`,
     countIf(complained_at IS NOT NULL) / nullIf(sent, 0) AS `complaint rate`
 FROM deliveries
-WHERE $__timeFilter(submitted_at) AND '${app}' IN ('*', app) AND '${template}' IN ('*', template) AND template != ''
+WHERE $__timeFilter(submitted_at) AND decodeURLComponent('${app:percentencode}') IN ('*', app) AND decodeURLComponent('${template:percentencode}') IN ('*', template) AND template != ''
 GROUP BY template, channel
 ORDER BY deliveries DESC, template, channel
 LIMIT 100

@@ -125,9 +125,17 @@ impl View<'_> {
         let value = found.with_context(|| format!("no variable {name}"))?.1;
         match format {
             "" => Ok(value.to_owned()),
-            "sqlstring" => Ok(format!("'{}'", value.replace('\'', "''"))),
+            "percentencode" => Ok(value.bytes().map(encoded).collect()),
             other => bail!("format {other}"),
         }
+    }
+}
+
+/// As Grafana does it: everything but letters, digits and a few marks that mean nothing in SQL.
+fn encoded(byte: u8) -> String {
+    match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
     }
 }
 
