@@ -3,6 +3,9 @@ CARGO ?= cargo
 # How many tests of a program run at once. Those that need servers wait more than they compute: two on each core.
 TEST_THREADS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 
+# Where fetched servers are kept: the tests look there too. `chasqui` by itself keeps them in the user's own cache.
+export CHASQUI_EMBEDDED__CACHE_DIR ?= $(CURDIR)/.cache/chasqui
+
 .PHONY: demo up test test-fast bench check notices fmt clean
 
 demo: ## everything at work, in a minute

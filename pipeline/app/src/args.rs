@@ -51,8 +51,22 @@ pub enum Command {
     Apps(AppsCommand),
     /// Erases a user from the buckets, streams and ClickHouse, and reports what remains until when.
     Forget(ForgetArgs),
+    /// Prints the address of a server that `chasqui up` runs in this folder, with its login, for a program of yours.
+    Url {
+        /// Which server.
+        server: ServerName,
+    },
     /// Prints every setting with its default and its meaning.
     Config,
+}
+
+/// The servers of `chasqui up`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum ServerName {
+    /// For producers: `nats://user:password@host:port`.
+    Nats,
+    /// For `curl` and the like: `http://user:password@host:port`.
+    Clickhouse,
 }
 
 impl Command {

@@ -74,6 +74,8 @@ pub fn start<W: AsyncFnOnce(Settings, Metrics) -> anyhow::Result<ExitCode>>(
     steps_back: bool,
     work: W,
 ) -> anyhow::Result<ExitCode> {
+    // Whatever this process and its servers write is for their owner only: spools, logs, the streams themselves.
+    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
     let settings = Settings::load(file, &serde_json::Value::Null)?;
     // Our dependencies bring two libraries for cryptography. A TLS client that names neither would panic without a
     // default.

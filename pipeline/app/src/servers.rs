@@ -1,19 +1,23 @@
 //! Finds NATS and ClickHouse: those in the settings, those that `chasqui up` runs on this machine, or starts our own.
 //!
-//! `chasqui up` writes the addresses of its servers to a file in `embedded.data_dir`, where other commands find them.
-//! After a crash that file is stale, and the next command fails to connect.
+//! `chasqui up` writes the addresses of its servers, and how to log in there, to a file in `embedded.data_dir`, where other
+//! commands find them. Only its owner can read it, and one that others could read is not believed: it may have come with
+//! somebody's files. After a crash it is stale, and the next command fails to connect.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use async_nats::{Client, jetstream};
-use chasqui_embedded::{ClickHouseOptions, Embedded, NatsOptions, Options, SyncInterval};
+use chasqui_embedded::{
+    ClickHouseOptions, Embedded, NatsOptions, Options, Server, SyncInterval, read_private, write_private,
+};
 use chasqui_nats::{
     connection,
     settings::{Always, SyncInterval as NatsSync},
 };
 use chasqui_runtime::topology;
 use chasqui_schemas::{Lane, Stage, stream};
+use chasqui_settings::{Secret, ServerUrl};
 use chasqui_stores::pepper;
 use chasqui_warehouse::{ClickHouseSettings, MigrateSettings};
 use serde::{Deserialize, Serialize};
@@ -21,10 +25,19 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{EmbeddedSettings, Settings};
 
 /// The addresses of NATS and ClickHouse.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Addresses {
-    pub nats: String,
-    pub clickhouse: String,
+    pub nats: ServerUrl,
+    pub clickhouse: ServerUrl,
+}
+
+/// The file of `chasqui up`. NATS' login is in its address, where clients of NATS look for it; clients of HTTP do not.
+#[derive(Serialize, Deserialize)]
+struct AddressFile {
+    nats: String,
+    clickhouse: String,
+    clickhouse_user: String,
+    clickhouse_password: String,
 }
 
 impl Addresses {
@@ -45,20 +58,13 @@ impl Addresses {
 
     /// Makes a client of ClickHouse, which connects when it is used.
     pub fn clickhouse(&self, settings: &ClickHouseSettings) -> anyhow::Result<clickhouse::Client> {
-        let mut client = clickhouse::Client::default()
-            .with_url(&self.clickhouse)
-            .with_database(&settings.database)
-            .with_user(&settings.user);
-        if let Some(password) = settings.password.read("clickhouse.password")? {
-            client = client.with_password(password.expose());
-        }
-        Ok(client)
+        Ok(chasqui_warehouse::client::open(&self.clickhouse, settings)?)
     }
 
     /// Brings streams, buckets and tables up to date.
     pub async fn migrate(&self, settings: &Settings) -> anyhow::Result<()> {
         let client = self.nats(&settings.nats).await?;
-        topology::migrate(&client, &self.nats, &settings.streams, &settings.runner).await?;
+        topology::migrate(&client, self.nats.as_str(), &settings.streams, &settings.runner).await?;
         topology::migrate_export(&client, settings.export.is_on(), &settings.runner).await?;
         // This makes the pepper if there is none yet, and reports now where [privacy] contradicts the stored one.
         pepper(&jetstream::new(client), settings.privacy.secret()?.as_ref()).await?;
@@ -97,25 +103,27 @@ impl OwnServers {
         let Settings { embedded: own, nats, clickhouse, .. } = settings;
         let options = Options {
             data_dir: data_dir.to_owned(),
-            cache_dir: own.cache_dir.clone(),
+            cache_dir: cache_dir(&own.cache_dir)?,
             nats: nats.url.is_empty().then(|| nats_options(own, nats.sync_interval)),
             clickhouse: clickhouse.url.is_empty().then(|| ClickHouseOptions {
                 libchdb: path(&own.libchdb),
                 port: port(own.clickhouse_port),
                 max_memory_bytes: own.clickhouse_memory_bytes,
+                database: clickhouse.database.clone(),
                 ..ClickHouseOptions::default()
             }),
         };
         let embedded = Embedded::start(options, progress).await?;
-        let url = |own: Option<&str>, configured: &str| own.unwrap_or(configured).to_owned();
+        let address =
+            |own: Option<&Server>, configured: &ServerUrl| own.map(Server::address).unwrap_or(configured).clone();
         let addresses = Addresses {
-            nats: url(embedded.nats_url(), &nats.url),
-            clickhouse: url(embedded.clickhouse_url(), &clickhouse.url),
+            nats: address(embedded.nats(), &nats.url),
+            clickhouse: address(embedded.clickhouse(), &clickhouse.url),
         };
         let address_file = write_addresses.then(|| address_file(data_dir));
         if let Some(file) = &address_file {
-            let text = serde_json::to_string(&addresses)?;
-            std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+            let text = serde_json::to_string(&AddressFile::of(&addresses))?;
+            write_private(file, &text).with_context(|| format!("cannot write {}", file.display()))?;
         }
         Ok(OwnServers { addresses, embedded, address_file })
     }
@@ -132,30 +140,72 @@ impl OwnServers {
 
 /// Connects to NATS alone, for commands that also work where no address of ClickHouse is known.
 pub async fn nats_alone(settings: &Settings) -> anyhow::Result<Client> {
-    Addresses { nats: nats_url(settings)?, clickhouse: String::new() }.nats(&settings.nats).await
+    Addresses { nats: nats_url(settings)?, clickhouse: ServerUrl::default() }.nats(&settings.nats).await
 }
 
 /// Makes a client of ClickHouse alone.
 pub fn clickhouse_alone(settings: &Settings) -> anyhow::Result<clickhouse::Client> {
-    Addresses { nats: String::new(), clickhouse: clickhouse_url(settings)? }.clickhouse(&settings.clickhouse)
+    Addresses { nats: ServerUrl::default(), clickhouse: clickhouse_url(settings)? }.clickhouse(&settings.clickhouse)
 }
 
-fn nats_url(settings: &Settings) -> anyhow::Result<String> {
+fn nats_url(settings: &Settings) -> anyhow::Result<ServerUrl> {
     configured_or_up(&settings.nats.url, &settings.embedded.data_dir, |up| up.nats, "nats.url")
 }
 
-fn clickhouse_url(settings: &Settings) -> anyhow::Result<String> {
+fn clickhouse_url(settings: &Settings) -> anyhow::Result<ServerUrl> {
     configured_or_up(&settings.clickhouse.url, &settings.embedded.data_dir, |up| up.clickhouse, "clickhouse.url")
 }
 
-fn configured_or_up(url: &str, data_dir: &Path, pick: fn(Addresses) -> String, key: &str) -> anyhow::Result<String> {
+fn configured_or_up(
+    url: &ServerUrl,
+    data_dir: &Path,
+    pick: fn(Addresses) -> ServerUrl,
+    key: &str,
+) -> anyhow::Result<ServerUrl> {
     if !url.is_empty() {
-        return Ok(url.to_owned());
+        return Ok(url.clone());
     }
-    let up = std::fs::read_to_string(address_file(data_dir)).ok();
-    up.and_then(|text| serde_json::from_str(&text).ok()).map(pick).with_context(|| {
+    of_up(data_dir).map(pick).with_context(|| {
         format!("no server: set `{key}` (CHASQUI_{}), or start `chasqui up`", key.to_uppercase().replace('.', "__"))
     })
+}
+
+/// The servers that `chasqui up` runs with this data directory.
+///
+/// # Errors
+/// It runs none, or its file is not to be believed.
+pub fn of_up(data_dir: &Path) -> anyhow::Result<Addresses> {
+    let path = address_file(data_dir);
+    let told = || format!("cannot use {}", path.display());
+    let file: AddressFile = serde_json::from_str(&read_private(&path).with_context(told)?).with_context(told)?;
+    let parse = |text: &str| ServerUrl::parse(text).map_err(anyhow::Error::msg).with_context(told);
+    let mut clickhouse = parse(&file.clickhouse)?;
+    if !file.clickhouse_user.is_empty() {
+        clickhouse = clickhouse.with_login(&file.clickhouse_user, &file.clickhouse_password);
+    }
+    Ok(Addresses { nats: parse(&file.nats)?, clickhouse })
+}
+
+impl AddressFile {
+    fn of(addresses: &Addresses) -> Self {
+        let text = |secret: Option<&Secret>| secret.map(Secret::expose).unwrap_or_default().to_owned();
+        AddressFile {
+            nats: addresses.nats.expose(),
+            clickhouse: addresses.clickhouse.as_str().to_owned(),
+            clickhouse_user: text(addresses.clickhouse.user()),
+            clickhouse_password: text(addresses.clickhouse.password()),
+        }
+    }
+}
+
+/// Where fetched programs are kept: not in the folder that we happen to stand in, which may be anybody's.
+fn cache_dir(configured: &Path) -> anyhow::Result<PathBuf> {
+    if !configured.as_os_str().is_empty() {
+        return Ok(configured.to_owned());
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    Ok(caches.context("there is no HOME to keep fetched servers in: set `embedded.cache_dir`")?.join("chasqui"))
 }
 
 fn address_file(data_dir: &Path) -> PathBuf {

@@ -8,7 +8,7 @@ use std::{
 use chasqui_nats::{accounts::App, key::PublicKey};
 use chasqui_rules::{Apps, Permissions, RouteSettings, Routes, Schemes, permissions::UNLISTED};
 use chasqui_schemas::{Lane, subject};
-use chasqui_settings::{SecretSource, SettingsError};
+use chasqui_settings::{SecretSource, ServerUrl, SettingsError};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -145,7 +145,7 @@ pub enum LogFormat {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "documented in app.toml")]
 pub struct TelemetrySettings {
-    pub otlp_endpoint: String,
+    pub otlp_endpoint: ServerUrl,
     pub sample_ratio: f64,
 }
 

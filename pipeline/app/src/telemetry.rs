@@ -64,7 +64,8 @@ pub fn start(
         LogFormat::Json => lines.json().with_filter(filter).boxed(),
     });
 
-    let endpoint = otlp.otlp_endpoint.trim_end_matches('/');
+    anyhow::ensure!(!otlp.otlp_endpoint.has_login(), "telemetry.otlp_endpoint: a login cannot stand in it");
+    let endpoint = otlp.otlp_endpoint.as_str().trim_end_matches('/');
     if !endpoint.is_empty() {
         let resource = Resource::builder().with_service_name("chasqui").build();
         let exporter = SpanExporter::builder().with_http().with_endpoint(format!("{endpoint}/v1/traces")).build();

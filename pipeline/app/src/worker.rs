@@ -191,7 +191,7 @@ impl Worker {
     /// Starts `roles`, which need a broker.
     async fn open(&mut self, settings: &Settings, addresses: &Addresses, roles: &[Role]) -> anyhow::Result<()> {
         let client = addresses.nats(&settings.nats).await?;
-        topology::check_server(&client, &addresses.nats)?;
+        topology::check_server(&client, addresses.nats.as_str())?;
         require_topology(&client).await?;
         self.nats.send_replace(Some(client.clone()));
         self.watch(client.clone(), &Handle::current());

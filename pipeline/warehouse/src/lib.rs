@@ -3,6 +3,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`settings`] | `[clickhouse]` and `[export]` |
+//! | [`client`] | how to reach ClickHouse, with TLS where it crosses a machine |
 //! | [`schema`] | brings the tables up to date; takes a user out of them |
 //! | [`mod@write`] | writes the trace stream and the samples of the queues |
 //! | [`read`] | a notification as one tree, and as text; outcomes and rates |
@@ -11,6 +12,7 @@
 //! Guarantee: an event that the trace stream has acknowledged reaches ClickHouse, at least once; whatever arrives
 //! again replaces itself, so that states and rates are exact.
 
+pub mod client;
 mod error;
 pub mod export;
 pub mod read;

@@ -1,8 +1,8 @@
 //! `[clickhouse]` and `[export]`. `warehouse.toml` beside this crate documents each setting.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, path::PathBuf};
 
-use chasqui_settings::SecretSource;
+use chasqui_settings::{SecretSource, ServerUrl};
 use serde::Deserialize;
 
 /// The manual, with every default.
@@ -13,10 +13,12 @@ pub const DEFAULTS: &str = include_str!("../warehouse.toml");
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "documented in warehouse.toml")]
 pub struct ClickHouseSettings {
-    pub url: String,
+    pub url: ServerUrl,
     pub database: String,
     pub user: String,
     pub password: SecretSource,
+    pub root_certificates: PathBuf,
+    pub plaintext: bool,
     pub cluster: String,
     pub ttl_days: NonZeroU32,
     pub insert_window: NonZeroU32,

@@ -3,25 +3,37 @@
 //! Guarantee: it is ours that answers. ClickHouse goes on without a word when its port is taken, so the server is
 //! configured to answer with its name at a path of its own, and only that name counts as an answer.
 //!
+//! It asks for a password that is made at every start: any program, any user of the machine, and any web page that a browser
+//! here shows can reach the port. The one user has the rights that Chasqui needs in its database, and none to read files or
+//! addresses; [`crate::confine`] keeps the process from both besides. The library's own session is the user `default`, who
+//! can have no password; it is the one session that `default` may have, and it begins before the port is open.
+//!
 //! After a crash: MergeTree tables recover by themselves; an insert that was cut off is either whole or absent.
 
 use std::fs::{self, File};
 use std::io::{self, PipeReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chasqui_settings::ServerUrl;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::clickhouse_child;
 use crate::data_dir::DataDir;
+use crate::environment;
 use crate::error::{EmbeddedError, files_error};
 use crate::options::{ChildProgram, ClickHouseOptions};
+use crate::owner::{private_dir, write_private};
 use crate::supervise::{Answer, Program, Running};
 
+/// Who logs in.
+const USER: &str = "chasqui";
 /// The path at which the server answers with its name.
 const NAME_PATH: &str = "/chasqui-instance";
 const ASK_BOUND: Duration = Duration::from_secs(2);
@@ -38,6 +50,8 @@ pub(crate) struct ClickHouse {
     stderr: PathBuf,
     port: u16,
     name: String,
+    password: String,
+    confined: bool,
 }
 
 impl ClickHouse {
@@ -59,13 +73,73 @@ impl ClickHouse {
             data_dir,
             port,
             name,
+            password: crate::made_up_secret(),
+            confined: options.confined,
         };
-        fs::write(&clickhouse.config, clickhouse.configuration(options)).map_err(files_error(&clickhouse.config))?;
+        let (users, more) = (clickhouse.users_file(), clickhouse.data_dir.path("clickhouse-users.d"));
+        let write = |path: &Path, text: &str| write_private(path, text).map_err(files_error(path));
+        write(&clickhouse.config, &clickhouse.configuration(options))?;
+        write(&users, &clickhouse.users(options))?;
+        // ClickHouse lays what it finds there over the file of that name.
+        private_dir(&more, &[]).map_err(files_error(&more))?;
+        let more = more.join("more.xml");
+        match options.extra_users.is_empty() {
+            true => _ = fs::remove_file(more),
+            false => write(&more, &options.extra_users)?,
+        }
         Ok(clickhouse)
     }
 
+    fn users_file(&self) -> PathBuf {
+        self.data_dir.path("clickhouse-users.xml")
+    }
+
+    /// The rights are those of the writer in `compose.yaml`.
+    fn users(&self, options: &ClickHouseOptions) -> String {
+        let database = escaped(&options.database.replace('\\', "\\\\").replace('`', "\\`"));
+        format!(
+            "<!-- Written at every start; changes are lost. -->
+<clickhouse>
+  <profiles>
+    <default/>
+    <holder>
+      <max_sessions_for_user>1</max_sessions_for_user>
+      <max_concurrent_queries_for_user>1</max_concurrent_queries_for_user>
+    </holder>
+  </profiles>
+  <quotas><default/></quotas>
+  <users>
+    <default>
+      <no_password/>
+      <networks><ip>127.0.0.1</ip></networks>
+      <profile>holder</profile>
+      <quota>default</quota>
+      <grants>
+        <query>GRANT SYSTEM LISTEN ON *.*</query>
+        <query>GRANT CREATE TEMPORARY TABLE ON *.*</query>
+        <query>GRANT READ ON FILE</query>
+      </grants>
+    </default>
+    <{USER}>
+      <password_sha256_hex>{sum:x}</password_sha256_hex>
+      <networks><ip>127.0.0.1</ip></networks>
+      <profile>default</profile>
+      <quota>default</quota>
+      <grants>
+        <query>GRANT SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW ON `{database}`.*</query>
+        <query>GRANT TABLE ENGINE ON ReplacingMergeTree</query>
+        <query>GRANT TABLE ENGINE ON AggregatingMergeTree</query>
+      </grants>
+    </{USER}>
+  </users>
+</clickhouse>
+",
+            sum = Sha256::digest(&self.password),
+        )
+    }
+
     /// Caches are a small part of the memory bound: what is read here was mostly written a moment ago and is in the
-    /// system's page cache. `tcp_port` 0 is any free port: it cannot be turned off, and 9000 is often taken.
+    /// system's page cache. The native port opens only where other servers ask this one, and is any free one then.
     fn configuration(&self, options: &ClickHouseOptions) -> String {
         format!(
             "<!-- Written at every start; changes are lost. -->
@@ -80,6 +154,10 @@ impl ClickHouse {
   <index_uncompressed_cache_size>0</index_uncompressed_cache_size>
   <compiled_expression_cache_size>16777216</compiled_expression_cache_size>
   <max_concurrent_queries>100</max_concurrent_queries>
+  <users_config>{users}</users_config>
+  <access_control_improvements>
+    <table_engines_require_grant>true</table_engines_require_grant>
+  </access_control_improvements>
   <logger>
     <level>information</level>
     <log>{log}</log>
@@ -94,15 +172,19 @@ impl ClickHouse {
     </rule>
     <defaults/>
   </http_handlers>
+{allowed_hosts}
 {extra}
 </clickhouse>
 ",
             port = self.port,
             memory = options.max_memory_bytes,
             cache = options.max_memory_bytes / 32,
-            log = escaped(&self.log),
-            errors = escaped(&self.data_dir.path("logs/clickhouse.errors.log")),
+            users = escaped(&self.users_file().to_string_lossy()),
+            log = escaped(&self.log.to_string_lossy()),
+            errors = escaped(&self.data_dir.path("logs/clickhouse.errors.log").to_string_lossy()),
             name = self.name,
+            // An element without content allows none.
+            allowed_hosts = if self.confined { "  <remote_url_allow_hosts/>" } else { "" },
             extra = options.extra_config,
         )
     }
@@ -115,8 +197,8 @@ impl Program for ClickHouse {
         self.port
     }
 
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+    fn address(&self) -> ServerUrl {
+        ServerUrl::local("http", self.port).with_login(USER, &self.password)
     }
 
     fn logs(&self) -> [&Path; 2] {
@@ -126,7 +208,12 @@ impl Program for ClickHouse {
     fn command(&self, leash: PipeReader) -> io::Result<Command> {
         let data = self.data_dir.path("clickhouse");
         let mut command = Command::new(&self.child.program);
+        environment::for_a_server(&mut command);
         command.args(&self.child.args).arg(&self.library).arg(&self.config).arg(&data);
+        match self.confined {
+            true => command.arg(self.port.to_string()),
+            false => command.arg(clickhouse_child::UNCONFINED),
+        };
         command.current_dir(&data);
         command.stdin(leash).stdout(self.data_dir.share_lock()?).stderr(File::create(&self.stderr)?);
         Ok(command)
@@ -154,7 +241,7 @@ impl Program for ClickHouse {
     }
 }
 
-/// A path as XML text.
-fn escaped(path: &Path) -> String {
-    path.to_string_lossy().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// As XML text.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

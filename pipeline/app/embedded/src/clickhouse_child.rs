@@ -22,6 +22,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::confine::confine;
+
 /// Becomes ClickHouse, and never returns, where this process was started for that: with [`CLICKHOUSE_SUBCOMMAND`] as its
 /// first argument. To be called before any thread is started.
 pub fn become_clickhouse_if_asked() {
@@ -34,12 +36,14 @@ pub fn become_clickhouse_if_asked() {
 /// The hidden subcommand with which a program is to call [`run_clickhouse_child`].
 pub const CLICKHOUSE_SUBCOMMAND: &str = "embedded-clickhouse";
 
+/// What stands in the place of the port where the server is not confined.
+pub(crate) const UNCONFINED: &str = "unconfined";
+
 /// How long the server may take to stop after the parent has let go (5 s were seen with queries in flight).
 pub(crate) const STOP_BOUND: Duration = Duration::from_secs(10);
 
-/// Opens the ports, then reads standard input, which never has anything to say, until it ends.
-const HOLDING_QUERY: &str =
-    "SYSTEM START LISTEN QUERIES ALL; SELECT * FROM file('/dev/stdin', 'LineAsString') FORMAT Null";
+/// Reads standard input, which never has anything to say, until it ends.
+const HOLDING_QUERY: &str = "SELECT * FROM file('/dev/stdin', 'LineAsString') FORMAT Null";
 
 /// Set when the parent has let go: from then on, the server's end is what was wanted.
 static RELEASED: AtomicBool = AtomicBool::new(false);
@@ -49,7 +53,7 @@ type QueryStableV2 = unsafe extern "C" fn(c_int, *mut *mut c_char) -> *mut std::
 
 #[derive(Debug, thiserror::Error)]
 enum ChildError {
-    #[error("expected three arguments: the library, the configuration file, the data directory")]
+    #[error("expected the library, the configuration file, the data directory, and the port or `{UNCONFINED}`")]
     Usage,
     #[error("an argument holds a NUL byte")]
     Nul(#[from] NulError),
@@ -62,7 +66,7 @@ enum ChildError {
 }
 
 /// Is ClickHouse until the parent lets go of standard input, then ends the process. `args`, without program name and
-/// subcommand: the library, the configuration file, the data directory.
+/// subcommand: the library, the configuration file, the data directory, and the port it is confined to, or [`UNCONFINED`].
 ///
 /// Standard output may be a descriptor to be kept open as long as the process lives (a lock); what ClickHouse would
 /// write there goes to standard error.
@@ -80,12 +84,19 @@ pub fn run_clickhouse_child(args: impl IntoIterator<Item = OsString>) -> ! {
 }
 
 fn run(args: Vec<OsString>) -> Result<(), ChildError> {
-    let [library, config, data] = args.as_slice() else {
+    let [library, config, data, port] = args.as_slice() else {
         return Err(ChildError::Usage);
     };
     let _kept = redirect_stdout()?;
     start_leash()?;
-    let query = format!("--query={HOLDING_QUERY}");
+    // The native port stays closed, unless other servers are to ask this one: a login that is refused there ends the server.
+    let mut open = "SYSTEM START LISTEN QUERIES ALL";
+    if port != UNCONFINED {
+        open = "SYSTEM START LISTEN HTTP";
+        let port = port.to_str().and_then(|port| port.parse().ok()).ok_or(ChildError::Usage)?;
+        confine_to(Path::new(library), Path::new(config), Path::new(data), port)?;
+    }
+    let query = format!("--query={open}; {HOLDING_QUERY}");
     serve(
         Path::new(library),
         [b"clickhouse", &option("--config-file=", config)[..], &option("--path=", data), query.as_bytes()],
@@ -94,6 +105,17 @@ fn run(args: Vec<OsString>) -> Result<(), ChildError> {
         true => Ok(()),
         false => Err(ChildError::Ended),
     }
+}
+
+/// Confines the server to its own files, see [`confine`]. The leash was started before: it needs no file, and no query
+/// reaches it.
+fn confine_to(library: &Path, config: &Path, data: &Path, port: u16) -> io::Result<()> {
+    let beside = config.parent().unwrap_or(data);
+    let [users, more, logs] = ["clickhouse-users.xml", "clickhouse-users.d", "logs"].map(|name| beside.join(name));
+    if !confine(&[library, config, &users, &more], &[data, &logs], port)? {
+        eprintln!("embedded ClickHouse: this system has no Landlock: only its grants keep queries from files");
+    }
+    Ok(())
 }
 
 fn option(name: &str, value: &OsString) -> Vec<u8> {

@@ -1,15 +1,16 @@
 //! The data directory and its lock.
 //!
-//! Layout: `lock`, `nats.conf`, `clickhouse.xml`, `nats/` and `clickhouse/` (the servers' data), `logs/`.
+//! Layout: `lock`, `nats.conf`, `clickhouse.xml`, `clickhouse-users.xml`, `nats/` and `clickhouse/` (the servers' data),
+//! `logs/`. The configurations hold secrets, the data holds recipients' addresses: all of it is for its owner only.
 //!
 //! Guarantee: one set of servers at a time. The lock is on the open file, and the servers inherit it: after a kill -9 of
 //! this process it is held until the last server is really gone, so that a new process cannot start a second server
 //! on the same files in the few milliseconds that dying takes. Start after a crash therefore waits for them; with a
 //! living holder (the lock file names it) it fails after a second.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -18,6 +19,10 @@ use nix::unistd::Pid;
 
 use crate::clickhouse_child::STOP_BOUND;
 use crate::error::{EmbeddedError, files_error};
+use crate::owner::private_dir;
+
+/// The directories in it.
+const PARTS: [&str; 3] = ["logs", "nats", "clickhouse"];
 
 /// How long servers may take to end whose process died, before they are reported.
 const WAIT_FOR_THE_DYING: Duration = STOP_BOUND.saturating_add(Duration::from_secs(5));
@@ -35,11 +40,9 @@ pub(crate) struct DataDir {
 impl DataDir {
     /// Creates the directory if need be and locks it.
     pub(crate) async fn lock(path: &Path) -> Result<Self, EmbeddedError> {
-        let mut builder = DirBuilder::new();
-        // Recipients' addresses are in there: no other user of the machine may read them.
-        builder.recursive(true).mode(0o700);
-        for part in ["logs", "nats", "clickhouse"] {
-            builder.create(path.join(part)).map_err(files_error(path))?;
+        private_dir(path, &PARTS).map_err(files_error(path))?;
+        for part in PARTS {
+            private_dir(&path.join(part), &[]).map_err(files_error(path))?;
         }
         let path = fs::canonicalize(path).map_err(files_error(path))?;
         if path.to_str().is_none() {
@@ -51,6 +54,7 @@ impl DataDir {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&lock_path)
             .map_err(files_error(&lock_path))?;
         let started = Instant::now();

@@ -23,7 +23,7 @@ pub enum EmbeddedError {
     )]
     StillHeld { path: PathBuf },
     /// Files of the data directory cannot be read or written.
-    #[error("cannot use {path} for the embedded servers (is it writable?)")]
+    #[error("cannot use {path} for the embedded servers (is it yours, and writable?)")]
     Files { path: PathBuf, source: io::Error },
     /// The servers' configuration files can only name paths that are UTF-8.
     #[error("the path {path} is not UTF-8; choose another data directory")]

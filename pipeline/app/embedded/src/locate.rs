@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::environment;
 use crate::fetch::{Clients, Fetch, FetchError, Which, run_bounded};
 use crate::pins::{Pins, this_platform};
 
@@ -63,9 +64,11 @@ pub fn libchdb(cache_dir: &Path, named: Option<&Path>, progress: &dyn Fn(&str)) 
     Fetch { which: Which::Libchdb, artefact, cache_dir, clients: &Clients::default(), progress }.run(&this_platform())
 }
 
-/// The first nats-server on `path`, unless it is too old.
+/// The first nats-server on `path`, unless it is too old. A part of `path` that depends on where we stand is left out: what
+/// lies there may be anybody's.
 fn nats_on_path(path: Option<&OsStr>, progress: &dyn Fn(&str)) -> Option<PathBuf> {
-    let found = std::env::split_paths(path?).map(|dir| dir.join("nats-server")).find(|file| file.is_file())?;
+    let dirs = std::env::split_paths(path?).filter(|dir| dir.is_absolute());
+    let found = dirs.map(|dir| dir.join("nats-server")).find(|file| file.is_file())?;
     match nats_version(&found) {
         Ok(version) if version >= MIN_NATS_VERSION => return Some(found),
         Ok((major, minor)) => {
@@ -80,6 +83,7 @@ fn nats_on_path(path: Option<&OsStr>, progress: &dyn Fn(&str)) -> Option<PathBuf
 fn nats_version(binary: &Path) -> Result<(u32, u32), String> {
     let (answer, stdout) = io::pipe().map_err(|e| e.to_string())?;
     let mut command = Command::new(binary);
+    environment::for_a_server(&mut command);
     command.arg("--version").stdin(Stdio::null()).stdout(stdout).stderr(Stdio::null());
     run_bounded(&mut command, VERSION_TIMEOUT)?;
     // Our own copy of the writing end, without which the reading end would never end.

@@ -6,26 +6,32 @@
 //! that we died, and it kills the server with SIGKILL. A shell is on every Unix, and there is no moment between start
 //! and watching, which setting a death signal or a process id kept elsewhere would leave.
 //!
+//! It asks every client for a login, which is made at every start: any program and any user of the machine can reach the
+//! port. The configuration that holds it is for its owner only.
+//!
 //! SIGKILL costs nothing here: JetStream has written what it acknowledged. After a crash the server recovers its
 //! streams from the store directory; clients reconnect to the same port.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, PipeReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chasqui_settings::ServerUrl;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::data_dir::DataDir;
+use crate::environment;
 use crate::error::{EmbeddedError, files_error};
 use crate::options::{NatsOptions, SyncInterval};
+use crate::owner::write_private;
 use crate::supervise::{Answer, Program, Running};
 
 /// Standard input is the leash, standard output the lock of the data directory: the server keeps the lock as its
@@ -34,6 +40,8 @@ const SCRIPT: &str = "exec 3<&0
 { read -r _ || kill -KILL $$; } <&3 3<&- >/dev/null 2>&1 &
 exec 3<&- <&1 >&2 \"$@\"";
 
+/// Who logs in.
+const USER: &str = "chasqui";
 /// The server speaks first, at once.
 const ASK_BOUND: Duration = Duration::from_secs(2);
 /// The longest first line that is read, bytes; it is about 400.
@@ -49,6 +57,8 @@ pub(crate) struct Nats {
     port: u16,
     /// Tells our server from any other that may have taken the port.
     name: String,
+    /// The password of the user [`USER`], if it asks for one.
+    password: Option<String>,
     memory_limit_bytes: Option<u64>,
 }
 
@@ -69,9 +79,10 @@ impl Nats {
             data_dir,
             port,
             name,
+            password: options.login.then(crate::made_up_secret),
             memory_limit_bytes: options.memory_limit_bytes,
         };
-        fs::write(&nats.config, nats.configuration(options)).map_err(files_error(&nats.config))?;
+        write_private(&nats.config, &nats.configuration(options)).map_err(files_error(&nats.config))?;
         Ok(nats)
     }
 
@@ -102,8 +113,11 @@ impl Nats {
             max_memory = options.max_memory_store_bytes,
             max_file = options.max_file_store_bytes,
         );
+        // Writing to a String cannot fail.
+        if let Some(password) = &self.password {
+            let _ = writeln!(text, "authorization {{ users = [ {{ user: {USER}, password: \"{password}\" }} ] }}");
+        }
         if let Some(port) = options.monitor_port {
-            // Writing to a String cannot fail.
             let _ = writeln!(text, "http: \"127.0.0.1:{port}\"");
         }
         text + &options.extra_config + "\n"
@@ -117,8 +131,12 @@ impl Program for Nats {
         self.port
     }
 
-    fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+    fn address(&self) -> ServerUrl {
+        let address = ServerUrl::local("nats", self.port);
+        match &self.password {
+            Some(password) => address.with_login(USER, password),
+            None => address,
+        }
     }
 
     fn logs(&self) -> [&Path; 2] {
@@ -127,6 +145,7 @@ impl Program for Nats {
 
     fn command(&self, leash: PipeReader) -> io::Result<Command> {
         let mut command = Command::new("/bin/sh");
+        environment::for_a_server(&mut command);
         command.args(["-c", SCRIPT, "sh"]).arg(&self.binary).arg("--config").arg(&self.config);
         command.stdin(leash).stdout(self.data_dir.share_lock()?).stderr(File::create(&self.stderr)?);
         if let Some(bytes) = self.memory_limit_bytes {

@@ -59,6 +59,9 @@ pub struct NatsOptions {
     pub max_memory_store_bytes: u64,
     /// Soft bound of the process's memory, bytes (`GOMEMLIMIT`): near it, it collects garbage harder.
     pub memory_limit_bytes: Option<u64>,
+    /// Whether it asks for a login, which is made at every start ([`crate::Server::address`] has it). Off only where
+    /// `extra_config` names users.
+    pub login: bool,
     /// More configuration in nats-server's own language, appended as it is: accounts, users, permissions.
     pub extra_config: String,
 }
@@ -74,12 +77,13 @@ impl Default for NatsOptions {
             max_file_store_bytes: 32 << 30,
             max_memory_store_bytes: 256 << 20,
             memory_limit_bytes: None,
+            login: true,
             extra_config: String::new(),
         }
     }
 }
 
-/// The embedded ClickHouse. It listens on 127.0.0.1 only.
+/// The embedded ClickHouse. It listens on 127.0.0.1 only, and knows one user, whose password is made at every start.
 #[derive(Debug, Clone)]
 pub struct ClickHouseOptions {
     /// The library to load (`embedded.libchdb`); else the pinned one.
@@ -90,13 +94,29 @@ pub struct ClickHouseOptions {
     pub port: Option<u16>,
     /// Bound of the server's memory, bytes; queries that would pass it fail.
     pub max_memory_bytes: u64,
-    /// More configuration, XML elements for inside `<clickhouse>`, as they are: users, profiles, quotas.
+    /// The database that the user may do with as it likes.
+    pub database: String,
+    /// Whether the system keeps it from all files but its own, and from the network (`confine`). Off only for tests
+    /// of several servers that ask each other.
+    pub confined: bool,
+    /// More configuration, XML elements for inside `<clickhouse>`, as they are.
     pub extra_config: String,
+    /// More users, profiles and quotas: a whole document of ClickHouse's, laid over our own. Empty where there is none.
+    pub extra_users: String,
 }
 
 impl Default for ClickHouseOptions {
     fn default() -> Self {
-        Self { libchdb: None, child: None, port: None, max_memory_bytes: 2 << 30, extra_config: String::new() }
+        Self {
+            libchdb: None,
+            child: None,
+            port: None,
+            max_memory_bytes: 2 << 30,
+            database: "chasqui".into(),
+            confined: true,
+            extra_config: String::new(),
+            extra_users: String::new(),
+        }
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Pin {
     pub(crate) sha256: Option<String>,
     /// Path of the wanted file inside the archive.
     pub(crate) member: String,
+    /// Lower-case hex, of the wanted file; there is one where there is a `sha256`.
+    pub(crate) member_sha256: Option<String>,
 }
 
 impl Pins {
@@ -71,7 +73,8 @@ mod tests {
                 let pin = &artefact.platform[platform];
                 assert!(pin.file.contains(&artefact.version), "{platform}: the file is of another version");
                 assert_eq!(pin.tag.is_some(), artefact.client == Client::Pip);
-                if let Some(sum) = &pin.sha256 {
+                assert_eq!(pin.sha256.is_some(), pin.member_sha256.is_some(), "{platform}: one of two sums");
+                for sum in [&pin.sha256, &pin.member_sha256].into_iter().flatten() {
                     assert!(sum.len() == 64 && sum.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
                 }
             }

@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chasqui_settings::ServerUrl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
@@ -45,11 +46,12 @@ const PORTS: Range<u16> = 20_000..32_000;
 pub(crate) trait Program: Send + Sync + 'static {
     const NAME: &'static str;
     fn port(&self) -> u16;
-    fn url(&self) -> String;
+    /// Where clients find it, with their login.
+    fn address(&self) -> ServerUrl;
     /// The server's log, and the file its standard error goes to.
     fn logs(&self) -> [&Path; 2];
-    /// The command to run. Standard input is to be `leash`.
-    fn command(&self, leash: PipeReader) -> io::Result<Command>;
+    /// The command to run, with an environment of its own. Standard input is to be `leash`.
+    fn command(&self, leash: PipeReader) -> io::Result<std::process::Command>;
     /// Whether our server answers on the port.
     fn ask(&self) -> impl Future<Output = Answer> + Send;
     /// Asks the process to stop in order.
@@ -105,7 +107,7 @@ impl Drop for Running {
 /// end.
 #[derive(Debug)]
 pub struct Server {
-    url: String,
+    address: ServerUrl,
     log: PathBuf,
     state: watch::Receiver<State>,
     stop: Option<oneshot::Sender<()>>,
@@ -119,9 +121,14 @@ struct State {
 }
 
 impl Server {
-    /// The address for clients, `nats://127.0.0.1:port` or `http://127.0.0.1:port`. It stays the same over restarts.
+    /// `nats://127.0.0.1:port` or `http://127.0.0.1:port`, without a login. It stays the same over restarts.
     pub fn url(&self) -> &str {
-        &self.url
+        self.address.as_str()
+    }
+
+    /// The address with the login that clients need. It stays the same over restarts.
+    pub fn address(&self) -> &ServerUrl {
+        &self.address
     }
 
     /// The server's log file.
@@ -184,11 +191,11 @@ impl Server {
                 Err(failure) => return Err(did_not_start::<P>(failure.to_string(), Some(&program))),
             }
         };
-        let (url, log) = (program.url(), program.logs()[0].to_owned());
+        let (address, log) = (program.address(), program.logs()[0].to_owned());
         let (state_tx, state) = watch::channel(State { pid: running.pid(), restarts: 0 });
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(keep_running(program, running, state_tx, stopped));
-        Ok(Self { url, log, state, stop: Some(stop), task })
+        Ok(Self { address, log, state, stop: Some(stop), task })
     }
 }
 
@@ -217,7 +224,7 @@ async fn start_once<P: Program>(program: &P) -> Result<Running, Failure> {
         return Err(Failure::PortInUse);
     }
     let (theirs, ours) = io::pipe()?;
-    let mut command = program.command(theirs)?;
+    let mut command = Command::from(program.command(theirs)?);
     // A process group of its own: Ctrl-C in the terminal is for us, and the servers are to stop after the pipeline.
     command.kill_on_drop(true).process_group(0);
     let mut running = Running { child: command.spawn()?, leash: Some(ours) };

@@ -14,7 +14,14 @@ mod trace;
 
 use std::process::ExitCode;
 
-use crate::{args::Command, metrics::Metrics, servers::Addresses, settings::Settings};
+use anyhow::Context;
+
+use crate::{
+    args::{Command, ServerName},
+    metrics::Metrics,
+    servers::{self, Addresses},
+    settings::Settings,
+};
 
 /// Runs a command.
 pub async fn run(command: Command, settings: Settings, metrics: Metrics) -> anyhow::Result<ExitCode> {
@@ -30,6 +37,15 @@ pub async fn run(command: Command, settings: Settings, metrics: Metrics) -> anyh
         Command::Apps(command) => apps::run(command, &settings)?,
         Command::Dead(command) => dead::run(command, &settings).await?,
         Command::Records(command) => records::run(command, &settings).await?,
+        Command::Url { server } => {
+            let Addresses { nats, clickhouse } = servers::of_up(&settings.embedded.data_dir)
+                .context("no server of ours runs in this folder: start `chasqui up`")?;
+            let address = match server {
+                ServerName::Nats => nats,
+                ServerName::Clickhouse => clickhouse,
+            };
+            output::print(&format!("{}\n", address.expose()))?;
+        }
         // The manual was printed before settings were read.
         Command::Config => {}
     }

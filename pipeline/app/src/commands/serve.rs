@@ -48,9 +48,10 @@ pub(crate) async fn up(args: &UpArgs, settings: &Settings, metrics: Metrics) -> 
         println!("  Gateway     http://{bind}  links, callbacks of vendors, receipts of apps that have a token");
         println!("  Console     {}", console_link(bind, token.as_deref()));
     }
-    println!("\nOther commands find it by themselves when started in this folder, for example:");
+    println!("\nBoth ask for a login. Other commands find it by themselves when started in this folder, for example:");
     println!("  chasqui send my-submission.json --app shop");
     println!("  chasqui stats");
+    println!("  chasqui url nats    prints the address with the login, for a program of yours");
     let ended = worker.run_until(&settings, &servers.addresses, stopped()).await;
     servers.shutdown().await;
     ended

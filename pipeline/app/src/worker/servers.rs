@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot set up must fail")]
 
 use async_nats::jetstream;
+use chasqui_settings::ServerUrl;
 use chasqui_testing::servers::{Nats, count, eventually};
 use serde_json::Value;
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -22,7 +23,8 @@ impl Process {
     async fn start(break_it: impl FnOnce(&mut Worker)) -> Self {
         let nats = Nats::with_streams().await;
         let settings = Settings::load(None, &Value::Null).unwrap();
-        let addresses = Addresses { nats: nats.url().to_owned(), clickhouse: "http://127.0.0.1:1".to_owned() };
+        let url = |url: &str| ServerUrl::parse(url).unwrap();
+        let addresses = Addresses { nats: url(nats.url()), clickhouse: url("http://127.0.0.1:1") };
         let roles = [Role::Stage(Stage::Validate), Role::Service(Service::Deferred), Role::Service(Service::Receipts)];
         let mut worker = Worker::start(&settings, &addresses, &roles).await.unwrap();
         break_it(&mut worker);

@@ -212,3 +212,28 @@ fn the_reference_of_settings_is_the_manual() {
     let published = fs::read_to_string(&path).unwrap_or_default();
     assert!(published == text, "{} is not the manual; run with UPDATE_DOCS=1", path.display());
 }
+
+#[test]
+fn compose_has_no_default_password_and_publishes_on_loopback_only() {
+    let compose = fs::read_to_string(pages::root().join("compose.yaml")).unwrap();
+    let code: Vec<_> = compose.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
+    let variables: Vec<_> = code.iter().flat_map(|line| line.split("${").skip(1)).collect();
+    assert!(variables.len() >= 6, "{variables:?}");
+    for variable in variables {
+        assert!(
+            variable.contains("_PASSWORD:?"),
+            "${{{variable}: it has no value of its own, or one that everybody knows"
+        );
+    }
+    let ports: Vec<_> = code.iter().filter_map(|line| line.trim().strip_prefix("ports: [")).collect();
+    assert_eq!(ports.len(), 3);
+    for port in ports.iter().flat_map(|ports| ports.trim_end_matches(']').split(", ")) {
+        let published = port.strip_prefix("\"127.0.0.1:").unwrap_or_else(|| panic!("{port} is not on loopback only"));
+        assert!(!published.contains("8123") && !published.contains("8222"), "{port}");
+    }
+    // The embedded ClickHouse's user has the same rights, and so has the one that operators are told to make.
+    let rights = "GRANT SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW ON ";
+    for file in ["compose.yaml", "pipeline/app/embedded/src/clickhouse.rs", "docs/operating/install.md"] {
+        assert!(fs::read_to_string(pages::root().join(file)).unwrap().contains(rights), "{file}");
+    }
+}

@@ -1,3 +1,4 @@
 //! Tests on real servers. `make test-fast` leaves out every module that is called `servers`.
 
 mod commands;
+mod up;

@@ -10,7 +10,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_nats::{Client, ConnectErrorKind, Event, ServerAddr};
-use chasqui_settings::Secret;
+use chasqui_settings::{Secret, ServerUrl};
 use futures::StreamExt;
 
 /// Maximum commands that wait in the client; further callers wait for room. Enough for two atomic batches.
@@ -28,8 +28,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const FIRST_RECONNECT_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
-/// How we log in: with user and password, with a token, with credentials, with an nkey, or not at all. The address may name
-/// a user too.
+/// How we log in: with user and password, with a token, with credentials, with an nkey, or not at all. A login that stands in
+/// the address wins.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectOptions {
     /// The user, if there is a password.
@@ -45,8 +45,10 @@ pub struct ConnectOptions {
     /// What the subjects begin with that answers come to; empty for the client's own. With a prefix that is ours alone
     /// nobody else needs, or is given, the right to listen there.
     pub inbox_prefix: String,
-    /// PEM file of certificate authorities to trust beside the system's, for `tls://` addresses.
+    /// PEM file of certificate authorities to trust, instead of the system's, for `tls://` addresses.
     pub root_certificates: Option<PathBuf>,
+    /// PEM files of our own certificate and its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// Why there is no connection, and what to do. Errors show addresses without users and passwords.
@@ -68,7 +70,7 @@ pub enum ConnectError {
         source: async_nats::ConnectError,
     },
     /// TLS could not be set up.
-    #[error("no TLS connection with NATS at {servers}: check its certificate and `root_certificates`")]
+    #[error("no TLS connection with NATS at {servers}: check its certificate and `nats.root_certificates`")]
     Tls {
         /// Hosts and ports.
         servers: String,
@@ -91,7 +93,7 @@ pub enum ConnectError {
 ///
 /// # Errors
 /// See [`ConnectError`]; the text says what to do.
-pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Client, ConnectError> {
+pub async fn connect(url: &ServerUrl, options: &ConnectOptions) -> Result<Client, ConnectError> {
     establish(url, options, false).await
 }
 
@@ -100,7 +102,7 @@ pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Client, Conn
 ///
 /// # Errors
 /// See [`ConnectError`], but never [`ConnectError::NoAnswer`].
-pub async fn connect_some_time(url: &str, options: &ConnectOptions) -> Result<Client, ConnectError> {
+pub async fn connect_some_time(url: &ServerUrl, options: &ConnectOptions) -> Result<Client, ConnectError> {
     match connect(url, options).await {
         Err(error @ ConnectError::NoAnswer { .. }) => {
             tracing::warn!(
@@ -113,8 +115,9 @@ pub async fn connect_some_time(url: &str, options: &ConnectOptions) -> Result<Cl
     }
 }
 
-async fn establish(url: &str, options: &ConnectOptions, later: bool) -> Result<Client, ConnectError> {
+async fn establish(url: &ServerUrl, options: &ConnectOptions, later: bool) -> Result<Client, ConnectError> {
     let servers = url
+        .as_str()
         .split(',')
         .map(|address| address.trim().parse::<ServerAddr>())
         .collect::<Result<Vec<_>, _>>()
@@ -132,8 +135,15 @@ async fn establish(url: &str, options: &ConnectOptions, later: bool) -> Result<C
     if later {
         client = client.retry_on_initial_connect();
     }
-    if let (Some(user), Some(password)) = (&options.user, &options.password) {
-        client = client.user_and_password(user.clone(), password.expose().to_owned());
+    match (url.user().map(Secret::expose), url.password(), &options.user, &options.password) {
+        (Some(user), Some(password), ..) => {
+            client = client.user_and_password(user.to_owned(), password.expose().to_owned());
+        }
+        (Some(token), None, ..) => client = client.token(token.to_owned()),
+        (None, _, Some(user), Some(password)) => {
+            client = client.user_and_password(user.clone(), password.expose().to_owned());
+        }
+        (None, ..) => {}
     }
     if let Some(token) = &options.token {
         client = client.token(token.expose().to_owned());
@@ -149,6 +159,9 @@ async fn establish(url: &str, options: &ConnectOptions, later: bool) -> Result<C
     }
     if let Some(path) = &options.root_certificates {
         client = client.add_root_certificates(path.clone());
+    }
+    if let Some((certificate, key)) = &options.client_certificate {
+        client = client.add_client_certificate(certificate.clone(), key.clone());
     }
     client.connect(&servers).await.map_err(|source| {
         let servers =

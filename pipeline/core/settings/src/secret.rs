@@ -2,13 +2,13 @@
 
 use std::{fmt, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::SettingsError;
 
 /// Where a secret is: `{ env = "…" }`, `{ file = "…" }`, or `{}` for none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(try_from = "Written")]
 pub struct SecretSource {
     /// The environment variable that holds it.
     pub env: Option<String>,
@@ -16,11 +16,42 @@ pub struct SecretSource {
     pub file: Option<PathBuf>,
 }
 
+/// What stands in the place of a secret's source. Where it is something else, it may be the secret, and no error may quote it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Place(Place),
+    Other(IgnoredAny),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Place {
+    env: Option<String>,
+    file: Option<PathBuf>,
+}
+
+impl TryFrom<Written> for SecretSource {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        match written {
+            Written::Place(Place { env, file }) => Ok(SecretSource { env, file }),
+            Written::Other(_) => Err("a secret is not written here: say where it is, with `env` or `file`"),
+        }
+    }
+}
+
 /// A secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
+    /// A secret that is this text to the last character.
+    pub fn exact(text: &str) -> Self {
+        Secret(text.to_owned())
+    }
+
     /// For the one place that sends, signs or verifies with it.
     pub fn expose(&self) -> &str {
         &self.0
@@ -94,6 +125,19 @@ mod tests {
         let secret = source.require("x.key").unwrap();
         assert_eq!(secret.expose(), "hunter2");
         assert!(!format!("{secret:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_secret_in_the_place_of_its_source_is_refused_and_not_quoted() {
+        for value in
+            [serde_json::json!("hunter2"), serde_json::json!(47110815), serde_json::json!({"value": "hunter2"})]
+        {
+            let error = serde_json::from_value::<SecretSource>(value).unwrap_err().to_string();
+            assert!(
+                error.contains("`env` or `file`") && !error.contains("hunter2") && !error.contains("4711"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

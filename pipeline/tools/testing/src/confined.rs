@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use crate::{
     install::{TestInstall, Worker, connect},
-    servers::built,
+    servers::{built, without_login},
 };
 
 /// nats-server's configuration stands in `data`, and what it includes is sought from there.
@@ -35,7 +35,7 @@ impl TestInstall {
         }
         write_accounts(dir.path(), &text).await?;
         let nats =
-            NatsOptions { extra_config: format!("accounts {{ include \"../{ACCOUNTS}\" }}"), ..NatsOptions::default() };
+            NatsOptions { extra_config: format!("accounts {{ include \"../{ACCOUNTS}\" }}"), ..without_login() };
         let operator = seed(dir.path(), Role::Operator.as_str());
         Self::open(dir, &text, nats, String::new(), Some(operator)).await
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use async_nats::jetstream;
 use chasqui_embedded::{Embedded, NatsOptions, SyncInterval};
 use chasqui_nats::{ConnectOptions, accounts, key};
-use chasqui_settings::SecretSource;
+use chasqui_settings::{SecretSource, ServerUrl};
 use tokio::process::{Child, Command};
 
 use crate::servers;
@@ -58,7 +58,7 @@ impl TestInstall {
     /// What keeps them from starting.
     pub async fn start_without_sync(settings: &str) -> anyhow::Result<Self> {
         let nats =
-            NatsOptions { sync_interval: SyncInterval::Every(Duration::from_secs(60)), ..NatsOptions::default() };
+            NatsOptions { sync_interval: SyncInterval::Every(Duration::from_secs(60)), ..servers::without_login() };
         Self::open(tempfile::tempdir()?, settings, nats, String::new(), None).await
     }
 
@@ -67,15 +67,15 @@ impl TestInstall {
     /// # Errors
     /// What keeps them from starting.
     pub async fn start_in(dir: tempfile::TempDir, settings: &str) -> anyhow::Result<Self> {
-        Self::open(dir, settings, NatsOptions::default(), String::new(), None).await
+        Self::open(dir, settings, servers::without_login(), String::new(), None).await
     }
 
-    /// The same, with more of ClickHouse's own configuration, as XML.
+    /// The same, with more users of ClickHouse, as a document of its own.
     ///
     /// # Errors
     /// What keeps them from starting.
     pub async fn start_with(dir: tempfile::TempDir, settings: &str, clickhouse: String) -> anyhow::Result<Self> {
-        Self::open(dir, settings, NatsOptions::default(), clickhouse, None).await
+        Self::open(dir, settings, servers::without_login(), clickhouse, None).await
     }
 
     pub(crate) async fn open(
@@ -87,12 +87,12 @@ impl TestInstall {
     ) -> anyhow::Result<Self> {
         let mut options = servers::options(dir.path().join("data"));
         options.nats = Some(nats);
-        options.clickhouse = Some(servers::clickhouse_options(clickhouse, &[]));
+        options.clickhouse = Some(servers::clickhouse_options(&clickhouse, &[]));
         let servers = Embedded::start(options, |_| {}).await?;
         let path = dir.path().join("settings.toml");
         std::fs::write(&path, settings)?;
         let url = servers.clickhouse_url().context("no ClickHouse")?;
-        let clickhouse = clickhouse::Client::default().with_url(url).with_database("chasqui");
+        let clickhouse = servers::testers_client(url);
         let nats = connect(servers.nats_url().context("no NATS")?, nkey.as_deref()).await?;
         let install = TestInstall { dir, servers, settings: path, nkey, nats, clickhouse };
         install.run(&["migrate"]).await?;
@@ -116,7 +116,7 @@ impl TestInstall {
             .args(args)
             .env("CHASQUI_CONFIG", &self.settings)
             .env("CHASQUI_NATS__URL", self.servers.nats_url().context("no NATS")?)
-            .env("CHASQUI_CLICKHOUSE__URL", self.servers.clickhouse_url().context("no ClickHouse")?)
+            .env("CHASQUI_CLICKHOUSE__URL", self.servers.clickhouse().context("no ClickHouse")?.address().expose())
             .env("CHASQUI_ACCOUNTS__SANDBOX__LOG", self.sandbox_log())
             // Many workers run on one machine: tests that want a gateway name a port.
             .env("CHASQUI_GATEWAY__BIND", "")
@@ -223,7 +223,8 @@ pub(crate) async fn connect(url: &str, nkey: Option<&Path>) -> anyhow::Result<as
         Some(seed) => accounts::inbox(INBOX_PREFIX, &key::public_key(seed, "nats.nkey")?),
         None => String::new(),
     };
-    Ok(chasqui_nats::connect(url, &ConnectOptions { nkey, inbox_prefix, ..ConnectOptions::default() }).await?)
+    let url = ServerUrl::parse(url).map_err(anyhow::Error::msg)?;
+    Ok(chasqui_nats::connect(&url, &ConnectOptions { nkey, inbox_prefix, ..ConnectOptions::default() }).await?)
 }
 
 /// A `chasqui serve` process.

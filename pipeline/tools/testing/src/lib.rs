@@ -11,6 +11,7 @@
 
 pub mod browser;
 pub mod collector;
+pub mod compose;
 pub mod confined;
 #[cfg(target_os = "linux")]
 pub mod disk;

@@ -10,6 +10,7 @@ use std::{
     ffi::OsString,
     fmt,
     path::{Path, PathBuf},
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -37,13 +38,38 @@ pub fn options(data_dir: impl Into<PathBuf>) -> Options {
     Options { nats: None, clickhouse: None, ..Options::new(data_dir, cache()) }
 }
 
-/// A ClickHouse as tests start it. `extra_config` is XML beside our own; `variables`, as `NAME=value`, are set in its
-/// environment.
-pub fn clickhouse_options(extra_config: String, variables: &[&str]) -> ClickHouseOptions {
+/// The user of ClickHouse that tests ask as: unlike Chasqui's own, it may do everything there.
+pub const TESTER: &str = "tester";
+/// The tester's password.
+pub static TESTERS_PASSWORD: LazyLock<String> = LazyLock::new(|| uuid::Uuid::new_v4().simple().to_string());
+
+/// A ClickHouse as tests start it. `extra_users` is a document of ClickHouse's beside our own; `variables`, as `NAME=value`,
+/// are set in its environment.
+pub fn clickhouse_options(extra_users: &str, variables: &[&str]) -> ClickHouseOptions {
+    let tester = format!(
+        "<users><{TESTER}><password>{}</password><networks><ip>127.0.0.1</ip></networks><profile>default</profile>
+         <quota>default</quota></{TESTER}></users>",
+        *TESTERS_PASSWORD
+    );
+    let extra_users = match extra_users.rsplit_once("</users>") {
+        Some((before, after)) => {
+            format!("{before}{}</users>{after}", tester.replace("<users>", "").replace("</users>", ""))
+        }
+        None => format!("<clickhouse>{tester}</clickhouse>"),
+    };
     let mut args: Vec<OsString> = variables.iter().map(Into::into).collect();
     args.extend([built("chasqui").into(), chasqui_embedded::CLICKHOUSE_SUBCOMMAND.into()]);
     let child = ChildProgram { program: "/usr/bin/env".into(), args };
-    ClickHouseOptions { child: Some(child), extra_config, ..ClickHouseOptions::default() }
+    ClickHouseOptions { child: Some(child), extra_users, ..ClickHouseOptions::default() }
+}
+
+/// A client of the database `chasqui`, as the tester.
+pub fn testers_client(url: &str) -> clickhouse::Client {
+    clickhouse::Client::default()
+        .with_url(url)
+        .with_database("chasqui")
+        .with_user(TESTER)
+        .with_password(TESTERS_PASSWORD.as_str())
 }
 
 /// A program of this workspace, where cargo put it beside the test that runs.
@@ -58,7 +84,13 @@ pub fn built(program: &str) -> PathBuf {
     built
 }
 
-/// A nats-server with JetStream that syncs before it acknowledges, in a directory of its own.
+/// What a nats-server for tests begins with.
+pub fn without_login() -> NatsOptions {
+    NatsOptions { login: false, ..NatsOptions::default() }
+}
+
+/// A nats-server with JetStream that syncs before it acknowledges, in a directory of its own. It asks for no login, so that
+/// tests can speak to it byte by byte.
 pub struct Nats {
     dir: tempfile::TempDir,
     options: NatsOptions,
@@ -70,7 +102,7 @@ pub struct Nats {
 impl Nats {
     /// Starts it, with a bound that some gigabytes of free disk satisfy.
     pub async fn start() -> Self {
-        Self::start_with(NatsOptions { max_file_store_bytes: 2 << 30, ..NatsOptions::default() }).await
+        Self::start_with(NatsOptions { max_file_store_bytes: 2 << 30, ..without_login() }).await
     }
 
     /// Starts it with `options`.
@@ -110,7 +142,7 @@ impl Nats {
 
     /// A connection as Chasqui's processes have one.
     pub async fn client(&self) -> async_nats::Client {
-        connect(&self.url, &ConnectOptions::default()).await.unwrap()
+        connect(self.server().nats().unwrap().address(), &ConnectOptions::default()).await.unwrap()
     }
 
     /// JetStream, on a connection of its own.
@@ -152,9 +184,14 @@ pub struct ClickHouse {
 
 impl ClickHouse {
     /// Starts it, with what [`clickhouse_options`] explains.
-    pub async fn start(extra_config: String, variables: &[&str]) -> Self {
+    pub async fn start(extra_users: &str, variables: &[&str]) -> Self {
+        Self::start_with(clickhouse_options(extra_users, variables)).await
+    }
+
+    /// Starts it with `options`.
+    pub async fn start_with(clickhouse: ClickHouseOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clickhouse = Some(clickhouse_options(extra_config, variables));
+        let clickhouse = Some(clickhouse);
         let options = Options { clickhouse, ..options(dir.path().join("data")) };
         let server = Embedded::start(options, |step| eprintln!("{step}")).await.unwrap();
         let url = server.clickhouse_url().unwrap().to_owned();
@@ -166,9 +203,14 @@ impl ClickHouse {
         &self.url
     }
 
-    /// A client of the database `chasqui`, as the default user.
+    /// A client of the database `chasqui`, as the tester.
     pub fn client(&self) -> clickhouse::Client {
-        clickhouse::Client::default().with_url(&self.url).with_database("chasqui")
+        testers_client(&self.url)
+    }
+
+    /// The server, to look at.
+    pub fn server(&self) -> &Embedded {
+        &self.server
     }
 
     /// Kills it as a crash would, and waits until its supervisor has it back.

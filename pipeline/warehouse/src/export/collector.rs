@@ -14,7 +14,7 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
 use chasqui_contract::with_sources;
-use chasqui_settings::SettingsError;
+use chasqui_settings::{SettingsError, is_this_machine};
 use http_body_util::{BodyExt, Limited};
 use jiff::{Timestamp, fmt::rfc2822};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
@@ -69,6 +69,12 @@ impl Collector {
         if !["http", "https"].contains(&url.scheme()) {
             return Err(SettingsError::invalid(ENDPOINT, "must begin with http:// or https://"));
         }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(SettingsError::invalid(
+                ENDPOINT,
+                "write a login into export.authorization, not into the address",
+            ));
+        }
         let mut headers = HeaderMap::new();
         match settings.protocol {
             Protocol::Http => headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf")),
@@ -82,6 +88,12 @@ impl Collector {
                 .map_err(|error| SettingsError::caused(AUTHORIZATION_KEY, "cannot be the value of a header", error))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
+            if url.scheme() == "http" && !is_this_machine(&url) {
+                return Err(SettingsError::invalid(
+                    ENDPOINT,
+                    "export.authorization would cross the network in the clear: begin it with https://",
+                ));
+            }
         }
         let timeout = Duration::from_millis(settings.timeout_ms);
         let client = Client::builder()

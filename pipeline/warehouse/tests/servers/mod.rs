@@ -5,3 +5,4 @@ mod clickhouse;
 mod queries;
 mod schema;
 mod states;
+mod tls;

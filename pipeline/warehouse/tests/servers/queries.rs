@@ -16,7 +16,7 @@ use chasqui_schemas::{
     Delivery, Notification, ReceiptKind, delivery::Address, id, notification::Recipient, receipt::Actor,
     trace::TraceEvent,
 };
-use chasqui_testing::pages;
+use chasqui_testing::{compose, pages};
 use clickhouse::Client;
 use jiff::SignedDuration;
 use serde_json::Value;
@@ -188,27 +188,12 @@ async fn the_statements_that_make_readers_can_be_read() -> Result<()> {
 
 /// ClickHouse with the users of `compose.yaml`, streams, and tables made by Chasqui's user.
 async fn start() -> Result<Bench> {
-    let compose = std::fs::read_to_string(root().join("compose.yaml"))?;
-    let users = compose.split("<clickhouse>").find(|part| part.contains("<users>")).context("no users")?;
-    let users = users.split_inclusive("</clickhouse>").next().context("no end")?;
-    // As in the container: the server's own file, and ours beside it.
-    let dir = tempfile::tempdir()?;
-    let own = dir.path().join("users.xml");
-    std::fs::write(&own, SERVERS_OWN_USERS)?;
-    std::fs::create_dir(dir.path().join("users.d"))?;
-    std::fs::write(dir.path().join("users.d/chasqui.xml"), format!("<clickhouse>{users}"))?;
     let passwords = ["WRITER_PASSWORD=w", "ANALYST_PASSWORD=a", "GRAFANA_PASSWORD=g"];
-    let mut bench = Bench::start_with_users(&own, &passwords).await?;
+    let mut bench = Bench::start_with_users(&compose::users()?, &passwords).await?;
     bench.clickhouse = user(&bench, "chasqui", "w");
     bench.prepare().await?;
     Ok(bench)
 }
-
-const SERVERS_OWN_USERS: &str = "<clickhouse>
-    <profiles><default/></profiles>
-    <quotas><default/></quotas>
-    <users><default><password/><networks><ip>::/0</ip></networks><profile>default</profile></default></users>
-</clickhouse>";
 
 fn user(bench: &Bench, name: &str, password: &str) -> Client {
     bench.clickhouse.clone().with_user(name).with_password(password)

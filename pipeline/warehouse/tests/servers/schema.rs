@@ -19,6 +19,7 @@ use chasqui_schemas::{
     receipt::Actor,
     trace::TraceEvent,
 };
+use chasqui_testing::servers::{TESTER, TESTERS_PASSWORD};
 use chasqui_warehouse::{
     MigrateSettings, WarehouseError, WriterSettings,
     schema::migrate::{self, migrate},
@@ -204,7 +205,7 @@ async fn rows_arrive_as_they_were_whatever_is_in_them() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_gives_the_same_answers() -> Result<()> {
-    let (one, two) = (Bench::start().await?, Bench::start().await?);
+    let (one, two) = (Bench::start_unconfined().await?, Bench::start_unconfined().await?);
     let settings = MigrateSettings { cluster: Some("shards".into()), ..MigrateSettings::default() };
     let statements = migrate::statements(&settings);
     // ClickHouse as a library has neither Keeper nor DDL for clusters. So: it must be able to read the statements as
@@ -239,7 +240,11 @@ async fn a_cluster_gives_the_same_answers() -> Result<()> {
                 let (local, key) = rest.split_once(", ").context("no key")?;
                 let create = create.split(" AS ").next().context("no table")?;
                 let key = key.strip_suffix(')').context("no end")?;
-                format!("{create} AS remote('{}', 'chasqui', {local}, 'default', '', {key})", ports.join(","))
+                let password = TESTERS_PASSWORD.as_str();
+                format!(
+                    "{create} AS remote('{}', 'chasqui', {local}, '{TESTER}', '{password}', {key})",
+                    ports.join(",")
+                )
             }
             None => alone,
         };

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use chasqui_embedded::{ChildProgram, ClickHouseOptions, Embedded, EmbeddedError, NatsOptions, Options};
+use chasqui_settings::{Secret, ServerUrl};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -37,11 +38,18 @@ async fn start(options: Options) -> Result<Embedded, EmbeddedError> {
     Embedded::start(options, |step| eprintln!("{step}")).await
 }
 
-/// Runs a statement, answers the response's body.
-async fn sql(url: &str, statement: &str) -> Result<String> {
+/// Runs a statement with the server's own login, answers the response's body.
+async fn sql(address: &ServerUrl, statement: &str) -> Result<String> {
+    let [user, key] = [address.user(), address.password()].map(|secret| secret.map(Secret::expose).unwrap_or_default());
+    post(address.as_str(), "/", &format!("X-ClickHouse-User: {user}\r\nX-ClickHouse-Key: {key}\r\n"), statement).await
+}
+
+/// Posts a statement, answers the response's body; any answer but 200 is an error.
+async fn post(url: &str, path: &str, headers: &str, statement: &str) -> Result<String> {
     let exchange = async {
         let mut stream = TcpStream::connect(url.strip_prefix("http://").context("url")?).await?;
-        let head = format!("POST / HTTP/1.0\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", statement.len());
+        let length = statement.len();
+        let head = format!("POST {path} HTTP/1.0\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n");
         stream.write_all((head + statement).as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -50,6 +58,15 @@ async fn sql(url: &str, statement: &str) -> Result<String> {
         Ok(body.trim().to_owned())
     };
     timeout(PATIENCE, exchange).await?
+}
+
+/// A connection of NATS with the server's own login.
+async fn connect(address: &ServerUrl) -> Result<async_nats::Client> {
+    let [user, password] =
+        [address.user(), address.password()].map(|secret| secret.map(Secret::expose).unwrap_or_default());
+    Ok(async_nats::ConnectOptions::with_user_and_password(user.into(), password.into())
+        .connect(address.as_str())
+        .await?)
 }
 
 /// Whether a process runs; one that is dead but not yet reaped does not.
@@ -65,9 +82,9 @@ async fn nats_comes_back_with_what_it_acknowledged() -> Result<()> {
     let embedded = start(nats_only(dir.path())).await?;
     assert_eq!(embedded.clickhouse_url(), None);
     let nats = embedded.nats().context("nats")?;
-    let url = nats.url().to_owned();
+    let (url, address) = (nats.url().to_owned(), nats.address().clone());
 
-    let client = async_nats::connect(&url).await?;
+    let client = connect(&address).await?;
     assert_eq!(client.server_info().max_payload, 2 << 20);
     let jetstream = jetstream::new(client);
     let config = jetstream::stream::Config { name: "S".into(), subjects: vec!["s".into()], ..Default::default() };
@@ -80,7 +97,7 @@ async fn nats_comes_back_with_what_it_acknowledged() -> Result<()> {
         assert_eq!((nats.restarts(), nats.url()), (round, url.as_str()));
         assert_ne!(nats.pid(), Some(pid));
         // A client of its own: the old one may still believe in its broken connection.
-        let again = jetstream::new(async_nats::connect(&url).await?);
+        let again = jetstream::new(connect(&address).await?);
         assert_eq!(again.get_stream("S").await?.cached_info().state.messages, round);
     }
     let pid = nats.pid().context("pid")?;
@@ -127,6 +144,7 @@ async fn nats_options_reach_the_server() -> Result<()> {
         max_payload_bytes: 4096,
         max_file_store_bytes: 1 << 30,
         memory_limit_bytes: Some(256 << 20),
+        login: false,
         extra_config: "authorization { token: \"s3cret\" }".into(),
         ..NatsOptions::default()
     });
@@ -147,22 +165,21 @@ async fn clickhouse_answers_and_keeps_its_tables() -> Result<()> {
     let embedded = start(clickhouse_only(dir.path())).await?;
     assert_eq!(embedded.nats_url(), None);
     let server = embedded.clickhouse().context("clickhouse")?;
-    let url = server.url().to_owned();
+    let url = server.address().clone();
     assert_eq!(sql(&url, "SELECT 1").await?, "1");
-    assert_eq!(
-        sql(&url, "SELECT value FROM system.server_settings WHERE name = 'max_server_memory_usage'").await?,
-        (2_u64 << 30).to_string()
-    );
-    sql(&url, "CREATE DATABASE d").await?;
-    sql(&url, "CREATE TABLE d.t (n UInt64) ENGINE = MergeTree ORDER BY n").await?;
-    sql(&url, "INSERT INTO d.t SELECT number FROM numbers(1000)").await?;
+    // Only an administrator may ask the server for it.
+    let config = std::fs::read_to_string(dir.path().join("clickhouse.xml"))?;
+    ensure!(config.contains(&format!("<max_server_memory_usage>{}<", 2_u64 << 30)), "its memory is bounded");
+    sql(&url, "CREATE DATABASE chasqui").await?;
+    sql(&url, "CREATE TABLE chasqui.t (n UInt64) ENGINE = ReplacingMergeTree ORDER BY n").await?;
+    sql(&url, "INSERT INTO chasqui.t SELECT number FROM numbers(1000)").await?;
 
     let pid = server.pid().context("pid")?;
     server.kill();
     assert!(timeout(PATIENCE, server.restarted(1)).await?);
-    assert_eq!(server.url(), url);
+    assert_eq!(server.address(), &url, "the login is the same over restarts");
     assert_ne!(server.pid(), Some(pid));
-    assert_eq!(sql(&url, "SELECT count() FROM d.t").await?, "1000");
+    assert_eq!(sql(&url, "SELECT count() FROM chasqui.t").await?, "1000");
 
     let pid = server.pid().context("pid")?;
     let began = Instant::now();
@@ -171,7 +188,10 @@ async fn clickhouse_answers_and_keeps_its_tables() -> Result<()> {
     assert!(began.elapsed() < Duration::from_secs(9), "stopped in order, not by force: {:?}", began.elapsed());
 
     let embedded = start(clickhouse_only(dir.path())).await?;
-    assert_eq!(sql(embedded.clickhouse_url().context("url")?, "SELECT sum(n) FROM d.t").await?, "499500");
+    assert_eq!(
+        sql(embedded.clickhouse().context("clickhouse")?.address(), "SELECT sum(n) FROM chasqui.t").await?,
+        "499500"
+    );
     embedded.shutdown().await;
     Ok(())
 }
@@ -270,5 +290,194 @@ async fn no_server_outlives_a_killed_parent() -> Result<()> {
     parent.wait()?;
     // And the data can be used again at once.
     start(both(dir.path())).await?.shutdown().await;
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+/// What stands in the environment of a process that it was given.
+fn environment(pid: u32) -> Result<Vec<String>> {
+    let all = std::fs::read(format!("/proc/{pid}/environ"))?;
+    let texts = all.split(|&byte| byte == 0).filter(|text| !text.is_empty());
+    Ok(texts.map(|text| String::from_utf8_lossy(text).split('=').next().unwrap_or_default().to_owned()).collect())
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_inherit_no_secret_and_their_files_are_for_the_owner_only() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let embedded = start(both(&data)).await?;
+    // Cargo sets this one for every test.
+    ensure!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    for server in [embedded.nats(), embedded.clickhouse()] {
+        let names = environment(server.and_then(|server| server.pid()).context("pid")?)?;
+        let known =
+            ["PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "USER", "GOMEMLIMIT", "PWD", "OLDPWD"];
+        // The shell that starts nats-server, and ClickHouse for itself, add some that they make up.
+        let ours =
+            names.iter().filter(|name| !known.contains(&name.as_str()) && !["_", "SHLVL"].contains(&name.as_str()));
+        let inherited: Vec<_> = ours.filter(|name| std::env::var_os(name).is_some()).collect();
+        ensure!(inherited.is_empty(), "inherited: {inherited:?}");
+    }
+    let mode = |name: &str| anyhow::Ok(std::fs::metadata(data.join(name))?.permissions().mode() & 0o777);
+    for (name, expected) in [
+        ("", 0o700),
+        ("nats", 0o700),
+        ("clickhouse", 0o700),
+        ("logs", 0o700),
+        ("lock", 0o600),
+        ("nats.conf", 0o600),
+        ("clickhouse.xml", 0o600),
+        ("clickhouse-users.xml", 0o600),
+        ("clickhouse-users.d", 0o700),
+    ] {
+        assert_eq!(format!("{:o}", mode(name)?), format!("{expected:o}"), "{name}");
+    }
+    let users = std::fs::read_to_string(data.join("clickhouse-users.xml"))?;
+    let password = embedded.clickhouse().and_then(|server| server.address().password()).context("password")?;
+    ensure!(!users.contains(password.expose()), "the password is there as a sum only");
+    embedded.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_answers_nobody_without_this_starts_login() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let embedded = start(nats_only(dir.path())).await?;
+    let address = embedded.nats().context("nats")?.address().clone();
+    connect(&address).await?;
+    let without = ServerUrl::parse(address.as_str()).map_err(anyhow::Error::msg)?;
+    for wrong in [without.clone(), without.clone().with_login("chasqui", ""), without.with_login("chasqui", "chasqui")]
+    {
+        ensure!(connect(&wrong).await.is_err(), "{wrong:?}");
+    }
+    ensure!(async_nats::connect(address.as_str()).await.is_err());
+    embedded.shutdown().await;
+    let again = start(nats_only(dir.path())).await?;
+    assert_ne!(again.nats().context("nats")?.address().password(), address.password());
+    again.shutdown().await;
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn clickhouse_answers_nobody_without_this_starts_password() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let embedded = start(clickhouse_only(dir.path())).await?;
+    let server = embedded.clickhouse().context("clickhouse")?;
+    let url = server.url();
+    assert_eq!(sql(server.address(), "SELECT currentUser()").await?, "chasqui");
+    // Nobody, the users that every ClickHouse has, and our own with what others guess.
+    for login in [
+        "",
+        "X-ClickHouse-User: default\r\n",
+        "X-ClickHouse-User: default\r\nX-ClickHouse-Key: default\r\n",
+        "X-ClickHouse-User: chasqui\r\n",
+        "X-ClickHouse-User: chasqui\r\nX-ClickHouse-Key: chasqui\r\n",
+        "Authorization: Basic ZGVmYXVsdDo=\r\n",
+    ] {
+        for path in ["/", "/?max_sessions_for_user=0", "/?session_id=x&max_sessions_for_user=9", "/?profile=default"] {
+            ensure!(post(url, path, login, "SELECT 1").await.is_err(), "{path} {login:?}");
+        }
+    }
+    for path in ["/?user=default", "/?user=default&password=", "/?user=chasqui", "/?user=chasqui&password=chasqui"] {
+        ensure!(post(url, path, "", "SELECT 1").await.is_err(), "{path}");
+    }
+    // What a web page can send without asking first, and what it can send where it has the browser take our port for its own.
+    let written = dir.path().join("by_a_page.txt");
+    let statement =
+        format!("INSERT INTO FUNCTION file('{}','LineAsString','line String') VALUES ('x')", written.display());
+    for headers in [
+        "Origin: https://evil.example\r\nContent-Type: text/plain;charset=UTF-8\r\nSec-Fetch-Site: cross-site\r\n",
+        "Host: rebound.evil.example\r\n",
+    ] {
+        ensure!(post(url, "/", headers, &statement).await.is_err());
+        ensure!(post(url, "/", headers, "SELECT 1").await.is_err());
+    }
+    ensure!(!written.exists());
+
+    // The native port, on which a refused login would end the whole server.
+    ensure!(listening(server.pid().context("pid")?)? == 1, "it listens on another port too");
+    embedded.shutdown().await;
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+/// How many TCP ports a process listens on.
+fn listening(pid: u32) -> Result<usize> {
+    let mut sockets = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // A descriptor may be closed meanwhile.
+        let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+        let name = target.to_string_lossy().into_owned();
+        sockets.extend(name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')).map(str::to_owned));
+    }
+    let mut count = 0;
+    for table in ["tcp", "tcp6"] {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/net/{table}"))?;
+        let rows = text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // Column 3 is the state, 0A for listening; column 9 the inode.
+        count += rows.filter(|row| row[3] == "0A" && sockets.iter().any(|socket| socket == row[9])).count();
+    }
+    Ok(count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_os = "linux")]
+async fn with_the_password_no_file_and_no_address_can_be_read() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    // A file that this user may read, and a server that would answer.
+    let file = dir.path().join("private.txt");
+    std::fs::write(&file, "hunter2")?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let there = listener.local_addr()?;
+    let embedded = start(clickhouse_only(&dir.path().join("data"))).await?;
+    let server = embedded.clickhouse().context("clickhouse")?;
+    let address = server.address();
+    sql(address, "CREATE DATABASE chasqui").await?;
+    let [file, nats] = [file, dir.path().join("data/nats.conf")].map(|path| path.display().to_string());
+    std::fs::write(&nats, "hunter2")?;
+    for statement in [
+        format!("SELECT * FROM file('{file}', 'LineAsString')"),
+        // A function of its own that asks for no right: only the confinement keeps it.
+        format!("SELECT file('{file}')"),
+        format!("SELECT file('/proc/{}/environ')", std::process::id()),
+        format!("SELECT file('{nats}')"),
+        "SELECT file('/etc/passwd')".into(),
+        format!("INSERT INTO FUNCTION file('{file}.new', 'LineAsString', 'l String') VALUES ('x')"),
+        format!("SELECT * FROM fileCluster('default', '{file}', 'LineAsString')"),
+        format!("SELECT * FROM url('http://{there}/', 'LineAsString')"),
+        format!(
+            "SELECT * FROM format(AvroConfluent, 'a String', '\\0\\0\\0\\0\\1') SETTINGS format_avro_schema_registry_url = 'http://{there}'"
+        ),
+        format!("SELECT * FROM remote('{there}', system.one)"),
+        format!("SELECT * FROM s3('http://{there}/bucket/key', 'LineAsString')"),
+        format!("SELECT * FROM mysql('{there}', 'a', 'b', 'c', 'd')"),
+        format!("SELECT * FROM sqlite('{file}', 't')"),
+        "SELECT * FROM executable('id', 'TSV', 'x String')".into(),
+        format!("CREATE TABLE chasqui.f (l String) ENGINE = File(LineAsString, '{file}')"),
+        format!("CREATE TABLE chasqui.u (l String) ENGINE = URL('http://{there}/', LineAsString)"),
+        format!("CREATE VIEW chasqui.v AS SELECT * FROM file('{file}', 'LineAsString')"),
+        format!(
+            "CREATE DICTIONARY chasqui.d (l String) PRIMARY KEY l SOURCE(FILE(path '{file}' format 'LineAsString')) \
+             LAYOUT(COMPLEX_KEY_HASHED()) LIFETIME(0)"
+        ),
+        format!(
+            "CREATE TABLE chasqui.w (x UInt8) ENGINE = ReplacingMergeTree ORDER BY x \
+             SETTINGS disk = disk(type = web, endpoint = 'http://{there}/')"
+        ),
+        format!("SELECT 1 INTO OUTFILE '{file}.out'"),
+        "CREATE DATABASE other".into(),
+        "CREATE USER other".into(),
+        "SYSTEM SHUTDOWN".into(),
+        "SELECT * FROM system.users".into(),
+    ] {
+        let answer = sql(address, &statement).await;
+        ensure!(answer.is_err(), "{statement}: {answer:?}");
+    }
+    ensure!(timeout(Duration::from_millis(1), listener.accept()).await.is_err(), "it has called");
+    ensure!(std::fs::read_dir(dir.path())?.count() == 2, "it has written");
+    embedded.shutdown().await;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Tests on real servers. `make test-fast` leaves out every module that is called `servers`.
 
+mod login;
 mod publisher;
 mod release;
 mod unreadable;

@@ -11,7 +11,6 @@ use async_nats::{
 };
 use bytes::Bytes;
 use chasqui_contract::{Decide, Decision, Output, StoreError, Submitted, SystemClock, Verdict};
-use chasqui_embedded::NatsOptions;
 use chasqui_nats::{Outgoing, Publisher};
 use chasqui_runtime::{Broker, lanes::OTHERS, run_deferred, run_stage, settings::Settings, topology};
 use chasqui_schemas::{
@@ -20,7 +19,7 @@ use chasqui_schemas::{
     sample, stream, subject,
     submission::Content,
 };
-use chasqui_testing::servers::Nats;
+use chasqui_testing::servers::{Nats, without_login};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +36,7 @@ struct Bench {
 }
 
 async fn bench(streams: &str) -> Bench {
-    let server = Nats::start_with(NatsOptions::default()).await;
+    let server = Nats::start_with(without_login()).await;
     let client = server.client().await;
     let config = Settings::with(&format!("[streams]\n{streams}")).unwrap();
     topology::migrate(&client, server.url(), &config.streams, &config.runner).await.unwrap();

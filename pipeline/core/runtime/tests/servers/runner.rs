@@ -14,7 +14,6 @@ use std::{
 use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_contract::{Decide, Decision, Output, StoreError, SystemClock, Verdict};
-use chasqui_embedded::NatsOptions;
 use chasqui_nats::publisher::{Outgoing, Publisher};
 use chasqui_runtime::{Broker, RunnerLimits, lanes::OTHERS, run_deferred, run_stage, settings::Settings, topology};
 use chasqui_schemas::{
@@ -23,7 +22,7 @@ use chasqui_schemas::{
     sample, stream, subject,
     submission::Content,
 };
-use chasqui_testing::servers::Nats;
+use chasqui_testing::servers::{Nats, without_login};
 use futures::{StreamExt, future::BoxFuture};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
@@ -41,7 +40,7 @@ struct Bench {
 
 /// A server of its own per test, with the topology; `settings` change the defaults.
 async fn bench(settings: &str) -> Bench {
-    let server = Nats::start_with(NatsOptions::default()).await;
+    let server = Nats::start_with(without_login()).await;
     let client = server.client().await;
     let config = Settings::with(settings).unwrap();
     topology::migrate(&client, server.url(), &config.streams, &config.runner).await.unwrap();

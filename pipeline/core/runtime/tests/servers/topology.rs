@@ -11,7 +11,7 @@ use chasqui_runtime::{
     topology::{self, TopologyError},
 };
 use chasqui_schemas::{Lane, Stage, stream, subject};
-use chasqui_testing::servers::{Nats, cache};
+use chasqui_testing::servers::{Nats, cache, without_login};
 use futures::StreamExt;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -73,7 +73,7 @@ async fn a_server_that_is_too_old_is_refused() {
 
 #[tokio::test]
 async fn a_changed_setting_reaches_the_stream_and_keeps_its_messages() {
-    let nats = Nats::start_with(NatsOptions::default()).await;
+    let nats = Nats::start_with(without_login()).await;
     let (url, client) = (nats.url(), nats.client().await);
     let context = jetstream::new(client.clone());
     for (settings, limit) in [("", 500_000), ("[streams]\napp_messages = 5\ndedupe_window_s = 3600", 5)] {
@@ -90,7 +90,7 @@ async fn a_changed_setting_reaches_the_stream_and_keeps_its_messages() {
 
 #[tokio::test]
 async fn a_message_id_is_its_apps_own() {
-    let nats = Nats::start_with(NatsOptions::default()).await;
+    let nats = Nats::start_with(without_login()).await;
     let client = nats.client().await;
     let Settings { streams, runner } = config("");
     // Also after a change, and after a restart of the server.
@@ -121,7 +121,7 @@ async fn a_message_id_is_its_apps_own() {
 
 #[tokio::test]
 async fn batches_that_producers_leave_open_at_the_front_keep_nobody_out() {
-    let nats = Nats::start_with(NatsOptions::default()).await;
+    let nats = Nats::start_with(without_login()).await;
     let client = nats.client().await;
     let Settings { streams, runner } = config("");
     topology::migrate(&client, nats.url(), &streams, &runner).await.unwrap();
@@ -150,7 +150,7 @@ async fn batches_that_producers_leave_open_at_the_front_keep_nobody_out() {
 
 #[tokio::test]
 async fn streams_that_do_not_fit_on_the_disk_are_an_error_that_names_the_settings() {
-    let nats = Nats::start_with(NatsOptions { max_file_store_bytes: 1 << 30, ..NatsOptions::default() }).await;
+    let nats = Nats::start_with(NatsOptions { max_file_store_bytes: 1 << 30, ..without_login() }).await;
     let Settings { streams, runner } = config("");
     let error = topology::migrate(&nats.client().await, nats.url(), &streams, &runner).await.unwrap_err();
     assert!(matches!(error, TopologyError::Disk { .. }), "{error:?}");
@@ -163,7 +163,7 @@ async fn streams_that_do_not_fit_on_the_disk_are_an_error_that_names_the_setting
 
 #[tokio::test]
 async fn what_is_set_aside_is_what_the_streams_say() {
-    let nats = Nats::start_with(NatsOptions::default()).await;
+    let nats = Nats::start_with(without_login()).await;
     let client = nats.client().await;
     let Settings { streams, runner } = config("");
     topology::migrate(&client, nats.url(), &streams, &runner).await.unwrap();

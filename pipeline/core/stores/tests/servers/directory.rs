@@ -10,6 +10,7 @@ use bytes::Bytes;
 use chasqui_contract::{Directory, StoreError};
 use chasqui_nats::{ConnectError, ConnectOptions, connect};
 use chasqui_schemas::record::{Bucket, Category, Contacts, Preferences, Template};
+use chasqui_settings::ServerUrl;
 use chasqui_stores::{NatsDirectory, RecordError, Records};
 use chasqui_testing::servers::{Nats, eventually};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -162,9 +163,11 @@ async fn a_missing_bucket_is_an_error_at_once() {
 
 #[tokio::test]
 async fn the_error_of_a_missing_server_names_the_address_and_hides_the_password() {
-    let error = connect("nats://ada:secret@127.0.0.1:1", &ConnectOptions::default()).await.unwrap_err();
+    let nowhere = ServerUrl::parse("nats://ada:secret@127.0.0.1:1").unwrap();
+    let error = connect(&nowhere, &ConnectOptions::default()).await.unwrap_err();
     assert!(matches!(error, ConnectError::NoAnswer { .. }), "{error:?}");
     assert!(error.to_string().contains("127.0.0.1:1") && !format!("{error:?} {error}").contains("secret"), "{error:?}");
-    let error = connect("127.0.0.1:port", &ConnectOptions::default()).await.unwrap_err();
+    let web = ServerUrl::parse("http://127.0.0.1:1").unwrap();
+    let error = connect(&web, &ConnectOptions::default()).await.unwrap_err();
     assert!(matches!(error, ConnectError::Address(_)), "{error:?}");
 }

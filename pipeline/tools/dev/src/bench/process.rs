@@ -41,8 +41,8 @@ impl Worker {
                 command.arg("--stages").arg(role.to_string());
             }
             command
-                .env("CHASQUI_NATS__URL", &addresses.nats)
-                .env("CHASQUI_CLICKHOUSE__URL", &addresses.clickhouse)
+                .env("CHASQUI_NATS__URL", addresses.nats.expose())
+                .env("CHASQUI_CLICKHOUSE__URL", addresses.clickhouse.expose())
                 .env("CHASQUI_LOG__FILTER", "warn")
                 .env("CHASQUI_GATEWAY__BIND", "")
                 .env("CHASQUI_ROUTES__PUSH__IOS", "[sandbox]")

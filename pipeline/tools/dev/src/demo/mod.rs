@@ -90,8 +90,8 @@ pub(crate) async fn run(args: &DemoArgs, file: Option<&Path>) -> anyhow::Result<
     bar.set_message("starting servers");
     let steps = bar.clone();
     let servers =
-        OwnServers::start(&settings, dir.path(), false, move |step| steps.set_message(step.to_owned())).await?;
-    let result = story(args, &settings, &servers.addresses, &lab, &token, &bar).await;
+        OwnServers::start(&settings, dir.path(), true, move |step| steps.set_message(step.to_owned())).await?;
+    let result = story(args, &settings, &servers.addresses, &lab, &token, &bar, dir.path()).await;
     servers.shutdown().await;
     result
 }
@@ -103,6 +103,7 @@ async fn story(
     lab: &Lab,
     token: &str,
     bar: &ProgressBar,
+    dir: &Path,
 ) -> anyhow::Result<ExitCode> {
     bar.set_message("creating streams and tables");
     addresses.migrate(settings).await?;
@@ -132,22 +133,19 @@ async fn story(
     println!("  chasqui trace ID            what happened to it");
     println!("  chasqui dead list           what was given up, and `dead replay`");
     println!("  docs/architecture.md        one notification's way through the code");
-    stay(args, addresses, page.as_deref()).await?;
+    stay(args, dir, page.as_deref()).await?;
     worker.stop().await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs on so that the trace page can be opened: until Ctrl-C with `--stay`, else two minutes on a terminal.
-async fn stay(args: &DemoArgs, addresses: &Addresses, page: Option<&str>) -> anyhow::Result<()> {
+async fn stay(args: &DemoArgs, dir: &Path, page: Option<&str>) -> anyhow::Result<()> {
     let is_watched = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if let Some(page) = page {
         println!("  {page}   the first of the traces above, in a browser; while the demo runs (--stay)");
     }
     if args.stay {
-        let Addresses { nats, clickhouse } = addresses;
-        println!(
-            "\nStaying until Ctrl-C. In another terminal:\n  export CHASQUI_NATS__URL={nats} CHASQUI_CLICKHOUSE__URL={clickhouse}"
-        );
+        println!("\nStaying until Ctrl-C. In another terminal:\n  export CHASQUI_EMBEDDED__DATA_DIR={}", dir.display());
         stop_signal().await?;
     } else if is_watched {
         println!("\nIt runs for two more minutes, or until Ctrl-C.");

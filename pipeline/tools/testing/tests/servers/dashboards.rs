@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use crate::grafana::{
     Dashboard, View,
     alerts::{self, State},
-    ask, dashboards, root, sql,
+    ask, dashboards, sql,
 };
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use chasqui_schemas::{Channel, ReceiptKind, subject};
-use chasqui_testing::{TestInstall, oracle, settings::IMPATIENT, submissions};
+use chasqui_testing::{TestInstall, compose, oracle, settings::IMPATIENT, submissions};
 use clickhouse::Client;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -280,27 +280,9 @@ async fn what_is_wrong_is_raised(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Servers where ClickHouse has the users of `compose.yaml`, with `chasqui` as every password.
+/// Servers where ClickHouse has the readers of `compose.yaml`, with `chasqui` as their password.
 async fn start() -> Result<TestInstall> {
-    let compose = std::fs::read_to_string(root().join("compose.yaml"))?;
-    let users = compose.split("<clickhouse>").find(|part| part.contains("<users>")).context("no users")?;
-    let mut users = users.split_inclusive("</clickhouse>").next().context("no end")?.to_owned();
-    for variable in ["WRITER_PASSWORD", "ANALYST_PASSWORD", "GRAFANA_PASSWORD"] {
-        let from = format!(r#"<password from_env="{variable}"/>"#);
-        ensure!(users.contains(&from), "no {variable}");
-        users = users.replace(&from, "<password>chasqui</password>");
-    }
-    // As in the container: the server's own file, and ours beside it.
-    let dir = tempfile::tempdir()?;
-    let own = dir.path().join("users.xml");
-    std::fs::write(
-        &own,
-        "<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default><password/>
-            <networks><ip>::/0</ip></networks><profile>default</profile></default></users></clickhouse>",
-    )?;
-    std::fs::create_dir(dir.path().join("users.d"))?;
-    std::fs::write(dir.path().join("users.d/chasqui.xml"), format!("<clickhouse>{users}"))?;
     // Those who fail here shall not take the provider out of service for the others.
     let settings = format!("{IMPATIENT}\n[send.breaker]\nmin_calls = 1000000\n");
-    TestInstall::start_with(dir, &settings, format!("<users_config>{}</users_config>", own.display())).await
+    TestInstall::start_with(tempfile::tempdir()?, &settings, compose::readers("chasqui")?).await
 }

@@ -132,10 +132,10 @@ async fn a_producer_in_python_needs_only_nats() -> anyhow::Result<()> {
         "SELECT count() AS n FROM notifications WHERE request_id = '{request_id}' AND app = 'shop' AND state = 'delivered'"
     );
     oracle::until(&install, "the notification", &found, 1).await?;
-    // The programs that the pages show, as they stand but for the address.
+    // The programs that the pages show, as they stand.
     for page in pages::all()? {
         for program in page.blocks("python").iter().filter(|program| program.starts_with("import")) {
-            let output = python(&["-c", &program.replace("nats://127.0.0.1:4222", nats)]).output().await?;
+            let output = python(&["-c", program]).env("NATS_URL", nats).output().await?;
             ensure!(output.status.success(), "{}: {}", page.path.display(), String::from_utf8_lossy(&output.stderr));
         }
     }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::unix::fs::DirBuilderExt,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -104,10 +105,10 @@ async fn publish_through(
 ) -> anyhow::Result<(usize, usize)> {
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("data");
-    std::fs::create_dir(&data)?;
+    std::fs::DirBuilder::new().mode(0o700).create(&data)?;
     let mut disk = Disk::mount(&data.join("nats"))?;
     let mut options = servers::options(&data);
-    options.nats = Some(NatsOptions { sync_interval, ..NatsOptions::default() });
+    options.nats = Some(NatsOptions { sync_interval, ..servers::without_login() });
     let config = Settings::with("")?;
 
     let acknowledged = Mutex::new(BTreeSet::new());
@@ -170,7 +171,7 @@ async fn every_acknowledged_notification_reaches_its_end() -> anyhow::Result<()>
     const CUTS: u64 = 5;
     let mut chance = Chance::new();
     let dir = tempfile::tempdir()?;
-    std::fs::create_dir(dir.path().join("data"))?;
+    std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("data"))?;
     let mut disk = Disk::mount(&dir.path().join("data/nats"))?;
     let install = TestInstall::start_in(dir, IMPATIENT).await?;
     let nats = install.servers().nats().context("no NATS")?;

@@ -5,7 +5,6 @@ pub(crate) mod story;
 
 use std::{
     collections::HashMap,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -19,13 +18,14 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, PullConsumer, pull},
     stream::Config,
 };
+use chasqui_embedded::ClickHouseOptions;
 use chasqui_nats::Publisher;
 use chasqui_schemas::{
     consumer, sample, stream, subject,
     trace::{self, TraceEvent},
 };
 use chasqui_services::run_receipts;
-use chasqui_testing::servers::{ClickHouse, Nats};
+use chasqui_testing::servers::{ClickHouse, Nats, clickhouse_options};
 use chasqui_trace::TraceSink;
 use chasqui_warehouse::{MigrateSettings, WriterSettings, migrate, run_writer};
 use clickhouse::Client;
@@ -52,17 +52,22 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn start() -> Result<Self> {
-        Self::start_with(String::new(), &[]).await
+        Self::start_with_users("", &[]).await
     }
 
-    /// With users from a file of ClickHouse's own kind, and the variables that it refers to. The client is still the
-    /// default user's.
-    pub(crate) async fn start_with_users(users: &Path, variables: &[&str]) -> Result<Self> {
-        Self::start_with(format!("<users_config>{}</users_config>", users.display()), variables).await
+    /// With users from a document of ClickHouse's own kind, and the variables that it refers to. The client is still the
+    /// tester's.
+    pub(crate) async fn start_with_users(users: &str, variables: &[&str]) -> Result<Self> {
+        Self::start_with(clickhouse_options(users, variables)).await
     }
 
-    async fn start_with(extra_config: String, variables: &[&str]) -> Result<Self> {
-        let (nats_server, clickhouse_server) = tokio::join!(Nats::start(), ClickHouse::start(extra_config, variables));
+    /// A server that may ask others.
+    pub(crate) async fn start_unconfined() -> Result<Self> {
+        Self::start_with(ClickHouseOptions { confined: false, ..clickhouse_options("", &[]) }).await
+    }
+
+    async fn start_with(options: ClickHouseOptions) -> Result<Self> {
+        let (nats_server, clickhouse_server) = tokio::join!(Nats::start(), ClickHouse::start_with(options));
         Ok(Bench {
             nats: nats_server.context().await,
             clickhouse: clickhouse_server.client(),
