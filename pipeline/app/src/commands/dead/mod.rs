@@ -139,18 +139,35 @@ fn show(letter: &Letter, reveal: bool, json: bool) -> anyhow::Result<()> {
             text.push_str(&format!("{:16}{}\n", name, clean(&value, usize::MAX)));
         }
     }
-    // Line breaks in the text stay; other control characters could steer the terminal, and go.
-    let cleaned = |text: &str| text.lines().map(|line| clean(line, usize::MAX)).collect::<Vec<_>>().join("\n");
     if let Some(headers) = headers {
-        text.push_str(&format!("\nits headers, as they came:\n{}\n", cleaned(&headers)));
+        text.push_str(&format!("\nits headers, as they came:\n{}\n", printable(&headers)));
     }
     match content {
-        Some(serde_json::Value::String(bytes)) => text.push_str(&format!("\n{}\n", cleaned(&bytes))),
-        Some(content) => text.push_str(&format!("\n{}\n", serde_json::to_string_pretty(&content)?)),
+        Some(serde_json::Value::String(bytes)) => text.push_str(&format!("\n{}\n", printable(&bytes))),
+        // JSON escapes only the oldest control characters, not those from U+0080 on nor marks that turn the text around.
+        Some(content) => text.push_str(&format!("\n{}\n", printable(&serde_json::to_string_pretty(&content)?))),
         None => {}
     }
     if let Some(note) = note {
         text.push_str(&format!("\n{note}\n"));
     }
     print(&text)
+}
+
+/// Line breaks in the text stay; what else could steer a terminal goes.
+fn printable(text: &str) -> String {
+    text.lines().map(|line| clean(line, usize::MAX)).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn what_is_shown_cannot_steer_a_terminal() {
+        let content = serde_json::json!({ "a": "x\u{9b}31mred\u{202e}txt\u{2066}\u{1b}[2J", "b": { "c": 1 } });
+        let shown = printable(&serde_json::to_string_pretty(&content).unwrap());
+        assert!(shown.contains("\n  \"b\": {\n    \"c\": 1"), "{shown}");
+        assert!(!shown.contains(['\u{9b}', '\u{202e}', '\u{2066}', '\u{1b}']), "{shown:?}");
+    }
 }
