@@ -25,7 +25,7 @@ use std::{
 
 use bytes::Bytes;
 use chasqui_contract::{Answer, Outcome, with_sources};
-use chasqui_settings::SettingsError;
+use chasqui_settings::{SettingsError, is_this_machine};
 use http_body_util::{BodyExt, Full};
 use reqwest::{Body, Client, ClientBuilder, Request, RequestBuilder, Response, Url};
 use rustls::ClientConfig;
@@ -286,10 +286,18 @@ pub fn built(request: RequestBuilder) -> Result<Request, Box<Answer>> {
 /// The address that a setting holds. It may hold an account too, so errors do not quote it. `key` is the setting's name.
 ///
 /// # Errors
-/// Where it is not `http://` or `https://`.
+/// Where it is not `http://` or `https://`, or is `http://` to another machine: credentials and recipients go there.
 pub fn address(key: &str, text: &str) -> Result<Url, SettingsError> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    url.ok_or_else(|| SettingsError::invalid(key, "is not an http:// or https:// address"))
+    let url = url.ok_or_else(|| SettingsError::invalid(key, "is not an http:// or https:// address"))?;
+    if url.scheme() == "http" && !is_this_machine(&url) {
+        return Err(SettingsError::invalid(
+            key,
+            "credentials and recipients would cross the network in the clear: begin it with https://; http:// is for \
+             this machine",
+        ));
+    }
+    Ok(url)
 }
 
 /// `url` with more segments.
@@ -524,7 +532,14 @@ mod tests {
 
     #[test]
     fn an_address_is_of_the_web_and_grows_by_segments() {
-        for text in ["", "push.example.com", "ftp://a.example", "mailto:secret@b.example"] {
+        for text in [
+            "",
+            "push.example.com",
+            "ftp://a.example",
+            "mailto:secret@b.example",
+            "http://a.example",
+            "http://10.0.0.1/v",
+        ] {
             let error = address("accounts.x.base_url", text).unwrap_err().to_string();
             assert!(error.starts_with("accounts.x.base_url") && !error.contains("secret"), "{text}: {error}");
         }

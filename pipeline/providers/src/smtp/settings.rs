@@ -3,7 +3,7 @@
 //! Guarantee: the password is read once, at start-up, from where the settings point; it is in no setting, and no
 //! type here shows it.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use chasqui_settings::{SecretSource, SettingsError};
 use serde::Deserialize;
@@ -39,7 +39,7 @@ pub(crate) struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Tls {
-    /// Not at all: a relay on the same machine.
+    /// Not at all: a relay on the same machine; with a password, only there.
     None,
     /// After a plain greeting; never without.
     Starttls,
@@ -53,12 +53,22 @@ impl Settings {
         match &self.username {
             None if self.password.is_set() => Err(account.invalid("username", "a password needs an account")),
             None => Ok(None),
+            Some(_) if self.tls == Tls::None && !is_local(&self.host) => Err(account.invalid(
+                "tls",
+                "a password would cross the network in the clear: set `starttls` or `wrapper`; `none` is for a relay on \
+                 this machine",
+            )),
             Some(username) => {
                 let password = account.secret("password", &self.password)?;
                 Ok(Some(Credentials { username: username.clone(), password }))
             }
         }
     }
+}
+
+fn is_local(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -81,6 +91,27 @@ mod tests {
         let expected = Credentials { username: "chasqui".into(), password: "hunter2".into() };
         assert!(credentials(&settings).unwrap() == Some(expected));
         assert!(!format!("{:?}", credentials(&settings).unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn a_password_in_the_clear_goes_to_this_machine_only() {
+        let (password, _file) = secret("hunter2");
+        for (host, tls, allowed) in [
+            ("127.0.0.1", Tls::None, true),
+            ("localhost", Tls::None, true),
+            ("::1", Tls::None, true),
+            ("mail.example.com", Tls::None, false),
+            ("localhost.example.com", Tls::None, false),
+            ("10.0.0.25", Tls::None, false),
+            ("mail.example.com", Tls::Starttls, true),
+            ("mail.example.com", Tls::Wrapper, true),
+        ] {
+            let with_password =
+                Settings { host: host.into(), tls, username: Some("a".into()), password: password.clone(), ..smtp() };
+            assert_eq!(credentials(&with_password).is_ok(), allowed, "{host} {tls:?}");
+            let without = Settings { username: None, password: SecretSource::default(), ..with_password };
+            assert!(credentials(&without).is_ok(), "{host} {tls:?}: nothing secret is sent");
+        }
     }
 
     #[test]
