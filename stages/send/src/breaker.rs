@@ -365,7 +365,7 @@ impl Window {
             slot.troubled.insert(key);
         }
         let (failed, slow) = ((trouble == Trouble::Failed).into(), (trouble == Trouble::Slow).into());
-        self.add(now, Counts { calls: is_new.into(), failed, slow, ..Counts::default() });
+        self.add(now, Counts { calls: is_new.into(), failed, slow });
     }
 
     /// Drops what is older than the window.

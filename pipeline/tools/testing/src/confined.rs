@@ -34,8 +34,7 @@ impl TestInstall {
             text += &format!("[apps.{app}]\nnats_keys = ['{key}']\n{more}\n");
         }
         write_accounts(dir.path(), &text).await?;
-        let nats =
-            NatsOptions { extra_config: format!("accounts {{ include \"../{ACCOUNTS}\" }}"), ..without_login() };
+        let nats = NatsOptions { extra_config: format!("accounts {{ include \"../{ACCOUNTS}\" }}"), ..without_login() };
         let operator = seed(dir.path(), Role::Operator.as_str());
         Self::open(dir, &text, nats, String::new(), Some(operator)).await
     }
