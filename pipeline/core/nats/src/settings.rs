@@ -114,15 +114,20 @@ impl Settings {
 mod tests {
     use super::*;
 
+    /// The environment may have settings of other parts too.
+    #[derive(Deserialize)]
+    struct Whole {
+        nats: Settings,
+    }
+
     fn with(text: &str) -> Result<ConnectOptions, SettingsError> {
         let dir = tempfile::tempdir().unwrap();
         let (file, secret) = (dir.path().join("nats.toml"), dir.path().join("secret"));
         std::fs::write(&secret, "hunter2").unwrap();
         std::fs::write(&file, format!("[nats]\n{}", text.replace("SECRET", &format!("{{ file = {secret:?} }}"))))
             .unwrap();
-        let whole: std::collections::BTreeMap<String, Settings> =
-            chasqui_settings::read(&[DEFAULTS], Some(&file), &serde_json::Value::Null)?;
-        whole["nats"].connect_options()
+        let whole: Whole = chasqui_settings::read(&[DEFAULTS], Some(&file), &serde_json::Value::Null)?;
+        whole.nats.connect_options()
     }
 
     #[test]

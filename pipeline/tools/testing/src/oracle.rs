@@ -165,7 +165,7 @@ pub async fn nothing_lost_nothing_doubled(install: &TestInstall, count: u64) -> 
     let states = Deliveries::read(install).await?;
     ensure!(states.by_state() == BTreeMap::from([("delivered", count as usize)]), "{:?}", states.by_state());
 
-    let false_duplicates = "SELECT count() AS n FROM trace_events FINAL AS event WHERE reason = 'duplicate' AND
+    let false_duplicates = "SELECT count() AS n FROM trace_events FINAL WHERE reason = 'duplicate' AND
         (request_id, attributes['original']) NOT IN
             (SELECT request_id, toString(notification_id) FROM notifications WHERE reason != 'duplicate')";
     ensure!(number(install, false_duplicates).await? == 0, "the ledger took a redelivery for a duplicate");

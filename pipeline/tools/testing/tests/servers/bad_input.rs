@@ -64,7 +64,8 @@ async fn bad_submissions_are_rejected_with_reasons_and_good_ones_pass() -> anyho
         ensure!(header("Chasqui-Reason").contains(reason), "{reason} wanted: {headers:?}");
         let detail = header("Chasqui-Detail");
         ensure!(detail.contains(words) && detail.len() > 10, "{words} wanted: {detail}");
-        ensure!(!rejected.payload.is_empty() && payload.starts_with(&rejected.payload), "{reason} {words}");
+        let kept = &rejected.payload;
+        ensure!(payload.starts_with(kept) && kept.is_empty() == payload.is_empty(), "{reason} {words}");
         ensure!(
             rejected.payload.len() == payload.len() || header("Chasqui-Cut") == payload.len().to_string(),
             "it does not say that it was cut: {reason} {words}"

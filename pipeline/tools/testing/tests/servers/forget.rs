@@ -122,7 +122,7 @@ async fn after_forget_only_what_the_report_names_is_left() -> anyhow::Result<()>
     let counts =
         json!({ "contacts": true, "preferences": true, "inbox_messages": 1, "dead_letters": 3, "notifications": 2 });
     ensure!(foretold["erased"] == counts, "{foretold}");
-    let held = ["DEAD", "INBOX", "KV_contacts", "KV_preferences", "REJECTED"];
+    let held = ["DEAD", "INBOX", "KV_contacts", "KV_owners", "KV_preferences", "REJECTED"];
     holding_at_rest(&install, &held).await?;
 
     let report = forget(&install, "--yes").await?;

@@ -70,12 +70,12 @@ async fn undecided(context: &Context) -> u64 {
 /// How many submissions were rejected, and how many notifications forwarded; forgets them.
 async fn outcome(context: &Context) -> (u64, u64) {
     let (mut rejected, mut forwarded) = (0, 0);
-    for name in ["DEAD", "STAGE_ENRICH_NORMAL"] {
+    for name in ["REJECTED", "STAGE_ENRICH_NORMAL"] {
         let stream = context.get_stream(name).await.unwrap();
         let state = &stream.cached_info().state;
         for sequence in state.first_sequence.max(1)..=state.last_sequence {
             let message = stream.get_raw_message(sequence).await.unwrap();
-            if name == "DEAD" {
+            if name == "REJECTED" {
                 assert_eq!(message.subject.as_str(), "notify.rejected.fuzz");
                 rejected += 1;
             } else {

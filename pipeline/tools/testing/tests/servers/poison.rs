@@ -49,14 +49,20 @@ async fn no_headers_stop_a_reader_or_a_process() -> anyhow::Result<()> {
     let short = BLOCKS.iter().filter(|(_, block)| block.len() == 1).count();
     let (of_headers, of_subjects) = (BLOCKS.len() * WHERE.len() - short, 3);
     let expected = (of_headers + of_subjects) as u64;
-    eventually("each is kept", async || install.stored("DEAD").await.is_ok_and(|letters| letters >= expected)).await;
+    eventually("each is kept", async || {
+        let kept = futures::try_join!(install.stored("DEAD"), install.stored("REJECTED"));
+        kept.is_ok_and(|(letters, rejections)| letters + rejections >= expected)
+    })
+    .await;
     let delivered = "SELECT count() AS n FROM deliveries WHERE state = 'delivered' AND app = 'good'";
     oracle::until(&install, "the good ones", delivered, BLOCKS.len() as u64).await?;
 
-    let dead = jetstream::new(install.nats.clone()).get_stream("DEAD").await?;
     let mut letters = Vec::new();
-    for sequence in 1..=dead.cached_info().state.last_sequence {
-        letters.push(dead.get_raw_message(sequence).await?);
+    for name in ["DEAD", "REJECTED"] {
+        let kept = jetstream::new(install.nats.clone()).get_stream(name).await?;
+        for sequence in 1..=kept.cached_info().state.last_sequence {
+            letters.push(kept.get_raw_message(sequence).await?);
+        }
     }
     ensure!(letters.len() as u64 == expected, "{} letters", letters.len());
     for to in WHERE.iter().filter(|to| **to != PLANTED) {
@@ -82,7 +88,7 @@ async fn no_headers_stop_a_reader_or_a_process() -> anyhow::Result<()> {
     ensure!(install.run(&["dead", "replay", &planted]).await.is_err(), "it says not where to");
     let rejected =
         letters.iter().find(|letter| letter.subject.as_str() == "notify.rejected.bad").context("rejected")?.sequence;
-    let shown = install.run(&["dead", "show", &rejected.to_string(), "--reveal"]).await?;
+    let shown = install.run(&["dead", "show", &format!("r{rejected}"), "--reveal"]).await?;
     ensure!(shown.contains("unreadable_headers") && shown.contains("as they came"), "{shown}");
 
     let log = install.worker_log();

@@ -6,7 +6,11 @@
 use async_nats::jetstream::{self, kv, stream::Config};
 use chasqui_contract::{Book, Claim, Ledger};
 use chasqui_nats::Publisher;
-use chasqui_schemas::{id, record::Bucket, stream, subject};
+use chasqui_schemas::{
+    id,
+    record::{Bucket, Owners, Record},
+    stream, subject,
+};
 use chasqui_testing::servers::stream_config;
 
 /// The stream of attempts.
@@ -21,8 +25,8 @@ pub async fn make_stores(context: &jetstream::Context) {
         context.create_stream(stream_config(name, subjects)).await.unwrap();
     }
     context.create_stream(attempts_config()).await.unwrap();
-    for bucket in Bucket::ALL {
-        let config = kv::Config { bucket: bucket.as_str().to_owned(), ..kv::Config::default() };
+    for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([Owners::BUCKET]) {
+        let config = kv::Config { bucket: bucket.to_owned(), ..kv::Config::default() };
         context.create_key_value(config).await.unwrap();
     }
 }
