@@ -147,7 +147,7 @@ pub async fn accounts(install: &TestInstall, lab: &Lab) -> anyhow::Result<Vec<Ac
         let inbox = inboxes.remove(&row.delivery_id).unwrap_or(0);
         let account = Account { calls: calls.remove(&row.delivery_id).unwrap_or_default(), row };
         if !account.agrees(inbox) {
-            contradictions.push(format!("{account:?}"));
+            contradictions.push(format!("{account:?}, {inbox} in the inbox"));
         }
         accounts.push(account);
     }
