@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// The manuals, in the order in which `chasqui config` prints them.
-const DEFAULTS: [&str; 14] = [
+const DEFAULTS: [&str; 15] = [
     include_str!("../app.toml"),
     chasqui_nats::settings::DEFAULTS,
     chasqui_warehouse::settings::DEFAULTS,
@@ -21,6 +21,7 @@ const DEFAULTS: [&str; 14] = [
     chasqui_stores::pepper::DEFAULTS,
     chasqui_services::monitor::DEFAULTS,
     chasqui_validate::settings::DEFAULTS,
+    chasqui_render::settings::DEFAULTS,
     chasqui_rules::routes::DEFAULTS,
     chasqui_send::DEFAULTS,
     chasqui_http::settings::DEFAULTS,
@@ -50,6 +51,7 @@ pub struct Settings {
     pub monitor: chasqui_services::MonitorSettings,
     pub accounts: chasqui_providers::Accounts,
     pub submissions: chasqui_validate::Settings,
+    pub render: chasqui_render::Settings,
     pub routes: RouteSettings,
     pub send: chasqui_send::Settings,
     pub gateway: chasqui_http::Settings,

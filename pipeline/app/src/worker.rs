@@ -253,7 +253,8 @@ impl Worker {
             Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, limits, parts, on),
             Stage::Render => {
                 let links = settings.links.open(&settings.gateway.public_url)?;
-                let render = Render::new(directory, links, parts.pepper.clone(), settings.schemes()?);
+                let render = Render::new(directory, links, parts.pepper.clone(), settings.schemes()?)
+                    .configured(&settings.render);
                 self.run(render, limits, parts, on);
             }
             Stage::Prioritize => self.run(Prioritize { clock, routes: settings.routes() }, limits, parts, on),

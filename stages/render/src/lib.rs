@@ -14,13 +14,15 @@
 //! | `engine` | compiles and runs templates within limits |
 //! | `work` | bounds what filters make of the data |
 //! | `cache` | keeps compiled templates |
-//! | `sms` | counts the segments of a text |
+//! | [`settings`] | `[render]` |
+//! | `sms` | writes a text in GSM-7 where it can, and counts its segments |
 //! | `values` | reads the data, and prints it as it was written |
 //! | `track` | rewrites links so that clicks are counted, adds the pixel and the link to unsubscribe |
 
 mod cache;
 mod choose;
 mod engine;
+pub mod settings;
 mod sms;
 mod track;
 mod values;
@@ -40,6 +42,7 @@ use chasqui_schemas::{
 };
 use compact_str::{CompactString, ToCompactString, format_compact};
 
+pub use crate::settings::Settings;
 use crate::{cache::Cache, engine::Compiled, track::Tracking, values::Data};
 
 /// The render stage.
@@ -48,6 +51,7 @@ pub struct Render {
     links: Option<Links>,
     pepper: Pepper,
     schemes: Schemes,
+    sms_transliterate: bool,
     cache: Cache,
 }
 
@@ -55,7 +59,12 @@ impl Render {
     /// Reads templates from `directory`; makes links to the gateway with `links`, where there is one. `pepper`: for ids. What
     /// templates make of `url` has one of `schemes`.
     pub fn new(directory: Arc<dyn Directory>, links: Option<Links>, pepper: Pepper, schemes: Schemes) -> Self {
-        Render { directory, links, pepper, schemes, cache: Cache::default() }
+        Render { directory, links, pepper, schemes, sms_transliterate: true, cache: Cache::default() }
+    }
+
+    /// As an operator has set it; [`Render::new`] has the defaults.
+    pub fn configured(self, settings: &Settings) -> Self {
+        Render { sms_transliterate: settings.sms_transliterate, ..self }
     }
 }
 
@@ -70,7 +79,7 @@ impl Decide for Render {
             Message::Content(content) => {
                 let locale = request.locale.as_deref().unwrap_or_default();
                 let written = |_: Channel| Ok(Some(Text { content: content.clone(), locale: locale.to_owned() }));
-                deliver(&notification, "", &self.pepper, &tracking, written)
+                self.deliver(&notification, "", &tracking, written)
             }
             Message::Template { key, data } => match self.directory.template(key).await? {
                 None => Decision::dead(Reason::TemplateMissing, format!("there is no template `{key}`")),
@@ -110,7 +119,85 @@ impl Render {
                 None => Ok(text),
             }
         };
-        deliver(notification, variant, &self.pepper, tracking, written)
+        self.deliver(notification, variant, tracking, written)
+    }
+
+    /// One delivery per endpoint, with the text that `written` gives for its channel.
+    fn deliver(
+        &self,
+        notification: &Notification,
+        variant: &str,
+        tracking: &Tracking<'_>,
+        written: impl Fn(Channel) -> Result<Option<Text>, Failed>,
+    ) -> Decision {
+        if notification.endpoints.is_empty() {
+            return Decision::suppress(Reason::NoEndpoint);
+        }
+        let request = &notification.request;
+        let mut deliveries = Vec::with_capacity(notification.endpoints.len());
+        let mut attributes = Vec::new();
+        let mut explain = |key: CompactString, value: CompactString| attributes.push((key, value));
+        if !variant.is_empty() {
+            explain("variant".into(), variant.into());
+        }
+        if tracking.links.is_some() {
+            explain("tracking".into(), if tracking.is_allowed { "on" } else { "off" }.into());
+        }
+        for channel in Channel::ALL {
+            let mut endpoints = notification.endpoints.iter().filter(|each| each.channel() == channel).peekable();
+            if endpoints.peek().is_none() {
+                continue;
+            }
+            let written = match written(channel) {
+                Ok(written) => written.and_then(|Text { content, locale }| Some((fit(channel, content)?, locale))),
+                Err(Failed(what)) => return Decision::dead(Reason::RenderFailed, what),
+            };
+            let Some((mut content, locale)) = written else {
+                explain(format_compact!("skipped.{channel}"), Reason::TemplateMissing.as_str().into());
+                continue;
+            };
+            let mut sms_segments = 0;
+            if channel == Channel::Sms {
+                let plain = content.body.as_deref().and_then(sms::transliterated).filter(|_| self.sms_transliterate);
+                if let Some(plain) = plain {
+                    explain("sms_transliterated".into(), "true".into());
+                    content.body = Some(plain);
+                }
+                let body = content.body.as_deref().unwrap_or_default();
+                let Some(segments) = sms::segments(body) else {
+                    let (most, length) = (sms::MAX_SEGMENTS, body.chars().count());
+                    let what = format!("an SMS of {length} characters takes more than {most} segments");
+                    return Decision::dead(Reason::RenderFailed, what);
+                };
+                sms_segments = segments;
+                explain("sms_segments".into(), segments.to_compact_string());
+            }
+            if !locale.is_empty() {
+                explain(format_compact!("locale.{channel}"), locale.as_str().into());
+            }
+            deliveries.extend(endpoints.map(|endpoint| {
+                let delivery_id = self.pepper.delivery(&notification.app, notification.id, channel, &endpoint.id);
+                let origin = Origin { delivery_id, notification_id: notification.id, channel };
+                let written = Written {
+                    variant: variant.to_owned(),
+                    locale: locale.clone(),
+                    content: tracking.content(&origin, content.clone()),
+                    sms_segments,
+                    unsubscribe_url: tracking.unsubscribe_url(&origin, notification, endpoint),
+                };
+                notification.delivery_to(delivery_id, endpoint.clone(), written)
+            }));
+        }
+        if deliveries.is_empty() {
+            let what = match request.message.template() {
+                "" => "the content says nothing that the recipient's channels can show".to_owned(),
+                key => format!("the template `{key}` has nothing for the recipient's channels"),
+            };
+            return Decision { attributes, ..Decision::dead(Reason::TemplateMissing, what) };
+        }
+        attributes.push(("deliveries".into(), deliveries.len().to_compact_string()));
+        let verdict = Verdict::Forward(deliveries.into_iter().map(Output::Delivery).collect());
+        Decision { attributes, ..Decision::new(verdict) }
     }
 
     /// Whether category and recipient allow us to count opens and clicks. Preferences that cannot be read allow nothing.
@@ -156,79 +243,6 @@ fn write(
     Ok(Some(Text { content, locale: source.locale.to_owned() }))
 }
 
-/// One delivery per endpoint, with the text that `written` gives for its channel.
-fn deliver(
-    notification: &Notification,
-    variant: &str,
-    pepper: &Pepper,
-    tracking: &Tracking<'_>,
-    written: impl Fn(Channel) -> Result<Option<Text>, Failed>,
-) -> Decision {
-    if notification.endpoints.is_empty() {
-        return Decision::suppress(Reason::NoEndpoint);
-    }
-    let request = &notification.request;
-    let mut deliveries = Vec::with_capacity(notification.endpoints.len());
-    let mut attributes = Vec::new();
-    let mut explain = |key: CompactString, value: CompactString| attributes.push((key, value));
-    if !variant.is_empty() {
-        explain("variant".into(), variant.into());
-    }
-    if tracking.links.is_some() {
-        explain("tracking".into(), if tracking.is_allowed { "on" } else { "off" }.into());
-    }
-    for channel in Channel::ALL {
-        let mut endpoints = notification.endpoints.iter().filter(|each| each.channel() == channel).peekable();
-        if endpoints.peek().is_none() {
-            continue;
-        }
-        let written = match written(channel) {
-            Ok(written) => written.and_then(|Text { content, locale }| Some((fit(channel, content)?, locale))),
-            Err(Failed(what)) => return Decision::dead(Reason::RenderFailed, what),
-        };
-        let Some((content, locale)) = written else {
-            explain(format_compact!("skipped.{channel}"), Reason::TemplateMissing.as_str().into());
-            continue;
-        };
-        let mut sms_segments = 0;
-        if channel == Channel::Sms {
-            let body = content.body.as_deref().unwrap_or_default();
-            let Some(segments) = sms::segments(body) else {
-                let (most, length) = (sms::MAX_SEGMENTS, body.chars().count());
-                let what = format!("an SMS of {length} characters takes more than {most} segments");
-                return Decision::dead(Reason::RenderFailed, what);
-            };
-            sms_segments = segments;
-            explain("sms_segments".into(), segments.to_compact_string());
-        }
-        if !locale.is_empty() {
-            explain(format_compact!("locale.{channel}"), locale.as_str().into());
-        }
-        deliveries.extend(endpoints.map(|endpoint| {
-            let delivery_id = pepper.delivery(&notification.app, notification.id, channel, &endpoint.id);
-            let origin = Origin { delivery_id, notification_id: notification.id, channel };
-            let written = Written {
-                variant: variant.to_owned(),
-                locale: locale.clone(),
-                content: tracking.content(&origin, content.clone()),
-                sms_segments,
-                unsubscribe_url: tracking.unsubscribe_url(&origin, notification, endpoint),
-            };
-            notification.delivery_to(delivery_id, endpoint.clone(), written)
-        }));
-    }
-    if deliveries.is_empty() {
-        let what = match request.message.template() {
-            "" => "the content says nothing that the recipient's channels can show".to_owned(),
-            key => format!("the template `{key}` has nothing for the recipient's channels"),
-        };
-        return Decision { attributes, ..Decision::dead(Reason::TemplateMissing, what) };
-    }
-    attributes.push(("deliveries".into(), deliveries.len().to_compact_string()));
-    let verdict = Verdict::Forward(deliveries.into_iter().map(Output::Delivery).collect());
-    Decision { attributes, ..Decision::new(verdict) }
-}
-
 /// The part of a message that a channel can show; `None` where it can show nothing.
 fn fit(channel: Channel, content: Content) -> Option<Content> {
     let says = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.trim().is_empty());
@@ -238,6 +252,10 @@ fn fit(channel: Channel, content: Content) -> Option<Content> {
     let fitted = match channel {
         Channel::Sms => {
             let body = if says(&content.body) { content.body } else { content.title };
+            let body = match (body, content.url) {
+                (Some(body), Some(url)) if !body.contains(&url) => Some(format!("{}\n{url}", body.trim_end())),
+                (body, _) => body,
+            };
             Content { body, ..Content::default() }
         }
         Channel::Email => content,

@@ -1,4 +1,7 @@
-//! Counts the segments that a text takes as an SMS, each of which is billed.
+//! Makes a text fit for SMS, and counts the segments that it takes, each of which is billed.
+//!
+//! One curly apostrophe makes a text of five segments one of eleven, because a text has one encoding. So typographic
+//! characters become those that typewriters had, where that makes the text GSM-7; another text stays as it is.
 //!
 //! Pure, so a crash changes nothing.
 //!
@@ -12,6 +15,34 @@ pub(crate) const MAX_SEGMENTS: u16 = 10;
 const BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà";
 /// Its extension table: an escape and a septet each.
 const EXTENSION: &str = "\u{c}^{}\\[~]|€";
+
+/// Typographic characters, and what stands in their place.
+const LOOK_ALIKES: [(&str, &str); 8] = [
+    ("‘’‚‛′ʼ´`ˈ", "'"),
+    ("“”„‟″«»", "\""),
+    ("‐‑‒–—―−", "-"),
+    ("…", "..."),
+    ("\u{a0}\u{2002}\u{2003}\u{2004}\u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{202f}\t", " "),
+    ("•‣◦·", "*"),
+    ("\u{ad}\u{200b}\u{2060}\u{feff}", ""),
+    ("⁄", "/"),
+];
+
+/// The text with typographic characters replaced, where that makes it GSM-7; `None` where it stays as it is.
+pub(crate) fn transliterated(text: &str) -> Option<String> {
+    if text.chars().all(|c| septets(c).is_some()) {
+        return None;
+    }
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match LOOK_ALIKES.iter().find(|(these, _)| these.contains(c)) {
+            Some((_, instead)) => plain.push_str(instead),
+            None if septets(c).is_some() => plain.push(c),
+            None => return None,
+        }
+    }
+    Some(plain)
+}
 
 /// Sizes in code units: septets, or UTF-16 units.
 struct Encoding {
@@ -100,6 +131,18 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(segments(&text), expected, "{} × {:?}", text.chars().count(), text.chars().next());
+        }
+    }
+
+    #[test]
+    fn typographic_characters_give_way_where_they_alone_cost_the_encoding() {
+        assert_eq!(transliterated("Don’t “go” – wait…\u{a0}€5").as_deref(), Some("Don't \"go\" - wait... €5"));
+        for as_it_is in ["Don't", "Don’t, 안녕", "😀", ""] {
+            assert_eq!(transliterated(as_it_is), None, "{as_it_is}");
+        }
+        for (these, instead) in LOOK_ALIKES {
+            assert!(instead.chars().all(|c| septets(c).is_some()), "{instead}");
+            assert!(these.chars().all(|c| septets(c).is_none()), "{these}: is in the alphabet");
         }
     }
 

@@ -2,10 +2,12 @@
 //! unsubscribe.
 //!
 //! Guarantee: a recipient or category without tracking gets the message as it was written. Otherwise every http(s) link
-//! of the HTML part, and `url`, goes to the gateway, which redirects to exactly the old target, and a pixel stands at the
-//! end of the HTML; nothing else changes. A link that cannot be rewritten safely stays as it is: one with characters
-//! outside ASCII or with character references that we do not know, one beyond the [`MAX_LINKS`]th, one inside a comment
-//! (Outlook's conditional comments included).
+//! of a mail's HTML part goes to the gateway, which redirects to exactly the old target, and a pixel stands at the end
+//! of the HTML; nothing else changes. `url` stays as it is: it opens an app, which knows its own links and not ours, and
+//! in a mail's text part it would stand beside the body's own. A link stays as it is too where it says
+//! `clicktracking="off"` (the attribute that SendGrid reads, for links that an app opens), or where it cannot be rewritten
+//! safely: one with characters outside ASCII or with character references that we do not know, one beyond the
+//! [`MAX_LINKS`]th, one inside a comment (Outlook's conditional comments included).
 //!
 //! Pure: a message that is rendered again after a crash has the same links.
 
@@ -21,6 +23,9 @@ use lol_html::{RewriteStrSettings, element, end, end_tag, html_content::ContentT
 /// about 100 kB.
 const MAX_LINKS: u16 = 200;
 
+/// The attribute by which a link asks to stay as it is: `off`.
+const OPT_OUT: &str = "clicktracking";
+
 /// Links to the gateway, for one notification.
 pub(crate) struct Tracking<'a> {
     /// `None` where there is no gateway.
@@ -33,9 +38,8 @@ impl Tracking<'_> {
     /// The content, its links rewritten, and with a pixel where it has HTML.
     pub(crate) fn content(&self, origin: &Origin, content: Content) -> Content {
         let Some(links) = self.links.filter(|_| self.is_allowed) else { return content };
-        let url = content.url.map(|url| links.click(origin, 0, &url).unwrap_or(url));
         let html = content.html.map(|text| html(links, origin, &text).unwrap_or(text));
-        Content { url, html, ..content }
+        Content { html, ..content }
     }
 
     /// Where one POST unsubscribes the recipient of a mail (RFC 8058). A user is unsubscribed from the category. An inline
@@ -68,13 +72,16 @@ impl Tracking<'_> {
 /// The HTML with links rewritten and a pixel; `None` where the rewriter gives up on it.
 fn html(links: &Links, origin: &Origin, text: &str) -> Option<String> {
     let pixel = format!(r#"<img src="{}" width="1" height="1" alt="" style="display:block">"#, links.open(origin));
-    // Link 0 is `url`.
     let next = Cell::new(1);
     // Shared by reference count, because the handler of an end tag must be `'static` while the others borrow.
     let is_placed = std::rc::Rc::new(Cell::new(false));
     let settings = RewriteStrSettings::new()
         .with_strict(false)
         .append_element_content_handler(element!("a[href], area[href]", |element| {
+            if element.get_attribute(OPT_OUT).is_some_and(|value| value.trim().eq_ignore_ascii_case("off")) {
+                element.remove_attribute(OPT_OUT);
+                return Ok(());
+            }
             let link = next.get();
             let target = element.get_attribute("href").filter(|_| link <= MAX_LINKS);
             let target = target.as_deref().and_then(|raw| decode(raw.trim()));

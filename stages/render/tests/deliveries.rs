@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use chasqui_contract::{Decide, StoreError, Verdict};
-use chasqui_render::Render;
+use chasqui_render::{Render, Settings};
 use chasqui_rules::Schemes;
 use chasqui_schemas::{
     Channel, Lane, Notification, Reason,
@@ -181,7 +181,10 @@ fn inline_content_is_sent_as_it_is() {
         let expected = match each.channel() {
             Channel::Email => content.clone(),
             Channel::Push | Channel::InApp => Content { html: None, ..content.clone() },
-            Channel::Sms => Content { body: content.body.clone(), ..Content::default() },
+            Channel::Sms => {
+                let body = content.body.iter().zip(&content.url).map(|(body, url)| format!("{body}\n{url}")).next();
+                Content { body, ..Content::default() }
+            }
         };
         assert_eq!(each.content, expected);
     }
@@ -195,6 +198,30 @@ fn an_sms_without_a_body_says_its_title() {
     ));
     let sms = made.iter().find(|each| each.channel() == Channel::Sms).unwrap();
     assert_eq!(sms.content, Content { body: Some("t".into()), ..Content::default() });
+}
+
+#[test]
+fn one_curly_apostrophe_costs_no_segments() {
+    let text = "Don’t forget your papers. ".repeat(20);
+    let input = || inline(Content { body: Some(text.clone()), ..Content::default() });
+    let of = |stage: Render| deliveries(decide(&stage, Notification { endpoints: vec![phone()], ..input() })).remove(0);
+    let new = || Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper(), Schemes::default());
+    let plain = of(new());
+    assert_eq!((plain.content.body, plain.sms_segments), (Some(text.replace('’', "'")), 4));
+    let as_it_is = of(new().configured(&Settings { sms_transliterate: false }));
+    assert_eq!((as_it_is.content.body, as_it_is.sms_segments), (Some(text.clone()), 8));
+}
+
+#[test]
+fn an_sms_says_where_a_tap_leads() {
+    let content = Content { body: Some("Hi ".into()), url: Some("https://a.b/".into()), ..Content::default() };
+    let body = |content: Content| {
+        let stage = Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper(), Schemes::default());
+        deliveries(decide(&stage, Notification { endpoints: vec![phone()], ..inline(content) })).remove(0).content
+    };
+    assert_eq!(body(content.clone()).body.as_deref(), Some("Hi\nhttps://a.b/"));
+    let said = Content { body: Some("see https://a.b/ now".into()), ..content };
+    assert_eq!(body(said).body.as_deref(), Some("see https://a.b/ now"), "once");
 }
 
 #[test]
