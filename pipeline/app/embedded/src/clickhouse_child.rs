@@ -66,7 +66,7 @@ enum ChildError {
 }
 
 /// Is ClickHouse until the parent lets go of standard input, then ends the process. `args`, without program name and
-/// subcommand: the library, the configuration file, the data directory, and the port it is confined to, or [`UNCONFINED`].
+/// subcommand: the library, the configuration file, the data directory, and the port it is confined to, or `UNCONFINED`.
 ///
 /// Standard output may be a descriptor to be kept open as long as the process lives (a lock); what ClickHouse would
 /// write there goes to standard error.

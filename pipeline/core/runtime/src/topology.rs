@@ -14,7 +14,7 @@
 //! full channel refuses no message of another channel. `DEFERRED` has no such limit, since JetStream allows none on a
 //! stream with schedules: its metadata say the limit, and the runtime keeps it (`plan`).
 //!
-//! The front remembers no message ids ([`without_ids`]). Producers may publish to it in atomic batches, of which JetStream
+//! The front remembers no message ids (`without_ids`). Producers may publish to it in atomic batches, of which JetStream
 //! opens 50 at once for each stream. What Chasqui itself publishes to the front needs none: it goes message by message.
 
 use std::{collections::HashMap, time::Duration};
@@ -76,7 +76,7 @@ pub enum TopologyError {
         #[source]
         source: async_nats::Error,
     },
-    /// The server cannot do without message ids ([`without_ids`]).
+    /// The server cannot do without message ids (`without_ids`).
     #[error(
         "stream {name} would drop an app's message because another app used its id: this nats-server remembers ids although \
          it is told not to; take version 2.15"

@@ -5,7 +5,7 @@
 //! be counted twice; but rows would be written twice.)
 //!
 //! A table has a partition for each day of submission, and an insert makes a part in each of its days, which is synced to
-//! the disk. So an insert has a bounded number of days ([`MAX_DAYS`]); rows of more days are more inserts.
+//! the disk. So an insert has a bounded number of days (`MAX_DAYS`); rows of more days are more inserts.
 
 use std::{ops::Range, time::Duration};
 

@@ -10,9 +10,9 @@
 //!
 //! What ClickHouse refuses because of itself (a full disk, a missing table, a right) it takes once an operator has acted;
 //! until then the refusal is logged as an error at every try, at least every 10 seconds. What it refuses because of what
-//! the rows say ([`is_about_content`]) would be refused for ever, and nothing behind it would be written: so a piece of a
+//! the rows say (`is_about_content`) would be refused for ever, and nothing behind it would be written: so a piece of a
 //! batch that is refused like that is halved, and its halves, until the row is alone. That row becomes a dead letter, and
-//! all others are written. A batch of which it refuses more than [`MAX_REFUSED`] rows is another matter: then the table
+//! all others are written. A batch of which it refuses more than `MAX_REFUSED` rows is another matter: then the table
 //! is wrong, and not the rows, and it is waited for.
 //!
 //! Metrics: `chasqui_trace_rows` (written), `chasqui_trace_backlog` (messages of the stream that are not written yet) and
