@@ -44,11 +44,11 @@ impl Package {
 
     /// Whether we wrote it: it is in this repository, and not as a changed copy of another's.
     pub(crate) fn is_ours(&self) -> bool {
-        self.source.is_none() && !self.is_in("vendored")
+        self.source.is_none() && !self.is_in("vendor")
     }
 
     fn is_in(&self, folder: &str) -> bool {
-        self.manifest_path.components().any(|part| part.as_os_str() == folder)
+        self.manifest_path.ancestors().any(|path| path.ends_with(Path::new("pipeline").join(folder)))
     }
 }
 

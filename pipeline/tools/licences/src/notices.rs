@@ -29,7 +29,7 @@ The image of the Dockerfile contains, besides the binary `chasqui`:
 - ClickHouse as a library, from the npm packages of chDB: Apache-2.0, https://github.com/chdb-io/chdb.
 
 The binary contains Rust's standard library (Apache-2.0 or MIT, https://github.com/rust-lang/rust), and these crates, whose
-sources Cargo fetches by name and version; that of async-nats is a changed copy, pipeline/vendored/async-nats:
+sources Cargo fetches by name and version; that of async-nats is a changed copy, pipeline/vendor/async-nats:
 
 ";
 

@@ -1,4 +1,4 @@
-//! The client library, changed (`pipeline/vendored/async-nats`): whatever the bytes of a message's headers are, it is delivered
+//! The client library, changed (`pipeline/vendor/async-nats`): whatever the bytes of a message's headers are, it is delivered
 //! by every way of reading, and the connection stays.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
