@@ -34,8 +34,10 @@ impl ServerUrl {
         let mut found = ServerUrl::default();
         for one in text.split(',').map(str::trim).filter(|_| !text.trim().is_empty()) {
             let (shown, login) = split(one)?;
-            if login.is_some() && found.login.is_some() && login != found.login {
-                return Err("its servers have different logins: write one login, in the first address");
+            // A comma in a password ends an address too early: what comes before it would be taken for a host, and shown.
+            if login.is_some() && !found.is_empty() && login != found.login {
+                return Err("its servers have different logins: write one login, in the first address, and %2C for a \
+                            comma in it");
             }
             found.login = found.login.or(login);
             found.shown = if found.shown.is_empty() { shown } else { format!("{},{shown}", found.shown) };
@@ -97,7 +99,12 @@ impl ServerUrl {
 
 /// Whether the address is of this machine, whose network nobody else reads.
 pub fn is_this_machine(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    is_this_host(url.host_str().unwrap_or_default())
+}
+
+/// Whether a host, by its name or its number, is this machine.
+pub fn is_this_host(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
@@ -170,9 +177,15 @@ mod tests {
             assert_eq!((url.as_str(), login), (shown, (user, password)), "{text}");
             assert_eq!(ServerUrl::parse(&url.expose()).unwrap(), url);
         }
-        for text in
-            ["nats://a:p@x,nats://b:q@y", "nats://", "http://x/?password=p", "nats://a:1/2@x", "http://a:1\\2@x"]
-        {
+        for text in [
+            "nats://a:p@x,nats://b:q@y",
+            "nats://pass,word@x",
+            "nats://a:1,word@x",
+            "nats://",
+            "http://x/?password=p",
+            "nats://a:1/2@x",
+            "http://a:1\\2@x",
+        ] {
             assert!(ServerUrl::parse(text).is_err(), "{text}");
         }
     }
