@@ -4,7 +4,7 @@
 CREATE TABLE IF NOT EXISTS queue_metrics
 (
     sampled_at DateTime64(3, 'UTC') COMMENT 'When; the same for all rows of a sample' CODEC(Delta, ZSTD(1)),
-    stage LowCardinality(String) COMMENT 'What it serves: a stage, validate to send; or receipts, traces (the way into ClickHouse), schedules (what waits for its time), dead (dead letters), rejected (rejected submissions), ledger, attempts, inbox',
+    stage LowCardinality(String) COMMENT 'What it serves: a stage, validate to send; or receipts, owners (contacts on their way into the index of owners), traces (the way into ClickHouse), schedules (what waits for its time), dead (dead letters), rejected (rejected submissions), ledger, attempts, inbox',
     lane LowCardinality(String) COMMENT 'critical, high, normal or bulk; empty where the stream has no lanes',
     channel LowCardinality(String) COMMENT 'push, sms, email or in_app at send; else empty',
     stream LowCardinality(String) COMMENT 'JetStream stream',

@@ -256,9 +256,8 @@ impl Json {
     pub fn compact(text: &str) -> Self {
         let (mut in_text, mut escaped) = (false, false);
         let stays = |c: &char| {
-            match c {
-                '"' if !escaped => in_text = !in_text,
-                _ => {}
+            if *c == '"' && !escaped {
+                in_text = !in_text;
             }
             escaped = in_text && !escaped && *c == '\\';
             in_text || !c.is_ascii_whitespace()

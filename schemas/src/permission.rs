@@ -58,10 +58,10 @@ fn stages() -> Vec<String> {
     subjects.push(subject::RECEIPTS.to_owned());
     subjects.extend([stream::LEDGER, stream::ATTEMPTS].into_iter().flat_map(read_claims));
     for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([Owners::BUCKET]) {
-        subjects.extend(read(bucket));
+        subjects.push(read(bucket));
         subjects.extend(watch(bucket));
     }
-    subjects.extend(read(SECRETS));
+    subjects.push(read(SECRETS));
     // Devices that are gone and addresses that bounce.
     subjects.extend([Contacts::BUCKET, Suppression::BUCKET].map(write));
     subjects
@@ -86,14 +86,14 @@ fn services() -> Vec<String> {
     // The writer fetches a message of which ClickHouse refuses a row.
     subjects.push(format!("$JS.API.STREAM.MSG.GET.{}", stream::TRACES));
     // Receipts tell ids of ours by the secret.
-    subjects.extend(read(SECRETS));
+    subjects.push(read(SECRETS));
     // Whose an address is, from the contacts.
     subjects.extend(pull(stream::CONTACTS));
-    subjects.extend([Contacts::BUCKET, Owners::BUCKET].into_iter().flat_map(read));
+    subjects.extend([Contacts::BUCKET, Owners::BUCKET].map(read));
     subjects.push(write(Owners::BUCKET));
     // Opt-outs.
     for bucket in [Preferences::BUCKET, Suppression::BUCKET] {
-        subjects.extend(read(bucket));
+        subjects.push(read(bucket));
         subjects.push(write(bucket));
     }
     subjects
@@ -103,7 +103,7 @@ fn gateway() -> Vec<String> {
     let mut subjects = vec![look_at_streams(), subject::RECEIPTS.to_owned(), subject::LEDGER.to_owned()];
     // It claims callbacks that must not count twice, and tells ids of ours by the secret.
     subjects.extend([stream::LEDGER, stream::ATTEMPTS].into_iter().flat_map(read_claims));
-    subjects.extend(read(SECRETS));
+    subjects.push(read(SECRETS));
     subjects
 }
 
@@ -147,8 +147,8 @@ fn read_claims(stream: &str) -> [String; 2] {
     [format!("$JS.API.DIRECT.GET.{stream}"), format!("$JS.API.STREAM.MSG.GET.{stream}")]
 }
 
-fn read(bucket: &str) -> [String; 1] {
-    [format!("$JS.API.DIRECT.GET.KV_{bucket}.$KV.{bucket}.>")]
+fn read(bucket: &str) -> String {
+    format!("$JS.API.DIRECT.GET.KV_{bucket}.$KV.{bucket}.>")
 }
 
 /// A watch is a consumer that the server delivers to our inbox. The client library lets the server choose its name.

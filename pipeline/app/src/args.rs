@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use jiff::{Span, Timestamp, tz::TimeZone};
 use uuid::Uuid;
 
-use crate::{commands::dead::Number, worker::Role};
+use crate::{commands::dead::Number, role::Role};
 
 /// A notification pipeline over NATS JetStream with traces in ClickHouse.
 #[derive(Debug, Parser)]
@@ -111,8 +111,8 @@ pub struct UpArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Runs only these, separated by commas: stages, and the services deferred, receipts, writer, exporter,
-    /// monitor and gateway. Runs all if absent.
+    /// Runs only these, separated by commas: stages, and the services deferred, receipts, owners, writer,
+    /// exporter, monitor and gateway. Runs all if absent.
     #[arg(long, value_delimiter = ',')]
     pub stages: Vec<Role>,
     /// Creates or updates streams and tables first, as `migrate` does.
@@ -318,11 +318,12 @@ pub struct ForgetArgs {
 
 /// A writer of dead letters: a stage, or one of the services beside them.
 fn dead_stage(word: &str) -> Result<String, String> {
-    let service = subject::DEAD_OF_SERVICES.iter().any(|dead| dead.rsplit('.').next() == Some(word));
-    if service {
+    let services = subject::DEAD_OF_SERVICES.map(|dead| dead.rsplit('.').next().unwrap_or_default());
+    if services.contains(&word) {
         return Ok(word.to_owned());
     }
-    word.parse::<Stage>().map(|stage| stage.to_string()).map_err(|error| format!("{error}, trace, receipt, deferred"))
+    let stage = word.parse::<Stage>().map_err(|error| format!("{error}, {}", services.join(", ")))?;
+    Ok(stage.to_string())
 }
 
 /// Parses a time, or how long ago it was.

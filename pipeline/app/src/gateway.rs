@@ -17,7 +17,6 @@ use chasqui_http::Limits;
 use chasqui_nats::{Pauses, Publisher};
 use chasqui_settings::Secret;
 use chasqui_stores::{NatsLedger, pepper};
-use jiff::SignedDuration;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +58,7 @@ impl Gateway {
             callbacks: chasqui_providers::callbacks(&settings.accounts, &gateway.public_url)?,
             client: client.clone(),
             clock,
-            kept: SignedDuration::from_hours(24 * i64::from(settings.clickhouse.ttl_days.get())),
+            kept: settings.kept(),
             known: Arc::clone(&known),
         })?;
         let console = chasqui_console::open(&settings.console, gateway, clickhouse)?;

@@ -11,8 +11,8 @@
 //! without a broker. Nothing is stored; after a crash the process begins as healthy.
 //!
 //! Nothing keeps the answers away, because who waits for `/healthz` in vain restarts the process. They have a thread of their
-//! own, so that no work of the process delays them. A connection is closed after one answer, and within `HEAD` where it
-//! asks nothing; the newest get the places of those that wait (see [`chasqui_http::server`]).
+//! own, so that no work of the process delays them. A connection is closed after one answer, and within `LIMITS.head` where
+//! it asks nothing; the newest get the places of those that wait (see [`chasqui_http::server`]).
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -5,6 +5,7 @@
 //! | [`args`] | the command line: every command and its options |
 //! | [`settings`] | all settings as one typed whole |
 //! | [`servers`] | finds NATS and ClickHouse: those in the settings, those that `chasqui up` runs, or starts our own |
+//! | [`role`] | what a process can run: stages, services, the gateway |
 //! | [`worker`] | builds the stages and services, and runs them; each is registered there in one place |
 //! | [`gateway`] | the HTTP listener, and the rooms behind it |
 //! | [`telemetry`] | logs, and exports spans and metrics by OTLP |
@@ -18,6 +19,7 @@ pub mod commands;
 pub mod gateway;
 pub mod health;
 pub mod metrics;
+pub mod role;
 pub mod servers;
 pub mod settings;
 pub mod telemetry;

@@ -17,27 +17,19 @@ use chasqui_nats::{
 };
 use chasqui_runtime::topology;
 use chasqui_schemas::{Lane, Stage, stream};
-use chasqui_settings::{Secret, ServerUrl};
+use chasqui_settings::ServerUrl;
 use chasqui_stores::pepper;
 use chasqui_warehouse::{ClickHouseSettings, MigrateSettings};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::json;
 
 use crate::settings::{EmbeddedSettings, Settings};
 
 /// The addresses of NATS and ClickHouse.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Addresses {
     pub nats: ServerUrl,
     pub clickhouse: ServerUrl,
-}
-
-/// The file of `chasqui up`. NATS' login is in its address, where clients of NATS look for it; clients of HTTP do not.
-#[derive(Serialize, Deserialize)]
-struct AddressFile {
-    nats: String,
-    clickhouse: String,
-    clickhouse_user: String,
-    clickhouse_password: String,
 }
 
 impl Addresses {
@@ -122,7 +114,8 @@ impl OwnServers {
         };
         let address_file = write_addresses.then(|| address_file(data_dir));
         if let Some(file) = &address_file {
-            let text = serde_json::to_string(&AddressFile::of(&addresses))?;
+            let Addresses { nats, clickhouse } = &addresses;
+            let text = json!({ "nats": nats.expose(), "clickhouse": clickhouse.expose() }).to_string();
             write_private(file, &text).with_context(|| format!("cannot write {}", file.display()))?;
         }
         Ok(OwnServers { addresses, embedded, address_file })
@@ -177,25 +170,7 @@ fn configured_or_up(
 pub fn of_up(data_dir: &Path) -> anyhow::Result<Addresses> {
     let path = address_file(data_dir);
     let told = || format!("cannot use {}", path.display());
-    let file: AddressFile = serde_json::from_str(&read_private(&path).with_context(told)?).with_context(told)?;
-    let parse = |text: &str| ServerUrl::parse(text).map_err(anyhow::Error::msg).with_context(told);
-    let mut clickhouse = parse(&file.clickhouse)?;
-    if !file.clickhouse_user.is_empty() {
-        clickhouse = clickhouse.with_login(&file.clickhouse_user, &file.clickhouse_password);
-    }
-    Ok(Addresses { nats: parse(&file.nats)?, clickhouse })
-}
-
-impl AddressFile {
-    fn of(addresses: &Addresses) -> Self {
-        let text = |secret: Option<&Secret>| secret.map(Secret::expose).unwrap_or_default().to_owned();
-        AddressFile {
-            nats: addresses.nats.expose(),
-            clickhouse: addresses.clickhouse.as_str().to_owned(),
-            clickhouse_user: text(addresses.clickhouse.user()),
-            clickhouse_password: text(addresses.clickhouse.password()),
-        }
-    }
+    serde_json::from_str(&read_private(&path).with_context(told)?).with_context(told)
 }
 
 /// Where fetched programs are kept: not in the folder that we happen to stand in, which may be anybody's.

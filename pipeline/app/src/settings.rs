@@ -9,6 +9,7 @@ use chasqui_nats::{accounts::App, key::PublicKey};
 use chasqui_rules::{Apps, Permissions, RouteSettings, Routes, Schemes, permissions::UNLISTED};
 use chasqui_schemas::{Lane, subject};
 use chasqui_settings::{SecretSource, ServerUrl, SettingsError};
+use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -179,6 +180,11 @@ impl Settings {
         settings.apps.iter().try_for_each(|(name, app)| app.check(name))?;
         settings.schemes()?;
         Ok(settings)
+    }
+
+    /// How long receipts of a notification count: as long as its traces are kept.
+    pub fn kept(&self) -> SignedDuration {
+        SignedDuration::from_hours(24 * i64::from(self.clickhouse.ttl_days.get()))
     }
 
     /// The apps that are listed by name.

@@ -6,9 +6,7 @@
 //! acknowledged.
 
 use std::{
-    fmt,
     net::SocketAddr,
-    str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,13 +29,12 @@ use chasqui_runtime::{
     lanes::{OTHERS, URGENT},
     run_deferred, run_stage, topology,
 };
-use chasqui_schemas::{Lane, Pepper, Stage, consumer, measure, vocabulary};
+use chasqui_schemas::{Lane, Pepper, Stage, consumer, measure};
 use chasqui_send::{Ports, SendStage};
 use chasqui_services::{run_monitor, run_owners, run_receipts};
 use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, PrivacySettings, pepper};
 use chasqui_validate::Validate;
 use chasqui_warehouse::{WriterSettings, run_exporter, run_writer};
-use jiff::SignedDuration;
 use tokio::{
     runtime::{self, Handle, Runtime},
     sync::watch,
@@ -49,6 +46,7 @@ use crate::{
     gateway::Gateway,
     health::Health,
     metrics::Metrics,
+    role::{Role, Service},
     servers::{Addresses, require_topology},
     settings::Settings,
 };
@@ -61,71 +59,11 @@ const SOUND: Duration = Duration::from_secs(60);
 /// some would wait for ever.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// What a process can run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Runs a stage.
-    Stage(Stage),
-    /// Runs one of the services beside the stages.
-    Service(Service),
-    /// Answers recipients, apps and vendors over HTTP, if `gateway.bind` is set.
-    Gateway,
-}
-
-vocabulary! {
-    /// What runs beside the stages. All but the writer share one connection.
-    pub enum Service "service" {
-        Deferred = "deferred": "Returns deferred messages when due.",
-        Receipts = "receipts": "Turns receipts into trace events.",
-        Owners = "owners": "Follows contacts, so that an address leads to its users.",
-        Writer = "writer": "Writes trace events to ClickHouse.",
-        Exporter = "exporter": "Exports traces by OTLP, if `export.endpoint` is set.",
-        Monitor = "monitor": "Samples the queues.",
-    }
-}
-
-impl Role {
-    pub fn all() -> Vec<Role> {
-        let stages = Stage::ALL.into_iter().map(Role::Stage);
-        stages.chain(Service::ALL.map(Role::Service)).chain([Role::Gateway]).collect()
-    }
-
-    fn stage(self) -> Option<Stage> {
-        if let Role::Stage(stage) = self { Some(stage) } else { None }
-    }
-
-    fn service(self) -> Option<Service> {
-        if let Role::Service(service) = self { Some(service) } else { None }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Role::Stage(stage) => stage.fmt(f),
-            Role::Service(service) => service.fmt(f),
-            Role::Gateway => f.write_str("gateway"),
-        }
-    }
-}
-
-impl FromStr for Role {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        let known = Role::all();
-        known.iter().copied().find(|role| role.to_string() == word).ok_or_else(|| {
-            let words: Vec<_> = known.iter().map(Role::to_string).collect();
-            format!("unknown stage `{word}`: expected one of {}", words.join(", "))
-        })
-    }
-}
-
 /// The roles at work in this process.
 ///
 /// Every stage runs twice. For the critical lane it has a thread, a connection, stores and providers of its own, so
 /// that the lane shares nothing with a backlog. The second one serves the other lanes. The writer has a thread and a
-/// connection too, because it works on many rows at a time.
+/// connection too, because it works on many rows at a time; the gateway has a thread.
 pub struct Worker {
     /// The servers that its roles need; health asks them.
     nats: watch::Sender<Option<Client>>,
@@ -302,7 +240,7 @@ impl Worker {
             }
             Service::Receipts => {
                 let context = jetstream::new(broker.client.clone());
-                let kept = SignedDuration::from_hours(24 * i64::from(settings.clickhouse.ttl_days.get()));
+                let kept = settings.kept();
                 let (traces, secret, stop) = (broker.traces.clone(), settings.privacy.secret()?, self.stop.clone());
                 let receipts = async move {
                     let pepper = pepper(&context, secret.as_ref()).await?;

@@ -1,16 +1,10 @@
-//! What vendors' callbacks share: our ids, the addresses that they switch off, texts that were cut, and how they are
-//! believed.
+//! What vendors' callbacks share: our ids, the addresses that they switch off, texts that were cut.
 
 use std::borrow::Cow;
 
 use chasqui_contract::AddressFact;
-use ring::digest;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
-
-/// The SHA-256 of a text that only its holder knows: compared instead of the text, so that the time that a comparison
-/// takes tells nothing of it.
-pub(crate) type Hash = [u8; digest::SHA256_OUTPUT_LEN];
 
 /// The ids that came back with a message. Whether they are ours, the gateway asks.
 pub(crate) fn ids(notification: Option<&str>, delivery: Option<&str>) -> Option<(Uuid, Uuid)> {
@@ -55,13 +49,6 @@ fn whole(json: &str) -> Cow<'_, str> {
         at += step;
     }
     if kept == 0 { Cow::Borrowed(json) } else { Cow::Owned(mended + &json[kept..]) }
-}
-
-/// The hash of a text.
-pub(crate) fn hash(text: &str) -> Hash {
-    let mut hash = Hash::default();
-    hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
-    hash
 }
 
 #[cfg(test)]

@@ -29,52 +29,41 @@ const AT_ONCE: usize = 16;
 /// [`ReadError`] where the bucket or its consumer is not there at the start. Later troubles are waited for.
 pub async fn run_owners(nats: Context, stop: CancellationToken) -> Result<(), ReadError> {
     let reader = StreamReader::open(nats.clone(), stream::CONTACTS, consumer::OWNERS).await?;
+    let index = OwnersIndex::open(&nats).await.map_err(|error| ReadError {
+        stream: stream::CONTACTS,
+        consumer: consumer::OWNERS,
+        source: error.into(),
+    })?;
     let mut pauses = Pauses::default();
-    while let Some(messages) = reader.messages(&stop).await {
-        let mut chunks = messages.ready_chunks(BATCH);
-        loop {
-            let chunk = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                chunk = chunks.next() => chunk,
-            };
-            let Some(chunk) = chunk else { break };
-            let (good, bad): (Vec<_>, Vec<_>) = chunk.into_iter().partition(Result::is_ok);
-            let good = good.into_iter().flatten();
-            let (users, held): (BTreeSet<Option<String>>, Vec<_>) =
-                good.map(|message| (subject::contacts_of(&message.subject), message.split().1)).unzip();
-            let following = follow(&nats, users.into_iter().flatten());
-            let done = tokio::select! {
-                done = reader::extend_while(&held, reader.extend_every, following) => done,
-                () = stop.cancelled() => {
-                    reader::put_back_all(&held).await;
-                    return Ok(());
-                }
-            };
-            match done {
-                Ok(()) => {
-                    pauses = Pauses::default();
-                    reader::ack_all(&held).await;
-                }
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "whose addresses are is not stored yet");
-                    tokio::time::sleep(pauses.pause()).await;
-                    reader::put_back_all(&held).await;
-                }
+    let mut chunks = reader.chunks(BATCH, &stop);
+    while let Some(messages) = chunks.next().await {
+        let messages = messages.into_iter();
+        let (users, held): (BTreeSet<Option<String>>, Vec<_>) =
+            messages.map(|message| (subject::contacts_of(&message.subject), message.split().1)).unzip();
+        let following = follow(&index, users.into_iter().flatten());
+        let done = tokio::select! {
+            done = reader::extend_while(&held, reader.extend_every, following) => done,
+            () = stop.cancelled() => {
+                reader::put_back_all(&held).await;
+                return Ok(());
             }
-            if !bad.is_empty() {
-                break;
+        };
+        match done {
+            Ok(()) => {
+                pauses = Pauses::default();
+                reader::ack_all(&held).await;
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "whose addresses are is not stored yet");
+                tokio::time::sleep(pauses.pause()).await;
+                reader::put_back_all(&held).await;
             }
         }
     }
     Ok(())
 }
 
-async fn follow(nats: &Context, users: impl Iterator<Item = String>) -> Result<(), StoreError> {
-    let index = OwnersIndex::open(nats).await?;
-    let following = streams::iter(users).map(|user| {
-        let index = index.clone();
-        async move { index.follow(&user).await }
-    });
+async fn follow(index: &OwnersIndex, users: impl Iterator<Item = String>) -> Result<(), StoreError> {
+    let following = streams::iter(users).map(|user| async move { index.follow(&user).await });
     following.buffer_unordered(AT_ONCE).try_collect::<()>().await
 }

@@ -75,7 +75,10 @@ fn spend(state: &mut State, name: &str, arguments: &[Value]) -> Result<(), Error
             left.0 = rest;
             Ok(())
         }
-        None => Err(Error::new(ErrorKind::OutOfFuel, "filters would read and make more than 16 MiB")),
+        None => {
+            let what = format!("filters would read and make more than {} MiB", MAX_WORK >> 20);
+            Err(Error::new(ErrorKind::OutOfFuel, what))
+        }
     }
 }
 
@@ -96,7 +99,7 @@ fn estimate(name: &str, arguments: &[Value], most: usize) -> usize {
         },
         "join" => {
             let joiner = arguments.iter().skip(1).fold(0, |sum, each| size(each, sum, most, 0));
-            items(&arguments[..1], most).saturating_mul(joiner)
+            items(arguments.first(), most).saturating_mul(joiner)
         }
         "indent" => text.matches('\n').count().saturating_add(1).saturating_mul(numbers()),
         "tojson" => read.saturating_mul(numbers().saturating_add(1)),
@@ -140,8 +143,8 @@ fn size(value: &Value, sum: usize, most: usize, depth: usize) -> usize {
 }
 
 /// The things in a list, as far as they are not more than `most`.
-fn items(list: &[Value], most: usize) -> usize {
-    let inside = list.first().and_then(|list| list.try_iter().ok());
+fn items(list: Option<&Value>, most: usize) -> usize {
+    let inside = list.and_then(|list| list.try_iter().ok());
     inside.map_or(0, |inside| inside.take(most.saturating_add(1)).count())
 }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use chasqui_contract::{Decide, StoreError, Verdict};
 use chasqui_render::{Render, Settings};
-use chasqui_rules::Schemes;
 use chasqui_schemas::{
     Channel, Lane, Notification, Reason,
     notification::Message,
@@ -17,7 +16,9 @@ use chasqui_schemas::{
     submission::Content,
 };
 use chasqui_stores::memory::MemoryDirectory;
-use common::{dead, decide, deliveries, device, inbox, mailbox, notification, of_template, phone, stage, template};
+use common::{
+    dead, decide, deliveries, device, inbox, mailbox, notification, of_template, phone, reading, stage, template,
+};
 use futures::FutureExt;
 use serde_json::json as j;
 
@@ -91,7 +92,7 @@ fn nothing_for_any_channel_is_a_dead_letter() {
 
 #[test]
 fn an_unknown_template_is_a_dead_letter() {
-    let stage = Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper(), Schemes::default());
+    let stage = reading(MemoryDirectory::new());
     let (reason, detail) = dead(decide(&stage, of_template(j!({}), vec![phone()])));
     assert_eq!((reason, detail.as_str()), (Reason::TemplateMissing, "there is no template `t`"));
 }
@@ -106,7 +107,7 @@ fn no_endpoint_is_suppressed() {
 fn a_directory_that_fails_is_an_error_of_the_stage_and_not_of_the_message() {
     let directory = MemoryDirectory::new().with_bad_record::<Template>("t");
     directory.faults.fail_next(1);
-    let stage = Render::new(Arc::new(directory), None, sample::pepper(), Schemes::default());
+    let stage = reading(directory);
     let ask = || stage.decide(of_template(j!({}), vec![phone()])).now_or_never().unwrap();
     assert!(matches!(ask(), Err(StoreError::Unavailable { .. })));
     assert!(matches!(ask(), Err(StoreError::BadRecord { .. })));
@@ -171,10 +172,7 @@ fn inline_content_is_sent_as_it_is() {
     };
     let mut input = inline(content.clone());
     Arc::make_mut(&mut input.request).locale = Some("pt-BR".into());
-    let made = deliveries(decide(
-        &Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper(), Schemes::default()),
-        input,
-    ));
+    let made = deliveries(decide(&reading(MemoryDirectory::new()), input));
     assert_eq!(made.len(), 4);
     assert!(made.iter().all(|each| (each.template.as_str(), each.locale.as_str()) == ("", "pt-BR")));
     for each in made {
@@ -193,7 +191,7 @@ fn inline_content_is_sent_as_it_is() {
 #[test]
 fn an_sms_without_a_body_says_its_title() {
     let made = deliveries(decide(
-        &Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper(), Schemes::default()),
+        &reading(MemoryDirectory::new()),
         inline(Content { title: Some("t".into()), ..Content::default() }),
     ));
     let sms = made.iter().find(|each| each.channel() == Channel::Sms).unwrap();
@@ -205,10 +203,9 @@ fn one_curly_apostrophe_costs_no_segments() {
     let text = "Don’t forget your papers. ".repeat(20);
     let input = || inline(Content { body: Some(text.clone()), ..Content::default() });
     let of = |stage: Render| deliveries(decide(&stage, Notification { endpoints: vec![phone()], ..input() })).remove(0);
-    let new = || Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper(), Schemes::default());
-    let plain = of(new());
+    let plain = of(reading(MemoryDirectory::new()));
     assert_eq!((plain.content.body, plain.sms_segments), (Some(text.replace('’', "'")), 4));
-    let as_it_is = of(new().configured(&Settings { sms_transliterate: false }));
+    let as_it_is = of(reading(MemoryDirectory::new()).configured(&Settings { sms_transliterate: false }));
     assert_eq!((as_it_is.content.body, as_it_is.sms_segments), (Some(text.clone()), 8));
 }
 
@@ -216,7 +213,7 @@ fn one_curly_apostrophe_costs_no_segments() {
 fn an_sms_says_where_a_tap_leads() {
     let content = Content { body: Some("Hi ".into()), url: Some("https://a.b/".into()), ..Content::default() };
     let body = |content: Content| {
-        let stage = Render::new(Arc::new(MemoryDirectory::new()), None, sample::pepper(), Schemes::default());
+        let stage = reading(MemoryDirectory::new());
         deliveries(decide(&stage, Notification { endpoints: vec![phone()], ..inline(content) })).remove(0).content
     };
     assert_eq!(body(content.clone()).body.as_deref(), Some("Hi\nhttps://a.b/"));

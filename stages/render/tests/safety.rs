@@ -6,11 +6,9 @@ mod common;
 
 use std::{sync::Arc, thread};
 
-use chasqui_render::Render;
-use chasqui_rules::Schemes;
 use chasqui_schemas::{Reason, submission::MAX_CONTENT_BYTES};
 use chasqui_stores::memory::MemoryDirectory;
-use common::{dead, decide, deliveries, device, email, mailbox, of_template, stage, template, text};
+use common::{dead, decide, deliveries, device, email, mailbox, of_template, reading, stage, template, text};
 use proptest::prelude::*;
 use serde_json::json as j;
 
@@ -256,9 +254,9 @@ fn nobody_ever_gets_what_is_another_persons() {
 proptest! {
     #[test]
     fn a_warm_cache_changes_nothing(texts in prop::collection::vec("(\\{\\{ ?[ab] ?\\}\\}|\\{% if a %\\}|\\{% endif %\\}|[a-z<&{}%]|\n){0,8}", 1..4), a in ".*", b in ".*") {
-        let warm = Render::new(Arc::new(texts.iter().enumerate().fold(MemoryDirectory::new(), |directory, (n, text)| {
+        let warm = reading(texts.iter().enumerate().fold(MemoryDirectory::new(), |directory, (n, text)| {
             directory.with(&n.to_string(), template(j!({"email": {"default": {"title": text, "html": text}}})))
-        })), None, chasqui_schemas::sample::pepper(), Schemes::default());
+        }));
         for _ in 0..2 {
             for (n, text) in texts.iter().enumerate() {
                 let cold = stage(template(j!({"email": {"default": {"title": text, "html": text}}})));

@@ -18,7 +18,7 @@ use chasqui_schemas::{
     submission::Content,
 };
 use chasqui_stores::memory::MemoryDirectory;
-use common::{decide, deliveries, device, inbox, mailbox, notification, phone};
+use common::{decide, deliveries, device, inbox, mailbox, notification, phone, reading};
 use futures::FutureExt;
 use proptest::prelude::*;
 
@@ -171,11 +171,7 @@ fn without_tracking_nothing_is_rewritten_but_the_way_out_stays() {
 #[test]
 fn without_a_gateway_nothing_is_changed() {
     let html = "<a href=\"https://shop.example.com/\">a</a>";
-    let delivery = deliveries(decide(
-        &Render::new(Arc::new(MemoryDirectory::new()), None, chasqui_schemas::sample::pepper(), Schemes::default()),
-        mail(html),
-    ))
-    .remove(0);
+    let delivery = deliveries(decide(&reading(MemoryDirectory::new()), mail(html))).remove(0);
     assert_eq!((delivery.content.html.as_deref(), delivery.unsubscribe_url), (Some(html), None));
 }
 

@@ -21,12 +21,12 @@
 //!
 //! Each process has its own, and begins closed after a crash: it learns again, from `min_calls` calls.
 
-use chasqui_settings::SettingsError;
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     time::Duration,
 };
 
+use chasqui_settings::SettingsError;
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -125,10 +125,10 @@ pub(crate) struct Refusal {
 enum State {
     Closed(Window),
     Open { since: Timestamp, until: Timestamp, times: u32 },
-    HalfOpen { since: Timestamp, under_way: u32, passed: u32, times: u32 },
+    HalfOpen { since: Timestamp, passed: u32, times: u32 },
 }
 
-/// The breaker of one provider.
+/// The breaker of one provider, or of one origin.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     settings: Settings,
@@ -138,8 +138,10 @@ pub(crate) struct Breaker {
     calls: u64,
     /// When the calls of this era began that are under way and not slow yet, and their endpoints; ids follow time.
     fresh: BTreeMap<u64, (Timestamp, u64)>,
-    /// Calls of this era under way, where that has a limit: [`CAUTION`]. It has none any more once a call has ended well.
-    under_way: Option<u32>,
+    /// Calls of this era under way.
+    under_way: u32,
+    /// Whether few may be under way, [`CAUTION`], because none has ended well yet.
+    cautious: bool,
     /// The endpoints whose probes failed since it was last closed.
     shunned: VecDeque<u64>,
 }
@@ -149,12 +151,12 @@ impl Breaker {
     pub(crate) fn new(settings: Settings) -> Self {
         let state = State::Closed(Window::new(&settings));
         let (fresh, shunned) = (BTreeMap::new(), VecDeque::new());
-        Breaker { settings, state, era: 0, calls: 0, fresh, under_way: None, shunned }
+        Breaker { settings, state, era: 0, calls: 0, fresh, under_way: 0, cautious: false, shunned }
     }
 
     /// The breaker of an origin that anybody can choose.
     pub(crate) fn cautious(settings: Settings) -> Self {
-        Breaker { under_way: Some(0), ..Self::new(settings) }
+        Breaker { cautious: true, ..Self::new(settings) }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -176,32 +178,31 @@ impl Breaker {
         if let State::Open { since, until, times } = self.state
             && !(since..until).contains(&now)
         {
-            self.turn(State::HalfOpen { since: now, under_way: 0, passed: 0, times });
+            self.turn(State::HalfOpen { since: now, passed: 0, times });
         }
         let soon = now.checked_add(PROBE_PAUSE).unwrap_or(Timestamp::MAX);
-        match &mut self.state {
+        match &self.state {
             State::Closed(_) => {
-                if self.under_way.is_some_and(|count| count >= CAUTION) {
+                if self.cautious && self.under_way >= CAUTION {
                     return Err(Refusal { until: soon, open_for: PROBE_PAUSE });
                 }
             }
             State::Open { until, times, .. } => {
                 return Err(Refusal { until: *until, open_for: self.settings.open_for(*times) });
             }
-            State::HalfOpen { since, under_way, passed, times } => {
+            State::HalfOpen { since, passed, times } => {
                 let open_for = self.settings.open_for(*times);
                 let others_first = since.checked_add(self.settings.open_for(1)).unwrap_or(Timestamp::MAX);
                 if self.shunned.contains(&endpoint) && (*since..others_first).contains(&now) {
                     return Err(Refusal { until: others_first, open_for });
                 }
-                if *under_way + *passed >= self.settings.probes {
+                if self.under_way + passed >= self.settings.probes {
                     return Err(Refusal { until: soon, open_for });
                 }
-                *under_way += 1;
             }
         }
         self.calls += 1;
-        self.under_way = self.under_way.map(|count| count + 1);
+        self.under_way += 1;
         Ok(Call { id: self.calls, era: self.era, endpoint })
     }
 
@@ -218,7 +219,7 @@ impl Breaker {
         if call.era != self.era {
             return;
         }
-        self.under_way = self.under_way.map(|count| count.saturating_sub(1));
+        self.under_way = self.under_way.saturating_sub(1);
         let counted_as_slow = self.fresh.remove(&call.id).is_none();
         match &mut self.state {
             State::Closed(window) => {
@@ -226,7 +227,7 @@ impl Breaker {
                     window.add_trouble(now, call.endpoint, Trouble::Failed, !counted_as_slow);
                 } else if !counted_as_slow {
                     window.add(now, Counts { calls: 1, ..Counts::default() });
-                    self.under_way = None;
+                    self.cautious = false;
                 }
                 self.judge(now);
             }
@@ -238,8 +239,7 @@ impl Breaker {
                 self.shunned.push_back(call.endpoint);
                 self.open(now, times);
             }
-            State::HalfOpen { under_way, passed, .. } => {
-                *under_way -= 1;
+            State::HalfOpen { passed, .. } => {
                 *passed += 1;
                 if *passed >= self.settings.probes {
                     self.shunned.clear();
@@ -255,11 +255,8 @@ impl Breaker {
         if call.era != self.era {
             return;
         }
-        self.under_way = self.under_way.map(|count| count.saturating_sub(1));
+        self.under_way = self.under_way.saturating_sub(1);
         self.fresh.remove(&call.id);
-        if let State::HalfOpen { under_way, .. } = &mut self.state {
-            *under_way -= 1;
-        }
     }
 
     /// Counts calls as slow that are under way for too long.
@@ -281,7 +278,7 @@ impl Breaker {
     /// Opens it where the window holds too much trouble.
     fn judge(&mut self, now: Timestamp) {
         let State::Closed(window) = &mut self.state else { return };
-        let Counts { calls, failed, slow, .. } = window.sum(now);
+        let Counts { calls, failed, slow } = window.sum(now);
         let reaches = |count: u32, percent: u32| u64::from(count) * 100 >= u64::from(calls) * u64::from(percent);
         let troubled = reaches(failed, self.settings.error_percent) || reaches(slow, self.settings.slow_percent);
         if calls >= self.settings.min_calls && troubled {
@@ -298,7 +295,7 @@ impl Breaker {
         self.state = state;
         self.era += 1;
         self.fresh.clear();
-        self.under_way = self.under_way.map(|_| 0);
+        self.under_way = 0;
     }
 }
 

@@ -41,7 +41,7 @@ pub fn decide_from(
 ) -> Decision {
     let answer = &finished.answer;
     let other = order.get(1).filter(|_| goes_elsewhere(delivery, finished)).copied();
-    let providers = u32::try_from(order.len()).unwrap_or(u32::MAX).max(1);
+    let providers = per_round(order.len());
     let retry = |reason, asked| {
         let within_round = other.is_some() && !delivery.attempt.is_multiple_of(providers);
         let round = delivery.attempt.saturating_sub(1) / providers;
@@ -88,11 +88,16 @@ pub fn decide_from(
 pub(crate) fn within_round(delivery: &Delivery, finished: Finished, providers: usize) -> Finished {
     let Finished { answer, .. } = &finished;
     let to_this_account = answer.outcome == Outcome::DeadEndpoint && answer.about_recipient;
-    let providers = u32::try_from(providers).unwrap_or(u32::MAX).max(1);
+    let providers = per_round(providers);
     if !to_this_account || delivery.attempt.is_multiple_of(providers) {
         return finished;
     }
     Finished { answer: Answer { outcome: Outcome::OtherProvider, ..finished.answer }, ..finished }
+}
+
+/// Attempts in a round: one at each provider of the route.
+fn per_round(providers: usize) -> u32 {
+    u32::try_from(providers).unwrap_or(u32::MAX).max(1)
 }
 
 /// When a delivery comes back that every provider of its route refuses until `refusal.until` at least; or why it

@@ -166,8 +166,9 @@ impl SendStage {
         answer.detail = text::redact(&answer.detail, Some(delivery.endpoint.address.text()));
         answer.code = answer.code.chars().take(MAX_CODE).collect();
         // Whoever owns an endpoint could speak to developers through it.
-        let told = if is_strangers { Answer { detail: String::new(), ..answer.clone() } } else { answer.clone() };
-        self.alerts.iter().for_each(|alerts| alerts.note(&delivery.provider, &told));
+        let without_words = is_strangers.then(|| Answer { detail: String::new(), ..answer.clone() });
+        let told = without_words.as_ref().unwrap_or(&answer);
+        self.alerts.iter().for_each(|alerts| alerts.note(&delivery.provider, told));
         answer
     }
 }

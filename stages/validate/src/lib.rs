@@ -62,31 +62,6 @@ impl Validate {
         Validate { allowed, directory, pepper, schema: Schema::new() }
     }
 
-    async fn check(&self, submitted: &Submitted) -> Result<Result<Decision, Rejection>, StoreError> {
-        let incoming = &submitted.incoming;
-        if incoming.unreadable_headers.is_some() {
-            let what = "they break the protocol: names are visible ASCII without `:`, values are UTF-8 without line breaks, \
-                        and a message has no status";
-            return Ok(Err(Rejection::new(Reason::UnreadableHeaders, "headers", what)));
-        }
-        if incoming.payload.len() > submission::MAX_BYTES {
-            let what = format!("{} bytes; at most {} are taken", incoming.payload.len(), submission::MAX_BYTES);
-            return Ok(Err(Rejection::new(Reason::TooLarge, "submission", what)));
-        }
-        let mut fields = match parse::fields(incoming.content_type.as_deref(), &incoming.payload) {
-            Ok(fields) => fields,
-            Err(what) => return Ok(Err(Rejection::new(Reason::Malformed, "submission", what))),
-        };
-        let own_id = fields.get("id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
-        let checked = match self.check_fields(submitted, &mut fields) {
-            Ok(()) => self.check_category(&submitted.app, &fields).await?,
-            Err(rejection) => Err(rejection),
-        };
-        Ok(checked
-            .and_then(|()| fan_out(submitted, fields, &self.pepper))
-            .map_err(|rejection| Rejection { request_id: own_id, ..rejection }))
-    }
-
     /// Checks what the submission says, and what its app may say.
     fn check_fields(&self, submitted: &Submitted, fields: &mut Map<String, Value>) -> Result<(), Rejection> {
         let (app, lane) = (submitted.app.as_str(), submitted.lane);
@@ -139,8 +114,34 @@ impl Decide for Validate {
     type Input = Submitted;
 
     async fn decide(&self, submitted: Submitted) -> Result<Decision, StoreError> {
-        Ok(self.check(&submitted).await?.unwrap_or_else(Rejection::into_decision))
+        let mut fields = match read(&submitted) {
+            Ok(fields) => fields,
+            Err(rejection) => return Ok(rejection.into_decision()),
+        };
+        let own_id = fields.get("id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
+        let checked = match self.check_fields(&submitted, &mut fields) {
+            Ok(()) => self.check_category(&submitted.app, &fields).await?,
+            rejected => rejected,
+        };
+        let decided = checked.and_then(|()| fan_out(&submitted, fields, &self.pepper));
+        Ok(decided.unwrap_or_else(|rejection| Rejection { request_id: own_id, ..rejection }.into_decision()))
     }
+}
+
+/// The fields of a submission that can be read.
+fn read(submitted: &Submitted) -> Result<Map<String, Value>, Rejection> {
+    let incoming = &submitted.incoming;
+    if incoming.unreadable_headers.is_some() {
+        let what = "they break the protocol: names are visible ASCII without `:`, values are UTF-8 without line breaks, \
+                    and a message has no status";
+        return Err(Rejection::new(Reason::UnreadableHeaders, "headers", what));
+    }
+    if incoming.payload.len() > submission::MAX_BYTES {
+        let what = format!("{} bytes; at most {} are taken", incoming.payload.len(), submission::MAX_BYTES);
+        return Err(Rejection::new(Reason::TooLarge, "submission", what));
+    }
+    parse::fields(incoming.content_type.as_deref(), &incoming.payload)
+        .map_err(|what| Rejection::new(Reason::Malformed, "submission", what))
 }
 
 /// Why a submission becomes no notifications.

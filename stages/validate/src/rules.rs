@@ -125,27 +125,28 @@ fn check_fan_out(fields: &Fields, violations: &mut Violations) {
 }
 
 fn check_times(fields: &Fields, room: &Room<'_>, violations: &mut Violations) {
-    let moment = |name| text(fields, name)?.parse::<Timestamp>().ok();
-    for name in ["send_at", "expires_at"] {
+    let [send_at, expires_at] = ["send_at", "expires_at"].map(|name| {
+        let moment = text(fields, name)?.parse::<Timestamp>();
         // What the schema takes and we cannot read is a time beyond all calendars; the schema tells of all else.
-        match text(fields, name).map(str::parse::<Timestamp>) {
-            Some(Err(_)) if !violations.name(name) => violations.add(name, OUT_OF_RANGE),
-            Some(Ok(moment)) if !(Timestamp::UNIX_EPOCH..=LAST_MOMENT).contains(&moment) => {
-                violations.add(name, OUT_OF_RANGE);
-            }
-            _ => {}
+        let is_beyond = match &moment {
+            Err(_) => !violations.name(name),
+            Ok(moment) => !(Timestamp::UNIX_EPOCH..=LAST_MOMENT).contains(moment),
+        };
+        if is_beyond {
+            violations.add(name, OUT_OF_RANGE);
         }
-    }
+        moment.ok()
+    });
     let horizon = room.allowed.send_at_horizon;
     let latest = room.stored_at.checked_add(horizon).unwrap_or(LAST_MOMENT);
-    if moment("send_at").is_some_and(|send_at| latest < send_at && send_at <= LAST_MOMENT) {
+    if send_at.is_some_and(|send_at| latest < send_at && send_at <= LAST_MOMENT) {
         let days = horizon.as_hours() / 24;
         violations.add(
             "send_at",
             format_args!("lies more than {days} days ahead (`submissions.max_send_at_days`): send it later"),
         );
     }
-    if let (Some(send_at), Some(expires_at)) = (moment("send_at"), moment("expires_at"))
+    if let (Some(send_at), Some(expires_at)) = (send_at, expires_at)
         && send_at >= expires_at
     {
         violations.add("expires_at", "must be later than `send_at`");

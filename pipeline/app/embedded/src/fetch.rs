@@ -146,9 +146,7 @@ impl Fetch<'_> {
             return self.verified(&target, member_sum);
         }
 
-        // Only its owner writes there; others may read what anybody can download.
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(self.cache_dir);
-        made.map_err(cache_error(self.cache_dir))?;
+        make_dir(self.cache_dir).map_err(cache_error(self.cache_dir))?;
         self.check_owner(self.cache_dir)?;
         let _lock = self.lock(&self.cache_dir.join(format!(".{id}.lock")))?;
         // Another process may have done it while this one waited for the lock.
@@ -220,7 +218,7 @@ impl Fetch<'_> {
         (self.progress)(&format!("{name}: unpacking"));
         let unpacked = staging.join("unpacked");
         archive::extract(self.artefact.client, &archive, &pin.member, &unpacked).map_err(cache_error(&archive))?;
-        fs::create_dir_all(home).map_err(cache_error(home))?;
+        make_dir(home).map_err(cache_error(home))?;
         fs::rename(&unpacked, target).map_err(cache_error(target))?;
         (self.progress)(&format!("{name}: ready"));
         Ok(())
@@ -313,6 +311,11 @@ fn state(path: &Path, sum: &str) -> io::Result<String> {
     let it = fs::metadata(path)?;
     let times = [it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()].map(|time| time.to_string()).join(" ");
     Ok(format!("{sum} {} {} {} {times}", it.dev(), it.ino(), it.size()))
+}
+
+/// Makes a directory where only its owner writes, whatever the umask: what others may write to is refused.
+fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
 fn remove_dir(path: &Path) -> io::Result<()> {

@@ -174,7 +174,7 @@ async fn start_clickhouse(
 }
 
 /// 122 random bits, as text that needs no quotes anywhere.
-fn made_up_secret() -> String {
+pub fn made_up_secret() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 

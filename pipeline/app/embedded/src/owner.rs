@@ -5,7 +5,7 @@
 //! give us a program to run nor data to serve.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -48,8 +48,12 @@ pub(crate) fn is_ours(metadata: &fs::Metadata, or_root: bool) -> io::Result<()> 
 /// # Errors
 /// What the file system says.
 pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
+    // Rights are given to new files only, and whoever has the old one open reads on in the old one.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
 }
 
@@ -68,7 +72,7 @@ pub fn read_private(path: &Path) -> io::Result<String> {
 }
 
 fn refused(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, why)
+    io::Error::new(ErrorKind::PermissionDenied, why)
 }
 
 #[cfg(test)]
@@ -89,7 +93,7 @@ mod tests {
         // As a checkout of somebody's files would have it.
         for bits in [0o644, 0o602] {
             fs::set_permissions(&file, Permissions::from_mode(bits)).unwrap();
-            assert_eq!(read_private(&file).unwrap_err().kind(), io::ErrorKind::PermissionDenied, "{bits:o}");
+            assert_eq!(read_private(&file).unwrap_err().kind(), ErrorKind::PermissionDenied, "{bits:o}");
         }
     }
 

@@ -53,7 +53,7 @@ pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::
     let bucket = bucket.as_str();
     match command {
         RecordsCommand::Import { file } => {
-            let (stored, undated) = import(&records, &file).await?;
+            let (stored, undated) = import(&records, &file, bucket == Contacts::BUCKET).await?;
             print(&format!("imported {stored} {bucket}\n"))?;
             match undated {
                 0 => Ok(()),
@@ -103,8 +103,8 @@ fn read_record(input: impl Read) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Imports `file`; one thread reads while this one writes. Answers how many records are stored, and how many devices in
-/// them do not say when they were registered.
-async fn import(records: &Records, file: &Path) -> anyhow::Result<(u64, usize)> {
+/// them do not say when they were registered, if they are contacts.
+async fn import(records: &Records, file: &Path, is_contacts: bool) -> anyhow::Result<(u64, usize)> {
     let input: Box<dyn Read + Send> = match file.to_str() {
         Some("-") => Box::new(io::stdin()),
         _ => Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?),
@@ -119,7 +119,6 @@ async fn import(records: &Records, file: &Path) -> anyhow::Result<(u64, usize)> 
     let (sender, mut receiver) = mpsc::channel(READ_AHEAD);
     let reading =
         tokio::task::spawn_blocking(move || read(BufReader::new(input), |record| sender.blocking_send(record).is_ok()));
-    let is_contacts = records.bucket().as_str() == Contacts::BUCKET;
     let undated = AtomicUsize::new(0);
     let read_records = futures::stream::poll_fn(move |context| receiver.poll_recv(context)).inspect(|(_, json)| {
         if let Some(contacts) = is_contacts.then(|| serde_json::from_slice::<Contacts>(json).ok()).flatten() {

@@ -1,23 +1,19 @@
 //! `serve` and `up`: run roles until Ctrl-C or SIGTERM.
 
-use std::{
-    fs::{self, OpenOptions},
-    io::Write,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::OpenOptionsExt,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Context;
+use chasqui_embedded::{made_up_secret, write_private};
 use tokio::net::TcpListener;
-use uuid::Uuid;
 
 use crate::{
     args::{ServeArgs, UpArgs},
     commands::stop::stop_signal,
     metrics::Metrics,
+    role::Role,
     servers::{Addresses, OwnServers},
     settings::Settings,
-    worker::{Role, Worker},
+    worker::Worker,
 };
 
 /// Runs roles against the servers in the settings.
@@ -48,7 +44,9 @@ pub(crate) async fn up(args: &UpArgs, settings: &Settings, metrics: Metrics) -> 
         println!("  Gateway     http://{bind}  links, callbacks of vendors, receipts of apps that have a token");
         println!("  Console     {}", console_link(bind, token.as_deref()));
     }
-    println!("\nBoth ask for a login. Other commands find it by themselves when started in this folder, for example:");
+    println!(
+        "\nNATS and ClickHouse ask for a login. Other commands find it by themselves in this folder, for example:"
+    );
     println!("  chasqui send my-submission.json --app shop");
     println!("  chasqui stats");
     println!("  chasqui url nats    prints the address with the login, for a program of yours");
@@ -63,14 +61,9 @@ fn console_token(settings: &mut Settings) -> anyhow::Result<Option<String>> {
     if settings.console.token.is_set() {
         return Ok(None);
     }
-    // 122 random bits.
-    let token = Uuid::new_v4().simple().to_string();
+    let token = made_up_secret();
     let path = settings.embedded.data_dir.join("console.token");
-    // The one of the last run; rights are given to new files only.
-    _ = fs::remove_file(&path);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    let written = file.and_then(|mut file| file.write_all(token.as_bytes()));
-    written.with_context(|| format!("cannot write {}", path.display()))?;
+    write_private(&path, &token).with_context(|| format!("cannot write {}", path.display()))?;
     settings.console.token.file = Some(path);
     Ok(Some(token))
 }
@@ -103,7 +96,7 @@ async fn health(address: Option<SocketAddr>, worker: &Worker, metrics: Metrics) 
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use serde_json::json;
 

@@ -25,18 +25,6 @@ pub trait Callbacks: Send + Sync {
     /// # Errors
     /// Why the request has no effect.
     fn read(&self, request: &SignedRequest<'_>) -> Result<Callback, Refusal>;
-
-    /// The HTTP status that answers a request without effect, in the vendor's own terms.
-    fn refused(&self, refusal: Refusal) -> u16 {
-        match refusal {
-            // A key may be being changed: a vendor that tries again loses nothing.
-            Refusal::Forged => 401,
-            // It stands in the vendor's own list of failures, where somebody may see it.
-            Refusal::Unreadable => 400,
-            // It would be no better the next time.
-            Refusal::Stale => 200,
-        }
-    }
 }
 
 /// A callback that the vendor has signed.
@@ -101,6 +89,19 @@ impl Refusal {
             Refusal::Forged => "forged",
             Refusal::Unreadable => "unreadable",
             Refusal::Stale => "stale",
+        }
+    }
+
+    /// The HTTP status that answers it.
+    pub const fn status(self) -> u16 {
+        match self {
+            // A key may be being changed: a vendor that tries again loses nothing.
+            Refusal::Forged => 401,
+            // It stands in the vendor's own list of failures, where somebody may see it.
+            Refusal::Unreadable => 400,
+            // It would be no better the next time. Mailgun, the one vendor whose callbacks grow stale, takes this for "do
+            // not try again" (<https://help.mailgun.com/hc/en-us/articles/202236504-Webhooks>).
+            Refusal::Stale => 406,
         }
     }
 }

@@ -24,7 +24,7 @@ pub trait Provider: Send + Sync {
     fn serves(&self, channel: Channel, platform: Option<Platform>) -> bool;
 
     /// Who is at the other end, where the endpoint says so and not the account: a push service that the recipient's
-    /// browser chose. Each has a circuit of its own, and nothing it says reaches an alert.
+    /// browser chose. Each has a circuit of its own, and none of its words reach an alert.
     fn origin(&self, _delivery: &Delivery) -> Option<String> {
         None
     }

@@ -6,11 +6,9 @@
 //! | is nearly full, or its app holds more than twice what is free | without its payload; [`header::CUT`] says so |
 //! | is full, or its app holds more than four times what is free | not at all: the trace event stands alone; counted and logged |
 //!
-//! So the letters of an app alone take two thirds of the stream with their payload, and four fifths at most.
-//!
-//! So the letters of one app, however many, cost the letters of another neither payload nor place ([`Shares`]), and no
-//! stage stands still because letters are many. What the broker refuses although it seemed to fit is stored without
-//! payload too.
+//! The letters of an app alone take two thirds of the stream with their payload, and four fifths at most. However many
+//! they are, they cost the letters of another app neither payload nor place ([`Shares`]), and no stage stands still
+//! because letters are many. What the broker refuses although it seemed to fit is stored without payload too.
 //!
 //! Guarantee: when [`Letters::store`] returns, each letter is stored in one of these ways. It waits only while the broker
 //! does not answer. After a crash the caller stores the same letters again, under the same message ids.
@@ -97,17 +95,16 @@ impl Letters {
         let mut lost = Vec::new();
         for letter in letters {
             let size = letter.message.size() as u64;
-            match keep(self.shares.room(&letter.app), size) {
-                Keep::Whole => waiting.push(letter),
-                Keep::Cut => waiting.push(cut(letter)),
+            let letter = match keep(self.shares.room(&letter.app), size) {
+                Keep::Whole => letter,
+                Keep::Cut => cut(letter),
                 Keep::Nothing => {
                     lost.push(letter.stage);
                     continue;
                 }
-            }
-            if let Some(Letter { app, message, .. }) = waiting.last() {
-                self.shares.add(app, message.size() as u64);
-            }
+            };
+            self.shares.add(&letter.app, letter.message.size() as u64);
+            waiting.push(letter);
         }
         let refused = self.offer(&waiting).await;
         let (whole, already_cut): (Vec<_>, Vec<_>) =

@@ -10,6 +10,7 @@
 //! | [`consumer`] | finding a durable consumer |
 //! | [`reader`] | reading one: extend deadlines, acknowledge, store dead letters |
 //! | [`letters`] | stores dead letters, as far as there is room for them |
+//! | [`headers`] | reads the headers of all that a stream holds |
 //! | [`shares`] | what each app holds of a stream |
 //! | `pauses` | pauses between tries |
 //! | [`release`] | removes from a stream what a consumer has acknowledged |
@@ -27,6 +28,7 @@ pub mod cache;
 pub mod coalesce;
 pub mod connection;
 pub mod consumer;
+pub mod headers;
 pub mod key;
 pub mod letters;
 pub mod mirror;

@@ -11,6 +11,7 @@ use async_nats::jetstream::{
     message::Acker,
 };
 use chasqui_schemas::{Reason, header};
+use futures::{StreamExt, stream::ReadyChunks};
 use tokio::{
     task::JoinSet,
     time::{Instant, interval_at, sleep, timeout},
@@ -100,6 +101,11 @@ impl StreamReader {
         }
     }
 
+    /// Starts to read chunk by chunk: what is there, at most `most` messages at a time.
+    pub fn chunks<'a>(&'a self, most: usize, stop: &'a CancellationToken) -> Chunks<'a> {
+        Chunks { reader: self, most, stop, messages: None }
+    }
+
     async fn try_messages(&self) -> Result<pull::Stream, async_nats::Error> {
         let consumer: PullConsumer = self.context.get_consumer_from_stream(self.name, self.stream).await?;
         let messages = consumer
@@ -110,6 +116,49 @@ impl StreamReader {
             .messages()
             .await?;
         Ok(messages)
+    }
+}
+
+/// See [`StreamReader::chunks`].
+pub struct Chunks<'a> {
+    reader: &'a StreamReader,
+    most: usize,
+    stop: &'a CancellationToken,
+    messages: Option<ReadyChunks<pull::Stream>>,
+}
+
+impl Chunks<'_> {
+    /// Waits for the next chunk, and reads anew where reading has ended; `None` once `stop` is cancelled.
+    pub async fn next(&mut self) -> Option<Vec<jetstream::Message>> {
+        loop {
+            let messages = match &mut self.messages {
+                Some(messages) => messages,
+                none => none.insert(self.reader.messages(self.stop).await?.ready_chunks(self.most)),
+            };
+            let chunk = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return None,
+                chunk = messages.next() => chunk.unwrap_or_default(),
+            };
+            let mut ended = chunk.is_empty();
+            let mut read = Vec::with_capacity(chunk.len());
+            for message in chunk {
+                match message {
+                    Ok(message) => read.push(message),
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, stream = self.reader.stream, "reading the stream ended");
+                        ended = true;
+                    }
+                }
+            }
+            if ended {
+                self.messages = None;
+            }
+            if !read.is_empty() {
+                return Some(read);
+            }
+        }
     }
 }
 

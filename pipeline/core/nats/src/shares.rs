@@ -19,14 +19,11 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream::{
-    Context, Message,
-    consumer::{AckPolicy, pull},
-    stream,
-};
+use async_nats::jetstream::{Context, Message, stream};
 use chasqui_schemas::{header, stream::MAX_BYTES, subject};
-use futures::StreamExt;
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::headers;
 
 /// How often the stream is looked at: less than it takes a flood to fill the half that is left.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,16 +31,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const REST: u32 = 10;
 /// Maximum time of one count.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Maximum messages whose headers are read with one request.
-const BATCH: usize = 1_000;
-/// After this time the server removes a reader that was left behind by a crash.
-const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Maximum apps that are counted apart; those beyond are counted as one. Far more than an installation has.
 const MAX_APPS: usize = 10_000;
 /// Minimum bytes that a message counts as: the server keeps something of each in memory, however small it is.
 const MIN_MESSAGE_BYTES: u64 = 2 * 1024;
-/// Set by JetStream in place of a payload that was not asked for.
-const SIZE: &str = "Nats-Msg-Size";
 
 /// How much room an app has in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,32 +152,8 @@ async fn count_in_time(name: &str, stream: &stream::Stream) -> Option<HashMap<St
 /// Adds up what is stored now, by app.
 async fn count(stream: &stream::Stream) -> Result<Counts, async_nats::Error> {
     let mut counts = Counts::default();
-    let last = stream.cached_info().state.last_sequence;
-    let reader = stream
-        .create_consumer(pull::Config {
-            ack_policy: AckPolicy::None,
-            headers_only: true,
-            memory_storage: true,
-            num_replicas: 1,
-            inactive_threshold: FORGET_AFTER,
-            ..pull::Config::default()
-        })
-        .await?;
-    loop {
-        let mut batch = reader.fetch().max_messages(BATCH).messages().await?;
-        let mut read = 0;
-        while let Some(message) = batch.next().await {
-            let message = message?;
-            if message.info()?.stream_sequence > last {
-                return Ok(counts);
-            }
-            counts.add(app_of(&message), size_of(&message));
-            read += 1;
-        }
-        if read == 0 {
-            return Ok(counts);
-        }
-    }
+    headers::scan(stream, |message, _info| counts.add(app_of(message), size_of(message))).await?;
+    Ok(counts)
 }
 
 /// The app that a message counts for: the one in its header, or in its subject. Empty where it has none.
@@ -196,9 +163,9 @@ fn app_of(message: &Message) -> &str {
 }
 
 fn size_of(message: &Message) -> u64 {
-    let payload =
-        message.headers.as_ref().and_then(|headers| headers.get(SIZE)).and_then(|size| size.as_str().parse().ok());
-    payload.unwrap_or(0u64).saturating_add(message.length as u64)
+    let payload = message.headers.as_ref().and_then(|headers| headers.get(header::PAYLOAD_BYTES));
+    let payload: u64 = payload.and_then(|bytes| bytes.as_str().parse().ok()).unwrap_or_default();
+    payload.saturating_add(message.length as u64)
 }
 
 #[cfg(test)]

@@ -12,12 +12,11 @@ use chasqui_contract::{
     Class, Clock, Context, Decide, Decision, IncomingMessage, StageInput, StoreError, Verdict,
     decision::parse_message_id, with_sources,
 };
+use chasqui_nats::Shares;
 use chasqui_schemas::{Lane, Reason, Stage, envelope::DecodeError, id};
 use chasqui_trace::span::Timing;
 use futures::FutureExt;
 use uuid::Uuid;
-
-use chasqui_nats::Shares;
 
 use crate::{count, plan::PendingCommit};
 

@@ -6,7 +6,6 @@
 //! Guarantee: the same message and decision make the same message ids, so that what is published again after a crash is
 //! taken for a repeat.
 
-use bytes::Bytes;
 use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
 use chasqui_nats::{Letter, Outgoing, PublishError, Shares, dead_letter, raw_headers};
 use chasqui_schemas::{
@@ -147,7 +146,6 @@ impl PendingCommit {
 
     /// What the decision publishes, without its trace events.
     fn plan(&self, stage: Stage, decision: Decision, deferred: &Shares) -> Result<Vec<Part>, Impossible> {
-        let too_large = |error: PublishError| (Reason::TooLarge, error.to_string());
         let mut parts = Vec::new();
         match decision.verdict {
             Verdict::Forward(outputs) => {
@@ -209,7 +207,7 @@ impl PendingCommit {
             return Err((Reason::Unschedulable, format!("{until} is later than JetStream can schedule")));
         }
         let app = &self.context.app;
-        let message = schedule(message, stage, app, until).map_err(|error| (Reason::TooLarge, error.to_string()))?;
+        let message = schedule(message, stage, app, until).map_err(too_large)?;
         let bytes = message.payload.len() as u64;
         if let Some(room) = deferred.room(app)
             && !room.admits(bytes, times)
@@ -261,9 +259,13 @@ impl PendingCommit {
             subject: subject::rejected(&context.app),
             message_id: Some(format!("rejected.{}", context.trace_id.simple())),
             headers,
-            payload: Bytes::slice(&incoming.payload, ..incoming.payload.len().min(MAX_REJECTED_BYTES)),
+            payload: incoming.payload.slice(..incoming.payload.len().min(MAX_REJECTED_BYTES)),
         }
     }
+}
+
+fn too_large(error: PublishError) -> Impossible {
+    (Reason::TooLarge, error.to_string())
 }
 
 /// What a letter keeps of the message's own headers; of unreadable ones at most `most` bytes.

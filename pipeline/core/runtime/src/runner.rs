@@ -15,9 +15,10 @@
 //!   themselves, because beside a commit that is on its way another begins only with a bundle's worth.
 //! - **Bounded**: at most `window` JetStream messages per lane are here, in whatever state. So a full queue behind the
 //!   stage fills the one before it. A lane whose commit waits does not hold up the others.
-//! - **Poison ends**: a message that does not decode or has unreadable headers, or that makes the stage panic, becomes a dead letter; so does one
-//!   that was handed out more than `max_deliveries` times, since it may be what kills the workers. The messages of a
-//!   bundle that was handed out so often first go back to the queue one by one, so that one is dead and not all.
+//! - **Poison ends**: a message that does not decode, has unreadable headers or makes the stage panic becomes a dead
+//!   letter; so does one that was handed out more than `max_deliveries` times, since it may be what kills the workers. The
+//!   messages of a bundle that was handed out so often first go back to the queue one by one, so that one is dead and not
+//!   all.
 //! - **A bundle is its messages**: each is decided on its own; the bundle is acknowledged after the last is committed.
 //! - **Space comes back**: what is acknowledged is removed from its queue within seconds, many at a time
 //!   ([`chasqui_nats::release`]).

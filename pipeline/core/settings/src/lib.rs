@@ -16,4 +16,4 @@ mod server_url;
 pub use error::SettingsError;
 pub use layers::{overlay, read};
 pub use secret::{Secret, SecretSource};
-pub use server_url::{ServerUrl, is_this_machine};
+pub use server_url::{ServerUrl, is_this_host, is_this_machine};

@@ -48,7 +48,7 @@ pub struct Secret(String);
 
 impl Secret {
     /// A secret that is this text to the last character.
-    pub fn exact(text: &str) -> Self {
+    pub(crate) fn exact(text: &str) -> Self {
         Secret(text.to_owned())
     }
 

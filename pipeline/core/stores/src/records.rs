@@ -65,11 +65,6 @@ impl Records {
         Ok(Records { bucket, store: open(context, bucket.as_str()).await?, publisher: Publisher::new(context.clone()) })
     }
 
-    /// Which bucket it is.
-    pub fn bucket(&self) -> Bucket {
-        self.bucket
-    }
-
     /// Writes the record `name`; what names are depends on the bucket ([`Bucket::keyed_by`]).
     ///
     /// # Errors

@@ -7,12 +7,12 @@
 //! |---|---|---|
 //! | an account that has no callbacks | 404 | as any path that never was |
 //! | a compressed body | 415 | read as it is, it would be lost |
-//! | no or a wrong signature | as the port says, usually 401 | a key may be being changed: a vendor that tries again loses nothing |
-//! | not readable | as the port says, usually 400 | it stands in the vendor's list of failures; counted and logged |
+//! | no or a wrong signature | 401 | a key may be being changed: a vendor that tries again loses nothing |
+//! | not readable | 400 | it stands in the vendor's list of failures; counted and logged |
 //! | signed, and of a delivery of ours | 200 when stored, else 503 | |
 //! | signed, and of a delivery that is not ours, or not of interest | 200 | the account may have other uses; counted |
 //! | signed, some of its events not readable | 200 | the others count; counted and logged |
-//! | signed, and too old, or the signature was used before | as the port says, usually 200 | it would be no better the next time; counted and logged |
+//! | signed, and too old, or the signature was used before | 406 | it would be no better the next time; counted and logged |
 //!
 //! `notification_id` and `delivery_id` travel with the message and come back with the callback, so that nothing has to
 //! be looked up; they prove themselves ([`IdCheck`]).
@@ -97,7 +97,7 @@ pub(crate) async fn receive(
 fn refuse(callbacks: &AccountCallbacks, refusal: Refusal) -> Response {
     count(&callbacks.account, refusal.as_str(), 1);
     tracing::warn!(provider = callbacks.account, what = refusal.as_str(), "a callback has no effect");
-    StatusCode::from_u16(callbacks.reader.refused(refusal)).unwrap_or(StatusCode::OK).into_response()
+    StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::OK).into_response()
 }
 
 /// Whether this body is the first under its token, or the first one again.
@@ -136,9 +136,10 @@ fn hits(callbacks: &AccountCallbacks, events: Vec<Reported>, must_prove: bool, c
                 ..Receipt::new(notification_id, delivery_id, by)
             });
             let is_its = |address: &str| {
-                let is_to =
-                    |(notification, delivery)| check.pepper?.is_to(address, notification, delivery).then_some(());
-                ours.and_then(is_to).is_some()
+                check
+                    .pepper
+                    .zip(ours)
+                    .is_some_and(|(pepper, (notification, delivery))| pepper.is_to(address, notification, delivery))
             };
             let fact = address.filter(|fact| !must_prove || is_its(&fact.address));
             let opt_out = fact.map(|AddressFact { address, reason }| OptOut::Address {

@@ -9,8 +9,8 @@
 
 use std::sync::Arc;
 
-use crate::{Reporters, hit::Hit, routes::App};
 use axum::{
+    Extension,
     body::Bytes,
     extract::{Request, State},
     http::{
@@ -29,15 +29,25 @@ use chasqui_schemas::{
     receipt::{IdCheck, MAX_DETAIL, MAX_REPORTS, Report},
 };
 
+use crate::{Reporters, hit::Hit, routes::App};
+
 /// Maximum bytes of a body: that many receipts fit.
 pub(crate) const MAX_BODY: usize = 512 << 10;
 
-pub(crate) async fn report(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Response {
-    let Some(reporter) = reporter(&app.reporters, &headers) else { return unauthorized() };
+/// The app whose token a request has: an extension that [`guard`] adds.
+#[derive(Clone)]
+pub(crate) struct Reporter(String);
+
+pub(crate) async fn report(
+    State(app): State<Arc<App>>,
+    Extension(Reporter(reporter)): Extension<Reporter>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     if request::is_encoded(&headers) {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
-    let hits = match read(&body, reporter, &app.check(app.now())) {
+    let hits = match read(&body, &reporter, &app.check(app.now())) {
         Ok(hits) => hits,
         Err(what) => return json(StatusCode::BAD_REQUEST, &serde_json::json!({ "error": what })),
     };
@@ -48,15 +58,12 @@ pub(crate) async fn report(State(app): State<Arc<App>>, headers: HeaderMap, body
 }
 
 /// Lets only those who may report come any further, so that nobody else's body is read.
-pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match reporter(&app.reporters, request.headers()) {
-        Some(_) => next.run(request).await,
-        None => unauthorized(),
-    }
-}
-
-fn unauthorized() -> Response {
-    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response()
+pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let Some(reporter) = reporter(&app.reporters, request.headers()).map(str::to_owned) else {
+        return (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response();
+    };
+    request.extensions_mut().insert(Reporter(reporter));
+    next.run(request).await
 }
 
 fn reporter<'a>(reporters: &'a Reporters, headers: &HeaderMap) -> Option<&'a str> {

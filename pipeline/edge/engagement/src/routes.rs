@@ -60,10 +60,9 @@ pub struct Known {
 
 /// Engagement, ready to answer.
 pub struct Engagement {
-    app: Arc<App>,
+    router: Router,
     carrier: Carrier,
-    names: Names,
-    connections: usize,
+    lost: Arc<AtomicU64>,
 }
 
 /// Engagement cannot be opened.
@@ -87,6 +86,7 @@ impl Engagement {
         let spool = Spool::open(&settings.spool_dir, settings.spool_bytes)?;
         let publisher = Publisher::new(async_nats::jetstream::new(client.clone()));
         let (hits, carrier) = HitQueue::new(client, &publisher, spool, settings.queue_hits);
+        let lost = hits.lost();
         let app = App {
             hits,
             links,
@@ -98,17 +98,18 @@ impl Engagement {
             kept,
             known,
         };
-        Ok(Engagement { app: Arc::new(app), carrier, names: Names::of(gateway)?, connections: gateway.connections })
+        let router = router(Arc::new(app), Names::of(gateway)?, gateway.connections);
+        Ok(Engagement { router, carrier, lost })
     }
 
     /// Counts the hits that were neither stored nor refused.
     pub fn lost(&self) -> Arc<AtomicU64> {
-        self.app.hits.lost()
+        Arc::clone(&self.lost)
     }
 
     /// What answers, and what carries hits to NATS: it ends when the router and all of its requests are gone.
     pub fn into_parts(self) -> (Router, Carrier) {
-        (router(self.app, &self.names, self.connections), self.carrier)
+        (self.router, self.carrier)
     }
 }
 
@@ -138,7 +139,7 @@ impl App {
 }
 
 /// Each kind of route with its budget. A receipt's token is looked at before its body is read.
-fn router(app: Arc<App>, names: &Names, connections: usize) -> Router {
+fn router(app: Arc<App>, names: Names, connections: usize) -> Router {
     let links = Router::new()
         .route("/t/o/{file}", get(track::pixel))
         .route("/t/c/{token}", get(track::click))

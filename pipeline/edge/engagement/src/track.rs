@@ -1,23 +1,23 @@
 //! Pixels, clicks, unsubscriptions: what a token in a link sets going.
 //!
 //! Guarantee: a request for a pixel is answered with one, whatever its token. A click leads where the link was
-//! signed to lead, or nowhere; `links.click_days` after the submission, nowhere. Only a `POST` that says what RFC 8058 says unsubscribes, and it is answered when that is
-//! stored.
+//! signed to lead, or nowhere; `links.click_days` after the submission, nowhere. Only a `POST` that says what RFC 8058 says
+//! unsubscribes, and it is answered when that is stored.
 
 use std::sync::Arc;
 
 use axum::{
-    body::to_bytes,
+    body::Bytes,
     extract::{Request, State},
     http::{
-        HeaderMap, Method, StatusCode,
+        HeaderMap, Method, StatusCode, Uri,
         header::{CONTENT_TYPE, LOCATION, USER_AGENT},
     },
     response::{IntoResponse, Response},
 };
 use chasqui_http::request::come_again;
 use chasqui_links::{Link, Origin};
-use chasqui_schemas::{Receipt, ReceiptKind, receipt::Actor};
+use chasqui_schemas::{Receipt, ReceiptKind, id, receipt::Actor};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
@@ -34,10 +34,10 @@ pub(crate) const MAX_BODY: usize = 4 << 10;
 
 /// `GET /t/o/{token}.gif`
 pub(crate) async fn pixel(State(app): State<Arc<App>>, request: Request) -> Response {
-    let token = last(&request);
+    let token = last(request.uri());
     if let Some((origin, Link::Open)) = read(&app, token.strip_suffix(".gif").unwrap_or(token)) {
         let now = app.now();
-        let seen = seen(&request, &origin, now, false);
+        let seen = seen(&request, age(&origin, now), false);
         offer(&app, hit(&app, ReceiptKind::Opened, &origin, now, actor::judge(&seen), None));
     }
     ([(CONTENT_TYPE, "image/gif")], PIXEL).into_response()
@@ -45,38 +45,35 @@ pub(crate) async fn pixel(State(app): State<Arc<App>>, request: Request) -> Resp
 
 /// `GET /t/c/{token}`
 pub(crate) async fn click(State(app): State<Arc<App>>, request: Request) -> Response {
-    let Some((origin, Link::Click { link, target })) = read(&app, last(&request)) else { return pages::missing() };
+    let Some((origin, Link::Click { link, target })) = read(&app, last(request.uri())) else {
+        return pages::missing();
+    };
     let now = app.now();
     // The older a link, the more likely it is that somebody else has the host that it leads to.
     let days = app.links.as_ref().map_or(0, chasqui_links::Links::click_days);
-    let age = submitted_at(&origin).map_or(SignedDuration::MAX, |at| now.duration_since(at));
+    let age = age(&origin, now);
     if age > SignedDuration::from_hours(24 * i64::from(days)) {
         return pages::missing();
     }
     let burst = app.clicks.is_burst(origin.delivery_id, link, now);
-    let seen = seen(&request, &origin, now, burst);
+    let seen = seen(&request, age, burst);
     let detail = Some(format!("link-{link}"));
     offer(&app, hit(&app, ReceiptKind::Clicked, &origin, now, actor::judge(&seen), detail));
     (StatusCode::FOUND, [(LOCATION, target)]).into_response()
 }
 
 /// `GET /t/u/{token}`
-pub(crate) async fn confirm(State(app): State<Arc<App>>, request: Request) -> Response {
-    match read(&app, last(&request)) {
+pub(crate) async fn confirm(State(app): State<Arc<App>>, uri: Uri) -> Response {
+    match read(&app, last(&uri)) {
         Some((_, Link::Unsubscribe(opt_out))) => pages::confirm(&opt_out),
         _ => pages::missing(),
     }
 }
 
 /// `POST /t/u/{token}`
-pub(crate) async fn unsubscribe(State(app): State<Arc<App>>, request: Request) -> Response {
-    let Some((origin, Link::Unsubscribe(opt_out))) = read(&app, last(&request)) else { return pages::missing() };
-    let content_type = header(request.headers(), CONTENT_TYPE.as_str()).unwrap_or_default().to_owned();
-    // It is whole already (`Budget`).
-    let Ok(body) = to_bytes(request.into_body(), MAX_BODY).await else {
-        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
-    };
-    if !is_one_click(&content_type, &body) {
+pub(crate) async fn unsubscribe(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let Some((origin, Link::Unsubscribe(opt_out))) = read(&app, last(&uri)) else { return pages::missing() };
+    if !is_one_click(header(&headers, CONTENT_TYPE.as_str()).unwrap_or_default(), &body) {
         return StatusCode::BAD_REQUEST.into_response();
     }
     let mut hit = hit(&app, ReceiptKind::Unsubscribed, &origin, app.now(), Actor::Human, None);
@@ -104,11 +101,11 @@ fn read(app: &App, token: &str) -> Option<(Origin, Link)> {
 }
 
 /// Tokens are made of characters that stand for themselves in a path.
-fn last(request: &Request) -> &str {
-    request.uri().path().rsplit('/').next().unwrap_or_default()
+fn last(uri: &Uri) -> &str {
+    uri.path().rsplit('/').next().unwrap_or_default()
 }
 
-fn seen<'a>(request: &'a Request, origin: &Origin, now: Timestamp, burst: bool) -> Seen<'a> {
+fn seen(request: &Request, age: SignedDuration, burst: bool) -> Seen<'_> {
     /// Headers by which a fetch says that no person looks at it yet.
     const PREFETCH: [&str; 4] = ["purpose", "sec-purpose", "x-purpose", "x-moz"];
     let headers = request.headers();
@@ -119,15 +116,15 @@ fn seen<'a>(request: &'a Request, origin: &Origin, now: Timestamp, burst: bool) 
     Seen {
         prefetch: request.method() == Method::HEAD || PREFETCH.iter().any(says_so),
         user_agent: header(headers, USER_AGENT.as_str()),
-        age: submitted_at(origin).map_or(SignedDuration::MAX, |at| now.duration_since(at)),
+        age,
         burst,
     }
 }
 
-/// From the notification's id.
-fn submitted_at(origin: &Origin) -> Option<Timestamp> {
-    let (seconds, nanos) = origin.notification_id.get_timestamp()?.to_unix();
-    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+/// How long ago it was submitted, by the notification's id.
+fn age(origin: &Origin, now: Timestamp) -> SignedDuration {
+    let submitted_at = Timestamp::from_millisecond(id::embedded_ms(origin.notification_id)).unwrap_or_default();
+    now.duration_since(submitted_at)
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

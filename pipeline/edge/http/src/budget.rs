@@ -87,7 +87,7 @@ impl Budget {
                 return Err(too_large());
             }
             let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-            let missing = (length.div_ceil(STEP).max(1) - 1).saturating_sub(held);
+            let missing = length.div_ceil(STEP).saturating_sub(1 + held);
             if missing > 0 {
                 let missing = u32::try_from(missing).map_err(|_| too_large())?;
                 let more = Arc::clone(&self.room).try_acquire_many_owned(missing).map_err(|_| come_again())?;
@@ -114,7 +114,9 @@ async fn pass(State(budget): State<Arc<Budget>>, request: Request, next: Next) -
     };
     // It is never closed.
     let Ok(_turn) = budget.turns.acquire().await else { return come_again() };
-    let _work = head.extensions.get::<Connection>().map(Connection::work);
+    if let Some(connection) = head.extensions.get::<Connection>() {
+        connection.work();
+    }
     next.run(Request::from_parts(head, Body::from(body))).await
 }
 

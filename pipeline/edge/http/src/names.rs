@@ -79,8 +79,8 @@ impl Names {
     }
 
     /// Lets to `routes` only requests that name us and come from no other origin.
-    pub fn around<S: Clone + Send + Sync + 'static>(&self, routes: Router<S>) -> Router<S> {
-        routes.route_layer(from_fn_with_state(Arc::new(self.clone()), pass))
+    pub fn around<S: Clone + Send + Sync + 'static>(self, routes: Router<S>) -> Router<S> {
+        routes.route_layer(from_fn_with_state(Arc::new(self), pass))
     }
 
     /// `local`: the address to which the client connected.

@@ -92,10 +92,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Keeps the connection's place until the guard is dropped: its request is complete and at work.
-    pub(crate) fn work(&self) -> AtWork {
+    /// Keeps the connection's place until its request is answered: it is complete and at work.
+    pub(crate) fn work(&self) {
         self.waits.since.store(AT_WORK, Ordering::Relaxed);
-        AtWork(Arc::clone(&self.waits))
     }
 }
 
@@ -115,15 +114,6 @@ impl Waits {
     fn begin(&self) {
         let now = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(AT_WORK - 1);
         self.since.store(now, Ordering::Relaxed);
-    }
-}
-
-/// See [`Connection::work`].
-pub(crate) struct AtWork(Arc<Waits>);
-
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        self.0.begin();
     }
 }
 

@@ -58,6 +58,7 @@ const NAME: &str = "fcm";
 
 /// What `overrides` may set.
 static OVERRIDES: Overridable = Overridable {
+    // Exactly one target may stand in a message.
     never: &["token", "topic", "condition", "fid"],
     senders: &[],
     links: &[

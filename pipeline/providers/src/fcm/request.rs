@@ -14,8 +14,6 @@ use crate::{payload, push};
 /// Largest body without the token, in bytes. Google counts the payload alone, without saying how; here all of it counts,
 /// because what Google finds too large it may call an invalid argument, as it does a bad token.
 const MAX_BODY: usize = 4_096;
-/// Other ways to say where a message goes: exactly one may stand in it.
-const OTHER_TARGETS: [&str; 3] = ["condition", "fid", "topic"];
 /// Where an Android device's data may stand instead, and then hides the message's.
 const OTHER_DATA: [&str; 2] = ["android", "androidV2"];
 
@@ -56,7 +54,6 @@ fn message(delivery: &Delivery, now: Timestamp) -> Map<String, Value> {
     });
     payload::lay_over(&mut message, delivery, NAME, OVERRIDES.never);
 
-    OTHER_TARGETS.iter().for_each(|target| _ = message.remove(*target));
     payload::edit(&mut message, "data", |data| push::put_ids(data, delivery));
     for platform in OTHER_DATA {
         if message.get(platform).is_some_and(|platform| platform.get("data").is_some()) {
@@ -210,7 +207,7 @@ mod tests {
         let built = built(&delivery);
         let message = &built["message"];
         assert_eq!((&message["token"], &message["data"]["color"]), (&json!("token-1"), &json!("red")));
-        for target in OTHER_TARGETS {
+        for target in ["condition", "fid", "topic"] {
             assert!(message.get(target).is_none(), "{target}");
         }
         assert_eq!(message["android"]["notification"]["channelId"], "orders");

@@ -41,8 +41,8 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// `Retry-After` (RFC 9110, 10.2.3: seconds, or a date in any of the three forms of 5.6.7), clamped to [`MAX_RETRY_AFTER`]. Some vendors send
-    /// fractions, and worse (`inf`, `1e300`): what is not understood is none.
+    /// `Retry-After` (RFC 9110, 10.2.3: seconds, or a date in any of the three forms of 5.6.7), clamped to
+    /// [`MAX_RETRY_AFTER`]. Some vendors send fractions, and worse (`inf`, `1e300`): what is not understood is none.
     pub fn retry_after(&self, now: Timestamp) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         let seconds = match text.parse::<f64>() {

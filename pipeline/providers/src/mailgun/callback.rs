@@ -49,15 +49,6 @@ impl Callbacks for Verifier {
         self.verify(&signature, request.now)?;
         Ok(Callback { once: Some(signature.token), ..parse(&event)?.into() })
     }
-
-    fn refused(&self, refusal: Refusal) -> u16 {
-        match refusal {
-            Refusal::Forged => 401,
-            Refusal::Unreadable => 400,
-            // Mailgun's word for "do not try again".
-            Refusal::Stale => 406,
-        }
-    }
 }
 
 #[derive(Debug)]

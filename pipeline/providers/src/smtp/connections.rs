@@ -16,9 +16,7 @@ use tokio::{
 
 use super::{
     Settings,
-    classify::Phase,
     exchange::{Credentials, Encryption, Exchange, Failure},
-    message::Mail,
     settings::Tls,
 };
 use crate::{Account, tls};
@@ -89,18 +87,6 @@ impl Connections {
 }
 
 impl Lease<'_> {
-    /// Names sender and recipient, and asks to send the message. After `Ok` nothing but the message may follow.
-    pub(super) async fn begin(&mut self, mail: &Mail) -> Result<(), (Phase, Failure)> {
-        let parameters = if mail.is_ascii() { "" } else { " SMTPUTF8 BODY=8BITMIME" };
-        self.exchange.begin(&mail.from, &mail.to, parameters).await
-    }
-
-    /// Whether the relay can take such a mail: addresses beyond ASCII need SMTPUTF8 (RFC 6531), and 8BITMIME with it.
-    pub(super) fn supports(&self, mail: &Mail) -> bool {
-        let extensions = self.exchange.extensions();
-        mail.is_ascii() || extensions.smtputf8 && extensions.eight_bit_mime
-    }
-
     /// Gives the connection back, after a whole exchange: `failure` is what ended it, if it was not a success.
     pub(super) fn give_back(self, failure: Option<&Failure>) {
         const CLOSING: u16 = 421;

@@ -23,7 +23,8 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-use super::classify::Phase;
+use super::{classify::Phase, message::Mail};
+use crate::mail::enhanced_status;
 
 /// Maximum bytes of a reply's line: twice what RFC 5321, 4.5.3.1.5 allows.
 const MAX_LINE: usize = 1_024;
@@ -40,26 +41,25 @@ pub(super) struct Exchange {
 }
 
 /// What a relay says that it can, as far as we use it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a keyword of its own")]
-pub(super) struct Extensions {
+struct Extensions {
     starttls: bool,
     /// Addresses beyond ASCII (RFC 6531).
-    pub(super) smtputf8: bool,
-    pub(super) eight_bit_mime: bool,
+    smtputf8: bool,
+    eight_bit_mime: bool,
     plain: bool,
     login: bool,
 }
 
 /// The account at the relay.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Credentials {
     pub(super) username: String,
     pub(super) password: Secret,
 }
 
 /// When a connection is encrypted, and how.
-#[derive(Clone)]
 pub(super) enum Encryption {
     /// Never.
     None,
@@ -128,9 +128,9 @@ impl Exchange {
         Exchange { stream: BufReader::with_capacity(MAX_LINE, socket), extensions: Extensions::default() }
     }
 
-    /// What the relay can.
-    pub(super) fn extensions(&self) -> Extensions {
-        self.extensions
+    /// Whether the relay can take such a mail: addresses beyond ASCII need SMTPUTF8 (RFC 6531), and 8BITMIME with it.
+    pub(super) fn supports(&self, mail: &Mail) -> bool {
+        mail.is_ascii() || self.extensions.smtputf8 && self.extensions.eight_bit_mime
     }
 
     async fn hello(&mut self, name: &str) -> Result<(), Failure> {
@@ -189,8 +189,10 @@ impl Exchange {
     }
 
     /// Names sender and recipient, and asks to send the message. After `Ok` nothing but the message may follow.
-    pub(super) async fn begin(&mut self, from: &str, to: &str, parameters: &str) -> Result<(), (Phase, Failure)> {
+    pub(super) async fn begin(&mut self, mail: &Mail) -> Result<(), (Phase, Failure)> {
         let at = |phase| move |failure| (phase, failure);
+        let Mail { from, to, .. } = mail;
+        let parameters = if mail.is_ascii() { "" } else { " SMTPUTF8 BODY=8BITMIME" };
         self.ask(&format!("MAIL FROM:<{from}>{parameters}"), &[250]).await.map_err(at(Phase::Sender))?;
         self.ask(&format!("RCPT TO:<{to}>"), &[250, 251]).await.map_err(at(Phase::Recipient))?;
         self.ask("DATA", &[354]).await.map_err(at(Phase::Recipient))?;
@@ -292,9 +294,8 @@ impl Exchange {
 
 impl Reply {
     fn extend(&mut self, line: &str) {
-        let status = self.text.split(' ').next().unwrap_or_default();
-        let is_status = status.split('.').count() == 3 && status.split('.').all(|part| part.parse::<u16>().is_ok());
-        let rest = line.strip_prefix(status).filter(|_| is_status).map_or(line, str::trim_start);
+        let status = self.text.split(' ').next().filter(|word| enhanced_status(word).is_some());
+        let rest = status.and_then(|status| line.strip_prefix(status)).map_or(line, str::trim_start);
         self.text.push(' ');
         self.text.push_str(rest);
     }

@@ -104,11 +104,11 @@ impl Smtp {
     async fn prepare(&self, mail: &Mail) -> Result<Lease<'_>, Box<Answer>> {
         let exchange = async {
             let mut lease = self.connections.lease().await.map_err(|failure| classify(Phase::Connect, &failure))?;
-            if !lease.supports(mail) {
+            if !lease.exchange.supports(mail) {
                 lease.give_back(None);
                 return Err(Answer::new(Outcome::Refused, "smtputf8", "the relay takes ASCII addresses only").into());
             }
-            match lease.begin(mail).await {
+            match lease.exchange.begin(mail).await {
                 Ok(()) => Ok(lease),
                 Err((phase, failure)) => {
                     lease.give_back(Some(&failure));

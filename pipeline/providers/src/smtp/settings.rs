@@ -3,9 +3,9 @@
 //! Guarantee: the password is read once, at start-up, from where the settings point; it is in no setting, and no
 //! type here shows it.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
-use chasqui_settings::{SecretSource, SettingsError};
+use chasqui_settings::{SecretSource, SettingsError, is_this_host};
 use serde::Deserialize;
 
 use super::exchange::Credentials;
@@ -53,7 +53,7 @@ impl Settings {
         match &self.username {
             None if self.password.is_set() => Err(account.invalid("username", "a password needs an account")),
             None => Ok(None),
-            Some(_) if self.tls == Tls::None && !is_local(&self.host) => Err(account.invalid(
+            Some(_) if self.tls == Tls::None && !is_this_host(&self.host) => Err(account.invalid(
                 "tls",
                 "a password would cross the network in the clear: set `starttls` or `wrapper`; `none` is for a relay on \
                  this machine",
@@ -64,11 +64,6 @@ impl Settings {
             }
         }
     }
-}
-
-fn is_local(host: &str) -> bool {
-    let host = host.trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]

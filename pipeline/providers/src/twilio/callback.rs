@@ -3,7 +3,8 @@
 //! Signature: base64 of HMAC-SHA1 over the address that was called followed by every parameter's name and value, sorted,
 //! with the account's auth token (<https://www.twilio.com/docs/usage/security#validating-requests>). Where an account
 //! signs with a shared key, a header says so, and which hash is under the HMAC
-//! (<https://www.twilio.com/docs/usage/webhooks/webhook-shared-keys>). The signature has no time in it: a callback that somebody has recorded can be played again, and is then a repeat.
+//! (<https://www.twilio.com/docs/usage/webhooks/webhook-shared-keys>). The signature has no time in it: a callback that
+//! somebody has recorded can be played again, and is then a repeat.
 //!
 //! `notification_id` and `delivery_id` are parameters of the callback's own address, which the signature covers.
 //! Statuses: <https://www.twilio.com/docs/messaging/api/message-resource#message-status-values>.

@@ -17,12 +17,12 @@ use std::{
 use chasqui_contract::{Answer, Outcome};
 use reqwest::Url;
 
+use super::MAX_ORIGINS;
+
 /// Maximum devices in a row that are called dead for their key.
 const MAX_KEYS: usize = 100;
 /// Maximum devices in a row whose refusal of our authorization is taken for the subscription's trouble.
 const MAX_REFUSED: usize = 20;
-/// Maximum origins that are counted; there are some ten push services.
-const MAX_ORIGINS: usize = 256;
 
 /// What an answer says of our key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -57,6 +57,8 @@ const NAME: &str = "webpush";
 const KEEP_IDLE: Duration = Duration::from_secs(90);
 /// Maximum connections of one host that are kept without use.
 const MAX_IDLE: usize = 4;
+/// Maximum origins of which something is remembered; there are some ten push services.
+const MAX_ORIGINS: usize = 256;
 /// What `overrides` may set.
 static OVERRIDES: Overridable = Overridable { never: &[], senders: &[], links: &["url"], harmless: &["*"] };
 

@@ -15,15 +15,13 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::{Url, header::HeaderValue};
 use serde::Serialize;
 
-use super::Settings;
+use super::{MAX_ORIGINS, Settings};
 use crate::{Account, jwt::Signer, push};
 
 /// How long a token holds. A push service refuses more than 24 hours.
 const HOLDS: SignedDuration = SignedDuration::from_hours(12);
 /// How long one is used.
 const SERVES: SignedDuration = SignedDuration::from_hours(6);
-/// Origins kept at most; there are some ten push services.
-const MAX_ORIGINS: usize = 256;
 
 /// Signs tokens and keeps the last one of each origin.
 pub(super) struct Vapid {

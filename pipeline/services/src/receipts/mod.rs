@@ -8,8 +8,9 @@
 //! A message of receipts may carry an opt-out beside them ([`header::OPT_OUT`]). It is performed here, before the receipt is
 //! acknowledged, because there can be one consumer only: what is acknowledged is removed, and a second consumer that has
 //! fallen behind would lose it. It holds also where the receipt beside it is none of ours: only the gateway writes that
-//! header, after it has verified a signature. So one acknowledgement covers both, and neither is lost however often anyone crashes. An
-//! opt-out that can never be performed is a dead letter; one that waits for the broker holds up what came after it.
+//! header, after it has verified a signature. So one acknowledgement covers both, and neither is lost however often anyone
+//! crashes. An opt-out that can never be performed is a dead letter; one that waits for the broker holds up what came after
+//! it.
 //!
 //! After a crash: unacknowledged receipts come again, and make the same events.
 
@@ -27,7 +28,6 @@ use chasqui_schemas::{
 };
 use chasqui_trace::{TraceSink, encoded, span};
 use compact_str::{CompactString, format_compact};
-use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -56,39 +56,21 @@ pub async fn run_receipts(
 ) -> Result<(), ReadError> {
     let reader = StreamReader::open(nats.clone(), stream::RECEIPTS, consumer::RECEIPTS).await?.releasing(None);
     let letters = Letters::start(&Publisher::new(nats.clone()));
-    while let Some(messages) = reader.messages(&stop).await {
-        let mut chunks = messages.ready_chunks(MAX_RECEIPTS);
-        loop {
-            let chunk = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                chunk = chunks.next() => chunk,
-            };
-            let Some(chunk) = chunk else { break };
-            let mut batch = Batch::default();
-            let mut over = false;
-            for message in chunk {
-                match message {
-                    Ok(message) => batch.add(message, &pepper, kept),
-                    Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "reading the receipts ended");
-                        over = true;
-                    }
-                }
-            }
-            batch.opt_out(&nats, &stop).await;
-            let recording = sink.record(batch.events);
-            tokio::select! {
-                () = reader::extend_while(&batch.held, reader.extend_every, recording) => {
-                    reader::ack_all(&batch.held).await;
-                }
-                () = stop.cancelled() => reader::put_back_all(&batch.held).await,
-            }
-            reader::store_dead_letters(&letters, subject::DEAD_RECEIPT, batch.broken, &stop).await;
-            if over {
-                break;
-            }
+    let mut chunks = reader.chunks(MAX_RECEIPTS, &stop);
+    while let Some(messages) = chunks.next().await {
+        let mut batch = Batch::default();
+        for message in messages {
+            batch.add(message, &pepper, kept);
         }
+        batch.opt_out(&nats, &stop).await;
+        let recording = sink.record(batch.events);
+        tokio::select! {
+            () = reader::extend_while(&batch.held, reader.extend_every, recording) => {
+                reader::ack_all(&batch.held).await;
+            }
+            () = stop.cancelled() => reader::put_back_all(&batch.held).await,
+        }
+        reader::store_dead_letters(&letters, subject::DEAD_RECEIPT, batch.broken, &stop).await;
     }
     Ok(())
 }
@@ -219,7 +201,11 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
     }
     // The account, or else the app, as the check has shown.
     let app = receipt.app.as_deref().unwrap_or_default();
-    let provider = receipt.provider.as_deref().map_or_else(|| reporter(app), word);
+    let provider = match (receipt.provider.as_deref(), app) {
+        (Some(account), _) => word(account),
+        (None, "") => CompactString::default(),
+        (None, app) => format_compact!("app:{app}"),
+    };
     // Each link is a click of its own; any other receipt that comes again is the same event.
     let link = receipt.detail.as_deref().filter(|_| kind == ReceiptKind::Clicked).unwrap_or_default();
     let step = format!("{RECEIPT_STAGE}.{kind}.{by}") + if link.is_empty() { "" } else { "." } + link;
@@ -242,11 +228,6 @@ fn event(kind: ReceiptKind, channel: Channel, receipt: &Receipt, stored_at: Time
         attributes,
         ..TraceEvent::default()
     }
-}
-
-/// An app as the reporter of a receipt.
-fn reporter(app: &str) -> CompactString {
-    if app.is_empty() { CompactString::default() } else { format_compact!("app:{app}") }
 }
 
 /// A word for a column of words, of which ClickHouse keeps a dictionary: names of accounts and vendors are like that, and

@@ -36,7 +36,7 @@ impl TestInstall {
         write_accounts(dir.path(), &text).await?;
         let nats = NatsOptions { extra_config: format!("accounts {{ include \"../{ACCOUNTS}\" }}"), ..without_login() };
         let operator = seed(dir.path(), Role::Operator.as_str());
-        Self::open(dir, &text, nats, String::new(), Some(operator)).await
+        Self::open(dir, &text, nats, "", Some(operator)).await
     }
 
     /// A connection with the key that is called `name`, as a process of ours has one.
@@ -97,7 +97,7 @@ impl TestInstall {
     /// # Errors
     /// The file is gone.
     pub fn settings(&self) -> anyhow::Result<String> {
-        Ok(std::fs::read_to_string(self.dir.path().join("settings.toml"))?)
+        Ok(std::fs::read_to_string(&self.settings)?)
     }
 
     /// What nats-server refused, line by line.

@@ -33,7 +33,7 @@ pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
 pub struct TestInstall {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) servers: Embedded,
-    settings: PathBuf,
+    pub(crate) settings: PathBuf,
     /// The seed by which commands connect to NATS, where it asks for one.
     nkey: Option<PathBuf>,
     /// A connection as a producer has one; where producers are confined, as an operator has one.
@@ -59,7 +59,7 @@ impl TestInstall {
     pub async fn start_without_sync(settings: &str) -> anyhow::Result<Self> {
         let nats =
             NatsOptions { sync_interval: SyncInterval::Every(Duration::from_secs(60)), ..servers::without_login() };
-        Self::open(tempfile::tempdir()?, settings, nats, String::new(), None).await
+        Self::open(tempfile::tempdir()?, settings, nats, "", None).await
     }
 
     /// The same in a directory that the test has prepared: the servers' data is in `data` there.
@@ -67,27 +67,27 @@ impl TestInstall {
     /// # Errors
     /// What keeps them from starting.
     pub async fn start_in(dir: tempfile::TempDir, settings: &str) -> anyhow::Result<Self> {
-        Self::open(dir, settings, servers::without_login(), String::new(), None).await
+        Self::open(dir, settings, servers::without_login(), "", None).await
     }
 
     /// The same, with more users of ClickHouse, as a document of its own.
     ///
     /// # Errors
     /// What keeps them from starting.
-    pub async fn start_with(dir: tempfile::TempDir, settings: &str, clickhouse: String) -> anyhow::Result<Self> {
-        Self::open(dir, settings, servers::without_login(), clickhouse, None).await
+    pub async fn start_with_users(settings: &str, users: &str) -> anyhow::Result<Self> {
+        Self::open(tempfile::tempdir()?, settings, servers::without_login(), users, None).await
     }
 
     pub(crate) async fn open(
         dir: tempfile::TempDir,
         settings: &str,
         nats: NatsOptions,
-        clickhouse: String,
+        users: &str,
         nkey: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let mut options = servers::options(dir.path().join("data"));
         options.nats = Some(nats);
-        options.clickhouse = Some(servers::clickhouse_options(&clickhouse, &[]));
+        options.clickhouse = Some(servers::clickhouse_options(users, &[]));
         let servers = Embedded::start(options, |_| {}).await?;
         let path = dir.path().join("settings.toml");
         std::fs::write(&path, settings)?;

@@ -47,15 +47,13 @@ pub static TESTERS_PASSWORD: LazyLock<String> = LazyLock::new(|| uuid::Uuid::new
 /// are set in its environment.
 pub fn clickhouse_options(extra_users: &str, variables: &[&str]) -> ClickHouseOptions {
     let tester = format!(
-        "<users><{TESTER}><password>{}</password><networks><ip>127.0.0.1</ip></networks><profile>default</profile>
-         <quota>default</quota></{TESTER}></users>",
+        "<{TESTER}><password>{}</password><networks><ip>127.0.0.1</ip></networks><profile>default</profile>
+         <quota>default</quota></{TESTER}>",
         *TESTERS_PASSWORD
     );
     let extra_users = match extra_users.rsplit_once("</users>") {
-        Some((before, after)) => {
-            format!("{before}{}</users>{after}", tester.replace("<users>", "").replace("</users>", ""))
-        }
-        None => format!("<clickhouse>{tester}</clickhouse>"),
+        Some((before, after)) => format!("{before}{tester}</users>{after}"),
+        None => format!("<clickhouse><users>{tester}</users></clickhouse>"),
     };
     let mut args: Vec<OsString> = variables.iter().map(Into::into).collect();
     args.extend([built("chasqui").into(), chasqui_embedded::CLICKHOUSE_SUBCOMMAND.into()]);
@@ -183,9 +181,9 @@ pub struct ClickHouse {
 }
 
 impl ClickHouse {
-    /// Starts it, with what [`clickhouse_options`] explains.
-    pub async fn start(extra_users: &str, variables: &[&str]) -> Self {
-        Self::start_with(clickhouse_options(extra_users, variables)).await
+    /// Starts it, with the users that it has anyway.
+    pub async fn start() -> Self {
+        Self::start_with(clickhouse_options("", &[])).await
     }
 
     /// Starts it with `options`.

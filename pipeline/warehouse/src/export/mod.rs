@@ -106,10 +106,13 @@ impl Batch {
 
     fn add(&mut self, message: Message) {
         // The writer makes a dead letter of what cannot be read.
-        match trace::decode(&message.payload) {
-            _ if unreadable_headers(message.headers.as_ref()).is_some() => tracing::debug!("headers cannot be read"),
-            Ok(events) => self.events.extend(events),
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "a message cannot be read"),
+        if unreadable_headers(message.headers.as_ref()).is_some() {
+            tracing::debug!("the headers of a message cannot be read");
+        } else {
+            match trace::decode(&message.payload) {
+                Ok(events) => self.events.extend(events),
+                Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "a message cannot be read"),
+            }
         }
         self.bytes += message.payload.len();
         if let Ok(info) = message.info() {

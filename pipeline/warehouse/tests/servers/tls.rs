@@ -59,7 +59,7 @@ fn url(text: &str) -> Result<ServerUrl> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_is_spoken_with_whom_we_trust_and_nobody_else() -> Result<()> {
-    let clickhouse = ClickHouse::start("", &[]).await;
+    let clickhouse = ClickHouse::start().await;
     let (port, authority) = proxy("localhost", clickhouse.url()).await?;
     let (authority, password) = (file(&authority)?, file(&TESTERS_PASSWORD)?);
     let password = SecretSource { file: Some(password.path().to_owned()), env: None };

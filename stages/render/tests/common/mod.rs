@@ -62,8 +62,13 @@ pub(crate) fn of_template(data: Value, endpoints: Vec<Endpoint>) -> Notification
     notification(Message::Template { key: "t".to_owned(), data: (&data).into() }, endpoints)
 }
 
+/// Render without a gateway.
+pub(crate) fn reading(directory: MemoryDirectory) -> Render {
+    Render::new(Arc::new(directory), None, sample::pepper(), Schemes::default())
+}
+
 pub(crate) fn stage(template: Template) -> Render {
-    Render::new(Arc::new(MemoryDirectory::new().with("t", template)), None, sample::pepper(), Schemes::default())
+    reading(MemoryDirectory::new().with("t", template))
 }
 
 /// A template with one text, for every locale.

@@ -5,8 +5,8 @@
 //! Guarantee: sending never waits for an alert. Noting a failure takes a lock for a moment and no I/O; what is to be
 //! told goes to a bounded queue per target, and where that is full, or the target refuses, its next alert says how many
 //! are missing. Whom a message was for is in no alert: answers come here after their addresses were taken out. A
-//! vendor's words are made inert ([`inert`]): no link, no markup, whatever the alert is read
-//! in. What a stranger answers, whom an endpoint and not the account names, is in no alert at all.
+//! vendor's words are made inert ([`inert`]): no link, no markup, whatever the alert is read in. The words of a stranger,
+//! whom an endpoint and not the account names, are in no alert: it tells the count and the code alone.
 //!
 //! # What counts
 //! | answer | reason | told |

@@ -1,45 +1,32 @@
 //! Reads letters from their streams, and filters them.
 //!
-//! Guarantee: a scan reads headers only, oldest first, up to the last letter that was there when it began. It does not
-//! see letters that come meanwhile, for example from a replay that failed again, so it always ends.
-//!
-//! A crash leaves behind a consumer, which the server removes after [`FORGET_AFTER`].
+//! Guarantee: a scan reads headers only ([`headers::scan`]), oldest first. It does not see letters that come meanwhile, for
+//! example from a replay that failed again, so it always ends. A crash changes nothing.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr};
 
 use anyhow::{Context, anyhow};
 use async_nats::{
     HeaderMap,
     jetstream::{
         self,
-        consumer::{AckPolicy, pull},
         stream::{RawMessageErrorKind, Stream},
     },
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use chasqui_nats::unreadable_headers;
+use chasqui_nats::{headers, unreadable_headers};
 use chasqui_schemas::{Stage, header, stream, subject};
-use futures::StreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::args::DeadFilter;
 
-/// Maximum letters whose headers are read with one request.
-const BATCH: usize = 500;
-/// Maximum wait for the next letter; a server that takes longer has stopped answering.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Time after which the server removes a reader that asks for nothing: a crash of ours leaves nothing behind for long.
-const FORGET_AFTER: Duration = Duration::from_secs(60);
-/// Set by JetStream in place of a payload that was not asked for (`headers_only`).
-const SIZE: &str = "Nats-Msg-Size";
-
 /// How people name a letter: `17`, or `r17` where it is a rejected submission, which are in a stream of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Number {
     rejected: bool,
-    sequence: u64,
+    pub(super) sequence: u64,
 }
 
 impl fmt::Display for Number {
@@ -90,8 +77,19 @@ impl Streams {
 
     /// Hands every letter's headers to `each`: dead letters, then rejections, each oldest first.
     pub(super) async fn scan(&self, mut each: impl FnMut(Letter)) -> anyhow::Result<()> {
-        scan(&self.dead, &mut each).await?;
-        scan(&self.rejected, &mut each).await
+        for stream in [&self.dead, &self.rejected] {
+            let scanned = headers::scan(stream, |message, info| {
+                each(Letter {
+                    sequence: info.stream_sequence,
+                    stored_at: timestamp(info.published.unix_timestamp_nanos()),
+                    subject: message.subject.to_string(),
+                    headers: message.headers.clone().unwrap_or_default(),
+                    payload: Bytes::new(),
+                });
+            });
+            scanned.await.map_err(|error| anyhow!(error).context("the dead letters cannot be read"))?;
+        }
+        Ok(())
     }
 
     /// One letter with its payload; `None` where no letter has this number.
@@ -108,12 +106,6 @@ impl Streams {
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("dead letter {number} cannot be read")),
         }
-    }
-}
-
-impl Number {
-    pub(super) fn sequence(self) -> u64 {
-        self.sequence
     }
 }
 
@@ -212,7 +204,7 @@ impl Letter {
 
     pub(super) fn summary(&self) -> Summary {
         let detail = self.header(header::DETAIL);
-        let kept = self.header(SIZE).parse().unwrap_or(self.payload.len());
+        let kept = self.header(header::PAYLOAD_BYTES).parse().unwrap_or(self.payload.len());
         Summary {
             number: self.number(),
             sequence: self.sequence,
@@ -234,44 +226,6 @@ impl Letter {
             cut: self.cut_of().is_some(),
         }
     }
-}
-
-async fn scan(stream: &Stream, each: &mut impl FnMut(Letter)) -> anyhow::Result<()> {
-    let last = stream.cached_info().state.last_sequence;
-    let reader = stream
-        .create_consumer(pull::Config {
-            ack_policy: AckPolicy::None,
-            headers_only: true,
-            memory_storage: true,
-            num_replicas: 1,
-            inactive_threshold: FORGET_AFTER,
-            ..pull::Config::default()
-        })
-        .await
-        .context("the dead letters cannot be read")?;
-    loop {
-        let mut batch =
-            reader.fetch().max_messages(BATCH).messages().await.context("the dead letters cannot be read")?;
-        let mut read = 0;
-        while let Some(message) = next(batch.next()).await? {
-            let info = message.info().map_err(|error| anyhow!(error))?;
-            let (sequence, stored_at) = (info.stream_sequence, timestamp(info.published.unix_timestamp_nanos()));
-            if sequence > last {
-                return Ok(());
-            }
-            let (subject, headers) = (message.subject.to_string(), message.headers.clone().unwrap_or_default());
-            each(Letter { sequence, stored_at, subject, headers, payload: Bytes::new() });
-            read += 1;
-        }
-        if read == 0 {
-            return Ok(());
-        }
-    }
-}
-
-async fn next<T>(next: impl Future<Output = Option<Result<T, async_nats::Error>>>) -> anyhow::Result<Option<T>> {
-    let message = tokio::time::timeout(PATIENCE, next).await.context("NATS stopped answering: try again")?;
-    message.transpose().map_err(|error| anyhow!(error).context("the dead letters cannot be read"))
 }
 
 fn timestamp(nanos: i128) -> Timestamp {

@@ -129,7 +129,7 @@ impl Replay {
             Err(error) if error.class() == Class::Permanent => return Ok(Done::Impossible(error.into())),
             Err(error) => return Err(error.into()),
         }
-        match self.streams.of(number).delete_message(number.sequence()).await {
+        match self.streams.of(number).delete_message(number.sequence).await {
             Ok(_) => Ok(Done::Replayed),
             Err(error) if is_gone(error.kind()) => Ok(Done::Replayed),
             Err(error) => Err(error).context("it is replayed, but could not be deleted"),

@@ -12,8 +12,8 @@ use serde::Serialize;
 use tokio::process::{Child, Command};
 
 use chasqui::{
+    role::{Role, Service},
     servers::Addresses,
-    worker::{Role, Service},
 };
 
 use crate::args::Args;

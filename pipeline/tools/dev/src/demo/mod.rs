@@ -39,8 +39,9 @@ use uuid::Uuid;
 
 use chasqui::{
     commands::{output::progress, stop::stop_signal},
+    role::Role,
     servers::{Addresses, OwnServers},
-    worker::{Role, Worker},
+    worker::Worker,
 };
 
 use self::vendors::merge;

@@ -284,5 +284,5 @@ async fn what_is_wrong_is_raised(client: &Client) -> Result<()> {
 async fn start() -> Result<TestInstall> {
     // Those who fail here shall not take the provider out of service for the others.
     let settings = format!("{IMPATIENT}\n[send.breaker]\nmin_calls = 1000000\n");
-    TestInstall::start_with(tempfile::tempdir()?, &settings, compose::readers("chasqui")?).await
+    TestInstall::start_with_users(&settings, &compose::readers("chasqui")?).await
 }
