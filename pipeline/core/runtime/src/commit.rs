@@ -2,7 +2,8 @@
 //!
 //! What a batch of decisions forwards to one queue goes there as bundles of up to [`BUNDLE_MESSAGES`]: one JetStream
 //! message, one fsync, one delivery and one acknowledgement for all of them. These are most of the server's work on a
-//! notification. Receipts are bundled too, and trace events go together with those of other stages.
+//! notification. What waits for one moment waits, and comes back, as bundles too. So do receipts, and trace events go
+//! together with those of other stages.
 //!
 //! After a crash in the middle, the inputs come again and their outputs are published again. JetStream takes those with
 //! the same message ids for repeats. Others are bundled differently and stored twice; the ledger then lets each
@@ -10,23 +11,25 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use bytes::Bytes;
 use chasqui_nats::{
     Letter, Letters,
     publisher::{Outgoing, PublishError, Publisher},
 };
-use chasqui_schemas::{Channel, Lane, Receipt, Stage, envelope, id, stream, subject};
+use chasqui_schemas::{Channel, Lane, Receipt, Stage, envelope, header, id, stream, subject};
 use chasqui_trace::TraceSink;
 use futures::future::join_all;
+use jiff::Timestamp;
 
 use crate::{
     count,
-    plan::{Forward, Part, PendingCommit, unencodable},
+    plan::{Deferral, Forward, Part, PendingCommit, unencodable},
 };
 
 /// Maximum messages in a bundle: more would save little, and the first would wait for the last.
 pub const BUNDLE_MESSAGES: usize = 128;
 /// Maximum bytes of a bundle of several messages, so that a bundle stays far below the stream's limit for one message.
-const BUNDLE_BYTES: usize = 128 * 1024;
+pub(crate) const BUNDLE_BYTES: usize = 128 * 1024;
 /// Maximum messages that are collected before they are published: the broker's limit for an atomic batch (ADR-50).
 const FLUSH_MESSAGES: usize = 1_000;
 /// Maximum bytes that are collected before they are published: what the publisher puts into one atomic batch.
@@ -71,6 +74,7 @@ async fn publish(
         dead: letters,
         next: stage.next(),
         bundles: BTreeMap::new(),
+        deferrals: BTreeMap::new(),
         receipts: BTreeMap::new(),
         by_stream: BTreeMap::new(),
         letters: Vec::new(),
@@ -90,6 +94,7 @@ struct Outbox<'a> {
     dead: &'a Letters,
     next: Option<Stage>,
     bundles: BTreeMap<(Lane, Option<Channel>), Bundle<'a>>,
+    deferrals: BTreeMap<Moment<'a>, Bundle<'a>>,
     receipts: BTreeMap<&'a str, Vec<(&'a str, &'a Receipt)>>,
     by_stream: BTreeMap<&'static str, Vec<Outgoing>>,
     letters: Vec<Letter>,
@@ -98,12 +103,40 @@ struct Outbox<'a> {
     bytes: usize,
 }
 
+/// What waits together: to the same queue, until the same time, as part of the same app's share.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment<'a> {
+    lane: Lane,
+    queue: &'a str,
+    until: Timestamp,
+    app: &'a str,
+}
+
 /// What goes to one queue as one message.
 #[derive(Default)]
 struct Bundle<'a> {
     ids: Vec<Cow<'a, str>>,
     envelopes: Vec<Cow<'a, [u8]>>,
     bytes: usize,
+}
+
+impl<'a> Bundle<'a> {
+    /// Adds a message. Answers the bundle without it, where it is full: the message is then the first of another.
+    fn add(&mut self, id: Cow<'a, str>, envelope: Cow<'a, [u8]>) -> Option<Self> {
+        let full = self.ids.len() == BUNDLE_MESSAGES || self.bytes + envelope.len() > BUNDLE_BYTES;
+        let full = (full && !self.ids.is_empty()).then(|| std::mem::take(self));
+        self.bytes += envelope.len();
+        self.ids.push(id);
+        self.envelopes.push(envelope);
+        full
+    }
+
+    /// Its message id, and the message.
+    fn encode(self) -> Result<(String, Bytes), PublishError> {
+        let ids: Vec<&str> = self.ids.iter().map(|id| &**id).collect();
+        let envelopes: Vec<&[u8]> = self.envelopes.iter().map(|each| &**each).collect();
+        Ok((id::bundle(&ids), envelope::bundle(&envelopes).map_err(unencodable)?.into()))
+    }
 }
 
 impl<'a> Outbox<'a> {
@@ -115,6 +148,14 @@ impl<'a> Outbox<'a> {
             Part::Unencoded(output) => {
                 let Forward { lane, channel, id, envelope } = Forward::new(output)?;
                 self.add_to_bundle((lane, channel), Cow::Owned(id), Cow::Owned(envelope))?
+            }
+            Part::Deferral(Deferral { lane, queue, until, app, id, envelope }) => {
+                let moment = Moment { lane: *lane, queue, until: *until, app };
+                let bundle = self.deferrals.entry(moment).or_default();
+                if let Some(full) = bundle.add(Cow::Borrowed(id), Cow::Borrowed(envelope)) {
+                    self.schedule(moment, full)?;
+                }
+                envelope.len()
             }
             Part::Receipt { subject, id, receipt } => {
                 self.receipts.entry(subject).or_default().push((id, receipt));
@@ -145,36 +186,41 @@ impl<'a> Outbox<'a> {
         envelope: Cow<'a, [u8]>,
     ) -> Result<usize, PublishError> {
         let bytes = envelope.len();
-        let bundle = self.bundles.entry(queue).or_default();
-        if bundle.ids.len() == BUNDLE_MESSAGES || bundle.bytes + bytes > BUNDLE_BYTES {
-            let full = std::mem::take(bundle);
-            self.close_bundle(queue, full)?;
+        if let Some(full) = self.bundles.entry(queue).or_default().add(id, envelope) {
+            self.forward(queue, full)?;
         }
-        let bundle = self.bundles.entry(queue).or_default();
-        bundle.ids.push(id);
-        bundle.envelopes.push(envelope);
-        bundle.bytes += bytes;
         Ok(bytes)
     }
 
-    fn close_bundle(
-        &mut self,
-        (lane, channel): (Lane, Option<Channel>),
-        bundle: Bundle<'a>,
-    ) -> Result<(), PublishError> {
+    fn forward(&mut self, (lane, channel): (Lane, Option<Channel>), bundle: Bundle<'a>) -> Result<(), PublishError> {
         // After the last stage nothing is forwarded.
-        if let Some(next) = self.next
-            && !bundle.ids.is_empty()
-        {
-            let ids: Vec<&str> = bundle.ids.iter().map(|id| &**id).collect();
-            let envelopes: Vec<&[u8]> = bundle.envelopes.iter().map(|each| &**each).collect();
-            self.by_stream.entry(stream::of_stage(next, lane)).or_default().push(Outgoing {
-                subject: subject::queue(next, lane, channel),
-                message_id: Some(id::bundle(&ids)),
-                headers: vec![],
-                payload: envelope::bundle(&envelopes).map_err(unencodable)?.into(),
-            });
-        }
+        let Some(next) = self.next else { return Ok(()) };
+        let (message_id, payload) = bundle.encode()?;
+        self.by_stream.entry(stream::of_stage(next, lane)).or_default().push(Outgoing {
+            subject: subject::queue(next, lane, channel),
+            message_id: Some(message_id),
+            headers: vec![],
+            payload,
+        });
+        Ok(())
+    }
+
+    /// A JetStream message schedule (ADR-51): at its moment the broker publishes it to [`subject::due`], from where
+    /// [`crate::deferred`] returns it to its queue. One schedule per subject, so a repeat replaces it.
+    fn schedule(&mut self, moment: Moment<'a>, bundle: Bundle<'a>) -> Result<(), PublishError> {
+        let (message_id, payload) = bundle.encode()?;
+        self.by_stream.entry(stream::DEFERRED).or_default().push(Outgoing {
+            subject: subject::deferred(&message_id),
+            headers: vec![
+                (header::SCHEDULE, format!("@at {}", moment.until)),
+                (header::SCHEDULE_TARGET, subject::due(moment.lane)),
+                (header::APP, moment.app.to_owned()),
+                (header::SUBJECT, moment.queue.to_owned()),
+                (header::DUE_ID, message_id),
+            ],
+            message_id: None,
+            payload,
+        });
         Ok(())
     }
 
@@ -182,7 +228,10 @@ impl<'a> Outbox<'a> {
     async fn flush(&mut self) -> Result<(), PublishError> {
         (self.messages, self.bytes) = (0, 0);
         for (queue, bundle) in std::mem::take(&mut self.bundles) {
-            self.close_bundle(queue, bundle)?;
+            self.forward(queue, bundle)?;
+        }
+        for (moment, bundle) in std::mem::take(&mut self.deferrals) {
+            self.schedule(moment, bundle)?;
         }
         for (subject, receipts) in std::mem::take(&mut self.receipts) {
             for some in receipts.chunks(BUNDLE_MESSAGES) {

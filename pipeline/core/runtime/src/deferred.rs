@@ -1,14 +1,15 @@
 //! Returns deferred messages to their queues when their time has come.
 //!
 //! JetStream publishes a scheduled message only within the schedule's own stream, and strips its message id. So due
-//! messages are read from there, by one consumer per lane, and published to their queue under the id that they were
-//! deferred with.
+//! messages are read from there, by one consumer per lane, and published to their queue: as bundles, under ids made of
+//! those that they were deferred with. Most are bundles already, of what was deferred together.
 //!
 //! Guarantee: a due message is acknowledged only when it is stored in its queue. A message whose queue is full is put
 //! back for a second, so that it does not hold up those of other queues. A message that names no queue, or that no queue
 //! will ever take, becomes a dead letter with its bytes.
 //!
-//! After a crash due messages come again, and are published under the same ids, which the queues take for repeats.
+//! After a crash due messages come again. Bundled as before, they have the same ids, which the queues take for repeats;
+//! bundled differently, they are stored twice, and the ledger lets each notification, and each attempt, through once.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,19 +17,23 @@ use async_nats::{
     Client,
     jetstream::{self, AckKind},
 };
+use bytes::Bytes;
 use chasqui_contract::{Class, with_sources};
 use chasqui_nats::{
     Letters, Outgoing, Publisher, find_consumer,
     reader::{Broken, store_dead_letters},
 };
-use chasqui_schemas::{Lane, consumer, header, stream, subject};
+use chasqui_schemas::{Lane, consumer, envelope, header, id, stream, subject};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::runner::RunError;
+use crate::{
+    commit::{BUNDLE_BYTES, BUNDLE_MESSAGES},
+    runner::RunError,
+};
 
-/// Maximum messages returned at once: few enough for one atomic batch.
-const BATCH: usize = 200;
+/// Maximum messages returned at once. Bundles among them may have 128 KiB each, in each of the lanes.
+const BATCH: usize = 100;
 /// How long a due message waits when its queue is full: about as long as the queue needs to free some space.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// How often the server confirms that it knows our request. Two missing confirmations mean that it does not.
@@ -86,7 +91,7 @@ async fn run_lane(
         }
         for (queue, messages) in by_queue {
             let (outgoing, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
-            let kind = match publisher.publish(&outgoing).await {
+            let kind = match publisher.publish(&bundled(&outgoing)).await {
                 Ok(_) => AckKind::Ack,
                 Err(error) if error.class() == Class::Permanent => {
                     // Which of them it is, the queue's answer to each one says.
@@ -118,6 +123,38 @@ async fn run_lane(
             }
         }
         store_dead_letters(letters, subject::DEAD_DEFERRED, broken, &stop).await;
+    }
+}
+
+/// The same messages, all to one queue, as few as a bundle's bounds allow.
+fn bundled(messages: &[Outgoing]) -> Vec<Outgoing> {
+    let mut bundles: Vec<Vec<&Outgoing>> = Vec::new();
+    let (mut count, mut bytes) = (0, 0);
+    for message in messages {
+        let more = envelope::unbundle(&message.payload).len();
+        let fits = count + more <= BUNDLE_MESSAGES && bytes + message.payload.len() <= BUNDLE_BYTES;
+        match bundles.last_mut().filter(|_| fits) {
+            Some(bundle) => bundle.push(message),
+            None => {
+                (count, bytes) = (0, 0);
+                bundles.push(vec![message]);
+            }
+        }
+        (count, bytes) = (count + more, bytes + message.payload.len());
+    }
+    bundles.into_iter().flat_map(one_of).collect()
+}
+
+/// The messages as one; as they are, where they cannot be one.
+fn one_of(messages: Vec<&Outgoing>) -> Vec<Outgoing> {
+    let envelopes: Vec<Bytes> = messages.iter().flat_map(|each| envelope::unbundle(&each.payload)).collect();
+    let envelopes: Vec<&[u8]> = envelopes.iter().map(|each| &**each).collect();
+    let ids: Vec<&str> = messages.iter().filter_map(|each| each.message_id.as_deref()).collect();
+    match (&messages[..], envelope::bundle(&envelopes)) {
+        ([first, _, ..], Ok(payload)) => {
+            vec![Outgoing { message_id: Some(id::bundle(&ids)), payload: payload.into(), ..(*first).clone() }]
+        }
+        _ => messages.into_iter().cloned().collect(),
     }
 }
 

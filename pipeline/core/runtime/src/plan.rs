@@ -22,6 +22,9 @@ use crate::count;
 /// Minimum time for which a message is deferred; one that is due sooner comes that much late. A second is more than the
 /// clocks of worker and broker should differ.
 const MIN_DEFERRAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
+/// What a moment is rounded up to, in milliseconds, so that what waits for nearly the same moment waits together.
+/// JetStream's schedules are no finer.
+const MOMENT_MS: i64 = 250;
 /// Maximum bytes that are encoded at once of what one decision forwards; the rest is encoded when it is published. One
 /// submission may have a thousand recipients: their outputs share its content, and each encoded one has a copy. Nearly
 /// all decisions stay below this.
@@ -59,6 +62,8 @@ pub(crate) enum Part {
     Forward(Forward),
     /// The same, encoded only when its turn comes.
     Unencoded(Box<Output>),
+    /// To wait for its time, in a bundle with others that wait for the same.
+    Deferral(Deferral),
     /// A receipt, together with others of the same subject.
     Receipt { subject: String, id: String, receipt: Receipt },
     /// A message to a stream of its own.
@@ -77,6 +82,18 @@ pub(crate) type Impossible = (Reason, String);
 pub(crate) struct Forward {
     pub(crate) lane: Lane,
     pub(crate) channel: Option<Channel>,
+    pub(crate) id: String,
+    pub(crate) envelope: Vec<u8>,
+}
+
+/// A message that comes back to `queue` when its time has come.
+#[derive(Debug)]
+pub(crate) struct Deferral {
+    pub(crate) lane: Lane,
+    pub(crate) queue: String,
+    pub(crate) until: Timestamp,
+    /// Whose share of what waits it takes.
+    pub(crate) app: String,
     pub(crate) id: String,
     pub(crate) envelope: Vec<u8>,
 }
@@ -139,7 +156,7 @@ impl PendingCommit {
 
     /// Why it can never be stored, where the broker has refused one of its parts with `error`.
     pub(crate) fn impossible(&self, error: &PublishError) -> Impossible {
-        let waits = self.parts.iter().any(|part| matches!(part, Part::Message(stream::DEFERRED, _)));
+        let waits = self.parts.iter().any(|part| matches!(part, Part::Deferral(_)));
         let refused = matches!(error, PublishError::Refused { .. });
         (if waits && refused { Reason::Unschedulable } else { Reason::TooLarge }, error.to_string())
     }
@@ -207,8 +224,9 @@ impl PendingCommit {
             return Err((Reason::Unschedulable, format!("{until} is later than JetStream can schedule")));
         }
         let app = &self.context.app;
-        let message = schedule(message, stage, app, until).map_err(too_large)?;
-        let bytes = message.payload.len() as u64;
+        let message = message.again();
+        let envelope = message.encode().map_err(|error| too_large(unencodable(error)))?;
+        let bytes = envelope.len() as u64;
         if let Some(room) = deferred.room(app)
             && !room.admits(bytes, times)
         {
@@ -220,7 +238,14 @@ impl PendingCommit {
             return Err((Reason::TooManyDeferred, detail));
         }
         deferred.add(app, bytes);
-        Ok(Part::Message(stream::DEFERRED, message))
+        Ok(Part::Deferral(Deferral {
+            lane: message.lane(),
+            queue: message.subject(stage),
+            until: moment(until),
+            app: app.to_string(),
+            id: message.message_id(),
+            envelope,
+        }))
     }
 
     /// The input as it was; headers say how it ended.
@@ -289,21 +314,9 @@ pub(crate) fn unencodable(error: impl std::error::Error + Send + Sync + 'static)
     PublishError::Refused { code: 0, description: error.to_string() }
 }
 
-/// A JetStream message schedule (ADR-51): at `until` the broker publishes it to [`subject::due`], from where
-/// [`crate::deferred`] returns it to the queue of `stage`. One schedule per subject, so a repeat replaces it.
-fn schedule(message: Output, stage: Stage, app: &str, until: Timestamp) -> Result<Outgoing, PublishError> {
-    let again = message.again();
-    let message_id = again.message_id();
-    Ok(Outgoing {
-        subject: subject::deferred(&message_id),
-        headers: vec![
-            (header::SCHEDULE, format!("@at {until}")),
-            (header::SCHEDULE_TARGET, subject::due(again.lane())),
-            (header::APP, app.to_owned()),
-            (header::SUBJECT, again.subject(stage)),
-            (header::DUE_ID, message_id),
-        ],
-        message_id: None,
-        payload: again.encode().map_err(unencodable)?.into(),
-    })
+/// The moment that what is due `until` then waits for.
+fn moment(until: Timestamp) -> Timestamp {
+    let late = until.as_nanosecond().rem_euclid(i128::from(MOMENT_MS) * 1_000_000);
+    let rest = if late == 0 { 0 } else { i128::from(MOMENT_MS) * 1_000_000 - late };
+    Timestamp::from_nanosecond(until.as_nanosecond() + rest).unwrap_or(until)
 }

@@ -11,7 +11,7 @@ use async_nats::jetstream::{
     message::StreamMessage,
     stream::{DeleteMessageErrorKind, DirectGetErrorKind, Stream},
 };
-use chasqui_schemas::{header, stream, subject};
+use chasqui_schemas::{envelope, header, stream, subject};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 
@@ -57,8 +57,11 @@ pub(super) async fn find(context: &jetstream::Context, user: &str, who: &Who) ->
     each(&open(context, stream::INBOX).await?, &subject::inboxes(user), |message| found.inbox.push(message.sequence))
         .await?;
     each(&open(context, stream::DEFERRED).await?, subject::DEFERRED, |message| {
-        if is_theirs(&message) == Some(true) {
-            found.deferred += 1;
+        // Those that wait for one moment wait together.
+        let theirs =
+            envelope::unbundle(&message.payload).iter().filter(|each| who.is_in(each, None) == Some(true)).count();
+        if theirs > 0 {
+            found.deferred += theirs as u64;
             let due =
                 message.headers.get(header::SCHEDULE).and_then(|at| at.as_str().strip_prefix("@at ")?.parse().ok());
             found.last_due = found.last_due.max(due);

@@ -83,6 +83,12 @@ impl Bench {
         self.broker.publisher.publish(&messages).await.unwrap();
     }
 
+    /// As bundles, as the stage before would.
+    async fn publish_bundles(&self, users: &[String]) {
+        let messages: Vec<_> = users.chunks(100).map(|some| self.outgoing(some.iter().cloned())).collect();
+        self.broker.publisher.publish(&messages).await.unwrap();
+    }
+
     /// One message, a bundle where it is for several users.
     fn outgoing(&self, users: impl IntoIterator<Item = String>) -> Outgoing {
         let outputs: Vec<_> = users.into_iter().map(|user| Output::Notification(notification(&user))).collect();
@@ -258,6 +264,77 @@ async fn what_is_deferred_or_retried_comes_back_when_due_and_not_before() {
     bench.until("nothing waits", stream::DEFERRED, 0).await;
     stop.cancel();
     runner.await.unwrap();
+    returning.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_one_moment_waits_and_comes_back_together() {
+    let bench = bench("").await;
+    let until = Timestamp::now() + Duration::from_secs(4);
+    let (stop, runner) = bench.run(pure(move |n| {
+        let message = Box::new(Output::Notification(n.clone()));
+        match n.pass {
+            0 => Decision::new(Verdict::Defer { until, reason: Reason::QuietHours, message }),
+            _ => Decision::forward(n),
+        }
+    }));
+    let all: Vec<_> = users(1_000).collect();
+    bench.publish_bundles(&all).await;
+    bench.until("all wait", "STAGE_ENRICH_NORMAL", 0).await;
+    let waiting = bench.stored(stream::DEFERRED).await;
+    assert!(waiting < 50, "a thousand wait as {waiting} messages");
+    assert!(Timestamp::now() < until, "too slow to show anything");
+    let returning = {
+        let Broker { client, publisher, letters, .. } = bench.broker.clone();
+        tokio::spawn(run_deferred(client, publisher, letters, stop.clone()))
+    };
+    bench.until_forwarded(1_000).await;
+    assert!(bench.forwarded().await.values().all(|&times| times == 1));
+    bench.until("nothing waits", stream::DEFERRED, 0).await;
+    stop.cancel();
+    runner.await.unwrap();
+    returning.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_alone_comes_back_together() {
+    let bench = bench("").await;
+    // Each waits for a moment of its own, so they wait one by one; they are returned late, many at once.
+    let begin = Timestamp::now();
+    let (stop, runner) = bench.run(pure(move |n| {
+        let message = Box::new(Output::Notification(n.clone()));
+        let number: u64 = n.recipient.user().unwrap().trim_start_matches("user-").parse().unwrap();
+        let until = begin + Duration::from_millis(1_500 + number % 4 * 250);
+        match n.pass {
+            0 => Decision::new(Verdict::Defer { until, reason: Reason::QuietHours, message }),
+            _ => Decision::forward(n),
+        }
+    }));
+    for user in users(40) {
+        bench.publish([user]).await;
+        bench.until("it waits", "STAGE_ENRICH_NORMAL", 0).await;
+    }
+    let due = async {
+        let stream = jetstream::new(bench.client.clone()).get_stream(stream::DEFERRED).await.unwrap();
+        while stream.get_last_raw_message_by_subject(&subject::due(Lane::Normal)).await.is_err()
+            || Timestamp::now() < begin + Duration::from_secs(4)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, due).await.unwrap();
+    stop.cancel();
+    runner.await.unwrap();
+    assert_eq!(bench.stored(stream::DEFERRED).await, 40);
+    let stop = CancellationToken::new();
+    let returning = {
+        let Broker { client, publisher, letters, .. } = bench.broker.clone();
+        tokio::spawn(run_deferred(client, publisher, letters, stop.clone()))
+    };
+    bench.until("nothing waits", stream::DEFERRED, 0).await;
+    let returned = bench.stored("STAGE_ENRICH_NORMAL").await;
+    assert!((1..=10).contains(&returned), "40 came back as {returned} messages");
+    stop.cancel();
     returning.await.unwrap().unwrap();
 }
 
