@@ -40,6 +40,7 @@ pub struct Delivery {
     /// Where it goes.
     pub endpoint: Endpoint,
     /// What it says.
+    #[serde(with = "crate::packed::content")]
     pub content: Content,
     /// SMS segments it takes; zero on other channels.
     #[serde(default)]

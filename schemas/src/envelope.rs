@@ -2,7 +2,8 @@
 //!
 //! Under load one JetStream message carries many envelopes: a *bundle*, a MessagePack array of `bin`, each of them one
 //! whole envelope. What the server does per message (store, fsync, deliver, acknowledge) is then done once for all of
-//! them. A single envelope travels as it is.
+//! them. A single envelope travels as it is. A long bundle is compressed: an LZ4 block in a MessagePack extension, since
+//! notifications of one submission have much in common.
 //!
 //! Guarantee: a reader accepts its own version and the one before, so that processes can be upgraded one by one. It
 //! recognises a later version, so that the message can wait for a newer process.
@@ -11,8 +12,14 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::packed;
+
 /// The version that this build writes. A field that older readers may ignore needs no new version.
 pub const VERSION: u16 = 1;
+/// Minimum bytes of a bundle that is compressed: below it costs more time than it saves.
+const COMPRESSED_BYTES: usize = 16 * 1024;
+/// The MessagePack extension of a compressed bundle.
+const COMPRESSED: i8 = 1;
 /// Deepest nesting of a body; `data` may itself be nested this deep less a few levels.
 const MAX_DEPTH: usize = 128;
 
@@ -71,12 +78,37 @@ pub fn bundle(envelopes: &[&[u8]]) -> Result<Vec<u8>, rmp_serde::encode::Error> 
     let mut bytes = Vec::with_capacity(HEAD + envelopes.iter().map(|each| each.len() + HEAD).sum::<usize>());
     let envelopes: Vec<_> = envelopes.iter().map(|each| serde_bytes::Bytes::new(each)).collect();
     rmp_serde::encode::write(&mut bytes, &envelopes)?;
-    Ok(bytes)
+    if bytes.len() < COMPRESSED_BYTES {
+        return Ok(bytes);
+    }
+    let block = packed::compress(&bytes);
+    let mut compressed = Vec::with_capacity(HEAD + 1 + block.len());
+    rmp::encode::write_ext_meta(&mut compressed, block.len() as u32, COMPRESSED)?;
+    compressed.extend(block);
+    Ok(compressed)
+}
+
+/// How many bytes a message holds once it is unbundled, for those who bound what they hold.
+pub fn unbundled_len(message: &[u8]) -> usize {
+    compressed(message).and_then(packed::uncompressed_len).map_or(message.len(), |bytes| bytes.min(packed::MAX_BYTES))
+}
+
+/// The block of a compressed bundle.
+fn compressed(mut message: &[u8]) -> Option<&[u8]> {
+    let meta = rmp::decode::read_ext_meta(&mut message).ok()?;
+    (meta.typeid == COMPRESSED && meta.size as usize == message.len()).then_some(message)
 }
 
 /// The envelopes of a message: those of a bundle, or the message itself. A message that is neither is returned as it is,
 /// and [`decode`] refuses it.
 pub fn unbundle(message: &Bytes) -> Vec<Bytes> {
+    if let Some(block) = compressed(message) {
+        return packed::decompress(block).map_or_else(|_| vec![message.clone()], |bundle| apart(&bundle.into()));
+    }
+    apart(message)
+}
+
+fn apart(message: &Bytes) -> Vec<Bytes> {
     if version(message).is_none()
         && let Ok(envelopes) = rmp_serde::from_slice::<Vec<&serde_bytes::Bytes>>(message)
         && !envelopes.is_empty()

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`submission`] | what a producer publishes |
 //! | [`record`] | what the state buckets hold: contacts, preferences, templates, categories, suppressions |
-//! | [`notification`], [`delivery`] | what travels between stages, in the [`envelope`] codec |
+//! | [`notification`], [`delivery`] | what travels between stages, in the [`envelope`] codec, long texts [`packed`] |
 //! | [`receipt`], [`opt_out`] | what providers, apps and recipients report afterwards |
 //! | [`inbox`] | what an app reads of a user's inbox |
 //! | [`trace`] | what ClickHouse keeps: one [`trace::TraceEvent`] per step |
@@ -37,6 +37,7 @@ pub mod lane;
 pub mod metric;
 pub mod notification;
 pub mod opt_out;
+pub mod packed;
 pub mod pepper;
 pub mod permission;
 pub mod reason;

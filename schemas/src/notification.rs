@@ -10,8 +10,9 @@ use uuid::Uuid;
 use crate::{
     Channel, Lane,
     delivery::{Delivery, Endpoint, Written},
+    packed::PackedContent,
     record::{Category, Contacts},
-    submission::{Content, Submission},
+    submission::Submission,
 };
 
 /// One recipient's part of a submission.
@@ -206,7 +207,7 @@ impl Request {
             category: submission.category,
             message: match (submission.template, submission.content) {
                 (Some(key), _) => Message::Template { key, data: Json::from(&submission.data) },
-                (None, content) => Message::Content(content.unwrap_or_default()),
+                (None, content) => Message::Content(content.unwrap_or_default().into()),
             },
             channels: submission.channels,
             send_at: submission.send_at,
@@ -233,7 +234,7 @@ pub enum Message {
         data: Json,
     },
     /// Inline content, sent as it is.
-    Content(Content),
+    Content(PackedContent),
 }
 
 impl Message {

@@ -28,7 +28,7 @@ pub fn request() -> Request {
         id: Uuid::nil(),
         idempotency_key: "order-1".into(),
         category: "order".into(),
-        message: Message::Content(content()),
+        message: Message::Content(content().into()),
         channels: None,
         send_at: None,
         expires_at: None,
@@ -116,4 +116,10 @@ impl Delivery {
     pub fn push(self, platform: Platform, token: &str) -> Self {
         self.to(Address::Device { platform, token: token.into(), registered_at: None })
     }
+}
+
+/// A text of so many bytes that nothing makes shorter.
+pub fn noise(bytes: usize) -> String {
+    let blocks = (0u64..).flat_map(|block| crate::id::claim(&[&block.to_string()]).into_bytes());
+    blocks.take(bytes).map(char::from).collect()
 }

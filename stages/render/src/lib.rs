@@ -77,8 +77,13 @@ impl Decide for Render {
         let tracking = Tracking { links: self.links.as_ref(), is_allowed: self.may_track(&notification).await? };
         Ok(match &request.message {
             Message::Content(content) => {
+                let content = match content.unpack() {
+                    Ok(content) => content,
+                    Err(damaged) => return Ok(Decision::dead(Reason::Undecodable, damaged.to_string())),
+                };
                 let locale = request.locale.as_deref().unwrap_or_default();
-                let written = |_: Channel| Ok(Some(Text { content: content.clone(), locale: locale.to_owned() }));
+                let written =
+                    |_: Channel| Ok(Some(Text { content: Content::clone(&content), locale: locale.to_owned() }));
                 self.deliver(&notification, "", &tracking, written)
             }
             Message::Template { key, data } => match self.directory.template(key).await? {

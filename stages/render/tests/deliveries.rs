@@ -86,7 +86,7 @@ fn nothing_for_any_channel_is_a_dead_letter() {
     let (reason, detail) = dead(decide(&stage, of_template(j!({}), vec![phone(), mailbox()])));
     assert_eq!(reason, Reason::TemplateMissing);
     assert_eq!(detail, "the template `t` has nothing for the recipient's channels");
-    let html = Message::Content(Content { html: Some("<p>".into()), ..Content::default() });
+    let html = Message::Content(Content { html: Some("<p>".into()), ..Content::default() }.into());
     assert_eq!(dead(decide(&stage, notification(html, vec![phone()]))).0, Reason::TemplateMissing);
 }
 
@@ -159,7 +159,7 @@ fn a_variant_is_rendered_named_and_always_the_same() {
 }
 
 fn inline(content: Content) -> Notification {
-    notification(Message::Content(content), vec![device("a"), phone(), mailbox(), inbox()])
+    notification(Message::Content(content.into()), vec![device("a"), phone(), mailbox(), inbox()])
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn mail(html: &str) -> Notification {
         html: Some(html.into()),
         url: Some("https://shop.example.com/tap".into()),
     };
-    notification(Message::Content(content), vec![mailbox()])
+    notification(Message::Content(content.into()), vec![mailbox()])
 }
 
 fn one(directory: MemoryDirectory, input: Notification) -> Delivery {

@@ -28,8 +28,9 @@ use crate::{
 
 /// Maximum messages in a bundle: more would save little, and the first would wait for the last.
 pub const BUNDLE_MESSAGES: usize = 128;
-/// Maximum bytes of a bundle of several messages, so that a bundle stays far below the stream's limit for one message.
-pub(crate) const BUNDLE_BYTES: usize = 128 * 1024;
+/// Maximum bytes of a bundle of several messages before it is compressed, so that it stays far below the stream's limit
+/// for one message, and so does what a worker holds of it.
+pub(crate) const BUNDLE_BYTES: usize = 384 * 1024;
 /// Maximum messages that are collected before they are published: the broker's limit for an atomic batch (ADR-50).
 const FLUSH_MESSAGES: usize = 1_000;
 /// Maximum bytes that are collected before they are published: what the publisher puts into one atomic batch.

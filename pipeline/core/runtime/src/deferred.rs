@@ -32,7 +32,7 @@ use crate::{
     runner::RunError,
 };
 
-/// Maximum messages returned at once. Bundles among them may have 128 KiB each, in each of the lanes.
+/// Maximum messages returned at once. Bundles among them may have 384 KiB each, in each of the lanes.
 const BATCH: usize = 100;
 /// How long a due message waits when its queue is full: about as long as the queue needs to free some space.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
@@ -132,7 +132,7 @@ fn bundled(messages: &[Outgoing]) -> Vec<Outgoing> {
     let (mut count, mut bytes) = (0, 0);
     for message in messages {
         let more = envelope::unbundle(&message.payload).len();
-        let fits = count + more <= BUNDLE_MESSAGES && bytes + message.payload.len() <= BUNDLE_BYTES;
+        let fits = count + more <= BUNDLE_MESSAGES && bytes + envelope::unbundled_len(&message.payload) <= BUNDLE_BYTES;
         match bundles.last_mut().filter(|_| fits) {
             Some(bundle) => bundle.push(message),
             None => {
@@ -140,7 +140,7 @@ fn bundled(messages: &[Outgoing]) -> Vec<Outgoing> {
                 bundles.push(vec![message]);
             }
         }
-        (count, bytes) = (count + more, bytes + message.payload.len());
+        (count, bytes) = (count + more, bytes + envelope::unbundled_len(&message.payload));
     }
     bundles.into_iter().flat_map(one_of).collect()
 }

@@ -16,7 +16,7 @@
 //! # Five groupings on one way
 //! | word | what is grouped | bound | made in | ends as |
 //! |---|---|---|---|---|
-//! | *bundle* | messages to one queue | 128 messages, 128 KiB | `commit.rs`, `Outbox` | one JetStream message, split again by [`StageInput::split`] in `runner.rs` |
+//! | *bundle* | messages to one queue | 128 messages, 384 KiB | `commit.rs`, `Outbox` | one JetStream message, split again by [`StageInput::split`] in `runner.rs` |
 //! | *batch* | decisions of one lane that are ready together | 1,000 decisions | `runner.rs`, `start_commits` | one commit |
 //! | *commit* | what a batch publishes, its bundles among it, and its trace events | four of one lane at a time | `commit.rs`, `commit` | acknowledged inputs |
 //! | *atomic batch* | JetStream messages to one stream | 1,000 messages, 4 MiB | `nats/publisher.rs`, `Publisher::publish` | one PubAck for all, one fsync |

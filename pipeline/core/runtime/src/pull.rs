@@ -27,7 +27,7 @@ use async_nats::{
 };
 use chasqui_contract::IncomingMessage;
 use chasqui_nats::{find_consumer, unreadable_headers};
-use chasqui_schemas::header;
+use chasqui_schemas::{envelope, header};
 use futures::StreamExt;
 use jiff::Timestamp;
 
@@ -205,7 +205,7 @@ impl Puller {
             tracing::warn!(subject = %message.subject, %reply, "ignored a message that is not JetStream's");
             return None;
         };
-        let bytes = message.payload.len();
+        let bytes = envelope::unbundled_len(&message.payload);
         let held = Held { reply, extended_at: Instant::now(), bytes };
         if self.held.insert(sequence, held).is_some() {
             // It was handed out again although we work on it, because its deadline passed. The work in hand is enough;

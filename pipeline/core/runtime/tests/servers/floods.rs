@@ -88,7 +88,7 @@ impl Decide for Middle {
 }
 
 fn notification(app: &str, user: &str, bytes: usize) -> Notification {
-    let message = Message::Content(Content { body: Some("x".repeat(bytes)), ..Content::default() });
+    let message = Message::Content(Content { body: Some(sample::noise(bytes)), ..Content::default() }.into());
     let sample = sample::notification();
     Notification {
         id: Uuid::now_v7(),

@@ -169,7 +169,7 @@ fn notification(user: &str) -> Notification {
 
 /// Its request, with so many bytes to say.
 fn long(notification: &Notification, bytes: usize) -> Request {
-    let message = Message::Content(Content { body: Some("x".repeat(bytes)), ..Content::default() });
+    let message = Message::Content(Content { body: Some(sample::noise(bytes)), ..Content::default() }.into());
     Request { message, ..Request::clone(&notification.request) }
 }
 
