@@ -56,6 +56,11 @@ fn stages() -> Vec<String> {
     subjects.extend([subject::ATTEMPTS, subject::ENDED, subject::TAKEN_OVER, subject::INBOX].map(str::to_owned));
     // Some providers know at once that a message has arrived.
     subjects.push(subject::RECEIPTS.to_owned());
+    // Send looks whether an inbox holds a delivery already.
+    subjects.extend([
+        format!("$JS.API.DIRECT.GET.{}", stream::INBOX),
+        format!("$JS.API.DIRECT.GET.{}.{}", stream::INBOX, subject::INBOX),
+    ]);
     subjects.extend([stream::LEDGER, stream::ATTEMPTS].into_iter().flat_map(read_claims));
     for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([Owners::BUCKET]) {
         subjects.push(read(bucket));

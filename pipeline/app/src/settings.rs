@@ -78,14 +78,25 @@ pub struct AppSettings {
     pub overrides: Option<Vec<String>>,
     pub token: SecretSource,
     pub nats_keys: Vec<PublicKey>,
+    pub max_payload_bytes: Option<u32>,
     pub routes: RouteSettings,
 }
 
 impl Default for AppSettings {
     fn default() -> Self {
         let Permissions { lanes, categories, mandatory, inline, senders, overrides } = Permissions::default();
-        let (token, nats_keys, routes) = (SecretSource::default(), Vec::new(), RouteSettings::default());
-        AppSettings { lanes, categories, mandatory, inline, senders, overrides, token, nats_keys, routes }
+        AppSettings {
+            lanes,
+            categories,
+            mandatory,
+            inline,
+            senders,
+            overrides,
+            token: SecretSource::default(),
+            nats_keys: Vec::new(),
+            max_payload_bytes: None,
+            routes: RouteSettings::default(),
+        }
     }
 }
 
@@ -111,6 +122,10 @@ impl AppSettings {
             }
         } else if !subject::is_app(name) {
             return invalid("", "an app's name is 1 to 64 letters, digits, `-` and `_`".to_owned());
+        }
+        if self.max_payload_bytes.is_some() && self.nats_keys.is_empty() {
+            let problem = "nats-server holds an app to it in its account: give the app `nats_keys` too".to_owned();
+            return invalid(".max_payload_bytes", problem);
         }
         let vendors = chasqui_providers::overridable();
         for named in self.overrides.iter().flatten() {
@@ -231,7 +246,8 @@ impl Settings {
     pub fn confined_apps(&self) -> Vec<App<'_>> {
         let mut confined = Vec::new();
         for (name, app) in self.listed_apps() {
-            confined.push(App { name, lanes: app.lanes.as_deref().unwrap_or(&Lane::ALL), keys: &app.nats_keys });
+            let lanes = app.lanes.as_deref().unwrap_or(&Lane::ALL);
+            confined.push(App { name, lanes, keys: &app.nats_keys, max_payload_bytes: app.max_payload_bytes });
         }
         confined
     }

@@ -203,7 +203,8 @@ impl Worker {
                     directory,
                     clock: clock.clone(),
                 };
-                let inbox = Arc::new(NatsInbox::new(parts.broker.publisher.clone()));
+                let inbox =
+                    Arc::new(NatsInbox::new(jetstream::new(parts.broker.client.clone()), &parts.broker.publisher));
                 let ports_of_providers = chasqui_providers::Ports { inbox, clock };
                 let providers = chasqui_providers::senders(&settings.accounts, &ports_of_providers)?;
                 let send = SendStage::with_alerts(&settings.send, settings.routes(), providers, ports)?;

@@ -8,6 +8,7 @@ use chasqui_contract::{Answer, Inbox, StoreError};
 use chasqui_schemas::Delivery;
 pub(crate) use chasqui_schemas::sample::{at, delivery_by, delivery_to};
 use chasqui_settings::SecretSource;
+use jiff::Timestamp;
 use reqwest::{StatusCode, header::HeaderMap};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -67,7 +68,14 @@ pub(crate) struct TestInbox {
 
 #[async_trait]
 impl Inbox for TestInbox {
-    async fn append(&self, app: &str, user: &str, delivery_id: Uuid, message: Bytes) -> Result<(), StoreError> {
+    async fn append(
+        &self,
+        app: &str,
+        user: &str,
+        delivery_id: Uuid,
+        _since: Timestamp,
+        message: Bytes,
+    ) -> Result<(), StoreError> {
         if let Some(error) = self.error.lock().unwrap().take() {
             return Err(error);
         }

@@ -40,6 +40,8 @@ pub struct App<'a> {
     pub lanes: &'a [Lane],
     /// Keys of its producers, any of which lets in. Without one it has no account.
     pub keys: &'a [PublicKey],
+    /// Maximum bytes of a message that it publishes, its headers included; `None`: what the server takes of everybody.
+    pub max_payload_bytes: Option<u32>,
 }
 
 /// The prefix of the subjects that answers come to, for a connection with this key.
@@ -100,7 +102,11 @@ pub fn configuration(inbox_prefix: &str, keys: &Keys, apps: &[App<'_>]) -> Resul
         for subject in streams(app.name) {
             _ = writeln!(text, "    {{ stream: {{ account: {CHASQUI}, subject: \"{subject}\" }} }}");
         }
-        text += "  ]\n}\n";
+        text += "  ]\n";
+        if let Some(bytes) = app.max_payload_bytes {
+            _ = writeln!(text, "  limits {{ max_payload: {bytes} }}");
+        }
+        text += "}\n";
     }
     Ok(text)
 }
@@ -159,7 +165,7 @@ mod tests {
     }
 
     fn app<'a>(name: &'a str, keys: &'a [PublicKey]) -> App<'a> {
-        App { name, lanes: &[Lane::Bulk], keys }
+        App { name, lanes: &[Lane::Bulk], keys, max_payload_bytes: None }
     }
 
     #[test]

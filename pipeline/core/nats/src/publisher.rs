@@ -197,7 +197,13 @@ impl Publisher {
     /// one, so that a stream which does not answer does not hold up the others.
     #[must_use]
     pub fn apart(&self) -> Self {
-        Publisher { turns: Arc::new(Semaphore::new(MAX_BATCHES_IN_FLIGHT)), ..self.clone() }
+        self.apart_for(MAX_BATCHES_IN_FLIGHT)
+    }
+
+    /// The same for a caller that publishes single messages, `in_flight` at once.
+    #[must_use]
+    pub fn apart_for(&self, in_flight: usize) -> Self {
+        Publisher { turns: Arc::new(Semaphore::new(in_flight)), ..self.clone() }
     }
 
     /// Publishes `messages` and returns once all of them are stored; the answers are in their order.

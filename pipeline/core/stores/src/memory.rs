@@ -279,7 +279,14 @@ impl MemoryInbox {
 
 #[async_trait]
 impl Inbox for MemoryInbox {
-    async fn append(&self, app: &str, user: &str, delivery_id: Uuid, message: Bytes) -> Result<(), StoreError> {
+    async fn append(
+        &self,
+        app: &str,
+        user: &str,
+        delivery_id: Uuid,
+        _since: Timestamp,
+        message: Bytes,
+    ) -> Result<(), StoreError> {
         self.faults.before(stream::INBOX)?;
         {
             let (ids, messages) = &mut *lock(&self.appended);

@@ -69,7 +69,8 @@ impl Call for InboxProvider {
         };
         let json =
             serde_json::to_vec(&message).map_err(|error| Answer::new(Outcome::Refused, "json", error.to_string()))?;
-        self.inbox.append(&delivery.app, user, delivery.id, json.into()).await.map_err(|error| classify(&error))?;
+        let appended = self.inbox.append(&delivery.app, user, delivery.id, delivery.submitted_at, json.into());
+        appended.await.map_err(|error| classify(&error))?;
         Ok(Answer {
             message_id: delivery.id.to_string(),
             receipts: vec![(ReceiptKind::Delivered, receipt(delivery, Actor::Unknown))],

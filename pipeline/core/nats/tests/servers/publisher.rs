@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream::stream::Config;
+use async_nats::{
+    HeaderMap,
+    header::{NATS_BATCH_ID, NATS_BATCH_SEQUENCE},
+    jetstream::stream::Config,
+};
 use bytes::Bytes;
 use chasqui_contract::Class;
 use chasqui_nats::{Outgoing, PublishError, Publisher, Stored};
@@ -83,6 +87,28 @@ async fn a_batch_with_repeats_stores_the_rest_and_tells_which() {
     assert_eq!(count(&context, "S").await, 4);
     let again = publisher.publish(&[message("s", "a")]).await.unwrap();
     assert_eq!(again, [Stored { sequence: 1, duplicate: true }]);
+}
+
+#[tokio::test]
+async fn batches_that_somebody_leaves_open_keep_nobody_from_publishing() {
+    let server = Nats::start().await;
+    let context = server.context().await;
+    context.create_stream(stream_config("S", "s.*")).await.unwrap();
+    let client = server.client().await;
+    // More than the server takes; it forgets them after ten seconds.
+    for n in 0..60 {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_BATCH_ID, format!("left-open-{n}"));
+        headers.insert(NATS_BATCH_SEQUENCE, "1");
+        client.publish_with_headers("s.evil", headers, "x".into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+
+    let messages: Vec<_> = (0..100).map(|n| message("s.shop", n)).collect();
+    let stored = Publisher::new(context.clone()).publish(&messages).await.unwrap();
+
+    let expected: Vec<_> = (1..=100).map(|sequence| Stored { sequence, duplicate: false }).collect();
+    assert_eq!(stored, expected);
 }
 
 #[tokio::test]

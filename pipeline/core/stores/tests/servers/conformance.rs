@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::support::{begin, make_stores, publisher};
-use async_nats::jetstream;
+use async_nats::jetstream::{
+    self,
+    stream::{Config, Source},
+};
 use bytes::Bytes;
 use chasqui_contract::{AddressBook, Book, Claim, Class, Directory, Inbox, Ledger, StoreError};
+use chasqui_nats::Outgoing;
 use chasqui_schemas::{
-    Channel, Lane, id,
+    Channel, Lane, header, id,
     record::{
         Bucket, Category, CategoryPreference, Contacts, Device, Platform, Preferences, Record, Suppression, Template,
     },
@@ -20,7 +24,8 @@ use chasqui_stores::{
     NatsDirectory, NatsInbox, NatsLedger, Records,
     memory::{MemoryDirectory, MemoryInbox, MemoryLedger},
 };
-use chasqui_testing::servers::Nats;
+use chasqui_testing::servers::{Nats, stream_config};
+use futures::future::join_all;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -169,13 +174,17 @@ async fn the_ledger_in_memory_conforms() {
 // --- Inbox ----------------------------------------------------------------------------------------------------------
 
 async fn inbox_conforms(inbox: &dyn Inbox) {
+    let since = Timestamp::now();
     for user in ["ada", "b.o.b@x *>"] {
         for n in 0..3_u128 {
             for _repeat in 0..2 {
                 let delivery = Uuid::from_u128(user.len() as u128 * 100 + n);
-                inbox.append("shop", user, delivery, Bytes::from(format!("{user}{n}"))).await.unwrap();
+                inbox.append("shop", user, delivery, since, Bytes::from(format!("{user}{n}"))).await.unwrap();
             }
         }
+        // Others have come meanwhile.
+        let first = Uuid::from_u128(user.len() as u128 * 100);
+        inbox.append("shop", user, first, since, "again".into()).await.unwrap();
     }
 }
 
@@ -188,18 +197,68 @@ async fn the_inbox_on_nats_takes_each_delivery_once_and_in_order() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
-    inbox_conforms(&NatsInbox::new(publisher(&context))).await;
-
-    let stored = context.get_stream(stream::INBOX).await.unwrap();
+    inbox_conforms(&NatsInbox::new(context.clone(), &publisher(&context))).await;
     for user in ["ada", "b.o.b@x *>"] {
-        let mut messages = Vec::new();
-        let mut next = 1;
-        while let Ok(message) = stored.direct_get_next_for_subject(subject::inbox("shop", user), Some(next)).await {
-            next = message.sequence + 1;
-            messages.push(message.payload);
-        }
-        assert_eq!(messages, expected(user));
+        assert_eq!(stored(&context, user).await, expected(user));
     }
+}
+
+/// The inbox of a user of the app `shop`.
+async fn stored(context: &jetstream::Context, user: &str) -> Vec<Bytes> {
+    let stored = context.get_stream(stream::INBOX).await.unwrap();
+    let (mut messages, mut next) = (Vec::new(), 1);
+    while let Ok(message) = stored.direct_get_next_for_subject(subject::inbox("shop", user), Some(next)).await {
+        next = message.sequence + 1;
+        messages.push(message.payload);
+    }
+    messages
+}
+
+/// The stream remembers no ids, as it does not after its duplicate window.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inbox_takes_a_delivery_once_however_late_it_comes_again() {
+    let server = Nats::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let without_ids = Source { name: stream::LEDGER.into(), filter_subject: Some("none".into()), ..Source::default() };
+    let config = stream_config(stream::INBOX, subject::INBOX);
+    let config = Config { duplicate_window: Duration::ZERO, sources: Some(vec![without_ids]), ..config };
+    context.delete_stream(stream::INBOX).await.unwrap();
+    assert!(context.create_stream(config).await.unwrap().cached_info().config.duplicate_window.is_zero());
+
+    let since = Timestamp::now();
+    let open = || NatsInbox::new(context.clone(), &publisher(&context));
+    let (ours, theirs) = (open(), open());
+    let delivery = |n: u128| (Uuid::from_u128(n), Bytes::from(n.to_string()));
+    // Two processes append all of them at once, in other orders, and again and again.
+    let append = async |inbox: &NatsInbox, n| {
+        let (id, message) = delivery(n);
+        while let Err(error) = inbox.append("shop", "ada", id, since, message.clone()).await {
+            assert!(error.class().is_transient(), "{error}");
+        }
+    };
+    let all = |inbox, place: u128| join_all((0..20).map(move |n| append(inbox, (n * 7 + place) % 20)));
+    for round in 0..3 {
+        tokio::join!(all(&ours, round), all(&theirs, 10));
+    }
+    let mut kept = stored(&context, "ada").await;
+    kept.sort();
+    let mut expected: Vec<Bytes> = (0..20).map(|n| delivery(n).1).collect();
+    expected.sort();
+    assert_eq!(kept, expected);
+
+    // What a process had sent before it was cut off, and what arrives only now, is refused.
+    let late = Outgoing {
+        subject: subject::inbox("shop", "ada"),
+        message_id: Some(delivery(3).0.simple().to_string()),
+        headers: vec![(header::EXPECTED_LAST, "1".into())],
+        payload: "late".into(),
+    };
+    publisher(&context).publish(&[late]).await.unwrap_err();
+    // A submission that is newer than all that the inbox holds needs no look at it.
+    let tomorrow = Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    ours.append("shop", "ada", Uuid::from_u128(99), tomorrow, "99".into()).await.unwrap();
+    assert_eq!(stored(&context, "ada").await.len(), 21);
 }
 
 #[tokio::test]
@@ -443,7 +502,7 @@ async fn a_twin_fails_as_often_as_ordered_before_or_after_its_effect() {
 
     let inbox = MemoryInbox::new();
     inbox.faults.lose_next(1);
-    assert!(inbox.append("shop", "ada", Uuid::nil(), "m".into()).await.is_err());
+    assert!(inbox.append("shop", "ada", Uuid::nil(), Timestamp::now(), "m".into()).await.is_err());
     assert_eq!(inbox.messages().len(), 1);
 
     let directory = MemoryDirectory::new().with("ada", Contacts::default());

@@ -282,6 +282,35 @@ async fn a_producer_reaches_and_sees_nothing_but_its_own_app() -> anyhow::Result
     Ok(())
 }
 
+/// What waits at the front is counted in messages. How large they are, the account says.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_messages_of_one_app_leave_room_for_those_of_another() -> anyhow::Result<()> {
+    const FRONT_BYTES: u64 = 32 << 20;
+    let settings = format!("{IMPATIENT}\n[streams]\napp_messages = 250\nfront_bytes = {FRONT_BYTES}");
+    let install =
+        TestInstall::start_confined(&settings, &[("evil", "max_payload_bytes = 65536"), ("shop", "")]).await?;
+    let (evil, shop) = (producer(&install, "evil").await?, producer(&install, "shop").await?);
+    let offer = async |producer: &Client, app: &str, bytes: usize| {
+        let context = jetstream::new(producer.clone());
+        let subject = subject::submit(Lane::Normal, app);
+        let stored = async { anyhow::Ok(context.publish(subject, vec![b'x'; bytes].into()).await?.await?) };
+        timeout(Duration::from_secs(10), stored).await?
+    };
+    // No worker takes anything away.
+    let mut taken = 0;
+    while offer(&evil, "evil", 65_000).await.is_ok() {
+        taken += 1;
+    }
+    ensure!(taken == 250, "{taken} of the flood are taken");
+    ensure!(offer(&evil, "evil", 1_000_000).await.is_err(), "the server takes more than the account may publish");
+    for _ in 0..10 {
+        offer(&shop, "shop", 1_000_000).await?;
+    }
+    let held = install.stored(stream::of_stage(Stage::Validate, Lane::Normal)).await?;
+    ensure!(held == 260, "{held} messages");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producers_key_is_rotated_without_a_gap() -> anyhow::Result<()> {
     let install = TestInstall::start_confined(IMPATIENT, &[("shop", "")]).await?;
