@@ -33,4 +33,4 @@ pub use error::{Class, StoreError, with_sources};
 pub use inbox::Inbox;
 pub use ledger::{Book, Claim, Ledger};
 pub use message::{Context, IncomingMessage, StageInput, Submitted};
-pub use provider::{Answer, Outcome, Provider};
+pub use provider::{Answer, Outcome, Provider, Shortened};
