@@ -27,7 +27,7 @@ pub use address_book::AddressBook;
 pub use callbacks::{AccountCallbacks, AddressFact, Callback, Callbacks, Refusal, Reported, SignedRequest};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use decide::Decide;
-pub use decision::{Decision, Output, Verdict};
+pub use decision::{Decision, Ended, Output, Verdict};
 pub use directory::Directory;
 pub use error::{Class, StoreError, with_sources};
 pub use inbox::Inbox;
