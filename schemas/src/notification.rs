@@ -46,6 +46,9 @@ pub struct Notification {
     /// Set by filter: where it may go. Empty before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
+    /// Where this is a [`Notification::part`]: the delivery that it is to become.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery_id: Option<Uuid>,
 }
 
 impl Notification {
@@ -70,7 +73,14 @@ impl Notification {
             owners: Vec::new(),
             policy: None,
             endpoints: Vec::new(),
+            delivery_id: None,
         }
+    }
+
+    /// What of it concerns one delivery, which may be written anew while the others went on.
+    #[must_use]
+    pub fn part(&self, delivery_id: Uuid, endpoint: Endpoint) -> Self {
+        Notification { endpoints: vec![endpoint], delivery_id: Some(delivery_id), ..self.clone() }
     }
 
     /// The first attempt to bring what was `written` to one of the notification's endpoints. `id` is

@@ -8,7 +8,7 @@ crate::vocabulary! {
         Malformed = "malformed": "The submission is neither JSON nor MessagePack, or not an object.",
         Invalid = "invalid": "One or more fields of the submission break the contract; every violation is listed.",
         UnreadableHeaders = "unreadable_headers": "The message's headers break the protocol, so that they cannot be trusted.",
-        TooLarge = "too_large": "The submission, or what a stage made of it, is larger than a message may be.",
+        TooLarge = "too_large": "The submission, or what a stage made of it, is larger than a message may be: an SMS of more than ten segments, say.",
         LaneNotAllowed = "lane_not_allowed": "The app may not publish on this lane.",
         CategoryNotAllowed = "category_not_allowed": "The app may not use this category: it is mandatory, more urgent than the app's lanes, or not on the app's list.",
         InlineNotAllowed = "inline_not_allowed": "The app may not name addresses, only users.",
@@ -34,6 +34,7 @@ crate::vocabulary! {
         Panicked = "panicked": "A stage failed on this message by a fault of its own.",
         BadRecord = "bad_record": "A record that the stage needs cannot be used.",
         TemplateMissing = "template_missing": "The template does not exist, or has nothing for this channel.",
+        NothingToShow = "nothing_to_show": "The message has nothing that the recipient's channels show: HTML alone, say, which only e-mail shows.",
         RenderFailed = "render_failed": "The template failed on this data.",
         NoProvider = "no_provider": "No provider serves this channel.",
         ProviderRefused = "provider_refused": "The provider refused this message for good.",
@@ -62,8 +63,10 @@ impl Reason {
             Scheduled | QuietHours | CircuitOpen => &[Status::Deferred],
             ProviderTransient | ProviderThrottled | ProviderTimeout | Interrupted => &[Status::Retry],
             ProviderMisconfigured => &[Status::Retry, Status::Dead],
-            Undecodable | Panicked | BadRecord | TemplateMissing | RenderFailed | NoProvider | ProviderRefused
-            | RetriesExhausted | Held | DeliveriesExhausted | TooManyDeferred | Unschedulable => &[Status::Dead],
+            Undecodable | Panicked | BadRecord | TemplateMissing | NothingToShow | RenderFailed | NoProvider
+            | ProviderRefused | RetriesExhausted | Held | DeliveriesExhausted | TooManyDeferred | Unschedulable => {
+                &[Status::Dead]
+            }
             DeadEndpoint => &[Status::Error],
         }
     }
@@ -83,7 +86,7 @@ impl Reason {
                 &[Stage::Filter, Stage::Send]
             }
             Duplicate => &[Stage::Dedupe],
-            TemplateMissing | RenderFailed => &[Stage::Render],
+            TemplateMissing | NothingToShow | RenderFailed => &[Stage::Render],
             NoProvider => &[Stage::Prioritize, Stage::Send],
             Expired => &[Stage::Enrich, Stage::Filter, Stage::Prioritize, Stage::Send],
             CircuitOpen
@@ -111,7 +114,7 @@ impl Reason {
                 "Producer: name headers in visible ASCII without `:`, write their values in UTF-8 without line breaks, and set no \
                  status; then publish it anew. Operator: between stages, find out who publishes there beside Chasqui."
             }
-            TooLarge => "Producer: send less data, or split the recipients over several submissions.",
+            TooLarge => "Producer: send less data or a shorter text, or split the recipients over several submissions.",
             LaneNotAllowed => "Producer: publish on another lane. Operator: allow it in `lanes` of `[apps.<name>]`.",
             CategoryNotAllowed => {
                 "Producer: use a category that is yours. Operator: name it in `categories` of `[apps.<name>]`."
@@ -140,6 +143,10 @@ impl Reason {
             Panicked => "Operator: report the fault with the dead letter's detail, and replay it when it is mended.",
             BadRecord => "Operator: correct the record that the detail names, then `chasqui dead replay`.",
             TemplateMissing => "Producer: put the template, or its text for the channel. Then `chasqui dead replay`.",
+            NothingToShow => {
+                "Producer: give `title` or `body` beside `html`: in the content, then submit it anew; or in the template, then \
+                 `chasqui dead replay`."
+            }
             RenderFailed => "Producer: correct the template or the data. Then `chasqui dead replay`.",
             NoProvider => "Operator: list a provider for the channel in the settings, then `chasqui dead replay`.",
             ProviderRefused => {

@@ -1,9 +1,10 @@
 //! Render: writes the message, one delivery per endpoint.
 //!
 //! Guarantee: a delivery holds the texts of the notification's own template, in the best locale that the template has,
-//! with the notification's own data and nothing else. Data is never read as a template, and is escaped in HTML. Where a
-//! template fails, or no channel can show the message, the notification becomes a dead letter that says where and why
-//! without repeating the data. Time and size of rendering are bounded.
+//! with the notification's own data and nothing else. Data is never read as a template, and is escaped in HTML. Where the
+//! text of a channel fails, the deliveries of that channel are given up and the others go on; where none is left, the
+//! notification becomes a dead letter. Both say where and why without repeating the data. Time and size of rendering are
+//! bounded.
 //!
 //! After a crash the same notification gives the same deliveries, because ids, variant and locale are derived from it.
 //! Only a template that was changed in between is rendered as it is now.
@@ -30,12 +31,12 @@ mod work;
 
 use std::sync::Arc;
 
-use chasqui_contract::{Decide, Decision, Directory, Output, StoreError, Verdict};
+use chasqui_contract::{Decide, Decision, Directory, Ended, Output, StoreError, Verdict};
 use chasqui_links::{Links, Origin};
 use chasqui_rules::Schemes;
 use chasqui_schemas::{
     Channel, Notification, Pepper, Reason,
-    delivery::Written,
+    delivery::{Endpoint, Written},
     notification::{Json, Message},
     record::Template,
     submission::Content,
@@ -82,8 +83,7 @@ impl Decide for Render {
                     Err(damaged) => return Ok(Decision::dead(Reason::Undecodable, damaged.to_string())),
                 };
                 let locale = request.locale.as_deref().unwrap_or_default();
-                let written =
-                    |_: Channel| Ok(Some(Text { content: Content::clone(&content), locale: locale.to_owned() }));
+                let written = |_: Channel| Ok(Text { content: Content::clone(&content), locale: locale.to_owned() });
                 self.deliver(&notification, "", &tracking, written)
             }
             Message::Template { key, data } => match self.directory.template(key).await? {
@@ -118,28 +118,28 @@ impl Render {
         let written = |channel| {
             let text = write(template, &compiled, key, variant, channel, wanted, &data)?;
             // Validate has checked the url of inline content. This one may be made of data.
-            let url = text.as_ref().and_then(|text| text.content.url.as_deref());
-            match url.and_then(|url| self.schemes.refusal(url)) {
-                Some(what) => Err(Failed(format!("template `{key}`, {channel}, url: {what}"))),
+            match text.content.url.as_deref().and_then(|url| self.schemes.refusal(url)) {
+                Some(what) => Err(failed(format!("template `{key}`, {channel}, url: {what}"))),
                 None => Ok(text),
             }
         };
         self.deliver(notification, variant, tracking, written)
     }
 
-    /// One delivery per endpoint, with the text that `written` gives for its channel.
+    /// One delivery per endpoint, with the text that `written` gives for its channel. Where that fails, the deliveries of
+    /// that channel alone are given up.
     fn deliver(
         &self,
         notification: &Notification,
         variant: &str,
         tracking: &Tracking<'_>,
-        written: impl Fn(Channel) -> Result<Option<Text>, Failed>,
+        written: impl Fn(Channel) -> Result<Text, NoText>,
     ) -> Decision {
         if notification.endpoints.is_empty() {
             return Decision::suppress(Reason::NoEndpoint);
         }
-        let request = &notification.request;
-        let mut deliveries = Vec::with_capacity(notification.endpoints.len());
+        let (mut deliveries, mut ended) = (Vec::with_capacity(notification.endpoints.len()), Vec::new());
+        let (mut skipped, mut failures) = (Vec::new(), Vec::new());
         let mut attributes = Vec::new();
         let mut explain = |key: CompactString, value: CompactString| attributes.push((key, value));
         if !variant.is_empty() {
@@ -153,56 +153,74 @@ impl Render {
             if endpoints.peek().is_none() {
                 continue;
             }
-            let written = match written(channel) {
-                Ok(written) => written.and_then(|Text { content, locale }| Some((fit(channel, content)?, locale))),
-                Err(Failed(what)) => return Decision::dead(Reason::RenderFailed, what),
-            };
-            let Some((mut content, locale)) = written else {
-                explain(format_compact!("skipped.{channel}"), Reason::TemplateMissing.as_str().into());
-                continue;
-            };
-            let mut sms_segments = 0;
-            if channel == Channel::Sms {
-                let plain = content.body.as_deref().and_then(sms::transliterated).filter(|_| self.sms_transliterate);
-                if let Some(plain) = plain {
-                    explain("sms_transliterated".into(), "true".into());
-                    content.body = Some(plain);
+            let id_to =
+                |endpoint: &Endpoint| self.pepper.delivery(&notification.app, notification.id, channel, &endpoint.id);
+            let Fitted { content, locale, sms } = match written(channel).and_then(|text| self.fit(channel, text)) {
+                Ok(fitted) => fitted,
+                Err(NoText::Skipped(reason)) => {
+                    explain(format_compact!("skipped.{channel}"), reason.as_str().into());
+                    skipped.push((channel, reason));
+                    continue;
                 }
-                let body = content.body.as_deref().unwrap_or_default();
-                let Some(segments) = sms::segments(body) else {
-                    let (most, length) = (sms::MAX_SEGMENTS, body.chars().count());
-                    let what = format!("an SMS of {length} characters takes more than {most} segments");
-                    return Decision::dead(Reason::RenderFailed, what);
-                };
-                sms_segments = segments;
+                Err(NoText::Failed(reason, detail)) => {
+                    explain(format_compact!("dead.{channel}"), reason.as_str().into());
+                    ended.extend(endpoints.map(|endpoint| {
+                        let part = notification.part(id_to(endpoint), endpoint.clone());
+                        Ended { reason, detail: detail.clone(), part }
+                    }));
+                    failures.push((reason, detail));
+                    continue;
+                }
+            };
+            if let Some(Sms { segments, is_transliterated }) = sms {
                 explain("sms_segments".into(), segments.to_compact_string());
+                if is_transliterated {
+                    explain("sms_transliterated".into(), "true".into());
+                }
             }
             if !locale.is_empty() {
                 explain(format_compact!("locale.{channel}"), locale.as_str().into());
             }
             deliveries.extend(endpoints.map(|endpoint| {
-                let delivery_id = self.pepper.delivery(&notification.app, notification.id, channel, &endpoint.id);
+                let delivery_id = id_to(endpoint);
                 let origin = Origin { delivery_id, notification_id: notification.id, channel };
                 let written = Written {
                     variant: variant.to_owned(),
                     locale: locale.clone(),
                     content: tracking.content(&origin, content.clone()),
-                    sms_segments,
+                    sms_segments: sms.map_or(0, |sms| sms.segments),
                     unsubscribe_url: tracking.unsubscribe_url(&origin, notification, endpoint),
                 };
                 notification.delivery_to(delivery_id, endpoint.clone(), written)
             }));
         }
         if deliveries.is_empty() {
-            let what = match request.message.template() {
-                "" => "the content says nothing that the recipient's channels can show".to_owned(),
-                key => format!("the template `{key}` has nothing for the recipient's channels"),
-            };
-            return Decision { attributes, ..Decision::dead(Reason::TemplateMissing, what) };
+            return Decision { attributes, ..without_deliveries(notification, &failures, &skipped) };
         }
-        attributes.push(("deliveries".into(), deliveries.len().to_compact_string()));
+        attributes.push(("deliveries".into(), (deliveries.len() + ended.len()).to_compact_string()));
         let verdict = Verdict::Forward(deliveries.into_iter().map(Output::Delivery).collect());
-        Decision { attributes, ..Decision::new(verdict) }
+        Decision { attributes, ended, ..Decision::new(verdict) }
+    }
+
+    /// The part of a message that a channel can show, as it shows it.
+    fn fit(&self, channel: Channel, Text { content, locale }: Text) -> Result<Fitted, NoText> {
+        let mut content = shown(channel, content).ok_or(NoText::Skipped(Reason::NothingToShow))?;
+        if channel != Channel::Sms {
+            return Ok(Fitted { content, locale, sms: None });
+        }
+        let plain = content.body.as_deref().and_then(sms::transliterated).filter(|_| self.sms_transliterate);
+        let is_transliterated = plain.is_some();
+        content.body = plain.or(content.body);
+        let body = content.body.as_deref().unwrap_or_default();
+        // It is not cut: what somebody needs, a code or a link, often stands at its end.
+        let segments = sms::segments(body).ok_or_else(|| {
+            let (most, length) = (sms::MAX_SEGMENTS, body.chars().count());
+            NoText::Failed(
+                Reason::TooLarge,
+                format!("an SMS of {length} characters takes more than {most} segments: shorten its text"),
+            )
+        })?;
+        Ok(Fitted { content, locale, sms: Some(Sms { segments, is_transliterated }) })
     }
 
     /// Whether category and recipient allow us to count opens and clicks. Preferences that cannot be read allow nothing.
@@ -222,16 +240,61 @@ impl Render {
     }
 }
 
-/// A message as one channel shows it.
+/// A message as it is written for one channel.
 struct Text {
     content: Content,
     locale: String,
 }
 
-/// Why a rendering failed, in words that do not repeat the data.
-struct Failed(String);
+/// A message as one channel shows it.
+struct Fitted {
+    content: Content,
+    locale: String,
+    sms: Option<Sms>,
+}
 
-/// Renders one channel; `None` where the template has nothing for it.
+/// What a text costs as an SMS, and whether that was made less.
+#[derive(Clone, Copy)]
+struct Sms {
+    segments: u16,
+    is_transliterated: bool,
+}
+
+/// Why a channel gets nothing.
+enum NoText {
+    /// The message is not meant for it.
+    Skipped(Reason),
+    /// It has a text, which failed: in words that do not repeat the data.
+    Failed(Reason, String),
+}
+
+fn failed(what: String) -> NoText {
+    NoText::Failed(Reason::RenderFailed, what)
+}
+
+/// The end of a notification that becomes no delivery at all.
+fn without_deliveries(
+    notification: &Notification,
+    failures: &[(Reason, String)],
+    skipped: &[(Channel, Reason)],
+) -> Decision {
+    if let Some((reason, _)) = failures.first() {
+        let details: Vec<&str> = failures.iter().map(|(_, detail)| detail.as_str()).collect();
+        return Decision::dead(*reason, details.join("; "));
+    }
+    let message = match notification.request.message.template() {
+        "" => "the content".to_owned(),
+        key => format!("the template `{key}`"),
+    };
+    if skipped.iter().all(|(_, reason)| *reason == Reason::TemplateMissing) {
+        return Decision::dead(Reason::TemplateMissing, format!("{message} has nothing for the recipient's channels"));
+    }
+    let channels: Vec<&str> = skipped.iter().map(|(channel, _)| channel.as_str()).collect();
+    let what = format!("{message} has neither `title` nor `body` for {}: html alone is for email", channels.join(", "));
+    Decision::dead(Reason::NothingToShow, what)
+}
+
+/// Renders one channel, where the template has something for it.
 fn write(
     template: &Template,
     compiled: &Compiled,
@@ -240,16 +303,16 @@ fn write(
     channel: Channel,
     wanted: &str,
     data: &Data,
-) -> Result<Option<Text>, Failed> {
-    let Some(source) = choose::source(template, variant, channel, wanted) else { return Ok(None) };
+) -> Result<Text, NoText> {
+    let source = choose::source(template, variant, channel, wanted).ok_or(NoText::Skipped(Reason::TemplateMissing))?;
     let content = compiled
         .render(&source, data)
-        .map_err(|what| Failed(format!("template `{key}`, {channel}, locale `{}`, {what}", source.locale)))?;
-    Ok(Some(Text { content, locale: source.locale.to_owned() }))
+        .map_err(|what| failed(format!("template `{key}`, {channel}, locale `{}`, {what}", source.locale)))?;
+    Ok(Text { content, locale: source.locale.to_owned() })
 }
 
 /// The part of a message that a channel can show; `None` where it can show nothing.
-fn fit(channel: Channel, content: Content) -> Option<Content> {
+fn shown(channel: Channel, content: Content) -> Option<Content> {
     let says = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.trim().is_empty());
     // A title becomes a header of an e-mail: a line break in it could begin another header.
     let title = content.title.map(|title| title.replace(char::is_control, " "));

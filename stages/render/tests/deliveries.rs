@@ -6,10 +6,11 @@ mod common;
 
 use std::sync::Arc;
 
-use chasqui_contract::{Decide, StoreError, Verdict};
+use chasqui_contract::{Decide, Decision, Ended, StoreError, Verdict};
 use chasqui_render::{Render, Settings};
 use chasqui_schemas::{
-    Channel, Lane, Notification, Reason,
+    Channel, Delivery, Lane, Notification, Reason,
+    delivery::Endpoint,
     notification::Message,
     record::{Contacts, Template},
     sample,
@@ -22,7 +23,7 @@ use common::{
 use futures::FutureExt;
 use serde_json::json as j;
 
-fn attribute(decision: &chasqui_contract::Decision, key: &str) -> Option<String> {
+fn attribute(decision: &Decision, key: &str) -> Option<String> {
     decision.attributes.iter().find(|(each, _)| each == key).map(|(_, value)| value.to_string())
 }
 
@@ -74,10 +75,96 @@ fn a_channel_without_a_text_is_skipped_and_the_trace_says_so() {
         j!({"push": {"default": {"body": "b"}}, "email": {"ko": {"body": "b"}}, "in_app": {"default": {"url": "https://example.com"}}}),
     ));
     let decision = decide(&stage, of_template(j!({}), vec![device("a"), phone(), mailbox(), inbox()]));
-    for channel in [Channel::Sms, Channel::Email, Channel::InApp] {
-        assert_eq!(attribute(&decision, &format!("skipped.{channel}")).as_deref(), Some("template_missing"));
+    for (channel, reason) in
+        [(Channel::Sms, "template_missing"), (Channel::Email, "template_missing"), (Channel::InApp, "nothing_to_show")]
+    {
+        assert_eq!(attribute(&decision, &format!("skipped.{channel}")).as_deref(), Some(reason));
     }
+    assert!(decision.ended.is_empty());
     assert_eq!(deliveries(decision).len(), 1);
+}
+
+/// What a decision gave up while the others went on.
+fn ended(decision: &Decision) -> Vec<(Reason, &str, &Endpoint)> {
+    decision.ended.iter().map(|each| (each.reason, each.detail.as_str(), &each.part.endpoints[0])).collect()
+}
+
+#[test]
+fn a_text_that_fails_costs_its_own_channel_alone() {
+    let texts = [
+        (
+            j!({"body": "Hi {{ name }}"}),
+            "template `t`, push, locale `default`, body, line 1: undefined value: `name` is undefined",
+        ),
+        (
+            j!({"body": "{{"}),
+            "template `t`, push, locale `default`, body, line 1: syntax error: unexpected end of input, expected expression",
+        ),
+        (j!({"body": "b", "url": "javascript:alert(1)"}), "template `t`, push, url: "),
+    ];
+    let endpoints = vec![device("a"), mailbox(), device("b"), phone()];
+    for (push, detail) in texts {
+        let stage = stage(template(
+            j!({"push": {"default": push}, "email": {"default": {"title": "t", "body": "b"}}, "sms": {"default": {"body": "b"}}}),
+        ));
+        let input = of_template(j!({}), endpoints.clone());
+        let decision = decide(&stage, input.clone());
+        assert_eq!(decide(&stage, input.clone()), decision, "again, the same");
+        let [(a, said, first), (b, _, second)] = ended(&decision)[..] else { panic!("{decision:?}") };
+        assert_eq!((a, b, first, second), (Reason::RenderFailed, Reason::RenderFailed, &endpoints[0], &endpoints[2]));
+        assert!(said.starts_with(detail), "{said}");
+        for Ended { part, .. } in &decision.ended {
+            let id = sample::pepper().delivery(&input.app, input.id, Channel::Push, &part.endpoints[0].id);
+            assert_eq!(part, &input.part(id, part.endpoints[0].clone()));
+        }
+        assert_eq!(attribute(&decision, "dead.push").as_deref(), Some("render_failed"));
+        assert_eq!(attribute(&decision, "deliveries").as_deref(), Some("4"));
+        let went_on: Vec<_> = deliveries(decision).iter().map(Delivery::channel).collect();
+        assert_eq!(went_on, [Channel::Sms, Channel::Email]);
+    }
+}
+
+#[test]
+fn an_sms_over_the_limit_does_not_cost_the_mail() {
+    let body = "Ваш код и ещё много слов. ".repeat(60);
+    let decision = decide(&reading(MemoryDirectory::new()), inline(Content { body: Some(body), ..Content::default() }));
+    let what = "an SMS of 1560 characters takes more than 10 segments: shorten its text";
+    assert_eq!(ended(&decision), [(Reason::TooLarge, what, &phone())]);
+    assert_eq!(deliveries(decision).len(), 3);
+}
+
+#[test]
+fn a_part_that_is_written_anew_becomes_its_delivery_and_no_other() {
+    let both = j!({"email": {"default": {"body": "b"}}, "sms": {"default": {"body": "{{ name }}"}}});
+    let input = of_template(j!({}), vec![mailbox(), phone()]);
+    let mut decision = decide(&stage(template(both)), input.clone());
+    let part = decision.ended.remove(0).part;
+    let repaired = stage(template(
+        j!({"email": {"default": {"body": "b"}}, "sms": {"default": {"body": "{{ name|default('you') }}"}}}),
+    ));
+    let made = deliveries(decide(&repaired, part.clone()));
+    assert_eq!((made.len(), Some(made[0].id), made[0].channel()), (1, part.delivery_id, Channel::Sms));
+    let whole = deliveries(decide(&repaired, input));
+    assert!(whole.contains(&made[0]), "as if it had never failed");
+}
+
+#[test]
+fn where_every_text_fails_the_notification_is_dead_and_all_is_said() {
+    let stage =
+        stage(template(j!({"push": {"default": {"body": "{{ a }}"}}, "email": {"default": {"body": "{{ b }}"}}})));
+    let decision = decide(&stage, of_template(j!({}), vec![device("a"), mailbox(), phone()]));
+    for (key, reason) in
+        [("dead.push", "render_failed"), ("dead.email", "render_failed"), ("skipped.sms", "template_missing")]
+    {
+        assert_eq!(attribute(&decision, key).as_deref(), Some(reason));
+    }
+    assert!(decision.ended.is_empty(), "one dead letter for all");
+    let (reason, detail) = dead(decision);
+    assert_eq!(reason, Reason::RenderFailed);
+    assert!(
+        detail.contains("push") && detail.contains("`a`") && detail.contains("email") && detail.contains("`b`"),
+        "{detail}"
+    );
 }
 
 #[test]
@@ -86,8 +173,23 @@ fn nothing_for_any_channel_is_a_dead_letter() {
     let (reason, detail) = dead(decide(&stage, of_template(j!({}), vec![phone(), mailbox()])));
     assert_eq!(reason, Reason::TemplateMissing);
     assert_eq!(detail, "the template `t` has nothing for the recipient's channels");
-    let html = Message::Content(Content { html: Some("<p>".into()), ..Content::default() }.into());
-    assert_eq!(dead(decide(&stage, notification(html, vec![phone()]))).0, Reason::TemplateMissing);
+}
+
+#[test]
+fn html_alone_goes_by_mail_and_says_what_is_the_case_elsewhere() {
+    let html = || Content { html: Some("<p>".into()), title: Some(" ".into()), ..Content::default() };
+    let of = |endpoints| decide(&reading(MemoryDirectory::new()), Notification { endpoints, ..inline(html()) });
+    let (reason, detail) = dead(of(vec![device("a"), phone()]));
+    let what = "the content has neither `title` nor `body` for push, sms: html alone is for email";
+    assert_eq!((reason, detail.as_str()), (Reason::NothingToShow, what));
+    let decision = of(vec![device("a"), mailbox()]);
+    assert_eq!(attribute(&decision, "skipped.push").as_deref(), Some("nothing_to_show"));
+    assert_eq!(deliveries(decision).len(), 1);
+
+    let stage = stage(template(j!({"push": {"default": {"html": "<p>"}}, "email": {"ko": {"body": "b"}}})));
+    let (reason, detail) = dead(decide(&stage, of_template(j!({}), vec![device("a"), mailbox()])));
+    assert_eq!(reason, Reason::NothingToShow);
+    assert!(detail.starts_with("the template `t` has neither `title` nor `body`"), "{detail}");
 }
 
 #[test]
@@ -229,6 +331,6 @@ fn an_sms_longer_than_providers_take_is_a_dead_letter() {
     let (reason, detail) = dead(of("a".repeat(1_531)));
     assert_eq!(
         (reason, detail.as_str()),
-        (Reason::RenderFailed, "an SMS of 1531 characters takes more than 10 segments")
+        (Reason::TooLarge, "an SMS of 1531 characters takes more than 10 segments: shorten its text")
     );
 }

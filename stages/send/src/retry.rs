@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use chasqui_contract::{Answer, Decision, Outcome, Output, Verdict};
+use chasqui_contract::{Answer, Decision, Outcome, Output, Shortened, Verdict};
 use chasqui_schemas::{Delivery, Lane, Reason, id};
 use jiff::Timestamp;
 
@@ -193,7 +193,7 @@ fn words(delivery: &Delivery, answer: &Answer) -> String {
         .into()
 }
 
-/// Adds what the provider said to the trace.
+/// Adds what the provider said, and what it was not told, to the trace.
 fn explain(mut decision: Decision, answer: &Answer) -> Decision {
     for (key, value) in
         [("code", &answer.code), ("detail", &answer.detail), ("provider_message_id", &answer.message_id)]
@@ -201,6 +201,9 @@ fn explain(mut decision: Decision, answer: &Answer) -> Decision {
         if !value.is_empty() {
             decision = decision.with(key, value);
         }
+    }
+    if let Some(Shortened { texts, bytes }) = &answer.shortened {
+        decision = decision.with("shortened", texts).with("shortened_bytes", bytes.to_string());
     }
     decision
 }

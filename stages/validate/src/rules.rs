@@ -9,7 +9,7 @@ use std::io;
 
 use chasqui_rules::Permissions;
 use chasqui_schemas::{
-    Reason,
+    Channel, Reason,
     submission::{LAST_MOMENT, MAX_BYTES, MAX_CONTENT_BYTES, MAX_DATA_BYTES, MAX_EXTRA_BYTES, MAX_FAN_OUT_BYTES},
 };
 use jiff::{Timestamp, tz::TimeZone};
@@ -94,9 +94,19 @@ fn check_message(fields: &Fields, room: &Room<'_>, violations: &mut Violations) 
         _ => {}
     }
     let Some(content) = fields.get("content").and_then(Value::as_object) else { return };
-    let says = |name| content.get(name).is_some_and(|value| value.as_str().is_none_or(|text| !text.trim().is_empty()));
-    if !["title", "body", "html"].into_iter().any(|name| given(content, name) && says(name)) {
+    let says = |name| {
+        let blank = |value: &Value| value.as_str().is_some_and(|text| text.trim().is_empty());
+        content.get(name).is_some_and(|value| !value.is_null() && !blank(value))
+    };
+    let (has_text, has_html) = (says("title") || says("body"), says("html"));
+    // Where the category decides on the channels, render leaves out those that show nothing of it.
+    let channels = fields.get("channels").and_then(Value::as_array).filter(|channels| !channels.is_empty());
+    let by_mail = channels.is_none_or(|channels| channels.iter().any(|channel| channel == Channel::Email.as_str()));
+    if !has_text && !has_html {
         violations.add("content", "says nothing: give `title`, `body` or `html`");
+    } else if !has_text && !by_mail {
+        let what = "has `html` alone, which none of `channels` shows: give `title` or `body`, or ask for `email`";
+        violations.add("content", what);
     }
     let size: usize = content.values().filter_map(Value::as_str).map(str::len).sum();
     if size > MAX_CONTENT_BYTES {

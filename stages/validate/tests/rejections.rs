@@ -101,6 +101,10 @@ fn each_rule_is_told_by_itself() {
             j!({"template": null, "content": {"url": "https://example.com"}}),
             "content: says nothing: give `title`, `body` or `html`",
         ),
+        (
+            j!({"template": null, "channels": ["sms", "push"], "content": {"html": "<p>", "title": " ", "body": null}}),
+            "content: has `html` alone, which none of `channels` shows: give `title` or `body`, or ask for `email`",
+        ),
         (j!({"template": null, "content": "hi"}), "content: must be an object or absent"),
         (j!({"template": null, "content": {"body": 1}}), "content.body: must be a text, not a number"),
         (

@@ -16,12 +16,26 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What explains it in the trace: keys as in `trace_events.attributes`. No bodies, no addresses.
     pub attributes: Attributes,
+    /// Deliveries that end here while the verdict forwards the others.
+    pub ended: Vec<Ended>,
     /// Receipts that the stage learned of; they are published beside.
     pub receipts: Vec<(ReceiptKind, Receipt)>,
     /// The account that was called, where that is another than the message names.
     pub provider: Option<String>,
     /// The vendor of that account.
     pub vendor: Option<String>,
+}
+
+/// A delivery that is given up before it was one, as [`Verdict::Dead`] is for a whole message: a dead letter of its own
+/// keeps what it was to be made of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    /// Why it is given up.
+    pub reason: Reason,
+    /// What happened, in words.
+    pub detail: String,
+    /// What a replay decides about: a [`Notification::part`].
+    pub part: Notification,
 }
 
 /// What happens to a message.
@@ -90,7 +104,14 @@ impl Verdict {
 impl Decision {
     /// A decision without further explanation.
     pub fn new(verdict: Verdict) -> Self {
-        Decision { verdict, attributes: Vec::new(), receipts: Vec::new(), provider: None, vendor: None }
+        Decision {
+            verdict,
+            attributes: Vec::new(),
+            ended: Vec::new(),
+            receipts: Vec::new(),
+            provider: None,
+            vendor: None,
+        }
     }
 
     /// Forwards one notification to the next stage.
@@ -151,7 +172,12 @@ impl Output {
     /// delivery, so that even a message that does not decode can be traced; see [`parse_message_id`].
     pub fn message_id(&self) -> String {
         match self {
-            Output::Notification(n) => format!("{}.{}", n.id.simple(), n.pass),
+            Output::Notification(Notification { id, pass, delivery_id: None, .. }) => {
+                format!("{}.{pass}", id.simple())
+            }
+            Output::Notification(Notification { id, pass, delivery_id: Some(part), .. }) => {
+                format!("{}.{}.{pass}", id.simple(), part.simple())
+            }
             Output::Delivery(d) => format!("{}.{}.{}", d.notification_id.simple(), d.id.simple(), d.pass),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chasqui_schemas::{
     Channel, Delivery, Lane, Notification,
+    delivery::Endpoint,
     envelope::{self, DecodeError},
     header, id, subject,
 };
@@ -129,10 +130,12 @@ impl StageInput for Notification {
             trace_id: self.id,
             notification_id: self.id,
             request_id: self.request.id,
+            delivery_id: self.delivery_id,
             app: self.app.as_str().into(),
             category: self.request.category.as_str().into(),
             template: self.request.message.template().into(),
             lane: Some(self.lane),
+            channel: self.delivery_id.and(self.endpoints.first()).map(Endpoint::channel),
             pass: self.pass,
             traceparent: text(self.request.traceparent.as_deref()),
             ..Context::default()

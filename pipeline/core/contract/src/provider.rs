@@ -58,6 +58,18 @@ pub struct Answer {
     /// this account alone.
     #[serde(default)]
     pub about_recipient: bool,
+    /// What was cut off the message, where the vendor takes no more of it.
+    #[serde(default)]
+    pub shortened: Option<Shortened>,
+}
+
+/// What a message lost so that its vendor takes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shortened {
+    /// Which texts were cut: `body`, or `body, title`.
+    pub texts: String,
+    /// Bytes of payload that they lost together.
+    pub bytes: usize,
 }
 
 impl Answer {
@@ -74,6 +86,7 @@ impl Answer {
             receipts: Vec::new(),
             gone_since: None,
             about_recipient: false,
+            shortened: None,
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use chasqui_contract::{
-    Class, Clock, Context, Decide, Decision, IncomingMessage, StageInput, StoreError, Verdict,
+    Class, Clock, Context, Decide, Decision, Ended, IncomingMessage, StageInput, StoreError, Verdict,
     decision::parse_message_id, with_sources,
 };
 use chasqui_nats::Shares;
@@ -111,6 +111,10 @@ pub(crate) async fn decide<S: Decide>(
     }
     if let Verdict::Dead { reason, detail } = &decision.verdict {
         tracing::warn!(stage = %S::STAGE, trace_id = %context.trace_id, %reason, detail, "dead letter");
+    }
+    for Ended { reason, detail, part } in &decision.ended {
+        let delivery_id = part.delivery_id.map(tracing::field::display);
+        tracing::warn!(stage = %S::STAGE, trace_id = %context.trace_id, delivery_id, %reason, detail, "dead letter");
     }
     let pending = PendingCommit::new(S::STAGE, incoming, delivered, context, timing, decision, deferred);
     DecisionResult::Commit(Box::new(pending))

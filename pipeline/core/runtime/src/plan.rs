@@ -6,7 +6,7 @@
 //! Guarantee: the same message and decision make the same message ids, so that what is published again after a crash is
 //! taken for a repeat.
 
-use chasqui_contract::{Context, Decision, IncomingMessage, Output, Verdict};
+use chasqui_contract::{Context, Decision, Ended, IncomingMessage, Output, Verdict};
 use chasqui_nats::{Letter, Outgoing, PublishError, Shares, dead_letter, raw_headers};
 use chasqui_schemas::{
     Channel, Lane, Reason, Receipt, Stage, header, stream, subject, submission::LAST_MOMENT, trace::Encoded,
@@ -199,6 +199,9 @@ impl PendingCommit {
             }
             Verdict::Sent | Verdict::Suppress(_) | Verdict::Bounce(_) => {}
         }
+        for ended in decision.ended {
+            parts.push(Part::Letter(self.letter_of_part(stage, ended)?));
+        }
         for (kind, receipt) in decision.receipts {
             let Some(channel) = self.context.channel else {
                 // Receipts are of deliveries, which have a channel. Filed under another's, it would be counted there.
@@ -268,6 +271,19 @@ impl PendingCommit {
             payload: incoming.payload.clone(),
         };
         Letter { app: context.app.to_string(), stage: stage.as_str(), message }
+    }
+
+    /// The part of the input that one delivery was to be made of, so that a replay repeats nothing of the others.
+    fn letter_of_part(&self, stage: Stage, ended: Ended) -> Result<Letter, Impossible> {
+        let Ended { reason, detail, part } = ended;
+        let mut letter = self.dead_letter(stage, reason, &detail);
+        let message = &mut letter.message;
+        if let Some(delivery) = part.delivery_id {
+            message.message_id = message.message_id.take().map(|id| format!("{id}.{}", delivery.simple()));
+            message.headers.push((header::DELIVERY, delivery.to_string()));
+        }
+        message.payload = Output::Notification(part).encode().map_err(|error| too_large(unencodable(error)))?.into();
+        Ok(letter)
     }
 
     /// The beginning of the submission, on the subject where its producer can listen.

@@ -8,6 +8,7 @@
 //! ├ filter                … and one more for each time the message was put back
 //! ├ dedupe
 //! └ render
+//!   ├ render              one per delivery that ended there alone; one more where it is written anew
 //!   └ prioritize          one per delivery
 //!     ├ send              one per attempt, and one for each time it waited for a provider to be in service
 //!     └ delivered, …      one per receipt
@@ -18,12 +19,12 @@
 
 use std::time::Duration;
 
-use chasqui_contract::{Context, Decision, Output, Verdict};
+use chasqui_contract::{Context, Decision, Ended, Output, StageInput as _, Verdict};
 use chasqui_schemas::{
     Channel, Notification, Reason, Stage, id,
     trace::{State, Status, TraceEvent, event},
 };
-use compact_str::ToCompactString;
+use compact_str::{CompactString, ToCompactString};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -55,6 +56,11 @@ pub fn delivery_anchor(trace_id: Uuid, delivery_id: Uuid) -> u64 {
 /// The root of a notification's trace.
 fn root(trace_id: Uuid) -> u64 {
     id::span(trace_id, Stage::Validate.as_str(), None, 0)
+}
+
+/// The span of render that forwarded deliveries.
+fn rendered(trace_id: Uuid) -> u64 {
+    id::span(trace_id, Stage::Render.as_str(), None, 0)
 }
 
 /// The events that record what `stage` decided about the message of `context`.
@@ -109,7 +115,31 @@ pub fn of_decision(stage: Stage, context: &Context, timing: &Timing, decision: &
         }
         Verdict::Sent | Verdict::Suppress(_) | Verdict::Bounce(_) => {}
     }
-    vec![event]
+    let mut events: Vec<TraceEvent> = decision.ended.iter().map(|ended| ended_event(stage, &event, ended)).collect();
+    events.push(event);
+    events
+}
+
+/// The end of a delivery while others of its notification go on, as told in the stage's `own` event.
+fn ended_event(stage: Stage, own: &TraceEvent, ended: &Ended) -> TraceEvent {
+    let of_part = ended.part.context();
+    let (span_id, parent_span_id) = place(stage, &of_part, false);
+    TraceEvent {
+        span_id,
+        parent_span_id,
+        delivery_id: of_part.delivery_id.unwrap_or_default(),
+        channel: of_part.channel.map(Channel::as_str).unwrap_or_default().into(),
+        // The text of the others, in their locale.
+        locale: CompactString::default(),
+        status: Status::Dead.as_str().into(),
+        state: State::Dead.as_str().into(),
+        reason: ended.reason.as_str().into(),
+        // The wait and the work were of all deliveries together, and are counted there.
+        queued_ns: 0,
+        duration_ns: 0,
+        attributes: vec![("detail".into(), ended.detail.as_str().into())],
+        ..own.clone()
+    }
 }
 
 /// What all verdicts have in common.
@@ -165,8 +195,10 @@ fn place(stage: Stage, context: &Context, forwarded: bool) -> (u64, u64) {
     let span = id::span(trace_id, stage.as_str(), context.delivery_id, number);
     let parent = match stage {
         Stage::Validate => 0,
+        // A part of a notification comes where the others were forwarded, as deliveries do.
+        Stage::Render if context.delivery_id.is_some() => rendered(trace_id),
         Stage::Enrich | Stage::Filter | Stage::Dedupe | Stage::Render => root(trace_id),
-        Stage::Prioritize => id::span(trace_id, Stage::Render.as_str(), None, 0),
+        Stage::Prioritize => rendered(trace_id),
         Stage::Send => delivery_anchor(trace_id, context.delivery_id.unwrap_or_default()),
     };
     (span, parent)
@@ -273,6 +305,33 @@ mod tests {
         assert_eq!(prioritize.parent_span_id, render.span_id);
         assert_eq!(send.parent_span_id, prioritize.span_id);
         assert_eq!((send.attempt, send.event.as_str(), send.state.as_str()), (4, "attempt", "sent"));
+    }
+
+    #[test]
+    fn a_delivery_that_ends_alone_hangs_on_the_tree_and_so_do_its_replays() {
+        let delivery = chasqui_schemas::sample::delivery();
+        let whole = notification();
+        let part = whole.part(delivery.id, delivery.endpoint.clone());
+        let again = Notification { pass: 1, ..part.clone() };
+        let dead = || Verdict::Dead { reason: Reason::RenderFailed, detail: "no name".into() };
+        let ended = Ended { reason: Reason::RenderFailed, detail: "no name".into(), part };
+        let first = Decision { ended: vec![ended], ..Decision::new(Verdict::Forward(vec![])) };
+        let events = of_decision(Stage::Render, &whole.context(), &timing(), &first);
+        let [alone, own] = &events[..] else { panic!("{events:?}") };
+        assert_eq!((own.delivery_id, own.state.as_str(), own.status.as_str()), (Uuid::nil(), "", "ok"));
+        assert_eq!((alone.delivery_id, alone.state.as_str(), alone.status.as_str()), (delivery.id, "dead", "dead"));
+        assert_eq!((alone.channel.as_str(), alone.reason.as_str()), (delivery.channel().as_str(), "render_failed"));
+        assert_eq!(alone.attributes, [("detail".into(), "no name".into())]);
+
+        let failed = one(Stage::Render, &again.context(), dead());
+        let replayed = one(Stage::Render, &Context { pass: 2, ..again.context() }, Verdict::Forward(vec![]));
+        let prioritized = one(Stage::Prioritize, &delivery.context(), Verdict::Forward(vec![]));
+        for event in [alone, &failed, &replayed] {
+            assert_eq!((event.parent_span_id, event.delivery_id), (own.span_id, delivery.id));
+        }
+        assert_eq!(own.parent_span_id, root(whole.id));
+        let spans = [own, alone, &failed, &replayed, &prioritized].map(|event| event.span_id);
+        assert_eq!(spans.iter().collect::<std::collections::BTreeSet<_>>().len(), 5, "no step hides another");
     }
 
     #[test]

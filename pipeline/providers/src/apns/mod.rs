@@ -14,7 +14,7 @@
 //! | 429 | throttled: the device (`TooManyRequests`), or our token (`TooManyProviderTokenUpdates`) |
 //! | 403 `ExpiredProviderToken` | signed again, once; then misconfigured: a clock is wrong |
 //! | any other 403, 404, 405; 400 `BadTopic`, `MissingTopic`, `TopicDisallowed` | misconfigured |
-//! | 413, any other 400 | refused |
+//! | 413, any other 400 | refused: what a person reads is shortened to fit, what an override adds is not |
 //! | any other | as [its status](crate::http::Reply::by_status) |
 //!
 //! Sources: [responses](https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns),
@@ -90,7 +90,7 @@ impl Call for Apns {
         let mut rejected = None;
         loop {
             let now = self.clock.now();
-            let mut request = request::request(&self.base, &self.topic, delivery, now)?;
+            let (mut request, shortened) = request::request(&self.base, &self.topic, delivery, now)?;
             let token = self.tokens.get(now, rejected.as_ref())?;
             request.headers_mut().insert(AUTHORIZATION, token.clone());
             let reply = self.http.exchange_by(deadline, request).await?;
@@ -98,7 +98,7 @@ impl Call for Apns {
                 rejected = Some(token);
                 continue;
             }
-            return Ok(classify(&reply, self.clock.now()));
+            return Ok(Answer { shortened, ..classify(&reply, self.clock.now()) });
         }
     }
 }

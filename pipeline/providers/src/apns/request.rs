@@ -4,7 +4,7 @@
 //! (headers), [Generating a remote notification](https://developer.apple.com/documentation/usernotifications/generating-a-remote-notification)
 //! (payload). Pure.
 
-use chasqui_contract::{Answer, Outcome};
+use chasqui_contract::{Answer, Outcome, Shortened};
 use chasqui_schemas::{Delivery, Lane, record::Platform};
 use jiff::Timestamp;
 use reqwest::{
@@ -18,20 +18,27 @@ use crate::{http, payload, push};
 
 /// Largest payload, in bytes.
 const MAX_PAYLOAD: usize = 4_096;
+/// What of a payload a person reads, the less important first.
+const TEXTS: &[&str] = &["/aps/alert/body", "/aps/alert", "/aps/alert/title"];
 /// Largest collapse id, in bytes.
 const MAX_COLLAPSE_ID: usize = 64;
 /// What of an `aps` a person sees or hears: without any of it, it is a background message.
 const VISIBLE: [&str; 3] = ["alert", "badge", "sound"];
 
-/// The request, but for the authorization.
-pub(super) fn request(base: &Url, topic: &str, delivery: &Delivery, now: Timestamp) -> Result<Request, Box<Answer>> {
+/// The request, but for the authorization; and what was cut off its texts.
+pub(super) fn request(
+    base: &Url,
+    topic: &str,
+    delivery: &Delivery,
+    now: Timestamp,
+) -> Result<(Request, Option<Shortened>), Box<Answer>> {
     let token = push::token(delivery, Platform::Ios)?;
     let mut request = Request::new(Method::POST, http::below(base.clone(), &["3", "device", token]));
 
     let (body, background) = body(delivery);
-    let body = Value::Object(body).to_string();
-    payload::check_size("bytes of payload", body.len(), MAX_PAYLOAD)?;
-    *request.body_mut() = Some(body.into());
+    let mut body = Value::Object(body);
+    let shortened = push::fit(&mut body, TEXTS, MAX_PAYLOAD)?;
+    *request.body_mut() = Some(body.to_string().into());
 
     let mut headers = vec![
         ("apns-id", delivery.id.to_string()),
@@ -53,7 +60,7 @@ pub(super) fn request(base: &Url, topic: &str, delivery: &Delivery, now: Timesta
             .map_err(|_| Answer::new(Outcome::Refused, "header", format!("`{name}` is not fit for a header")))?;
         request.headers_mut().insert(HeaderName::from_static(name), value);
     }
-    Ok(request)
+    Ok((request, shortened))
 }
 
 /// The payload, and whether it is a background message: one with nothing to show wakes the app.
@@ -97,7 +104,7 @@ mod tests {
 
     fn built(delivery: &Delivery) -> Request {
         let base = Url::parse("https://api.push.apple.com").unwrap();
-        request(&base, "com.example.shop", delivery, at(0)).unwrap()
+        request(&base, "com.example.shop", delivery, at(0)).unwrap().0
     }
 
     fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
@@ -176,16 +183,26 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_of_4096_bytes_passes_and_of_4097_does_not() {
+    fn a_payload_of_4096_bytes_passes_and_a_larger_one_is_shortened() {
         let base = Url::parse("https://api.push.apple.com").unwrap();
-        let of = |length: usize| {
-            let mut delivery = ios();
+        let of = |length: usize, over: Value| {
+            let mut delivery = overridden(ios(), NAME, over);
             delivery.content.body = Some("x".repeat(length));
             request(&base, "t", &delivery, at(0))
         };
-        let overhead = of(0).unwrap().body().unwrap().as_bytes().unwrap().len();
-        assert!(of(4_096 - overhead).is_ok());
-        let refused = of(4_097 - overhead).unwrap_err();
+        let bytes = |request: &Request| request.body().unwrap().as_bytes().unwrap().len();
+        let overhead = bytes(&of(0, json!({})).unwrap().0);
+        let (whole, shortened) = of(4_096 - overhead, json!({})).unwrap();
+        assert_eq!((bytes(&whole), shortened), (4_096, None));
+        let (cut, shortened) = of(4_097 - overhead, json!({})).unwrap();
+        assert_eq!((bytes(&cut), shortened.unwrap().texts.as_str()), (4_096, "body"));
+        assert_eq!(body(&cut)["aps"]["alert"]["title"], "Your order");
+
+        let (theirs, shortened) = of(0, json!({ "aps": { "alert": "가".repeat(2_000) } })).unwrap();
+        assert!(bytes(&theirs) <= 4_096 && shortened.unwrap().texts == "alert", "an override's text too");
+        let (beside, _) = of(500, json!({ "more": "x".repeat(3_600) })).unwrap();
+        assert_eq!(bytes(&beside), 4_096, "what is beside the text counts");
+        let refused = of(4_000, json!({ "more": "x".repeat(4_096) })).unwrap_err();
         assert_eq!((refused.outcome, refused.code.as_str()), (Outcome::Refused, "too_large"));
     }
 

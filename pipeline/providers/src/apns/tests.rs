@@ -133,13 +133,18 @@ async fn of_many_calls_told_that_the_token_expired_one_signs() {
 }
 
 #[tokio::test]
-async fn a_payload_too_large_is_not_sent() {
-    let server = Loopback::start([]).await;
+async fn a_payload_too_large_is_sent_shortened_or_not_at_all() {
+    let server = Loopback::start([ok()]).await;
+    let world = World::new(&server);
     let mut delivery = ios();
     delivery.content.body = Some("x".repeat(5_000));
-    let answer = World::new(&server).provider.send(&delivery).await;
+    let answer = world.provider.send(&delivery).await;
+    assert_eq!((answer.outcome, answer.shortened.unwrap().texts.as_str()), (Outcome::Accepted, "body"));
+    assert!(server.only().json()["aps"]["alert"]["body"].as_str().unwrap().ends_with("x…"));
+    delivery.content.url = Some("x".repeat(5_000));
+    let answer = world.provider.send(&delivery).await;
     assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Refused, "too_large"));
-    assert!(server.seen().is_empty());
+    assert_eq!(server.seen().len(), 1);
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Fcm {
 impl Call for Fcm {
     async fn call(&self, delivery: &Delivery) -> Result<Answer, Answer> {
         let deadline = self.http.deadline();
-        let body = request::body(delivery, self.clock.now())?;
+        let (body, shortened) = request::body(delivery, self.clock.now())?;
         let mut renewed = false;
         loop {
             let token = self.oauth.get(deadline).await?;
@@ -125,7 +125,7 @@ impl Call for Fcm {
                 self.oauth.forget(&token);
                 continue;
             }
-            return Ok(classify(&reply, self.clock.now()));
+            return Ok(Answer { shortened, ..classify(&reply, self.clock.now()) });
         }
     }
 }

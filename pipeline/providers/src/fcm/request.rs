@@ -3,10 +3,10 @@
 //! Source: the discovery document of the [FCM HTTP v1 API](https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages),
 //! against which the tests check every message. Pure.
 
-use chasqui_contract::Answer;
+use chasqui_contract::{Answer, Shortened};
 use chasqui_schemas::{Delivery, Lane, record::Platform};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{NAME, OVERRIDES};
 use crate::{payload, push};
@@ -14,18 +14,26 @@ use crate::{payload, push};
 /// Largest body without the token, in bytes. Google counts the payload alone, without saying how; here all of it counts,
 /// because what Google finds too large it may call an invalid argument, as it does a bad token.
 const MAX_BODY: usize = 4_096;
+/// What of a body a person reads, the less important first.
+const TEXTS: &[&str] = &[
+    "/message/notification/body",
+    "/message/android/notification/body",
+    "/message/notification/title",
+    "/message/android/notification/title",
+];
 /// Where an Android device's data may stand instead, and then hides the message's.
 const OTHER_DATA: [&str; 2] = ["android", "androidV2"];
 
-/// The body of `messages:send`.
-pub(super) fn body(delivery: &Delivery, now: Timestamp) -> Result<String, Box<Answer>> {
+/// The body of `messages:send`, and what was cut off its texts.
+pub(super) fn body(delivery: &Delivery, now: Timestamp) -> Result<(String, Option<Shortened>), Box<Answer>> {
     let token = push::token(delivery, Platform::Android)?;
     let mut message = message(delivery, now);
+    message.insert("token".to_owned(), "".into());
+    let mut body = json!({ "message": message });
+    let shortened = push::fit(&mut body, TEXTS, MAX_BODY)?;
     // It takes registration tokens and Firebase installation ids alike.
-    message.insert("token".to_owned(), token.into());
-    let body = Value::Object(Map::from_iter([("message".to_owned(), Value::Object(message))])).to_string();
-    payload::check_size("bytes without the token", body.len() - token.len(), MAX_BODY)?;
-    Ok(body)
+    body["message"]["token"] = token.into();
+    Ok((body.to_string(), shortened))
 }
 
 /// The message without its target. With neither title nor body it is a data message: the app wakes, nothing shows.
@@ -69,16 +77,14 @@ fn message(delivery: &Delivery, now: Timestamp) -> Map<String, Value> {
 mod tests {
     use std::sync::LazyLock;
 
-    use chasqui_contract::Outcome;
-    use chasqui_schemas::{Channel, delivery::Address, submission::Content};
-    use proptest::prelude::*;
-    use serde_json::json;
-
     use super::*;
     use crate::{
         testing::{at, delivery_by, delivery_to, overridden},
         vendor_spec::Spec,
     };
+    use chasqui_contract::Outcome;
+    use chasqui_schemas::{Channel, delivery::Address, submission::Content};
+    use proptest::prelude::*;
 
     /// Google's own words for a request: the discovery document's schemas, made JSON Schema.
     static SPEC: LazyLock<Spec> = LazyLock::new(|| {
@@ -112,7 +118,7 @@ mod tests {
     }
 
     fn built(delivery: &Delivery) -> Value {
-        let body: Value = serde_json::from_str(&body(delivery, at(0)).unwrap()).unwrap();
+        let body: Value = serde_json::from_str(&body(delivery, at(0)).unwrap().0).unwrap();
         SPEC.check(&body).unwrap_or_else(|problem| panic!("{problem}: {body}"));
         body
     }
@@ -219,10 +225,18 @@ mod tests {
     }
 
     #[test]
-    fn a_message_too_large_is_refused_and_a_long_token_is_not() {
+    fn a_message_too_large_is_shortened_by_its_texts_alone_and_a_long_token_costs_nothing() {
         let mut large = android();
-        large.content.body = Some("x".repeat(MAX_BODY));
-        let answer = body(&large, at(0)).unwrap_err();
+        large.content.body = Some("가".repeat(2_000));
+        let (sent, shortened) = body(&large, at(0)).unwrap();
+        assert!((MAX_BODY - 2..=MAX_BODY + "token-1".len()).contains(&sent.len()), "{}", sent.len());
+        assert_eq!(shortened.unwrap().texts, "body");
+        let message = built(&large);
+        let text = message["message"]["notification"]["body"].as_str().unwrap();
+        assert!(text.len() > 3_000 && text.ends_with("가…"), "{text}");
+        assert_eq!(message["message"]["notification"]["title"], "Your order");
+        let theirs = overridden(android(), NAME, json!({ "data": { "more": "x".repeat(MAX_BODY) } }));
+        let answer = body(&theirs, at(0)).unwrap_err();
         assert_eq!((answer.outcome, answer.code.as_str()), (Outcome::Refused, "too_large"));
         let token = "t".repeat(MAX_BODY);
         let address = Address::Device { platform: Platform::Android, token, registered_at: None };

@@ -104,11 +104,12 @@ impl Call for WebPush {
             ..Answer::new(Outcome::Refused, "subscription", problem)
         })?;
         let endpoint = &subscription.endpoint;
-        let mut request = request::request(&subscription, delivery, now)?;
+        let (mut request, shortened) = request::request(&subscription, delivery, now)?;
         request.headers_mut().insert(AUTHORIZATION, self.vapid.authorization(endpoint, now)?);
         let reply = self.http.exchange(request).await?;
         let is_known = self.services.knows(endpoint);
-        Ok(self.belief.judge(endpoint, classify(&reply, endpoint, is_known, self.clock.now())))
+        let answer = self.belief.judge(endpoint, classify(&reply, endpoint, is_known, self.clock.now()));
+        Ok(Answer { shortened, ..answer })
     }
 
     fn origin(&self, delivery: &Delivery) -> Option<String> {

@@ -3,7 +3,7 @@
 //! The message is JSON for our own service worker: `title`, `body`, `url`, `tag` (the collapse key, for
 //! `showNotification`), `notification_id` and `delivery_id`. Pure but for encryption, which draws a key.
 
-use chasqui_contract::{Answer, Outcome};
+use chasqui_contract::{Answer, Outcome, Shortened};
 use chasqui_schemas::{Delivery, Lane};
 use jiff::Timestamp;
 use reqwest::{
@@ -15,27 +15,29 @@ use serde_json::{Map, Value};
 use super::{NAME, OVERRIDES, encrypt, subscription::Subscription};
 use crate::{payload, push};
 
+/// What of a message a person reads, the less important first.
+const TEXTS: &[&str] = &["/body", "/title"];
 /// Longest topic, in characters of base64url.
 const MAX_TOPIC: usize = 32;
 
-/// The request, but for the authorization.
+/// The request, but for the authorization; and what was cut off its texts.
 pub(super) fn request(
     subscription: &Subscription,
     delivery: &Delivery,
     now: Timestamp,
-) -> Result<Request, Box<Answer>> {
-    let message = message(delivery);
-    payload::check_size("bytes of message", message.len(), encrypt::MAX_MESSAGE)?;
-    let body = encrypt::encrypt(subscription, message.as_bytes()).map_err(|_| {
+) -> Result<(Request, Option<Shortened>), Box<Answer>> {
+    let mut message = message(delivery);
+    let shortened = push::fit(&mut message, TEXTS, encrypt::MAX_MESSAGE)?;
+    let body = encrypt::encrypt(subscription, message.to_string().as_bytes()).map_err(|_| {
         Answer::new(Outcome::Refused, "encryption", "the subscription's key is not a point on the curve")
     })?;
     let mut request = Request::new(Method::POST, subscription.endpoint.clone());
     *request.headers_mut() = headers(delivery, now);
     *request.body_mut() = Some(body.into());
-    Ok(request)
+    Ok((request, shortened))
 }
 
-fn message(delivery: &Delivery) -> String {
+fn message(delivery: &Delivery) -> Value {
     let content = &delivery.content;
     let mut message = Map::new();
     let texts =
@@ -47,7 +49,7 @@ fn message(delivery: &Delivery) -> String {
     }
     payload::lay_over(&mut message, delivery, NAME, OVERRIDES.never);
     push::put_ids(&mut message, delivery);
-    Value::Object(message).to_string()
+    Value::Object(message)
 }
 
 fn headers(delivery: &Delivery, now: Timestamp) -> HeaderMap {
@@ -102,7 +104,7 @@ mod tests {
         delivery.content.url = Some("https://shop.example/1042".into());
         let over = json!({ "icon": "/i.png", "url": null, "delivery_id": "mine" });
         let delivery = overridden(delivery, NAME, over);
-        let request = request(&subscription, &delivery, at(0)).unwrap();
+        let (request, _) = request(&subscription, &delivery, at(0)).unwrap();
         assert_eq!((request.method(), request.url()), (&Method::POST, &subscription.endpoint));
         let plain = browser.decrypt(request.body().unwrap().as_bytes().unwrap());
         let expected = json!({
@@ -142,21 +144,25 @@ mod tests {
     }
 
     #[test]
-    fn a_message_too_large_is_refused() {
+    fn a_message_too_large_is_shortened_by_its_texts_alone() {
         let browser = Browser::new();
         let endpoint = "https://push.example.net/".parse().unwrap();
         let subscription = Subscription { endpoint, public_key: browser.public, auth: browser.auth };
-        let of = |length| {
-            let content = Content { body: Some("x".repeat(length)), ..Content::default() };
-            request(&subscription, &Delivery { content, ..delivery_by(Channel::Push) }, at(0))
-        };
-        let overhead = message(&Delivery {
-            content: Content { body: Some(String::new()), ..Content::default() },
+        let of = |text: String, url: Option<String>| Delivery {
+            content: Content { title: Some("t".into()), body: Some(text), url, ..Content::default() },
             ..delivery_by(Channel::Push)
-        })
-        .len();
-        assert!(of(encrypt::MAX_MESSAGE - overhead).is_ok());
-        let refused = of(encrypt::MAX_MESSAGE - overhead + 1).unwrap_err();
+        };
+        let sent = |delivery: &Delivery| request(&subscription, delivery, at(0));
+        let room = encrypt::MAX_MESSAGE - message(&of(String::new(), None)).to_string().len();
+        assert_eq!(sent(&of("x".repeat(room), None)).unwrap().1, None);
+        let (shortest, shortened) = sent(&of("x".repeat(room + 1), None)).unwrap();
+        let expected = Shortened { texts: "body".into(), bytes: 1 };
+        assert_eq!(shortened, Some(expected));
+        let plain = browser.decrypt(shortest.body().unwrap().as_bytes().unwrap());
+        let plain: Value = serde_json::from_slice(&plain).unwrap();
+        assert_eq!(plain["body"], format!("{}…", "x".repeat(room - 3)));
+        assert_eq!(plain["title"], "t");
+        let refused = sent(&of("b".into(), Some("u".repeat(encrypt::MAX_MESSAGE)))).unwrap_err();
         assert_eq!((refused.outcome, refused.code.as_str()), (Outcome::Refused, "too_large"));
     }
 

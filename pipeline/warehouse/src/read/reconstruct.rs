@@ -61,16 +61,20 @@ impl TraceTree {
     /// an end. A request's own trace says only what it became.
     pub fn has_ended(&self) -> bool {
         let mut deliveries = BTreeMap::new();
+        let mut expected = 0;
         let mut nodes: Vec<&Node> = self.roots.iter().collect();
         while let Some(node) = nodes.pop() {
             nodes.extend(&node.children);
             if !node.delivery_id.is_nil() {
                 *deliveries.entry(node.delivery_id).or_insert(false) |= !node.state.is_empty();
+            } else if let Some(count) = node.attributes.get("deliveries") {
+                // Render says how many it made: one that ended there is traced before the others are.
+                expected = count.parse().unwrap_or(0).max(expected);
             }
         }
         match deliveries.is_empty() {
             true => self.state != PENDING || self.roots.iter().any(|root| root.event == event::REQUEST),
-            false => deliveries.into_values().all(|ended| ended),
+            false => deliveries.len() >= expected && deliveries.into_values().all(|ended| ended),
         }
     }
 
@@ -374,6 +378,10 @@ mod tests {
         let mut events = vec![step(1, 0), prioritized(2), prioritized(3), sent(2)];
         assert!(!ended(&events), "one delivery is still on its way");
         events.push(sent(3));
+        assert!(ended(&events));
+        events[0].attributes.push(("deliveries".into(), "3".into()));
+        assert!(!ended(&events), "one that render forwarded is not seen yet");
+        events.push(sent(4));
         assert!(ended(&events));
     }
 

@@ -59,6 +59,8 @@ enum Course {
 /// What happens to one delivery: the ends of its attempts, and what is reported.
 #[derive(Debug, Clone)]
 struct Way {
+    /// How often its text failed; without attempts, it did so to the end.
+    failures: u32,
     attempts: Vec<End>,
     reports: Vec<Report>,
 }
@@ -164,7 +166,9 @@ fn plan() -> impl Strategy<Value = Plan> {
         1 => select(vec![Reason::Expired, Reason::OptedOut]).prop_map(End::Suppress),
         1 => select(vec![Reason::RetriesExhausted, Reason::NoProvider]).prop_map(End::Dead),
     ];
-    let way = (prop::collection::vec(end, 0..4), reports()).prop_map(|(attempts, reports)| Way { attempts, reports });
+    let failures = prop_oneof![2 => Just(0), 1 => 1u32..3];
+    let way = (failures, prop::collection::vec(end, 0..4), reports());
+    let way = way.prop_map(|(failures, attempts, reports)| Way { failures, attempts, reports });
     let course = prop_oneof![
         2 => (stage(), prop::option::of(whole)).prop_map(|(stage, end)| Course::Whole(stage, end)),
         6 => prop::collection::vec(way, 1..4).prop_map(Course::Rendered),
@@ -197,7 +201,17 @@ fn steps(wanted: &Notification, plan: &Plan) -> Result<Vec<TraceEvent>> {
         Course::Rendered(ways) => {
             let address = |number| Address::Phone(format!("+1555000{number}"));
             let deliveries: Vec<Delivery> = (0..ways.len()).map(|number| delivery(wanted, address(number))).collect();
-            story = story.rendered(&deliveries);
+            let (failed, written): (Vec<_>, Vec<_>) =
+                deliveries.iter().cloned().zip(ways).partition(|(_, way)| way.failures > 0);
+            let of = |some: &[(Delivery, &Way)]| some.iter().map(|(each, _)| each.clone()).collect::<Vec<_>>();
+            story = story.rendered_but(&of(&written), &of(&failed));
+            for (each, way) in &failed {
+                let goes_on = !way.attempts.is_empty();
+                (1..way.failures).for_each(|pass| story.replayed(each, pass, true));
+                if goes_on {
+                    story.replayed(each, way.failures, false);
+                }
+            }
             for (each, way) in deliveries.iter().zip(ways) {
                 for (end, number) in way.attempts.iter().zip(1..) {
                     story.attempt(each, number, verdict(*end, each));

@@ -104,8 +104,15 @@ fn a_decision_tells_what_the_provider_said() {
     let Delivery { id, notification_id, .. } = delivery_by(Channel::Push);
     let receipt = Receipt::new(notification_id, id, Actor::Unknown);
     finished.answer.receipts = vec![(ReceiptKind::Delivered, receipt)];
+    finished.answer.shortened = Some(Shortened { texts: "body".into(), bytes: 904 });
     let decision = decide_from(&delivery_by(Channel::Push), &finished, &policy(Ambiguity::Hold), &["script"], at(0));
-    let expected = [("code", "code"), ("detail", "words"), ("provider_message_id", "id-7")];
+    let expected = [
+        ("code", "code"),
+        ("detail", "words"),
+        ("provider_message_id", "id-7"),
+        ("shortened", "body"),
+        ("shortened_bytes", "904"),
+    ];
     assert_eq!(decision.attributes, expected.map(|(k, v)| (k.into(), v.into())));
     assert_eq!(decision.receipts, finished.answer.receipts);
 }

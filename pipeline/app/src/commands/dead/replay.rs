@@ -180,7 +180,10 @@ impl fmt::Display for Prepared {
             Some(Output::Delivery(delivery)) => {
                 write!(f, " as attempt {} of delivery {}", delivery.attempt, delivery.id)
             }
-            Some(Output::Notification(notification)) => write!(f, " as notification {}", notification.id),
+            Some(Output::Notification(notification)) => match notification.delivery_id {
+                Some(delivery) => write!(f, " as delivery {delivery} of notification {}", notification.id),
+                None => write!(f, " as notification {}", notification.id),
+            },
             None => f.write_str(" as it is"),
         }
     }

@@ -44,6 +44,20 @@ fn a_notification_goes_on_with_another_pass() {
 }
 
 #[test]
+fn deliveries_of_a_notification_that_ended_alone_are_replayed_each_for_itself() {
+    let replayed = |delivery| {
+        let died = notification().part(delivery, sample::delivery().endpoint);
+        let prepared = prepare(&ended(Stage::Render, &envelope::encode(&died).unwrap())).unwrap();
+        assert_eq!(prepared.output, Some(Output::Notification(Notification { pass: 1, ..died })));
+        assert!(prepared.to_string().contains(&format!("as delivery {delivery} of")), "{prepared}");
+        prepared.message.message_id.unwrap()
+    };
+    let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    assert_ne!(replayed(first), replayed(second), "none is taken for a repeat of the other");
+    assert_eq!(parse_message_id(&replayed(first)), Some((notification().id, Some(first))));
+}
+
+#[test]
 fn preparing_twice_gives_the_same_id() {
     for payload in [envelope::encode(&delivery()).unwrap(), b"noise".to_vec()] {
         let letter = ended(Stage::Send, &payload);

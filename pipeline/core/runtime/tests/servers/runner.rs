@@ -13,7 +13,7 @@ use std::{
 
 use async_nats::jetstream;
 use bytes::Bytes;
-use chasqui_contract::{Decide, Decision, Output, StoreError, SystemClock, Verdict};
+use chasqui_contract::{Decide, Decision, Ended, Output, StoreError, SystemClock, Verdict};
 use chasqui_nats::publisher::{Outgoing, Publisher};
 use chasqui_runtime::{Broker, RunnerLimits, lanes::OTHERS, run_deferred, run_stage, settings::Settings, topology};
 use chasqui_schemas::{
@@ -229,6 +229,40 @@ async fn poison_is_a_dead_letter_and_blocks_nobody() {
     assert_eq!(bench.forwarded().await.into_keys().collect::<Vec<_>>(), ["after", "before"]);
     stop.cancel();
     runner.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_alone_is_a_dead_letter_of_its_own_and_the_others_go_on() {
+    let bench = bench("").await;
+    let ids = [Uuid::from_u128(7), Uuid::from_u128(8)];
+    let (stop, runner) = bench.run(pure(move |n| {
+        let part = |id| {
+            let endpoint = sample::delivery().endpoint;
+            Ended { reason: Reason::RenderFailed, detail: "no name".into(), part: n.part(id, endpoint) }
+        };
+        Decision { ended: ids.map(part).into(), ..Decision::forward(n.clone()) }
+    }));
+    bench.publish(["ada".into()]).await;
+    bench.until_forwarded(1).await;
+    bench.until("given up", stream::DEAD, 2).await;
+    bench.until("acknowledged", "STAGE_ENRICH_NORMAL", 0).await;
+    stop.cancel();
+    runner.await.unwrap();
+    let context = jetstream::new(bench.client.clone());
+    let dead = context.get_stream(stream::DEAD).await.unwrap();
+    for (id, sequence) in ids.into_iter().zip(1..) {
+        let letter = dead.get_raw_message(sequence).await.unwrap();
+        let header = |name| letter.headers.get(name).unwrap().to_string();
+        assert_eq!((header(header::REASON), header(header::DETAIL)), ("render_failed".into(), "no name".into()));
+        assert_eq!((header(header::DELIVERY), header(header::STAGE)), (id.to_string(), "enrich".into()));
+        let kept: Notification = envelope::decode(&letter.payload).unwrap();
+        assert_eq!((kept.delivery_id, kept.endpoints.len()), (Some(id), 1));
+    }
+    let traces = context.get_stream(stream::TRACES).await.unwrap().get_raw_message(1).await.unwrap();
+    let mut states: Vec<_> = chasqui_schemas::trace::decode(&traces.payload).unwrap();
+    states.sort_by_key(|event| event.delivery_id);
+    let states: Vec<_> = states.iter().map(|event| (event.delivery_id, event.state.as_str())).collect();
+    assert_eq!(states, [(Uuid::nil(), ""), (ids[0], "dead"), (ids[1], "dead")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

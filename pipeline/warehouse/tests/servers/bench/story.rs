@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use chasqui_contract::{Context, Decision, Output, StageInput as _, Verdict};
+use chasqui_contract::{Context, Decision, Ended, Output, StageInput as _, Verdict};
 use chasqui_schemas::{
     Delivery, Lane, Notification, Reason, Receipt, ReceiptKind, Stage,
     delivery::{Address, Endpoint, Written},
@@ -64,10 +64,14 @@ impl Story {
     }
 
     fn decide(&mut self, stage: Stage, context: &Context, verdict: Verdict) {
+        self.decided(stage, context, &Decision::new(verdict));
+    }
+
+    fn decided(&mut self, stage: Stage, context: &Context, decision: &Decision) {
         let began = self.at + SignedDuration::from_millis(2);
         let timing = Timing { stored_at: self.at, started_at: began, took: Duration::from_millis(3) };
         self.at = began + SignedDuration::from_millis(3);
-        self.events.extend(of_decision(stage, context, &timing, &Decision::new(verdict)));
+        self.events.extend(of_decision(stage, context, &timing, decision));
     }
 
     pub(crate) fn stage(&mut self, stage: Stage, verdict: Verdict) {
@@ -80,17 +84,41 @@ impl Story {
         self.stage(stage, Verdict::Forward(vec![on]));
     }
 
-    pub(crate) fn rendered(mut self, deliveries: &[Delivery]) -> Self {
+    pub(crate) fn rendered(self, deliveries: &[Delivery]) -> Self {
+        self.rendered_but(deliveries, &[])
+    }
+
+    /// As [`Story::rendered`], where the texts of some failed.
+    pub(crate) fn rendered_but(mut self, deliveries: &[Delivery], failed: &[Delivery]) -> Self {
         for stage in [Stage::Enrich, Stage::Filter, Stage::Dedupe] {
             self.pass(stage);
         }
         let outputs = deliveries.iter().cloned().map(Output::Delivery).collect();
-        self.stage(Stage::Render, Verdict::Forward(outputs));
+        let ended = failed.iter().map(|each| {
+            let part = self.notification.part(each.id, each.endpoint.clone());
+            Ended { reason: Reason::RenderFailed, detail: "no name".to_owned(), part }
+        });
+        let decision = Decision { ended: ended.collect(), ..Decision::new(Verdict::Forward(outputs)) }
+            .with("deliveries", (deliveries.len() + failed.len()).to_string());
+        self.decided(Stage::Render, &self.notification.context(), &decision);
         for delivery in deliveries {
             let on = Verdict::Forward(vec![Output::Delivery(delivery.clone())]);
             self.decide(Stage::Prioritize, &delivery.context(), on);
         }
         self
+    }
+
+    /// A dead letter of render is replayed: the text of the delivery fails again, or it goes on.
+    pub(crate) fn replayed(&mut self, delivery: &Delivery, pass: u32, fails: bool) {
+        let part = self.notification.part(delivery.id, delivery.endpoint.clone());
+        let context = Context { pass, ..part.context() };
+        if fails {
+            let verdict = Verdict::Dead { reason: Reason::RenderFailed, detail: "no name".to_owned() };
+            return self.decide(Stage::Render, &context, verdict);
+        }
+        for (stage, context) in [(Stage::Render, context), (Stage::Prioritize, delivery.context())] {
+            self.decide(stage, &context, Verdict::Forward(vec![Output::Delivery(delivery.clone())]));
+        }
     }
 
     pub(crate) fn attempt(&mut self, delivery: &Delivery, attempt: u32, verdict: Verdict) {
