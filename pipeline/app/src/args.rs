@@ -133,7 +133,8 @@ pub struct SendArgs {
     /// The lane to publish on.
     #[arg(long, default_value_t = Lane::Normal)]
     pub lane: Lane,
-    /// Waits until every notification of it has ended, at most 30 s, and prints the traces.
+    /// Waits until every notification of it has ended, at most 30 s, and prints the traces. Fails where it was rejected or
+    /// ended as a dead letter.
     #[arg(long)]
     pub wait: bool,
     /// Prints JSON.

@@ -4,11 +4,15 @@ use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use chasqui_schemas::{stream, subject};
 use chasqui_testing::lab::PUBLIC_URL;
+use chasqui_warehouse::{
+    TraceTree,
+    read::{reconstruct::Node, waterfall::outcome},
+};
 use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 
-use super::world::{World, attribute, input, outcome, outcomes, steps};
+use super::world::{World, attribute, input, outcomes};
 
 /// Maximum bytes of a push at APNs and FCM.
 const MAX_PUSH: usize = 4_096;
@@ -133,8 +137,8 @@ pub(super) async fn burnt_key(world: &World) -> Result<()> {
     ensure!(outcomes(&again) == ["sent"], "the corrected one under the same key: {:?}", outcomes(&again));
     let (same, other) = (world.send_file("09b-key-again").await?, world.send_file("09c-key-other-payload").await?);
     ensure!(outcomes(&same) == ["suppressed (duplicate)"], "the same again: {:?}", outcomes(&same));
-    let told = |traces: &[chasqui_warehouse::TraceTree]| {
-        let names = traces.iter().flat_map(|tree| steps(tree)).flat_map(|step| step.attributes.keys().cloned());
+    let told = |traces: &[TraceTree]| {
+        let names = traces.iter().flat_map(TraceTree::steps).flat_map(|step| step.attributes.keys().cloned());
         (outcomes(traces), names.collect::<std::collections::BTreeSet<_>>())
     };
     ensure!(told(&other).0[0].starts_with("suppressed"), "other content under the key: {:?}", outcomes(&other));
@@ -238,12 +242,12 @@ pub(super) async fn zones(world: &World) -> Result<()> {
     let mut submission = input("submissions/18-quiet.json")?;
     submission["recipients"] = json!(["bug-kolkata"]);
     let id = world.publish(submission).await?;
-    let waits = |step: &&chasqui_warehouse::read::reconstruct::Node| step.reason == "quiet_hours";
-    let traces =
-        world.traces(id, |traces| traces.first().is_some_and(|tree| tree.has_ended() || steps(tree).iter().any(waits)));
+    let waits = |step: &&Node| step.reason == "quiet_hours";
+    let traces = world
+        .traces(id, |traces| traces.first().is_some_and(|tree| tree.has_ended() || tree.steps().iter().any(waits)));
     let traces = traces.await?;
     let tree = traces.first().context("no trace")?;
-    ensure!(steps(tree).iter().any(waits), "Asia/Calcutta, in its quiet hours: {}", outcome(tree));
+    ensure!(tree.steps().iter().any(waits), "Asia/Calcutta, in its quiet hours: {}", outcome(tree));
 
     let inline = world.send_file("18-zone-inline").await?;
     ensure!(outcomes(&inline) == ["sent"; 2], "Asia/Calcutta and US/Pacific inline: {:?}", outcomes(&inline));
@@ -261,7 +265,7 @@ pub(super) async fn long_push(world: &World) -> Result<()> {
     let traces = world.send_file("22-long-push").await?;
     let tree = traces.first().context("no trace")?;
     let ends: Vec<&str> =
-        steps(tree).iter().map(|step| step.state.as_str()).filter(|state| !state.is_empty()).collect();
+        tree.steps().iter().map(|step| step.state.as_str()).filter(|state| !state.is_empty()).collect();
     ensure!(ends == ["sent"; 2], "{ends:?} {}", tree.reason);
     for calls in [world.fcm.asked_about("bug-token-0009"), world.apns.asked_about("b0642")] {
         let bytes = calls.first().context("no push")?.body.len();
@@ -290,14 +294,14 @@ pub(super) async fn long_sms(world: &World) -> Result<()> {
 
 pub(super) async fn superseded(world: &World) -> Result<()> {
     let old = world.publish(input("submissions/24a-collapse-old.json")?).await?;
-    let waits = |tree: &chasqui_warehouse::TraceTree| steps(tree).iter().any(|step| step.status == "retry");
+    let waits = |tree: &TraceTree| tree.steps().iter().any(|step| step.status == "retry");
     world.traces(old, |traces| traces.iter().any(waits)).await?;
     let mut device = world.contacts("bug-collapse").await?;
     device["devices"][0]["token"] = json!("bug-token-0008");
     world.register("bug-collapse", &device).await?;
     let new = world.send_file("24b-collapse-new").await?;
     ensure!(outcomes(&new) == ["sent"], "the newer: {:?}", outcomes(&new));
-    let old = world.traces(old, |traces| traces.iter().any(chasqui_warehouse::TraceTree::has_ended)).await?;
+    let old = world.traces(old, |traces| traces.iter().any(TraceTree::has_ended)).await?;
     ensure!(outcomes(&old) == ["suppressed (superseded)"], "the older, after the newer: {:?}", outcomes(&old));
     Ok(())
 }

@@ -11,7 +11,10 @@ use chasqui_testing::{
     lab::{Lab, PUBLIC_URL, Script},
     settings::IMPATIENT,
 };
-use chasqui_warehouse::{TraceTree, load, read::reconstruct::Node};
+use chasqui_warehouse::{
+    TraceTree, load,
+    read::{reconstruct::FANNED_OUT, waterfall::outcome},
+};
 use jiff::Timestamp;
 use ring::{
     rand::SystemRandom,
@@ -195,7 +198,7 @@ impl World {
         let traces = self.traces(id, |traces| TraceTree::all_ended(traces) && traces.iter().all(TraceTree::has_ended));
         // A request's own trace says nothing of how it ended, unless it was rejected.
         let mut traces = traces.await?;
-        traces.retain(|tree| tree.state != "pending");
+        traces.retain(|tree| tree.state != FANNED_OUT);
         Ok(traces)
     }
 
@@ -220,7 +223,7 @@ impl World {
     pub(super) async fn call_back(&self, name: &str, about: Option<&TraceTree>) -> Result<u16> {
         let mut body = std::fs::read_to_string(path(&format!("callbacks/{name}.json")))?;
         if let Some(tree) = about {
-            let delivery = steps(tree).iter().map(|step| step.delivery_id).find(|id| !id.is_nil());
+            let delivery = tree.steps().iter().map(|step| step.delivery_id).find(|id| !id.is_nil());
             body = body.replace("NOTIFICATION", &tree.trace_id.to_string());
             body = body.replace("DELIVERY", &delivery.context("no delivery")?.to_string());
         }
@@ -255,25 +258,9 @@ impl World {
     }
 }
 
-/// Every step of a trace.
-pub(super) fn steps(tree: &TraceTree) -> Vec<&Node> {
-    let mut steps: Vec<&Node> = tree.roots.iter().collect();
-    let mut next = 0;
-    while let Some(step) = steps.get(next).copied() {
-        steps.extend(&step.children);
-        next += 1;
-    }
-    steps
-}
-
 /// The attribute of the first step that has it.
 pub(super) fn attribute<'a>(tree: &'a TraceTree, name: &str) -> Option<&'a str> {
-    steps(tree).into_iter().find_map(|step| step.attributes.get(name)).map(String::as_str)
-}
-
-/// `state (reason)`
-pub(super) fn outcome(tree: &TraceTree) -> String {
-    if tree.reason.is_empty() { tree.state.clone() } else { format!("{} ({})", tree.state, tree.reason) }
+    tree.steps().into_iter().find_map(|step| step.attributes.get(name)).map(String::as_str)
 }
 
 /// How all of them ended, in order.
