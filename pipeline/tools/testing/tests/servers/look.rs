@@ -35,6 +35,40 @@ async fn a_trace_is_followed_to_its_end_and_the_rates_know_it() -> anyhow::Resul
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_providers_word_removed_is_seen_with_who_said_it_and_put_back() -> anyhow::Result<()> {
+    let install = TestInstall::start(IMPATIENT).await?;
+    let _worker = install.worker("")?;
+    let device = |id: &str, token: &str| json!({ "id": id, "platform": "android", "token": token, "registered_at": "2026-01-10T08:00:00Z" });
+    let ada = json!({ "devices": [device("phone", "dead-endpoint"), device("tablet", "lives")] }).to_string();
+    install.run(&["contacts", "put", "ada", &ada]).await?;
+    let id = Uuid::now_v7();
+    let push = json!({
+        "id": id, "category": "news", "recipients": ["ada"], "channels": ["push"], "content": { "body": "News" },
+    });
+    install.publish("notify.submit.normal.shop", &id.to_string(), &push).await?;
+    oracle::until(&install, "bounced", "SELECT count() AS n FROM deliveries WHERE state = 'bounced'", 1).await?;
+    ensure!(!install.run(&["contacts", "get", "ada"]).await?.contains("phone"), "it was not removed");
+
+    let told = install.run(&["contacts", "history", "ada"]).await?;
+    ensure!(told.contains("- devices: {\"id\":\"phone\"") && told.contains("sandbox said "), "{told}");
+    let history: Value = serde_json::from_str(&install.run(&["contacts", "history", "ada", "--json"]).await?)?;
+    let before = history["revisions"][0]["revision"].as_u64().context("no revision")?.to_string();
+    ensure!(
+        told.contains(&format!("chasqui contacts get ada --revision {before} | chasqui contacts put ada")),
+        "{told}"
+    );
+    let record = install.run(&["contacts", "get", "ada", "--revision", &before]).await?;
+    ensure!(record == ada, "not as it was written: {record}");
+    install.run(&["contacts", "put", "ada", &record]).await?;
+    ensure!(install.run(&["contacts", "get", "ada"]).await?.contains("phone"), "it was not put back");
+
+    install.run(&["forget", "ada", "--yes"]).await?;
+    let error = install.run(&["contacts", "get", "ada", "--revision", &before]).await.map(|_| ());
+    ensure!(error.is_err(), "what was erased is still there");
+    Ok(())
+}
+
 /// What a shell sees of `send --wait`: how each ended, and whether somebody has to mend something.
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_tells_how_all_of_it_ended_and_fails_where_something_must_be_mended() -> anyhow::Result<()> {
