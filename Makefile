@@ -6,7 +6,7 @@ TEST_THREADS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 # Where fetched servers are kept: the tests look there too. `chasqui` by itself keeps them in the user's own cache.
 export CHASQUI_EMBEDDED__CACHE_DIR ?= $(CURDIR)/.cache/chasqui
 
-.PHONY: demo up test test-fast bench check notices fmt clean
+.PHONY: demo up test test-fast cases bench check notices fmt clean
 
 demo: ## everything at work, in a minute
 	$(CARGO) run --quiet --package chasqui-dev -- demo
@@ -20,6 +20,10 @@ test: ## the whole suite, on a real nats-server and a real ClickHouse
 
 test-fast: ## the tests that need no server, which are all but those in modules called `servers`
 	CHASQUI_TEST_FAST=1 $(CARGO) test --workspace --lib --bins --tests --quiet --no-fail-fast -- --skip servers::
+
+cases: ## a table of what went wrong for others, and what comes of it here
+	$(CARGO) build --package chasqui --bins
+	$(CARGO) test --package chasqui-testing --test main -- --nocapture servers::cases
 
 bench: ## throughput and latency beside a bare relay; builds with optimisation
 	$(CARGO) run --release --quiet --package chasqui-dev -- bench

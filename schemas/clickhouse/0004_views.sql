@@ -108,9 +108,9 @@ SELECT
     CAST(s.template, 'LowCardinality(String)') AS template,
     arrayMap(bit -> transform(bit, [1, 2, 4, 8], ['push', 'sms', 'email', 'in_app'], ''), bitmaskToArray(s.channels)) AS channels,
     substring(s.lane, 7) AS lane,
-    transform(
+    if(rank = 0 AND known != 1, 'fanned_out', transform(
         rank,
-        [1, 2, 3, 4, 5, 6, 7], ['rejected', 'suppressed', 'expired', 'dead', 'sent', 'delivered', 'bounced'], 'pending') AS state,
+        [1, 2, 3, 4, 5, 6, 7], ['rejected', 'suppressed', 'expired', 'dead', 'sent', 'delivered', 'bounced'], 'pending')) AS state,
     multiIf(rank IN (5, 6), '', has_deliveries = 1, substring(delivery_outcome, 7), substring(outcome, 7)) AS reason,
     transform(stage_rank, [1, 2, 3, 4, 5, 6, 7], ['validate', 'enrich', 'filter', 'dedupe', 'render', 'prioritize', 'send'], '') AS stage,
     was_deferred = 1 AS was_deferred,
@@ -141,7 +141,7 @@ ALTER TABLE traces
     COMMENT COLUMN template 'Template key; empty for inline content',
     COMMENT COLUMN channels 'Channels of its deliveries',
     COMMENT COLUMN lane 'critical, high, normal or bulk: the last that is known',
-    COMMENT COLUMN state 'pending, rejected, suppressed, expired, dead, sent (accepted, nothing more known), delivered or bounced; the best of its deliveries'' where it has any',
+    COMMENT COLUMN state 'pending, rejected, suppressed, expired, dead, sent (accepted, nothing more known), delivered or bounced; the best of its deliveries'' where it has any; fanned_out for a request that became several notifications',
     COMMENT COLUMN reason 'Reason code of that state; empty where there is none',
     COMMENT COLUMN stage 'The furthest stage reached',
     COMMENT COLUMN was_deferred 'Held back on purpose: a time to wait for, quiet hours, pacing',

@@ -7,6 +7,10 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
+/// How many writes of a record a state bucket keeps, the latest among them: what a provider's word or a mistake took away
+/// can be seen and put back. Each costs disk on the broker.
+pub const REVISIONS: i64 = 5;
+
 /// The bucket in which Chasqui's own processes share their secret. It is not part of the public contract.
 pub const SECRETS: &str = "secrets";
 

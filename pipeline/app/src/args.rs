@@ -133,7 +133,8 @@ pub struct SendArgs {
     /// The lane to publish on.
     #[arg(long, default_value_t = Lane::Normal)]
     pub lane: Lane,
-    /// Waits until every notification of it has ended, at most 30 s, and prints the traces.
+    /// Waits until every notification of it has ended, at most 30 s, and prints the traces. Fails where it was rejected or
+    /// ended as a dead letter.
     #[arg(long)]
     pub wait: bool,
     /// Prints JSON.
@@ -198,6 +199,17 @@ pub enum RecordsCommand {
     Get {
         /// The record's name: a user, template, category or address.
         name: String,
+        /// Prints it as it was at this revision, which `history` shows.
+        #[arg(long)]
+        revision: Option<u64>,
+    },
+    /// Shows what a record was before, what each write changed, and for contacts which provider's word removed a device.
+    History {
+        /// The record's name: a user, template, category or address.
+        name: String,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Writes a record, in place of the one of that name.
     Put {
@@ -206,7 +218,7 @@ pub enum RecordsCommand {
         /// The record as JSON; read from standard input if absent.
         record: Option<String>,
     },
-    /// Deletes a record.
+    /// Deletes a record; `history` still shows it. `chasqui forget` erases a user.
     Delete {
         /// The record's name: a user, template, category or address.
         name: String,

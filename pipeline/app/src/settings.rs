@@ -202,6 +202,15 @@ impl Settings {
         SignedDuration::from_hours(24 * i64::from(self.clickhouse.ttl_days.get()))
     }
 
+    /// What is allowed and yet likely to be a mistake, for the log at start.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let in_the_clear = self.gateway.public_url.to_ascii_lowercase().starts_with("http://");
+        let warning = "gateway.public_url begins with http://: mails are sent without List-Unsubscribe-Post, which large \
+                       mailbox providers want of bulk senders, and beyond this machine Twilio is not asked for reports; put \
+                       TLS in front of the gateway and write https://";
+        in_the_clear.then_some(warning).into_iter().collect()
+    }
+
     /// The apps that are listed by name.
     pub fn listed_apps(&self) -> impl Iterator<Item = (&String, &AppSettings)> {
         self.apps.iter().filter(|(name, _)| *name != UNLISTED)
@@ -270,6 +279,13 @@ mod tests {
     fn the_defaults_are_complete() {
         let settings = Settings::load(None, &Value::Null).unwrap();
         assert_eq!(settings.nats.sync_interval, SyncInterval::Word(Always::Always));
+    }
+
+    #[test]
+    fn an_address_in_the_clear_is_warned_of() {
+        let warnings = |url: &str| with(&format!("[gateway]\npublic_url = \"{url}\"")).unwrap().warnings();
+        assert!(warnings("http://n.example.com")[0].contains("List-Unsubscribe-Post"));
+        assert!(warnings("https://n.example.com").is_empty() && warnings("").is_empty());
     }
 
     #[test]

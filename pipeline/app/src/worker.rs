@@ -103,6 +103,9 @@ impl Worker {
             threads: Vec::new(),
             gateway: None,
         };
+        for warning in settings.warnings() {
+            tracing::warn!("{warning}");
+        }
         worker.begin(settings, addresses).await?;
         Ok(worker)
     }
@@ -205,7 +208,8 @@ impl Worker {
                 };
                 let inbox =
                     Arc::new(NatsInbox::new(jetstream::new(parts.broker.client.clone()), &parts.broker.publisher));
-                let ports_of_providers = chasqui_providers::Ports { inbox, clock };
+                let ports_of_providers =
+                    chasqui_providers::Ports { inbox, clock, public_url: settings.gateway.public_url.clone() };
                 let providers = chasqui_providers::senders(&settings.accounts, &ports_of_providers)?;
                 let send = SendStage::with_alerts(&settings.send, settings.routes(), providers, ports)?;
                 settings.runner.check_longest_call(send.longest_call())?;

@@ -125,6 +125,8 @@ pub struct Ports {
     pub inbox: Arc<dyn Inbox>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Where vendors reach the gateway; empty where they do not.
+    pub public_url: String,
 }
 
 /// What `overrides` may set, by vendor.

@@ -257,7 +257,7 @@ fn defaults_of(vendor: &str) -> toml::Table {
 }
 
 fn ports() -> Ports {
-    Ports { inbox: Arc::new(TestInbox::default()), clock: Arc::new(ManualClock::new(at(0))) }
+    Ports { inbox: Arc::new(TestInbox::default()), clock: Arc::new(ManualClock::new(at(0))), public_url: String::new() }
 }
 
 fn opened(text: &str) -> Result<Vec<Arc<dyn Provider>>, SettingsError> {
@@ -339,7 +339,7 @@ fn callbacks_are_opened_without_the_credentials_that_send() {
     let (place, away) = (format!("{{ file = {:?} }}", file.path()), "{ file = \"/nowhere/at/all\" }");
     let text = format!(
         "[a]\nvendor = 'twilio'\naccount_sid = 'x'\nauth_token = {place}\ncallback_url = 'x'\napi_key_secret = {away}\n\
-         [b]\nvendor = 'twilio'\naccount_sid = 'x'\nauth_token = {away}\n\
+         [b]\nvendor = 'twilio'\naccount_sid = 'x'\nauth_token = {away}\ncallback_url = ''\n\
          [c]\nvendor = 'mailgun'\ndomain = 'x'\nfrom = 'x'\nsigning_key = {place}\napi_key = {away}\n\
          [d]\nvendor = 'sandbox'"
     );

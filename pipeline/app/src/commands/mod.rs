@@ -3,6 +3,7 @@
 mod apps;
 pub(crate) mod dead;
 mod forget;
+mod history;
 pub mod output;
 mod queues;
 mod records;

@@ -44,9 +44,10 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// Draws every trace, one below the other.
+/// Draws every trace, one below the other, and says how several ended.
 pub fn waterfalls(traces: &[TraceTree]) -> String {
-    let drawn: Vec<String> = traces.iter().map(|tree| waterfall::render(tree, width(), colours())).collect();
+    let mut drawn: Vec<String> = traces.iter().map(|tree| waterfall::render(tree, width(), colours())).collect();
+    drawn.extend(waterfall::summary(traces).map(|summary| summary + "\n"));
     drawn.join("\n")
 }
 

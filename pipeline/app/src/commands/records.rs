@@ -30,7 +30,10 @@ use tokio::sync::mpsc;
 
 use crate::{
     args::{BucketCommand, RecordsCommand},
-    commands::output::{print, print_json},
+    commands::{
+        history,
+        output::{print, print_json},
+    },
     servers,
     settings::Settings,
 };
@@ -50,7 +53,7 @@ pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::
     let records = Records::open(&context, bucket).await.with_context(|| {
         format!("the bucket `{}` cannot be opened: if it does not exist, run `chasqui migrate`", bucket.as_str())
     })?;
-    let bucket = bucket.as_str();
+    let (kind, bucket) = (bucket, bucket.as_str());
     match command {
         RecordsCommand::Import { file } => {
             let (stored, undated) = import(&records, &file, bucket == Contacts::BUCKET).await?;
@@ -63,7 +66,18 @@ pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::
                 )),
             }
         }
-        RecordsCommand::Get { name } => match records.get(&name).await? {
+        RecordsCommand::History { name, json } => history::run(&records, kind, &name, json, settings).await,
+        RecordsCommand::Get { name, revision: Some(number) } => {
+            let revisions = records.history(&name).await?;
+            match revisions.into_iter().find(|each| each.number == number).and_then(|each| each.json) {
+                // As it was written, to the byte: it may be put back.
+                Some(json) => print(&String::from_utf8_lossy(&json)),
+                None => bail!(
+                    "{bucket} keeps no revision {number} of `{name}`: `chasqui {bucket} history {name}` shows which there are"
+                ),
+            }
+        }
+        RecordsCommand::Get { name, revision: None } => match records.get(&name).await? {
             // Another program may have written something that is no JSON; it is shown as it is.
             Some(bytes) => match serde_json::from_slice::<serde_json::Value>(&bytes) {
                 Ok(record) => print_json(&record),

@@ -3,6 +3,9 @@
 //! Guarantee: a submission that is reported as published is stored. If it has no `id` it gets one here, so that its trace
 //! can be found; everything else is published as it was written. After an error or a crash the submission may or may not
 //! be stored: `chasqui trace` with the id that the error names shows which.
+//!
+//! With `--wait` it succeeds where all of it has ended and somebody need not mend anything: a submission that was rejected
+//! and a notification or delivery that is a dead letter are errors; what was suppressed, expired or bounced is none.
 
 use std::{fs::File, io::Read, path::Path, time::Duration};
 
@@ -10,8 +13,8 @@ use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_nats::{Outgoing, Publisher};
-use chasqui_schemas::{header, subject, submission::MAX_BYTES};
-use chasqui_warehouse::{TraceTree, load};
+use chasqui_schemas::{header, subject, submission::MAX_BYTES, text::clean, trace::State};
+use chasqui_warehouse::{TraceTree, load, read::reconstruct::Node};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -29,6 +32,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Pause between two looks at its traces.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Maximum characters of a violation or of a dead letter's detail: as many as a trace has.
+const MAX_WORDS: usize = 500;
+/// Maximum dead letters that an error lists: of more, the traces above it tell.
+const MAX_LISTED: usize = 10;
 
 /// How a submission is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +103,10 @@ pub(crate) async fn run(args: &SendArgs, settings: &Settings) -> anyhow::Result<
         print(&format!("\n{}", waterfalls(&traces)))?;
     }
     match (ended, traces.is_empty()) {
-        (true, _) => Ok(()),
+        (true, _) => match failures(&traces) {
+            Some(failures) => bail!("{failures}"),
+            None => Ok(()),
+        },
         (false, true) => bail!(
             "no trace of it after {} s: it is stored, and waits until every stage runs (`chasqui up` or `chasqui \
              serve`)",
@@ -106,6 +116,29 @@ pub(crate) async fn run(args: &SendArgs, settings: &Settings) -> anyhow::Result<
             bail!("it is still on its way after {} s: look again with `chasqui trace {id}`", PATIENCE.as_secs())
         }
     }
+}
+
+/// What of it nobody gets unless somebody mends it; nothing where all went as it should.
+fn failures(traces: &[TraceTree]) -> Option<String> {
+    let ends: Vec<(Uuid, &Node)> =
+        traces.iter().flat_map(|tree| tree.ends().into_iter().map(|end| (tree.trace_id, end))).collect();
+    if let Some((_, end)) = ends.iter().find(|(_, end)| end.state == State::Rejected.as_str()) {
+        let violations = end.attributes.iter().filter(|(name, _)| name.starts_with("violation."));
+        let listed: String = violations.map(|(_, text)| format!("\n  {}", clean(text, MAX_WORDS))).collect();
+        return Some(format!("the submission was rejected: {}{listed}", end.reason));
+    }
+    let dead: Vec<&(Uuid, &Node)> = ends.iter().filter(|(_, end)| end.state == State::Dead.as_str()).collect();
+    let (first, _) = dead.first()?;
+    let line = |(_, end): &&(Uuid, &Node)| {
+        let detail = end.attributes.get("detail").map(|detail| clean(detail, MAX_WORDS)).unwrap_or_default();
+        format!("\n  {}: {} {detail}", clean(&end.name, 64), clean(&end.reason, 64)).trim_end().to_owned()
+    };
+    let lines: String = dead.iter().take(MAX_LISTED).map(line).collect();
+    Some(format!(
+        "{} of {} ended as dead letters; `chasqui dead list --notification {first}` shows where one is:{lines}",
+        dead.len(),
+        ends.len()
+    ))
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
@@ -184,7 +217,7 @@ async fn wait(client: &clickhouse::Client, id: Uuid) -> anyhow::Result<(Vec<Trac
     let patience = Instant::now() + PATIENCE;
     let found = loop {
         let traces = load(client, &id.to_string()).await?;
-        let ended = TraceTree::all_ended(&traces);
+        let ended = TraceTree::all_ended(&traces) && traces.iter().all(TraceTree::has_ended);
         if ended || Instant::now() >= patience {
             break (traces, ended);
         }
@@ -196,7 +229,46 @@ async fn wait(client: &clickhouse::Client, id: Uuid) -> anyhow::Result<(Vec<Trac
 
 #[cfg(test)]
 mod tests {
+    use chasqui_schemas::trace::TraceEvent;
+    use chasqui_warehouse::read::reconstruct::trees;
+
     use super::*;
+
+    fn step(span_id: u64, delivery: u128, state: &str, attributes: &[(&str, &str)]) -> TraceEvent {
+        TraceEvent {
+            trace_id: Uuid::from_u128(1),
+            span_id,
+            parent_span_id: span_id / 10,
+            delivery_id: Uuid::from_u128(delivery),
+            event: if span_id == 1 { "request" } else { "stage" }.into(),
+            stage: "render".into(),
+            state: state.into(),
+            reason: if state == "dead" { "render_failed" } else { "invalid" }.into(),
+            attributes: attributes.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            ..TraceEvent::default()
+        }
+    }
+
+    #[test]
+    fn a_rejection_is_an_error_with_its_violations() {
+        let violations = [("violation.0", "category: missing"), ("violation.1", "\x1b[2Jcolour: unknown")];
+        let error = failures(&trees(vec![step(1, 0, "rejected", &violations)])).unwrap();
+        assert_eq!(error, "the submission was rejected: invalid\n  category: missing\n  \u{fffd}[2Jcolour: unknown");
+    }
+
+    #[test]
+    fn a_dead_letter_is_an_error_unless_it_was_sent_after_all() {
+        let detail = [("detail", "`state` is undefined")];
+        let mut events = vec![step(2, 7, "dead", &detail), step(3, 8, "sent", &[])];
+        let error = failures(&trees(events.clone())).unwrap();
+        assert!(error.starts_with("1 of 2 ended as dead letters"), "{error}");
+        assert!(error.ends_with(":\n  render: render_failed `state` is undefined"), "{error}");
+        events.push(step(4, 7, "sent", &[]));
+        assert_eq!(failures(&trees(events)), None, "it was replayed");
+        for state in ["suppressed", "expired", "bounced", "delivered"] {
+            assert_eq!(failures(&trees(vec![step(2, 0, state, &[])])), None, "{state}");
+        }
+    }
 
     #[test]
     fn an_id_of_its_own_is_kept_and_the_bytes_untouched() {

@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, io::IsTerminal, pin::pin, process::ExitCode, ti
 use chasqui_schemas::text::clean;
 use chasqui_warehouse::{
     TraceTree, load,
-    read::reconstruct::{MAX_TRACES, Node},
+    read::{
+        reconstruct::{MAX_TRACES, Node},
+        waterfall::details,
+    },
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -94,18 +97,15 @@ async fn follow(args: &TraceArgs, client: &clickhouse::Client) -> anyhow::Result
 fn new_steps(traces: &[TraceTree], shown: &mut BTreeSet<(Uuid, String)>) -> String {
     let mut steps: Vec<(&Node, Uuid)> = Vec::new();
     for tree in traces {
-        let mut nodes: Vec<&Node> = tree.roots.iter().collect();
-        while let Some(node) = nodes.pop() {
-            nodes.extend(&node.children);
-            if shown.insert((tree.trace_id, node.span_id.clone())) {
-                steps.push((node, tree.trace_id));
-            }
-        }
+        let is_new = |node: &&Node| shown.insert((tree.trace_id, node.span_id.clone()));
+        steps.extend(tree.steps().into_iter().filter(is_new).map(|node| (node, tree.trace_id)));
     }
     steps.sort_by_key(|(node, _)| node.started_at);
     let line = |(node, trace_id): (&Node, Uuid)| {
-        let words = [&node.name, &node.status, &node.reason].map(|word| clean(word, 64));
-        format!("{:.3}  {trace_id}  {}", node.started_at, words.join("  ").trim_end()) + "\n"
+        let mut words = [&node.name, &node.status, &node.reason].map(|word| clean(word, 64)).to_vec();
+        words.push(details(node).join(" · "));
+        words.retain(|word| !word.is_empty());
+        format!("{:.3}  {trace_id}  {}\n", node.started_at, words.join("  "))
     };
     steps.into_iter().map(line).collect()
 }
@@ -138,8 +138,10 @@ mod tests {
                  1970-01-01T00:00:03.000Z  {nil}  filter  ok\n"
             )
         );
-        events.push(step(4, 1, "\x1b[2Jx", 4));
+        let attributes = vec![("original".into(), "\x1b[2J7".into())];
+        events.push(TraceEvent { attributes, ..step(4, 1, "\x1b[2Jx", 4) });
         let printed = new_steps(&trees(events), &mut shown);
-        assert_eq!(printed, format!("1970-01-01T00:00:04.000Z  {nil}  \u{fffd}[2Jx  ok\n"));
+        let line = format!("1970-01-01T00:00:04.000Z  {nil}  \u{fffd}[2Jx  ok  original: \u{fffd}[2J7\n");
+        assert_eq!(printed, line);
     }
 }

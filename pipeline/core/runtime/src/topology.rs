@@ -34,7 +34,7 @@ use async_nats::{
 };
 use chasqui_schemas::{
     Lane, Stage,
-    bucket::SECRETS,
+    bucket::{REVISIONS, SECRETS},
     consumer,
     record::{Bucket, Owners, Record},
     stream, subject,
@@ -161,10 +161,11 @@ pub async fn migrate(
             return Err(TopologyError::RemembersIds { name });
         }
     }
-    for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([SECRETS, Owners::BUCKET]) {
+    let records = Bucket::ALL.iter().map(|bucket| (bucket.as_str(), REVISIONS));
+    for (bucket, history) in records.chain([(SECRETS, 1), (Owners::BUCKET, 1)]) {
         let config = kv::Config {
             bucket: bucket.to_owned(),
-            history: 1,
+            history,
             num_replicas: streams.replicas,
             storage: StorageType::File,
             ..kv::Config::default()

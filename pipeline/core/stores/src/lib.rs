@@ -32,4 +32,4 @@ pub use inbox::NatsInbox;
 pub use ledger::NatsLedger;
 pub use owners::OwnersIndex;
 pub use pepper::{PepperError, PrivacySettings, pepper};
-pub use records::{RecordError, Records};
+pub use records::{RecordError, Records, Revision};

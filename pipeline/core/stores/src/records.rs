@@ -12,13 +12,14 @@ use std::{
 
 use async_nats::jetstream::{
     self,
-    kv::{DeleteErrorKind, Operation, Store},
+    kv::{DeleteErrorKind, Entry, Operation, Store},
 };
 use bytes::Bytes;
 use chasqui_contract::StoreError;
 use chasqui_nats::{Outgoing, Publisher, bucket::open, unavailable};
 use chasqui_schemas::{bucket::untoken, record::Bucket};
 use futures::{Stream, StreamExt, TryStreamExt};
+use jiff::Timestamp;
 
 /// Maximum bytes of a record, as JSON: half of what NATS takes as one message by default. Only templates in many
 /// locales come near it.
@@ -46,6 +47,17 @@ pub enum RecordError {
     /// The bucket cannot take it now.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A record as it was written once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Revision {
+    /// Its number; later writes to the bucket have higher ones.
+    pub number: u64,
+    /// When it was written.
+    pub at: Timestamp,
+    /// `None` where it was deleted.
+    pub json: Option<Bytes>,
 }
 
 /// One bucket, for reading and writing.
@@ -93,7 +105,25 @@ impl Records {
         self.store.get(self.key(name)).await.map_err(|error| unavailable(self.bucket.as_str(), error))
     }
 
-    /// Deletes the record, if there is one.
+    /// The record and what it was before, the oldest first: as many writes as the bucket keeps.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn history(&self, name: &str) -> Result<Vec<Revision>, StoreError> {
+        if name.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |error: async_nats::Error| unavailable(self.bucket.as_str(), error);
+        let entries = self.store.history(self.key(name)).await.map_err(|error| failed(error.into()))?;
+        let revision = |entry: Entry| Revision {
+            number: entry.revision,
+            at: Timestamp::from_nanosecond(entry.created.unix_timestamp_nanos()).unwrap_or_default(),
+            json: (entry.operation == Operation::Put).then_some(entry.value),
+        };
+        entries.map_ok(revision).map_err(|error| failed(error.into())).try_collect().await
+    }
+
+    /// Deletes the record, if there is one. What it was stays in its history; [`Records::erase`] leaves nothing.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -104,7 +134,7 @@ impl Records {
         }
     }
 
-    /// Deletes the record and every trace of its name. An ordinary deletion leaves a marker that is called as the record
+    /// Deletes the record, its history and every trace of its name. An ordinary deletion leaves a marker that is called as the record
     /// was; here the marker is removed too, once every watch has received it. What remains are bytes on the server's
     /// disk that nothing can read, until the server compacts its file.
     ///
@@ -128,6 +158,16 @@ impl Records {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Erases what a record was, and leaves what it is.
+    ///
+    /// # Errors
+    /// `Unavailable`; then some of it may be left: call it again.
+    pub async fn erase_past(&self, name: &str) -> Result<(), StoreError> {
+        let subject = format!("{}{}", self.store.prefix, self.key(name));
+        let purged = self.store.stream.purge().filter(subject).keep(1).await;
+        purged.map(drop).map_err(|error| unavailable(self.bucket.as_str(), error))
     }
 
     /// Waits until the server has sent every change to every watch.

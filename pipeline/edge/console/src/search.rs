@@ -4,7 +4,10 @@ use chasqui_schemas::{
     clickhouse::{DELIVERY_STATES, NOTIFICATION_STATES},
     trace::State,
 };
-use chasqui_warehouse::read::waterfall::duration;
+use chasqui_warehouse::read::{
+    reconstruct::{FANNED_OUT, PENDING},
+    waterfall::duration,
+};
 use clickhouse::{Client, Row};
 use jiff::{Timestamp, civil::DateTime, tz::Offset};
 use serde::{Deserialize, Serialize};
@@ -13,6 +16,8 @@ use uuid::Uuid;
 
 use crate::{Page, Parameters, Problem, meaning, moment};
 
+/// What the view `traces` says of traces whose state no step has decided.
+const OTHERS: [&str; 2] = [PENDING, FANNED_OUT];
 /// Maximum rows of a list.
 const MAX_ROWS: usize = 100;
 /// Maximum notifications of one user or key that are looked through: the newest.
@@ -73,7 +78,7 @@ pub(super) async fn page(client: &Client, asked: &Parameters, now: Timestamp) ->
         _ => None,
     };
     let lines: Vec<Line> = found.into_iter().map(line).collect();
-    let states: Vec<&str> = State::ALL.iter().map(|state| state.as_str()).chain(["pending"]).collect();
+    let states: Vec<&str> = State::ALL.iter().map(|state| state.as_str()).chain(OTHERS).collect();
     let field = |name: &str| asked.get(name).cloned().unwrap_or_default();
     Ok(Page::Show(
         "search.html",
@@ -89,7 +94,8 @@ fn read(asked: &Parameters) -> Result<Search, Problem> {
     };
     let word = |name: &str| asked.get(name).cloned().unwrap_or_default();
     let state = word("state");
-    if !state.is_empty() && state != "pending" && State::ALL.iter().all(|known| known.as_str() != state) {
+    if !state.is_empty() && !OTHERS.contains(&state.as_str()) && State::ALL.iter().all(|known| known.as_str() != state)
+    {
         return Err(Problem::Asked("state: there is no such state".into()));
     }
     Ok(Search { q: word("q"), state, from_ms: time("from")?, to_ms: time("to")? })

@@ -29,7 +29,7 @@ const SIGNED_BY: &str = "x-twilio-webhooks-signature-settings";
 
 /// The account's callbacks, where Twilio is asked for some.
 pub(super) fn open(account: &Account<'_>, public_url: &str) -> Result<Option<Box<dyn Callbacks>>, SettingsError> {
-    let settings: Settings = account.settings()?;
+    let settings = account.settings::<Settings>()?.reporting_to(account, public_url);
     if settings.callback_url.is_none() {
         return Ok(None);
     }

@@ -20,8 +20,8 @@
 //! `classify` has every code. Source: Twilio's [error dictionary](https://www.twilio.com/docs/api/errors).
 //!
 //! # What Twilio is told
-//! `ValidityPeriod` is what is left until `expires_at`, 1 s to 10 h. Twilio knows no priority and no collapse key. With
-//! `callback_url` set, `notification_id` and `delivery_id` travel in the query of `StatusCallback`.
+//! `ValidityPeriod` is what is left until `expires_at`, 1 s to 10 h. Twilio knows no priority and no collapse key. Where
+//! Twilio is to report, `notification_id` and `delivery_id` travel in the query of `StatusCallback`.
 //! `overrides.twilio` is laid over the parameters, by their names (`MediaUrl`, `ContentSid`, `From`, …); `To` and
 //! `StatusCallback` stay.
 
@@ -67,7 +67,8 @@ pub(crate) static VENDOR: Vendor = Vendor {
     overrides: &OVERRIDES,
     manual: include_str!("twilio.toml"),
     sender: |account, ports| {
-        let call = Twilio::new(account, account.settings()?, ports.clock.clone())?;
+        let settings = account.settings::<Settings>()?.reporting_to(account, &ports.public_url);
+        let call = Twilio::new(account, settings, ports.clock.clone())?;
         Ok(account.provider(call))
     },
     callbacks: Some(callback::open),

@@ -27,7 +27,7 @@ pub(crate) struct Settings {
     pub(crate) from: Option<String>,
     /// The messaging service that picks a sender; with `from`, that sender of it.
     pub(crate) messaging_service_sid: Option<String>,
-    /// Where Twilio reports what became of a message; absent: nowhere.
+    /// Where Twilio reports what became of a message; `None`: nowhere. See [`Settings::reporting_to`].
     pub(crate) callback_url: Option<String>,
     /// Twilio itself, or a region of it.
     pub(crate) base_url: String,
@@ -58,6 +58,19 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// The settings with the address for reports: the account's own, where it names one, else its place at the gateway, where
+    /// reports can be verified. An empty one of its own is none.
+    pub(super) fn reporting_to(mut self, account: &Account<'_>, public_url: &str) -> Self {
+        let is_verified = self.auth_token.is_set() || self.webhook_shared_key.is_set();
+        if self.callback_url.is_none() && is_verified && !public_url.is_empty() {
+            let address = format!("{}/v1/callbacks/{}", public_url.trim_end_matches('/'), account.name);
+            // What would cross the network in the clear is not asked for; the log at start says so.
+            self.callback_url = http::address("gateway.public_url", &address).ok().map(String::from);
+        }
+        self.callback_url = self.callback_url.filter(|address| !address.is_empty());
+        self
     }
 }
 

@@ -174,6 +174,26 @@ fn overrides_reach_the_form_but_not_its_recipient_or_our_ids() {
 }
 
 #[test]
+fn reports_go_to_the_gateway_unless_the_account_says_otherwise() {
+    let (token, _file) = secret(TOKEN);
+    let verified = || Settings { auth_token: token.clone(), ..set_up() };
+    let own = |url: &str| Settings { callback_url: Some(url.into()), ..verified() };
+    let gateway = "https://n.example.com/";
+    for (settings, public_url, expected) in [
+        (verified(), gateway, Some("https://n.example.com/v1/callbacks/twilio")),
+        (own("https://proxy.example.com/t"), gateway, Some("https://proxy.example.com/t")),
+        (own(""), gateway, None),
+        (verified(), "", None),
+        // A report that would be refused for want of a key is not asked for, nor one that anybody could read.
+        (set_up(), gateway, None),
+        (verified(), "http://n.example.com", None),
+    ] {
+        let settings = settings.reporting_to(&account(&VENDOR), public_url);
+        assert_eq!(settings.callback_url.as_deref(), expected, "{public_url}");
+    }
+}
+
+#[test]
 fn settings_that_cannot_work_are_refused_by_name() {
     for (settings, key) in [
         (Settings { account_sid: "AC1".into(), ..set_up() }, "accounts.twilio.account_sid"),

@@ -26,6 +26,8 @@ pub const MAX_TRACES: usize = 1_000;
 pub const MAX_EVENTS: usize = 100_000;
 /// The state of a trace in which nothing is decided yet.
 pub const PENDING: &str = "pending";
+/// The state of a request's own trace: it became notifications, which have traces of their own.
+pub const FANNED_OUT: &str = "fanned_out";
 /// Steps nested deeper than this would be a fault; they are shown as orphans.
 const MAX_DEPTH: usize = 64;
 
@@ -40,7 +42,7 @@ pub struct TraceTree {
     pub app: String,
     /// What kind of message.
     pub category: String,
-    /// As the view `notifications` has it: `pending` while nothing is decided.
+    /// As the view `notifications` has it: `pending` while nothing is decided. [`FANNED_OUT`] where it is a request's own.
     pub state: String,
     /// The reason of that state.
     pub reason: String,
@@ -58,22 +60,20 @@ pub struct TraceTree {
 
 impl TraceTree {
     /// Whether nothing more is to be expected but receipts: each of its deliveries, or without any it itself, has come to
-    /// an end. A request's own trace says only what it became.
+    /// an end. A request's own trace says only what it became, which is an end too.
     pub fn has_ended(&self) -> bool {
         let mut deliveries = BTreeMap::new();
         let mut expected = 0;
-        let mut nodes: Vec<&Node> = self.roots.iter().collect();
-        while let Some(node) = nodes.pop() {
-            nodes.extend(&node.children);
-            if !node.delivery_id.is_nil() {
-                *deliveries.entry(node.delivery_id).or_insert(false) |= !node.state.is_empty();
-            } else if let Some(count) = node.attributes.get("deliveries") {
+        for step in self.steps() {
+            if !step.delivery_id.is_nil() {
+                *deliveries.entry(step.delivery_id).or_insert(false) |= !step.state.is_empty();
+            } else if let Some(count) = step.attributes.get("deliveries") {
                 // Render says how many it made: one that ended there is traced before the others are.
                 expected = count.parse().unwrap_or(0).max(expected);
             }
         }
         match deliveries.is_empty() {
-            true => self.state != PENDING || self.roots.iter().any(|root| root.event == event::REQUEST),
+            true => self.state != PENDING,
             false => deliveries.len() >= expected && deliveries.into_values().all(|ended| ended),
         }
     }
@@ -81,13 +81,42 @@ impl TraceTree {
     /// Whether every notification of a request is there and has a state. The request's own trace, where it has one, says
     /// how many they are.
     pub fn all_ended(traces: &[TraceTree]) -> bool {
-        let is_own =
-            |tree: &&TraceTree| tree.state == PENDING && tree.roots.iter().any(|root| root.event == event::REQUEST);
-        let expected = traces.iter().find(is_own).and_then(|tree| tree.roots.first()?.attributes.get("notifications"));
-        let expected = expected.and_then(|count| count.parse().ok()).unwrap_or(1);
-        let decided = traces.iter().filter(|tree| tree.state != PENDING).count();
-        let waiting = traces.iter().filter(|tree| tree.state == PENDING && !is_own(tree)).count();
-        waiting == 0 && decided >= expected
+        let expected = traces.iter().find_map(TraceTree::notifications).unwrap_or(1);
+        let decided = traces.iter().filter(|tree| ![PENDING, FANNED_OUT].contains(&tree.state.as_str())).count();
+        traces.iter().all(|tree| tree.state != PENDING) && decided >= expected
+    }
+
+    /// How many notifications a request became, where this is its own trace.
+    pub fn notifications(&self) -> Option<usize> {
+        let count = self.roots.first()?.attributes.get("notifications").filter(|_| self.state == FANNED_OUT);
+        count.and_then(|count| count.parse().ok())
+    }
+
+    /// The step that decided the state of each delivery; where there is none, that of the notification or request itself.
+    pub fn ends(&self) -> Vec<&Node> {
+        let rank = |step: &Node| step.state.parse::<State>().map_or(0, State::rank);
+        let mut ends: BTreeMap<Uuid, &Node> = BTreeMap::new();
+        for step in self.steps().into_iter().filter(|step| rank(step) > 0) {
+            let end = ends.entry(step.delivery_id).or_insert(step);
+            if rank(step) > rank(end) {
+                *end = step;
+            }
+        }
+        if ends.len() > 1 {
+            ends.remove(&Uuid::nil());
+        }
+        ends.into_values().collect()
+    }
+
+    /// Every step, those that followed after those from which they followed.
+    pub fn steps(&self) -> Vec<&Node> {
+        let mut steps: Vec<&Node> = self.roots.iter().collect();
+        let mut next = 0;
+        while let Some(step) = steps.get(next).copied() {
+            steps.extend(&step.children);
+            next += 1;
+        }
+        steps
     }
 }
 
@@ -203,7 +232,10 @@ pub fn trees(events: Vec<TraceEvent>) -> Vec<TraceTree> {
 }
 
 fn tree(trace_id: Uuid, events: Vec<TraceEvent>) -> TraceTree {
-    let (state, reason) = outcome(&events);
+    let (mut state, reason) = outcome(&events);
+    if state == PENDING && events.iter().any(|event| event.event == event::REQUEST) {
+        state = FANNED_OUT.to_owned();
+    }
     let text = |pick: fn(&TraceEvent) -> &str| events.iter().map(pick).max().unwrap_or_default().to_owned();
     let (app, category) = (text(|event| &event.app), text(|event| &event.category));
     let request_id = events.iter().map(|event| event.request_id).max().unwrap_or_default();
@@ -408,7 +440,9 @@ mod tests {
         assert!(!ended(std::slice::from_ref(&fan_out)));
         assert!(!ended(&[fan_out.clone(), sent(1)]));
         assert!(!ended(&[fan_out.clone(), sent(1), waiting]));
-        assert!(ended(&[fan_out, sent(1), sent(2)]));
+        assert!(ended(&[fan_out.clone(), sent(1), sent(2)]));
+        let tree = &trees(vec![fan_out])[0];
+        assert_eq!((tree.state.as_str(), tree.notifications()), (FANNED_OUT, Some(2)));
     }
 
     proptest! {

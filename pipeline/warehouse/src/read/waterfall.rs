@@ -1,12 +1,13 @@
-//! Draws a trace as text: which step followed from which, when, how long it took, and how it ended.
+//! Draws a trace as text: which step followed from which, when, how long it took, how it ended, and what explains that.
 //!
-//! Pure. What came from outside (categories, reasons) cannot steer the terminal: control characters are replaced.
+//! Pure. What came from outside (categories, reasons, a provider's words) cannot steer the terminal: control characters
+//! are replaced.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
-use chasqui_schemas::text::clean;
+use chasqui_schemas::{Reason, text::clean};
 
-use super::reconstruct::{Node, TraceTree};
+use super::reconstruct::{FANNED_OUT, Node, TraceTree};
 
 /// Least and maximum characters of a name with its branches; a narrow terminal gets fewer.
 const NAME: std::ops::RangeInclusive<usize> = 16..=44;
@@ -16,11 +17,16 @@ const REST: usize = 2 * 9 + 2 + 10 + 2 + 18;
 const MAX_REASON: usize = 24;
 /// Least characters of a bar: a shorter one says nothing and is left out.
 const MIN_BAR: usize = 10;
+/// Maximum characters of an attribute's value: as many as a provider's words have at most.
+const MAX_VALUE: usize = 500;
+/// What a line of explanations begins with where it goes on.
+const INDENT: &str = "    ";
 
 /// Draws `tree` for a terminal of `width` characters.
 ///
 /// The bar's `░` is waiting in the queue, `█` is work; receipts that came after the last step are `»` at its end. In a
-/// narrow terminal bars and starts are left out, and no line is longer than it from 66 characters on.
+/// narrow terminal bars and starts are left out, and no line is longer than it from 66 characters on. Below stands what the
+/// steps say of themselves, and what the reason means.
 pub fn render(tree: &TraceTree, width: usize, colours: bool) -> String {
     let mut lines = Vec::new();
     let max_name = width.saturating_sub(REST).clamp(*NAME.start(), *NAME.end());
@@ -61,17 +67,79 @@ pub fn render(tree: &TraceTree, width: usize, colours: bool) -> String {
             let _ = writeln!(text, "! steps {what}: {}", spans.join(", "));
         }
     }
+    let explained: Vec<&Line<'_>> = lines.iter().filter(|line| !line.node.attributes.is_empty()).collect();
+    if !explained.is_empty() {
+        text.push_str("details\n");
+    }
+    for line in explained {
+        text.push_str(&wrap(&format!("{}: ", clean(&line.node.name, *NAME.end())), &details(line.node), width));
+    }
+    if let Ok(reason) = tree.reason.parse::<Reason>() {
+        let words = [reason.meaning(), reason.remedy().unwrap_or_default()].join(" ");
+        text.push_str(&wrap(&format!("{reason}: "), &[words.trim_end().to_owned()], width));
+    }
+    text
+}
+
+/// What a step says of itself: `name: value` each.
+pub fn details(node: &Node) -> Vec<String> {
+    let detail = |(name, value): (&String, &String)| format!("{}: {}", clean(name, 64), clean(value, MAX_VALUE));
+    node.attributes.iter().map(detail).collect()
+}
+
+/// How many notifications of a request ended in which way; nothing where there is one alone.
+pub fn summary(traces: &[TraceTree]) -> Option<String> {
+    let mut ends: BTreeMap<String, usize> = BTreeMap::new();
+    for tree in traces.iter().filter(|tree| tree.state != FANNED_OUT) {
+        *ends.entry(outcome(tree)).or_default() += 1;
+    }
+    let all: usize = ends.values().sum();
+    let ends: Vec<String> = ends.into_iter().map(|(end, count)| format!("{count} {end}")).collect();
+    (all > 1).then(|| format!("{all} notifications: {}", ends.join(", ")))
+}
+
+/// `state (reason)`
+pub fn outcome(tree: &TraceTree) -> String {
+    match tree.notifications() {
+        Some(count) => format!("fanned out to {count} notifications"),
+        None if tree.reason.is_empty() => tree.state.clone(),
+        None => format!("{} ({})", tree.state, clean(&tree.reason, 64)),
+    }
+}
+
+/// The parts after the name, with `·` between them, broken between words into lines of at most `width` characters.
+fn wrap(name: &str, parts: &[String], width: usize) -> String {
+    let mut text = name.to_owned();
+    let mut length = chars(name);
+    for (i, part) in parts.iter().enumerate() {
+        for (j, word) in part.split(' ').enumerate() {
+            let before = match (i, j) {
+                (0, 0) => "",
+                (_, 0) => " · ",
+                _ => " ",
+            };
+            if length + chars(before) + chars(word) > width && length > chars(INDENT) {
+                let _ = write!(text, "\n{INDENT}");
+                length = chars(INDENT);
+            } else {
+                text.push_str(before);
+                length += chars(before);
+            }
+            text.push_str(word);
+            length += chars(word);
+        }
+    }
+    text.push('\n');
     text
 }
 
 fn heading(tree: &TraceTree) -> String {
-    let reason = if tree.reason.is_empty() { String::new() } else { format!(" ({})", clean(&tree.reason, 64)) };
     format!(
-        "{}  {} {}  {}{reason}  submitted {}, {} in all\n",
+        "{}  {} {}  {}  submitted {}, {} in all\n",
         tree.trace_id,
         clean(&tree.app, 64),
         clean(&tree.category, 64),
-        tree.state,
+        outcome(tree),
         tree.submitted_at,
         duration(tree.took_ns.max(0).unsigned_abs()),
     )
@@ -174,6 +242,10 @@ mod tests {
 
     const MS: i64 = 1_000_000;
 
+    fn attributes(pairs: &[(&str, &str)]) -> chasqui_schemas::trace::Attributes {
+        pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    }
+
     /// A notification with a deferral, a failed attempt, a success, and an open three hours later.
     fn example() -> TraceTree {
         let submitted = Timestamp::from_millisecond(1_790_000_000_000).unwrap();
@@ -215,6 +287,7 @@ mod tests {
             TraceEvent {
                 status: "deferred".into(),
                 reason: "quiet_hours".into(),
+                attributes: attributes(&[("until", "2026-09-22T05:00:00Z"), ("unknown_timezone", "Mars/Olympus")]),
                 ..stage("filter", id::span(trace_id, "filter", None, 1), 8, 2, 1)
             },
             stage("filter", id::span(trace_id, "filter", None, 0), 40, 1, 1),
@@ -225,7 +298,18 @@ mod tests {
                 channel: "sms".into(),
                 ..stage("prioritize", anchor, 56, 1, 2)
             },
-            TraceEvent { status: "retry".into(), reason: "provider_throttled".into(), ..attempt(1, 60, 2, 10) },
+            TraceEvent {
+                status: "retry".into(),
+                reason: "provider_throttled".into(),
+                attributes: attributes(&[
+                    ("code", "20429"),
+                    (
+                        "detail",
+                        "Too many requests: the account may make one call a second, and has made more than that",
+                    ),
+                ]),
+                ..attempt(1, 60, 2, 10)
+            },
             TraceEvent { state: "sent".into(), ..attempt(2, 90, 0, 12) },
             TraceEvent {
                 span_id: 5,
@@ -252,6 +336,9 @@ mod tests {
             ├ send sms via twilio #1     +60ms    2.0ms     10ms  retry       provider_throttled                             ░█████
             ├ send sms via twilio #2     +90ms        0     12ms  ok                                                                         ██████
             └ opened sms                +3h00m        0        0  ok                                                                              »
+        details
+        filter (deferred): unknown_timezone: Mars/Olympus · until: 2026-09-22T05:00:00Z
+        send sms via twilio #1: code: 20429 · detail: Too many requests: the account may make one call a second, and has made more than that
         ");
     }
 
@@ -268,10 +355,43 @@ mod tests {
     }
 
     #[test]
+    fn what_explains_fits_the_terminal_and_the_reason_is_explained_with_its_remedy() {
+        let mut tree = example();
+        (tree.state, tree.reason) = ("dead".into(), "render_failed".into());
+        let text = render(&tree, 80, false);
+        assert!(text.lines().skip(1).all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("the account may\n    make one call"), "{text}");
+        assert!(text.contains("\nrender_failed: The template failed on this data. Producer: correct"), "{text}");
+        let long = wrap("step: ", &["x".repeat(200)], 80);
+        assert_eq!(long, format!("step: \n    {}\n", "x".repeat(200)), "nothing is left out");
+    }
+
+    #[test]
+    fn several_notifications_are_summed_up_and_a_request_is_not_pending() {
+        let sent = example();
+        let dead = TraceTree { state: "dead".into(), reason: "render_failed".into(), ..example() };
+        assert_eq!(summary(std::slice::from_ref(&sent)), None);
+        let request = TraceEvent {
+            trace_id: Uuid::from_u128(7),
+            span_id: 1,
+            event: "request".into(),
+            attributes: attributes(&[("notifications", "3")]),
+            ..TraceEvent::default()
+        };
+        let request = trees(vec![request]).remove(0);
+        let all = [request.clone(), sent.clone(), dead, sent];
+        assert_eq!(summary(&all).as_deref(), Some("3 notifications: 1 dead (render_failed), 2 sent"));
+        let text = render(&request, 80, false);
+        assert!(text.contains("fanned out to 3 notifications") && !text.contains("pending"), "{text}");
+    }
+
+    #[test]
     fn words_from_outside_do_not_steer_the_terminal() {
         let mut tree = example();
         tree.roots[0].reason = "\x1b[2Jgone".into();
-        assert!(render(&tree, 120, false).contains("\u{fffd}[2Jgone"));
+        tree.roots[0].attributes.insert("\x1b[1A".into(), "\x1b[8m".into());
+        let text = render(&tree, 120, false);
+        assert!(text.contains("\u{fffd}[2Jgone") && text.contains("\u{fffd}[1A: \u{fffd}[8m"), "{text}");
     }
 
     #[test]

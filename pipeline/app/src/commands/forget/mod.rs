@@ -2,7 +2,7 @@
 //!
 //! | where | what happens to it |
 //! |---|---|
-//! | every bucket whose records are named after users: contacts, preferences | its record is erased, and so is the marker that a deletion leaves. While a message to the user still waits, preferences become `enabled: false` instead, so that nothing goes out that the user had refused |
+//! | every bucket whose records are named after users: contacts, preferences | its record is erased with what it was before, and so is the marker that a deletion leaves. While a message to the user still waits, preferences become `enabled: false` instead, so that nothing goes out that the user had refused |
 //! | the user's in-app inboxes, dead letters and rejected submissions | they are deleted and overwritten |
 //! | ClickHouse | everything that leads to the person is taken out of the rows; rates do not change: [`mod@chasqui_warehouse::schema::forget`] |
 //! | suppression list | stays, because an unsubscription must outlive the account. Its entries are hashes of addresses |
@@ -109,6 +109,7 @@ pub(crate) async fn run(args: &ForgetArgs, settings: &Settings) -> anyhow::Resul
             if waits && is_preferences(bucket) {
                 let off = Preferences { enabled: false, ..Preferences::default() };
                 records.put(user, serde_json::to_vec(&off)?.into()).await?;
+                records.erase_past(user).await?;
             } else {
                 records.erase(user).await?;
             }

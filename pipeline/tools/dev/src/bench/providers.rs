@@ -193,8 +193,9 @@ fn stage(target: Target, settings: &str) -> anyhow::Result<SendStage> {
     let over = json!({ "routes": routes, "accounts": { "fcm": { "per_second": NO_LIMIT } } });
     let settings = Settings::load(Some(file.path()), &over)?;
     let (inbox, clock) = (Arc::new(MemoryInbox::new()), Arc::new(SystemClock));
-    let providers =
-        chasqui_providers::senders(&settings.accounts, &chasqui_providers::Ports { inbox, clock: clock.clone() })?;
+    let (clock_of_providers, public_url) = (clock.clone(), String::new());
+    let ports = chasqui_providers::Ports { inbox, clock: clock_of_providers, public_url };
+    let providers = chasqui_providers::senders(&settings.accounts, &ports)?;
     let directory = Arc::new(MemoryDirectory::new());
     let ports = Ports { ledger: Arc::new(MemoryLedger::new()), address_book: directory.clone(), directory, clock };
     Ok(SendStage::with_alerts(&settings.send, settings.routes(), providers, ports)?)

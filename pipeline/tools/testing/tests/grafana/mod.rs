@@ -272,8 +272,17 @@ impl Answer {
         let roots: Vec<&&str> = parents.iter().filter(|parent| !spans.contains(parent)).collect();
         ensure!(roots == [&""], "only the root has no parent: {roots:?}");
         let kind_of = |column| anyhow::Ok(self.columns[self.position(column)?].1.as_str());
-        ensure!(kind_of("duration")? == "Float64" && kind_of("startTime")?.starts_with("DateTime64(9"), "no time");
-        let duration = self.position("duration")?;
+        // A time would be cut to whole milliseconds, and short steps begin where they do not. So it is a number of
+        // milliseconds, as the plugin's own query builder has it (`convertTimeFieldToMilliseconds` in its `sqlGenerator.ts`).
+        ensure!(kind_of("duration")? == "Float64" && kind_of("startTime")? == "Float64", "no numbers of milliseconds");
+        let (start, duration) = (self.position("startTime")?, self.position("duration")?);
+        let starts: Vec<f64> = self.rows.iter().filter_map(|row| number(&row[start])).collect();
+        // From 2020 to 2100. That four steps begin with a whole millisecond does not happen.
+        ensure!(starts.iter().all(|ms| (1.577e12..4.103e12).contains(ms)), "no milliseconds since 1970: {starts:?}");
+        ensure!(
+            starts.len() < 4 || starts.iter().any(|ms| ms.fract() != 0.0),
+            "starts are cut to milliseconds: {starts:?}"
+        );
         // A step takes no longer than its deadline.
         let sane = |row: &Vec<Value>| number(&row[duration]).is_some_and(|ms| (0.0..60_000.0).contains(&ms));
         ensure!(self.rows.iter().all(sane), "durations are not milliseconds");

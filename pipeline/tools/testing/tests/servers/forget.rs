@@ -84,6 +84,8 @@ async fn after_forget_only_what_the_report_names_is_left() -> anyhow::Result<()>
         "emails": ["Z.Quimby@example.com", "dead@example.com"], "phones": ["+15550137531"], "locale": "en",
         "devices": [{ "id": "zora-quimby-phone", "platform": "android", "token": "t" }],
     });
+    // What it was before is kept for a while, and goes too.
+    install.run(&["contacts", "put", USER, r#"{"emails":["zora-quimby@example.org"]}"#]).await?;
     install.run(&["contacts", "put", USER, &contacts.to_string()]).await?;
     install.run(&["contacts", "put", "bob", r#"{"emails":["bob@example.com"]}"#]).await?;
     install
@@ -148,6 +150,7 @@ async fn what_waits_for_its_time_is_reported_and_never_sent() -> anyhow::Result<
     let install = TestInstall::start(IMPATIENT).await?;
     let _worker = install.worker("")?;
     install.run(&["contacts", "put", USER, r#"{"emails":["z.quimby@example.com"]}"#]).await?;
+    install.run(&["preferences", "put", USER, r#"{"channels":{"sms":false}}"#]).await?;
     // Waits at enrich for its time.
     let mut mail = submissions::mail(Uuid::now_v7(), "unused");
     mail["recipients"] = json!([USER]);
@@ -157,6 +160,12 @@ async fn what_waits_for_its_time_is_reported_and_never_sent() -> anyhow::Result<
 
     let report = forget(&install, "--yes").await?;
     ensure!(report["remains"].to_string().contains("1 messages that wait"), "{report}");
+    let history: Value = serde_json::from_str(&install.run(&["preferences", "history", USER, "--json"]).await?)?;
+    let records: Vec<&Value> = history["revisions"].as_array().context("array")?.iter().map(|r| &r["record"]).collect();
+    ensure!(
+        records.len() == 1 && records[0]["enabled"] == json!(false),
+        "what the user wanted is still there: {history}"
+    );
     holding_at_rest(&install, &["DEFERRED", "KV_preferences"]).await?;
     let ended = "SELECT count() AS n FROM notifications WHERE state = 'suppressed' AND reason = 'unknown_user'";
     oracle::until(&install, "suppressed", ended, 1).await?;

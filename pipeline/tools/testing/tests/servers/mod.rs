@@ -3,6 +3,7 @@
 mod accounts;
 mod bad_input;
 mod callbacks;
+mod cases;
 mod confined;
 mod console;
 mod crash;
