@@ -48,6 +48,7 @@ pub mod stage;
 pub mod stream;
 pub mod subject;
 pub mod submission;
+pub mod suppression;
 pub mod text;
 pub mod trace;
 mod vocabulary;

@@ -14,9 +14,11 @@ use jiff::{Timestamp, civil::Time};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use crate::suppression::Suppression;
 use crate::{
     Channel, Lane, Reason,
     bucket::{KeyedBy, address_key},
+    id,
     submission::Content,
 };
 
@@ -244,6 +246,24 @@ pub struct Device {
     pub registered_at: Option<Timestamp>,
 }
 
+impl Device {
+    /// The same for all records of one device, however its token is spelled: two records of it are one address. Of a Web
+    /// Push subscription the endpoint says which browser it is; the keys beside it may be written in several ways.
+    pub fn key(&self) -> String {
+        let token = self.token.trim();
+        let subscription = || serde_json::from_str::<serde_json::Value>(token).ok();
+        match self.platform {
+            Platform::Web => match subscription().as_ref().and_then(|subscription| subscription["endpoint"].as_str()) {
+                Some(endpoint) => id::claim(&["web", endpoint]),
+                None => id::claim(&["web", token]),
+            },
+            // Hexadecimal.
+            Platform::Ios => id::claim(&["ios", &token.to_ascii_lowercase()]),
+            Platform::Android => id::claim(&["android", token]),
+        }
+    }
+}
+
 /// The push service of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -385,7 +405,8 @@ pub struct Category {
     pub lane: Option<Lane>,
     /// The channels of a submission that names none.
     pub channels: Vec<Channel>,
-    /// True: passes opt-outs and quiet hours (security, legal). Never the suppression list.
+    /// True: passes opt-outs and quiet hours (security, legal), also on the suppression list. Never a complaint, nor an
+    /// address that bounced again and again.
     pub mandatory: bool,
     /// Seconds from submission (or from a later `send_at`) after which it is too late to send, where the
     /// submission has no `expires_at`.
@@ -415,23 +436,6 @@ impl Default for Category {
     }
 }
 
-/// Why an address gets nothing any more (`suppressions`, by [`crate::bucket::address_key`]).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Suppression {
-    /// A word for it: `bounce`, `complaint`, `unsubscribe`, `manual`.
-    pub reason: String,
-    /// Since when.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<Timestamp>,
-}
-
-impl Record for Suppression {
-    const BUCKET: &'static str = "suppressions";
-    const MEANING: &'static str = "Addresses that get nothing any more, by their hash.";
-    const KEYED_BY: KeyedBy = KeyedBy::Address;
-}
-
 /// Whose an address is (`owners`, by [`crate::bucket::address_key`]). Chasqui's own, and no part of the public contract: it
 /// follows `contacts`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -452,13 +456,6 @@ impl Owners {
     pub const MAX_USERS: usize = 8;
     /// Maximum addresses of a user that lead to the user.
     pub const MAX_ADDRESSES: usize = 20;
-}
-
-impl Suppression {
-    /// The address does not exist, a provider says.
-    pub const BOUNCE: &str = "bounce";
-    /// Its owner wants no more.
-    pub const UNSUBSCRIBE: &str = "unsubscribe";
 }
 
 #[cfg(test)]
@@ -526,6 +523,17 @@ mod tests {
         let kept: Vec<_> = contacts.devices.iter().map(|device| device.id.parse::<u8>().unwrap()).collect();
         assert_eq!(kept, (1..21).collect::<Vec<u8>>());
         assert_eq!((contacts.keep_newest_devices(), contacts.check()), (0, Ok(())));
+    }
+
+    #[test]
+    fn one_device_has_one_key_however_its_token_is_spelled() {
+        let of = |platform, token: &str| Device { platform, ..device("x", token, None) }.key();
+        assert_eq!(of(Platform::Ios, "AB12"), of(Platform::Ios, " ab12\n"));
+        assert_ne!(of(Platform::Android, "AB12"), of(Platform::Android, "ab12"));
+        let browser = |keys: &str| of(Platform::Web, &format!(r#"{{"endpoint":"https://push.example/1","keys":{keys}}}"#));
+        assert_eq!(browser(r#"{"auth":"a-_"}"#), browser(r#"{"auth":"a+/=", "p256dh": "x"}"#));
+        assert_ne!(browser("{}"), of(Platform::Web, r#"{"endpoint":"https://push.example/2"}"#));
+        assert_ne!(of(Platform::Web, "no JSON"), of(Platform::Web, "none either"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | it is too late to send | here | nothing |
 //! | the user opted out: of everything, the category, the channel, the device | [`Preferences::opt_out`], [`consent`] | mandatory categories |
-//! | the e-mail address or phone number is on the suppression list | [`consent`] | nothing |
+//! | the e-mail address or phone number is on the suppression list | [`consent`] | by what stands against it: mandatory categories, what is not bulk ([`chasqui_schemas::suppression`]) |
 //! | it is the user's quiet hours | `quiet_hours` | mandatory categories, the critical lane, notifications to the in-app inbox alone |
 //!
 //! An inline recipient has the preferences of the users who have the address in their contacts, as enrich found them: what one
@@ -18,8 +18,9 @@
 //! The lane that counts is the category's, where an operator has set one, as in prioritize: a producer cannot wake
 //! people by choosing another subject.
 //!
-//! Guarantee: nothing goes where the user has opted out, except in a mandatory category; nothing at all goes to an
-//! address on the suppression list.
+//! Guarantee: nothing goes where the user has opted out, except in a mandatory category; nothing goes to an address where
+//! its entry on the suppression list stops the message. A device gets a notification once, also where the contacts name
+//! it twice.
 //!
 //! After a crash the message comes again and is decided again; reading changes nothing.
 
@@ -29,7 +30,7 @@ use std::{
 };
 
 use chasqui_contract::{Clock, Decide, Decision, Directory, Output, StoreError, Verdict};
-use chasqui_rules::consent;
+use chasqui_rules::consent::{self, Weight};
 use chasqui_schemas::{
     Channel, Lane, Notification, Pepper, Reason,
     delivery::Endpoint,
@@ -102,14 +103,15 @@ impl Decide for Filter {
                 preferences.extend(self.directory.preferences(user).await?);
             }
         }
-        let (endpoints, skipped) = self.choose(&notification, contacts, &preferences).await?;
+        let lane = policy.lane.unwrap_or(notification.lane);
+        let weight = Weight { mandatory: policy.mandatory, lane, now };
+        let (endpoints, skipped) = self.choose(&notification, contacts, &preferences, weight).await?;
         let mut attributes = skipped.explain();
         if endpoints.is_empty() {
             let reason = choice::most_telling(skipped.reasons());
             return Ok(Decision { attributes, ..Decision::suppress(reason) });
         }
 
-        let lane = policy.lane.unwrap_or(notification.lane);
         let disturbs = lane != Lane::Critical && endpoints.iter().any(|e| e.channel() != Channel::InApp);
         if let Some(quiet) = preferences.iter().find_map(|p| p.quiet_hours.as_ref()).filter(|_| disturbs) {
             let zone = zone(quiet, contacts, &mut attributes);
@@ -145,6 +147,7 @@ impl Filter {
         notification: &Notification,
         contacts: &Contacts,
         preferences: &[Arc<Preferences>],
+        weight: Weight,
     ) -> Result<(Vec<Endpoint>, Skipped), StoreError> {
         // Only a user has devices, and a user is one.
         let own = preferences.first().map(|preferences| &**preferences);
@@ -161,7 +164,7 @@ impl Filter {
             let allowed_before = endpoints.len();
             let mut why = Reason::NoEndpoint;
             for endpoint in choice::endpoints(channel, &notification.recipient, contacts, &self.pepper) {
-                let Some(reason) = consent::refusal(&*self.directory, &endpoint, own).await? else {
+                let Some(reason) = consent::refusal(&*self.directory, &endpoint, own, weight).await? else {
                     endpoints.push(endpoint);
                     continue;
                 };

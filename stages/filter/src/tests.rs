@@ -54,7 +54,7 @@ fn expiring(notification: Notification, at: Timestamp) -> Notification {
 }
 
 fn directory(preferences: &Preferences, suppressed: &[&str]) -> MemoryDirectory {
-    let suppression = Suppression { reason: "bounce".into(), since: None };
+    let suppression = Suppression { reason: "manual".into(), since: None, bounces: Vec::new() };
     suppressed
         .iter()
         .fold(MemoryDirectory::new(), |directory, address| directory.with(address, suppression.clone()))
@@ -199,6 +199,52 @@ fn a_mandatory_category_passes_every_opt_out_but_not_the_suppression_list() {
     ] {
         let decision = decide(preferences, &[EMAIL], mandatory(notification(&Channel::ALL)));
         assert_eq!(allowed(&decision), ["phone", "tablet", "sms", "in_app"]);
+    }
+}
+
+#[test]
+fn an_entry_on_the_suppression_list_stops_what_its_reason_says() {
+    let now = at(NOON);
+    let again = vec![now - SignedDuration::from_hours(30), now];
+    let confirmed = Suppression { bounces: again, ..Suppression::new("bounce", now) };
+    for (entry, passes) in [
+        (Suppression::new("unsubscribe", now), (true, false, false)),
+        (Suppression::new("bounce", now), (true, true, false)),
+        (confirmed, (false, false, false)),
+        (Suppression::new("complaint", now), (false, false, false)),
+    ] {
+        let goes = |input: Notification| {
+            let directory = MemoryDirectory::new().with(EMAIL, entry.clone());
+            let decision = try_decide(directory, now, input).unwrap();
+            if allowed(&decision).is_empty() {
+                assert_eq!(decision.verdict, Verdict::Suppress(Reason::AddressSuppressed));
+            }
+            !allowed(&decision).is_empty()
+        };
+        let normal = || notification(&[Channel::Email]);
+        let mut bulk = normal();
+        bulk.policy.as_mut().unwrap().lane = Some(Lane::Bulk);
+        assert_eq!((goes(mandatory(normal())), goes(normal()), goes(bulk)), passes, "{entry:?}");
+    }
+}
+
+#[test]
+fn a_token_under_two_device_ids_is_called_once_under_the_later_one() {
+    let registered = |id: &str, token: &str, day: Option<&str>| Device {
+        token: token.into(),
+        registered_at: day.map(|day| at(&format!("2026-01-{day}T00:00:00Z"))),
+        ..device(id)
+    };
+    for (devices, expected) in [
+        (vec![registered("old", "t", Some("01")), registered("new", "t", Some("02"))], vec!["new"]),
+        (vec![registered("new", "t", Some("02")), registered("old", "T ", Some("01"))], vec!["new"]),
+        (vec![registered("new", "t", Some("02")), registered("old", "t", None)], vec!["new"]),
+        (vec![registered("first", "t", None), registered("second", "t", None)], vec!["second"]),
+        (vec![registered("a", "t", None), registered("b", "u", None), registered("c", "t", None)], vec!["c", "b"]),
+    ] {
+        let mut input = notification(&[Channel::Push]);
+        input.contacts.as_mut().unwrap().devices = devices;
+        assert_eq!(allowed(&decide(json!({}), &[], input)), expected);
     }
 }
 

@@ -4,17 +4,24 @@
 //! again: they hold for the beginning of a delivery, not for its retries.
 
 use chasqui_contract::{Directory, StoreError};
-use chasqui_rules::consent;
+use chasqui_rules::consent::{self, Weight};
 use chasqui_schemas::{Delivery, Reason};
+use jiff::Timestamp;
 
 /// Why a delivery must not go out any more, if so.
 ///
 /// # Errors
 /// The directory's. A record that cannot be used is one: a misspelt opt-out must not become a message.
-pub(crate) async fn withdrawn(directory: &dyn Directory, delivery: &Delivery) -> Result<Option<Reason>, StoreError> {
+pub(crate) async fn withdrawn(
+    directory: &dyn Directory,
+    delivery: &Delivery,
+    now: Timestamp,
+) -> Result<Option<Reason>, StoreError> {
     let category = directory.category(&delivery.category).await?;
+    let mandatory = category.is_some_and(|category| category.mandatory);
+    let weight = Weight { mandatory, lane: delivery.lane, now };
     let mut preferences = Vec::new();
-    if !category.is_some_and(|category| category.mandatory) {
+    if !mandatory {
         for user in delivery.user.iter().chain(&delivery.owners) {
             preferences.extend(directory.preferences(user).await?);
         }
@@ -22,7 +29,7 @@ pub(crate) async fn withdrawn(directory: &dyn Directory, delivery: &Delivery) ->
     match preferences.iter().find_map(|each| each.opt_out(&delivery.category, delivery.channel())) {
         Some(reason) => Ok(Some(reason)),
         // Only a user has devices, and a user is one.
-        None => consent::refusal(directory, &delivery.endpoint, preferences.first().map(|each| &**each)).await,
+        None => consent::refusal(directory, &delivery.endpoint, preferences.first().map(|each| &**each), weight).await,
     }
 }
 
@@ -36,7 +43,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::delivery_by;
+    use crate::testing::{at, delivery_by};
 
     fn directory(preferences: serde_json::Value) -> MemoryDirectory {
         let preferences: Preferences = serde_json::from_value(preferences).unwrap();
@@ -44,7 +51,7 @@ mod tests {
     }
 
     async fn asked(directory: &MemoryDirectory, delivery: &Delivery) -> Option<Reason> {
-        withdrawn(directory, delivery).await.unwrap()
+        withdrawn(directory, delivery, at(0)).await.unwrap()
     }
 
     #[tokio::test]
@@ -62,12 +69,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mandatory_category_passes_opt_outs_but_not_the_suppression_list() {
+    async fn a_mandatory_category_passes_opt_outs_but_not_a_complaint() {
         let mandatory = Category { mandatory: true, ..Category::default() };
         let directory = directory(json!({"enabled": false})).with("order", mandatory);
         assert_eq!(asked(&directory, &delivery_by(Channel::Sms)).await, None);
-        let suppression = Suppression { reason: Suppression::BOUNCE.into(), since: None };
-        let directory = directory.with("+491711234567", suppression);
+        let directory = directory.with("+491711234567", Suppression::new(Suppression::UNSUBSCRIBE, at(0)));
+        assert_eq!(asked(&directory, &delivery_by(Channel::Sms)).await, None);
+        let directory = directory.with("+491711234567", Suppression::new("complaint", at(0)));
         assert_eq!(asked(&directory, &delivery_by(Channel::Sms)).await, Some(Reason::AddressSuppressed));
     }
 
@@ -81,7 +89,7 @@ mod tests {
     async fn a_directory_that_is_away_is_an_error_and_not_a_yes() {
         let directory = directory(json!({}));
         directory.faults.fail_next(1);
-        assert!(withdrawn(&directory, &delivery_by(Channel::Email)).await.unwrap_err().class().is_transient());
+        assert!(withdrawn(&directory, &delivery_by(Channel::Email), at(0)).await.unwrap_err().class().is_transient());
     }
 
     #[tokio::test]

@@ -128,7 +128,7 @@ impl SendStage {
         }
         // What was never put back comes from filter a moment ago.
         if (delivery.attempt > 1 || delivery.pass > 0)
-            && let Some(reason) = withdrawn(&*self.ports.directory, delivery).await?
+            && let Some(reason) = withdrawn(&*self.ports.directory, delivery, now).await?
         {
             return stop(reason);
         }

@@ -173,10 +173,12 @@ impl AddressBook for MemoryDirectory {
         Ok(!contacts.has_device(device, token))
     }
 
-    async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError> {
-        self.faults.before(Suppression::BUCKET)?;
-        lock(&self.records).entry(place::<Suppression>(address)).or_insert_with(|| stored(Some(Arc::new(suppression))));
-        self.faults.after(Suppression::BUCKET)
+    async fn suppress(&self, address: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
+        let known = self.suppression(address).await?;
+        if let Some(learned) = Suppression::learned(known.as_deref(), reason, at) {
+            self.put(address, learned);
+        }
+        Ok(())
     }
 }
 

@@ -242,7 +242,7 @@ fn category(name: &str) -> Category {
 }
 
 fn suppression(name: &str) -> Suppression {
-    Suppression { reason: name.to_owned(), since: None }
+    Suppression { reason: name.to_owned(), since: None, bounces: Vec::new() }
 }
 
 /// `directory` holds the five records of each of [`NAMES`], and a bad record `bad` in each bucket.
@@ -366,10 +366,19 @@ async fn address_book_conforms(book: &(impl AddressBook + Directory)) {
     assert!(book.remove_device("nobody", "phone", "p", None).await.unwrap());
     is_bad_record(&book.remove_device("bad", "phone", "p", None).await.unwrap_err(), Contacts::BUCKET);
 
-    let entry = |reason: &str| Suppression { reason: reason.into(), since: gone_since };
-    for reason in [Suppression::BOUNCE, Suppression::UNSUBSCRIBE] {
-        book.suppress(" Bob@Example.com", entry(reason)).await.unwrap();
-        assert_eq!(*book.suppression("bob@example.com").await.unwrap().unwrap(), entry(Suppression::BOUNCE));
+    let first = Timestamp::from_second(15).unwrap();
+    let (soon, later) = (first + jiff::SignedDuration::from_hours(1), first + jiff::SignedDuration::from_hours(25));
+    for (reason, at, expected, bounces) in [
+        (Suppression::BOUNCE, first, Suppression::BOUNCE, 1),
+        (Suppression::BOUNCE, soon, Suppression::BOUNCE, 1),
+        (Suppression::BOUNCE, later, Suppression::BOUNCE, 2),
+        (Suppression::UNSUBSCRIBE, later, Suppression::UNSUBSCRIBE, 2),
+        ("complaint", later, "complaint", 2),
+        (Suppression::UNSUBSCRIBE, later, "complaint", 2),
+    ] {
+        book.suppress(" Bob@Example.com", reason, at).await.unwrap();
+        let entry = book.suppression("bob@example.com").await.unwrap().unwrap();
+        assert_eq!((entry.reason.as_str(), entry.bounces.len()), (expected, bounces));
     }
 }
 
@@ -422,7 +431,7 @@ async fn a_suppression_that_was_lifted_can_come_again() {
     let book = NatsDirectory::open(&context).await.unwrap();
     let suppressions = Records::open(&context, Bucket::of::<Suppression>()).await.unwrap();
     for reason in [Suppression::BOUNCE, Suppression::UNSUBSCRIBE] {
-        book.suppress("bob@example.com", Suppression { reason: reason.into(), since: None }).await.unwrap();
+        book.suppress("bob@example.com", reason, Timestamp::now()).await.unwrap();
         assert_eq!(book.suppression("bob@example.com").await.unwrap().unwrap().reason, reason);
         suppressions.delete("bob@example.com").await.unwrap();
     }
