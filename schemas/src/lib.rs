@@ -26,6 +26,7 @@
 pub mod bucket;
 pub mod channel;
 pub mod clickhouse;
+pub mod collapse;
 pub mod consumer;
 pub mod delivery;
 pub mod envelope;
@@ -33,6 +34,7 @@ pub mod header;
 pub mod hex;
 pub mod id;
 pub mod inbox;
+pub mod key_claim;
 pub mod lane;
 pub mod metric;
 pub mod notification;

@@ -195,6 +195,8 @@ impl Render {
             };
             return Decision { attributes, ..Decision::dead(Reason::TemplateMissing, what) };
         }
+        let siblings = u16::try_from(deliveries.len()).unwrap_or(u16::MAX);
+        deliveries.iter_mut().for_each(|delivery| delivery.siblings = siblings);
         attributes.push(("deliveries".into(), deliveries.len().to_compact_string()));
         let verdict = Verdict::Forward(deliveries.into_iter().map(Output::Delivery).collect());
         Decision { attributes, ..Decision::new(verdict) }

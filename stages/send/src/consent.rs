@@ -1,11 +1,12 @@
 //! Opt-outs are law: what had to wait is asked about again before it goes out.
 //!
 //! Guarantee: the rules are filter's ([`chasqui_rules::consent`]), on the records of now. Quiet hours are not asked
-//! again: they hold for the beginning of a delivery, not for its retries.
+//! again: they hold for the beginning of a delivery, not for its retries. A device must still be the user's: it may have been
+//! handed on, and signed in by another.
 
 use chasqui_contract::{Directory, StoreError};
 use chasqui_rules::consent::{self, Weight};
-use chasqui_schemas::{Delivery, Reason};
+use chasqui_schemas::{Delivery, Reason, delivery::Address};
 use jiff::Timestamp;
 
 /// Why a delivery must not go out any more, if so.
@@ -26,6 +27,12 @@ pub(crate) async fn withdrawn(
             preferences.extend(directory.preferences(user).await?);
         }
     }
+    if let (Address::Device { platform, token, .. }, Some(user)) = (&delivery.endpoint.address, &delivery.user) {
+        let contacts = directory.contacts(user).await?;
+        if !contacts.is_some_and(|contacts| contacts.has_endpoint(*platform, token)) {
+            return Ok(Some(Reason::DeviceGone));
+        }
+    }
     match preferences.iter().find_map(|each| each.opt_out(&delivery.category, delivery.channel())) {
         Some(reason) => Ok(Some(reason)),
         // Only a user has devices, and a user is one.
@@ -37,17 +44,17 @@ pub(crate) async fn withdrawn(
 mod tests {
     use chasqui_schemas::{
         Channel,
-        record::{Category, Preferences, Suppression},
+        record::{Category, Contacts, Preferences, Suppression},
     };
     use chasqui_stores::memory::MemoryDirectory;
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{at, delivery_by};
+    use crate::testing::{at, delivery_by, with_ada};
 
     fn directory(preferences: serde_json::Value) -> MemoryDirectory {
         let preferences: Preferences = serde_json::from_value(preferences).unwrap();
-        MemoryDirectory::new().with("ada", preferences)
+        with_ada().with("ada", preferences)
     }
 
     async fn asked(directory: &MemoryDirectory, delivery: &Delivery) -> Option<Reason> {
@@ -83,6 +90,25 @@ mod tests {
     async fn a_recipient_without_a_user_has_only_the_suppression_list() {
         let inline = Delivery { user: None, ..delivery_by(Channel::Email) };
         assert_eq!(asked(&directory(json!({"enabled": false})), &inline).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_device_that_left_the_contacts_gets_nothing_more_and_one_under_a_new_id_does() {
+        let with = |devices: serde_json::Value| {
+            let contacts: Contacts = serde_json::from_value(json!({ "devices": devices })).unwrap();
+            MemoryDirectory::new().with("ada", contacts)
+        };
+        let push = delivery_by(Channel::Push);
+        for (devices, expected) in [
+            (json!([{"id": "endpoint", "platform": "android", "token": "token-1"}]), None),
+            (json!([{"id": "anew", "platform": "android", "token": "token-1"}]), None),
+            (json!([{"id": "endpoint", "platform": "android", "token": "token-2"}]), Some(Reason::DeviceGone)),
+            (json!([]), Some(Reason::DeviceGone)),
+        ] {
+            assert_eq!(asked(&with(devices.clone()), &push).await, expected, "{devices}");
+        }
+        assert_eq!(asked(&MemoryDirectory::new(), &push).await, Some(Reason::DeviceGone), "she was forgotten");
+        assert_eq!(asked(&MemoryDirectory::new(), &delivery_by(Channel::InApp)).await, None);
     }
 
     #[tokio::test]

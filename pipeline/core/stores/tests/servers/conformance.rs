@@ -7,9 +7,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::support::{begin, make_stores, publisher};
 use async_nats::jetstream;
 use bytes::Bytes;
-use chasqui_contract::{AddressBook, Book, Claim, Class, Directory, Inbox, Ledger, StoreError};
+use chasqui_contract::{AddressBook, Book, Claim, Class, Directory, Inbox, Ledger, Newest, StoreError};
 use chasqui_schemas::{
-    Channel, Lane, id,
+    Channel, Lane,
+    collapse::Version,
+    id,
+    key_claim::GivenBack,
     record::{
         Bucket, Category, CategoryPreference, Contacts, Device, Platform, Preferences, Record, Suppression, Template,
     },
@@ -17,8 +20,8 @@ use chasqui_schemas::{
     submission::Content,
 };
 use chasqui_stores::{
-    NatsDirectory, NatsInbox, NatsLedger, Records,
-    memory::{MemoryDirectory, MemoryInbox, MemoryLedger},
+    NatsDirectory, NatsInbox, NatsLedger, NatsNewest, Records,
+    memory::{MemoryDirectory, MemoryInbox, MemoryLedger, MemoryNewest},
 };
 use chasqui_testing::servers::Nats;
 use jiff::Timestamp;
@@ -26,13 +29,37 @@ use uuid::Uuid;
 
 // --- Ledger ---------------------------------------------------------------------------------------------------------
 
-async fn ledger_conforms(ledger: &dyn Ledger) {
+async fn ledger_conforms(ledger: &dyn Ledger, give_back: impl AsyncFn(&str, GivenBack)) {
     the_first_claim_wins(ledger).await;
     books_are_apart(ledger).await;
     of_many_claims_at_once_exactly_one_is_first(ledger).await;
     any_value_comes_back_as_it_was(ledger).await;
     the_first_end_holds(ledger).await;
     an_end_and_takeovers_at_once_all_answer_the_same_end(ledger).await;
+    what_is_given_back_is_known_and_nothing_else(ledger, give_back).await;
+}
+
+async fn what_is_given_back_is_known_and_nothing_else(ledger: &dyn Ledger, give_back: impl AsyncFn(&str, GivenBack)) {
+    let [ours, theirs] = ["ours", "theirs"].map(|whose| id::claim(&["given back", whose]));
+    assert_eq!(ledger.given_back(&ours).await.unwrap(), []);
+    let part = |delivery: u128| GivenBack {
+        notification: Uuid::from_u128(7),
+        delivery: Some(Uuid::from_u128(delivery)),
+        of: 2,
+    };
+    for delivery in [1, 2] {
+        give_back(&ours, part(delivery)).await;
+    }
+    assert_eq!(ledger.given_back(&ours).await.unwrap(), [part(1), part(2)]);
+    assert_eq!(ledger.given_back(&theirs).await.unwrap(), []);
+    let claim = ledger.claim(Book::Dedupe, &ours, "a".into()).await.unwrap();
+    assert_eq!(claim, Claim::First, "the records are no claims");
+}
+
+/// As the runtime does.
+async fn give_back(context: &jetstream::Context, claim: &str, record: GivenBack) {
+    let record = serde_json::to_vec(&record).unwrap();
+    context.publish(subject::given_back(claim), record.into()).await.unwrap().await.unwrap();
 }
 
 /// The value that an id was claimed with.
@@ -150,7 +177,8 @@ async fn the_ledger_on_nats_conforms() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
-    ledger_conforms(&NatsLedger::open(&context, publisher(&context)).await.unwrap()).await;
+    let ledger = NatsLedger::open(&context, publisher(&context)).await.unwrap();
+    ledger_conforms(&ledger, async |claim, record| give_back(&context, claim, record).await).await;
 }
 
 #[tokio::test]
@@ -158,12 +186,64 @@ async fn the_ledger_on_nats_conforms_without_atomic_batches() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
-    ledger_conforms(&NatsLedger::open(&context, publisher(&context).one_by_one()).await.unwrap()).await;
+    let ledger = NatsLedger::open(&context, publisher(&context).one_by_one()).await.unwrap();
+    ledger_conforms(&ledger, async |claim, record| give_back(&context, claim, record).await).await;
 }
 
 #[tokio::test]
 async fn the_ledger_in_memory_conforms() {
-    ledger_conforms(&MemoryLedger::new()).await;
+    let ledger = MemoryLedger::new();
+    ledger_conforms(&ledger, async |claim, record| ledger.give_back(claim, record)).await;
+}
+
+// --- Newest ---------------------------------------------------------------------------------------------------------
+
+async fn newest_conforms(newest: &dyn Newest) {
+    let version = |at_ms: i64, number: u128| Version { at_ms, notification: Uuid::from_u128(number) };
+    assert_eq!(newest.newest("a").await.unwrap(), None);
+    for (raised, expected) in [
+        (version(5, 1), version(5, 1)),
+        (version(4, 9), version(5, 1)),
+        (version(5, 1), version(5, 1)),
+        (version(5, 2), version(5, 2)),
+        (version(-1, 3), version(5, 2)),
+        (version(i64::MAX, 0), version(i64::MAX, 0)),
+    ] {
+        assert_eq!(newest.raise("a", raised).await.unwrap(), expected);
+        assert_eq!(newest.newest("a").await.unwrap(), Some(expected));
+    }
+    assert_eq!(newest.newest("b").await.unwrap(), None, "keys are apart");
+
+    // At once: whoever is answered sees one as new as its own at least, and the newest stays.
+    let raises = (0..100_u128).map(|n| async move {
+        let own = version(i64::try_from(n * 37 % 100).unwrap(), n);
+        loop {
+            match newest.raise("raced", own).await {
+                Ok(answer) => return assert!(answer >= own),
+                Err(error) => assert!(error.class().is_transient(), "{error:?}"),
+            }
+        }
+    });
+    futures::future::join_all(raises).await;
+    assert_eq!(newest.newest("raced").await.unwrap().unwrap().at_ms, 99);
+}
+
+#[tokio::test]
+async fn the_newest_on_nats_conforms() {
+    let server = Nats::with_streams().await;
+    let context = server.context().await;
+    newest_conforms(&NatsNewest::open(&context, &publisher(&context)).await.unwrap()).await;
+    let stored = context.get_stream(stream::NEWEST).await.unwrap().cached_info().state.messages;
+    assert_eq!(stored, 2, "one for each key");
+    server.crash().await;
+    let context = server.context().await;
+    let newest = NatsNewest::open(&context, &publisher(&context)).await.unwrap();
+    assert_eq!(newest.newest("raced").await.unwrap().unwrap().at_ms, 99);
+}
+
+#[tokio::test]
+async fn the_newest_in_memory_conforms() {
+    newest_conforms(&MemoryNewest::default()).await;
 }
 
 // --- Inbox ----------------------------------------------------------------------------------------------------------
