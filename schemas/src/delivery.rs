@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::{Channel, Lane, record::Platform, submission::Content};
+use crate::{Channel, Lane, collapse::Collapse, record::Platform, submission::Content};
 
 /// One rendered message to one endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +53,15 @@ pub struct Delivery {
     /// A newer message with the same key replaces an older one on the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collapse_key: Option<String>,
+    /// As [`crate::Notification::collapse`], of those that have passed: it is not sent where a newer one has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collapse: Option<Collapse>,
+    /// As [`crate::Notification::claim`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub claim: String,
+    /// How many deliveries the notification has: it gives its claim back when all have ended before a provider was called.
+    #[serde(default)]
+    pub siblings: u16,
     /// Fields for the payload of a vendor, by the vendor's name.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub overrides: Map<String, Value>,
@@ -108,6 +117,9 @@ impl Delivery {
             submitted_at: at,
             expires_at: None,
             collapse_key: None,
+            collapse: None,
+            claim: String::new(),
+            siblings: 1,
             overrides: Map::new(),
             unsubscribe_url: None,
             traceparent: None,

@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use crate::{
     Channel, Lane,
+    collapse::Passage,
     delivery::{Delivery, Endpoint, Written},
+    id,
     packed::PackedContent,
     record::{Category, Contacts},
     submission::Submission,
@@ -43,6 +45,10 @@ pub struct Notification {
     /// Set by enrich: the category's rules as of then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Category>,
+    /// Set by dedupe: the claim of its idempotency key that it holds, and gives back where it ends before a provider is
+    /// called. Empty before, and where it must not give it back.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub claim: String,
     /// Set by filter: where it may go. Empty before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
@@ -72,6 +78,7 @@ impl Notification {
             contacts: None,
             owners: Vec::new(),
             policy: None,
+            claim: String::new(),
             endpoints: Vec::new(),
             delivery_id: None,
         }
@@ -107,6 +114,9 @@ impl Notification {
             submitted_at: self.submitted_at,
             expires_at: self.expires_at(),
             collapse_key: request.collapse_key.clone(),
+            collapse: self.collapse(Passage::Passed),
+            claim: self.claim.clone(),
+            siblings: 1,
             overrides: request.overrides.clone(),
             unsubscribe_url,
             traceparent: request.traceparent.clone(),
@@ -230,6 +240,21 @@ impl Request {
             traceparent,
         }
     }
+
+    /// A hash of what it says. Two requests that differ only in ids and times have the same.
+    pub fn fingerprint(&self) -> String {
+        let data = match &self.message {
+            // Parsed, so that neither blanks nor the order of fields count.
+            Message::Template { data, .. } => serde_json::from_str(data.as_str()).unwrap_or(Value::Null),
+            Message::Content(content) => serde_json::to_value(content).unwrap_or(Value::Null),
+        };
+        let said = (
+            (&self.category, self.message.template(), data),
+            (&self.channels, &self.locale, &self.collapse_key, &self.overrides),
+        );
+        // These always serialise.
+        id::claim(&[&serde_json::to_string(&said).unwrap_or_default()])
+    }
 }
 
 /// The content of a notification: a template with its variables, or the text itself.
@@ -292,6 +317,34 @@ impl From<&Map<String, Value>> for Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fingerprint_is_of_what_is_said() {
+        let template = |data: &str| Request {
+            message: Message::Template { key: "order".into(), data: Json::compact(data) },
+            ..crate::sample::request()
+        };
+        let of = |request: &Request| request.fingerprint();
+        assert_eq!(of(&template(r#"{"a":1,"b":[2]}"#)), of(&template(r#"{ "b": [2], "a": 1 }"#)));
+        assert_ne!(of(&template(r#"{"a":1}"#)), of(&template(r#"{"a":2}"#)));
+        let request = crate::sample::request;
+        let again = Request {
+            id: Uuid::from_u128(9),
+            idempotency_key: "other".into(),
+            expires_at: Some(Timestamp::UNIX_EPOCH),
+            traceparent: Some("x".into()),
+            ..request()
+        };
+        assert_eq!(of(&request()), of(&again));
+        for other in [
+            Request { category: "news".into(), ..request() },
+            Request { channels: Some(vec![Channel::Sms]), ..request() },
+            Request { message: Message::Content(Content::default()), ..request() },
+            template("{}"),
+        ] {
+            assert_ne!(of(&request()), of(&other), "{other:?}");
+        }
+    }
 
     #[test]
     fn a_compact_text_loses_only_blanks_between_tokens() {

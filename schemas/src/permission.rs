@@ -54,6 +54,8 @@ fn stages() -> Vec<String> {
         subjects.push(own.to_owned());
     }
     subjects.extend([subject::ATTEMPTS, subject::ENDED, subject::TAKEN_OVER, subject::INBOX].map(str::to_owned));
+    subjects.extend([subject::GIVEN_BACK, subject::NEWEST].map(str::to_owned));
+    subjects.push(format!("$JS.API.STREAM.MSG.GET.{}", stream::NEWEST));
     // Some providers know at once that a message has arrived.
     subjects.push(subject::RECEIPTS.to_owned());
     // Send looks whether an inbox holds a delivery already.
@@ -95,7 +97,8 @@ fn services() -> Vec<String> {
     // Whose an address is, from the contacts.
     subjects.extend(pull(stream::CONTACTS));
     subjects.extend([Contacts::BUCKET, Owners::BUCKET].map(read));
-    subjects.push(write(Owners::BUCKET));
+    // A device that another user registered since leaves the contacts of the one before.
+    subjects.extend([Owners::BUCKET, Contacts::BUCKET].map(write));
     // Opt-outs.
     for bucket in [Preferences::BUCKET, Suppression::BUCKET] {
         subjects.push(read(bucket));

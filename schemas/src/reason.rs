@@ -21,7 +21,10 @@ crate::vocabulary! {
         OptedOutCategory = "opted_out_category": "The user switched this category off, altogether or on this channel.",
         OptedOutDevice = "opted_out_device": "The user switched this device off.",
         AddressSuppressed = "address_suppressed": "The address is on the suppression list.",
+        DeviceGone = "device_gone": "The device left the contacts while the message waited: another user registered it, or it was removed.",
         Duplicate = "duplicate": "Another notification of the same app to the same recipient claimed the idempotency key first.",
+        DuplicateDiffers = "duplicate_differs": "As `duplicate`, and the other notification says something else.",
+        Superseded = "superseded": "A newer notification of the same app to the same recipient, with the same `collapse_key`, replaces it.",
         Expired = "expired": "It was too late to send.",
         Scheduled = "scheduled": "It waits for its `send_at`.",
         QuietHours = "quiet_hours": "It waits for the end of the recipient's quiet hours.",
@@ -59,7 +62,9 @@ impl Reason {
             CategoryNotAllowed => &[Status::Rejected, Status::Suppressed],
             TooLarge | UnreadableHeaders => &[Status::Rejected, Status::Dead],
             UnknownUser | NoEndpoint | OptedOut | OptedOutChannel | OptedOutCategory | OptedOutDevice
-            | AddressSuppressed | Duplicate | Expired => &[Status::Suppressed],
+            | AddressSuppressed | DeviceGone | Duplicate | DuplicateDiffers | Superseded | Expired => {
+                &[Status::Suppressed]
+            }
             Scheduled | QuietHours | CircuitOpen => &[Status::Deferred],
             ProviderTransient | ProviderThrottled | ProviderTimeout | Interrupted => &[Status::Retry],
             ProviderMisconfigured => &[Status::Retry, Status::Dead],
@@ -85,7 +90,9 @@ impl Reason {
             OptedOut | OptedOutChannel | OptedOutCategory | OptedOutDevice | AddressSuppressed => {
                 &[Stage::Filter, Stage::Send]
             }
-            Duplicate => &[Stage::Dedupe],
+            DeviceGone => &[Stage::Send],
+            Duplicate | DuplicateDiffers => &[Stage::Dedupe],
+            Superseded => &[Stage::Filter, Stage::Dedupe, Stage::Send],
             TemplateMissing | NothingToShow | RenderFailed => &[Stage::Render],
             NoProvider => &[Stage::Prioritize, Stage::Send],
             Expired => &[Stage::Enrich, Stage::Filter, Stage::Prioritize, Stage::Send],
@@ -132,6 +139,9 @@ impl Reason {
                 "Operator: if the address works again, remove it from the list with `chasqui suppressions delete`."
             }
             Duplicate => "Producer: use another idempotency key for what is meant to be sent again.",
+            DuplicateDiffers => {
+                "Producer: use another idempotency key for another message; the trace names the notification that has this one."
+            }
             Expired => "Producer: allow more time with `expires_at`. Operator: look for a queue that is behind.",
             QuietHours => "Producer: publish what cannot wait on the lane `critical`.",
             CircuitOpen => {
@@ -167,8 +177,8 @@ impl Reason {
                  meant; then `chasqui dead replay`."
             }
             Unschedulable => "Producer: give a `send_at` that is not centuries away, or a smaller message.",
-            OptedOut | OptedOutChannel | OptedOutCategory | OptedOutDevice | Scheduled | ProviderTransient
-            | ProviderTimeout | Interrupted | DeadEndpoint => return None,
+            OptedOut | OptedOutChannel | OptedOutCategory | OptedOutDevice | DeviceGone | Superseded | Scheduled
+            | ProviderTransient | ProviderTimeout | Interrupted | DeadEndpoint => return None,
         })
     }
 }

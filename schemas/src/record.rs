@@ -14,9 +14,11 @@ use jiff::{Timestamp, civil::Time};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use crate::suppression::Suppression;
 use crate::{
     Channel, Lane, Reason,
     bucket::{KeyedBy, address_key},
+    id,
     submission::Content,
 };
 
@@ -216,10 +218,29 @@ impl Contacts {
         removed
     }
 
+    /// When a device of this [`Device::key`] was registered the last time, if there is one. Without a date `written_at` stands
+    /// in, when the record was written; nothing was registered later than that.
+    pub fn registered(&self, key: &str, written_at: Timestamp) -> Option<Timestamp> {
+        let devices = self.devices.iter().filter(|device| device.key() == key);
+        devices.map(|device| device.registered_at.unwrap_or(written_at).min(written_at)).max()
+    }
+
+    /// Removes every device of this key; the others keep the date that stood in for theirs.
+    pub fn remove_key(&mut self, key: &str, written_at: Timestamp) {
+        self.devices.retain(|device| device.key() != key);
+        self.devices.iter_mut().for_each(|device| _ = device.registered_at.get_or_insert(written_at));
+    }
+
     /// Whether `address` is one of its mailboxes or phone numbers.
     pub fn has_address(&self, address: &str) -> bool {
         let key = address_key(address);
         self.emails.iter().chain(&self.phones).any(|own| address_key(own) == key)
+    }
+
+    /// Whether it has the device that an endpoint names, under whichever id.
+    pub fn has_endpoint(&self, platform: Platform, token: &str) -> bool {
+        let key = device_key(platform, token);
+        self.devices.iter().any(|device| device.key() == key)
     }
 
     /// Whether there is a device `id` with this token.
@@ -242,6 +263,29 @@ pub struct Device {
     /// at which the record was written stands in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registered_at: Option<Timestamp>,
+}
+
+impl Device {
+    /// The same for all records of one device, however its token is spelled: two records of it are one address. Of a Web
+    /// Push subscription the endpoint says which browser it is; the keys beside it may be written in several ways.
+    pub fn key(&self) -> String {
+        device_key(self.platform, &self.token)
+    }
+}
+
+/// See [`Device::key`].
+pub fn device_key(platform: Platform, token: &str) -> String {
+    let token = token.trim();
+    let subscription = || serde_json::from_str::<serde_json::Value>(token).ok();
+    match platform {
+        Platform::Web => match subscription().as_ref().and_then(|subscription| subscription["endpoint"].as_str()) {
+            Some(endpoint) => id::claim(&["web", endpoint]),
+            None => id::claim(&["web", token]),
+        },
+        // Hexadecimal.
+        Platform::Ios => id::claim(&["ios", &token.to_ascii_lowercase()]),
+        Platform::Android => id::claim(&["android", token]),
+    }
 }
 
 /// The push service of a device.
@@ -385,7 +429,8 @@ pub struct Category {
     pub lane: Option<Lane>,
     /// The channels of a submission that names none.
     pub channels: Vec<Channel>,
-    /// True: passes opt-outs and quiet hours (security, legal). Never the suppression list.
+    /// True: passes opt-outs and quiet hours (security, legal), also on the suppression list. Never a complaint, nor an
+    /// address that bounced again and again.
     pub mandatory: bool,
     /// Seconds from submission (or from a later `send_at`) after which it is too late to send, where the
     /// submission has no `expires_at`.
@@ -415,24 +460,7 @@ impl Default for Category {
     }
 }
 
-/// Why an address gets nothing any more (`suppressions`, by [`crate::bucket::address_key`]).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Suppression {
-    /// A word for it: `bounce`, `complaint`, `unsubscribe`, `manual`.
-    pub reason: String,
-    /// Since when.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<Timestamp>,
-}
-
-impl Record for Suppression {
-    const BUCKET: &'static str = "suppressions";
-    const MEANING: &'static str = "Addresses that get nothing any more, by their hash.";
-    const KEYED_BY: KeyedBy = KeyedBy::Address;
-}
-
-/// Whose an address is (`owners`, by [`crate::bucket::address_key`]). Chasqui's own, and no part of the public contract: it
+/// Whose an address or a device is (`owners`, by [`crate::bucket::address_key`] or [`Device::key`]). Chasqui's own, and no part of the public contract: it
 /// follows `contacts`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -443,22 +471,15 @@ pub struct Owners {
 
 impl Record for Owners {
     const BUCKET: &'static str = "owners";
-    const MEANING: &'static str = "Which users have an address in their contacts.";
+    const MEANING: &'static str = "Which users have an address or a device in their contacts.";
     const KEYED_BY: KeyedBy = KeyedBy::Address;
 }
 
 impl Owners {
-    /// Maximum users that share an address: a family, and some test accounts.
+    /// Maximum users that share an address: a family, and some test accounts. A device becomes the last one's alone.
     pub const MAX_USERS: usize = 8;
     /// Maximum addresses of a user that lead to the user.
     pub const MAX_ADDRESSES: usize = 20;
-}
-
-impl Suppression {
-    /// The address does not exist, a provider says.
-    pub const BOUNCE: &str = "bounce";
-    /// Its owner wants no more.
-    pub const UNSUBSCRIBE: &str = "unsubscribe";
 }
 
 #[cfg(test)]
@@ -526,6 +547,18 @@ mod tests {
         let kept: Vec<_> = contacts.devices.iter().map(|device| device.id.parse::<u8>().unwrap()).collect();
         assert_eq!(kept, (1..21).collect::<Vec<u8>>());
         assert_eq!((contacts.keep_newest_devices(), contacts.check()), (0, Ok(())));
+    }
+
+    #[test]
+    fn one_device_has_one_key_however_its_token_is_spelled() {
+        let of = |platform, token: &str| Device { platform, ..device("x", token, None) }.key();
+        assert_eq!(of(Platform::Ios, "AB12"), of(Platform::Ios, " ab12\n"));
+        assert_ne!(of(Platform::Android, "AB12"), of(Platform::Android, "ab12"));
+        let browser =
+            |keys: &str| of(Platform::Web, &format!(r#"{{"endpoint":"https://push.example/1","keys":{keys}}}"#));
+        assert_eq!(browser(r#"{"auth":"a-_"}"#), browser(r#"{"auth":"a+/=", "p256dh": "x"}"#));
+        assert_ne!(browser("{}"), of(Platform::Web, r#"{"endpoint":"https://push.example/2"}"#));
+        assert_ne!(of(Platform::Web, "no JSON"), of(Platform::Web, "none either"));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use crate::{Lane, Stage};
 
 /// Dedupe claims.
 pub const LEDGER: &str = "LEDGER";
+/// The newest of the notifications that replace one another.
+pub const NEWEST: &str = "NEWEST";
 /// Provider attempts started and finished.
 pub const ATTEMPTS: &str = "ATTEMPTS";
 /// Deferred messages and delayed retries, until due.
@@ -27,13 +29,14 @@ pub const CONTACTS: &str = "KV_contacts";
 pub const MAX_BYTES: &str = "chasqui_max_bytes";
 
 /// The streams that belong to no stage, and what each serves, as `queue_metrics.stage` names it.
-pub const SERVICES: [(&str, &str); 9] = [
+pub const SERVICES: [(&str, &str); 10] = [
     (TRACES, "traces"),
     (RECEIPTS, "receipts"),
     (DEFERRED, "schedules"),
     (DEAD, "dead"),
     (REJECTED, "rejected"),
     (LEDGER, "ledger"),
+    (NEWEST, "newest"),
     (ATTEMPTS, "attempts"),
     (INBOX, "inbox"),
     (CONTACTS, "owners"),

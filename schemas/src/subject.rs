@@ -31,6 +31,10 @@ pub const CONTACTS: &str = "$KV.contacts.>";
 pub const REJECTED: &str = "notify.rejected.*";
 /// Every claim in the dedupe ledger.
 pub const LEDGER: &str = "notify.ledger";
+/// Every record that a claim of an idempotency key was given back, by claim; in the same stream as [`LEDGER`].
+pub const GIVEN_BACK: &str = "notify.ledger.given_back.*";
+/// The newest of the notifications that replace one another, by their key.
+pub const NEWEST: &str = "notify.newest.*";
 /// Every claim that a provider attempt has begun.
 pub const ATTEMPTS: &str = "notify.attempts";
 /// Ends of attempts, many in a message, from the workers that began them; in the same stream as [`ATTEMPTS`].
@@ -119,6 +123,16 @@ pub fn receipt(kind: ReceiptKind, channel: Channel) -> String {
 pub fn parse_receipt(subject: &str) -> Option<(ReceiptKind, Channel)> {
     let (kind, channel) = subject.strip_prefix("notify.receipt.")?.split_once('.')?;
     Some((kind.parse().ok()?, channel.parse().ok()?))
+}
+
+/// Where it is recorded that a claim was given back.
+pub fn given_back(claim: &str) -> String {
+    format!("notify.ledger.given_back.{claim}")
+}
+
+/// Where the newest notification of a [`crate::collapse::Collapse::key`] is on record.
+pub fn newest(key: &str) -> String {
+    format!("notify.newest.{key}")
 }
 
 /// Where one deferred message waits. JetStream keeps one schedule per subject, so the subject holds the message's id.

@@ -156,6 +156,12 @@ fn subjects() {
         row(shape(subject::due(lane)), stream::DEFERRED, "Deferred messages whose time has come."),
         row(code(subject::TRACES), stream::TRACES, "Trace events on their way to ClickHouse."),
         row(code(subject::LEDGER), stream::LEDGER, "Claims of idempotency keys."),
+        row(shape(subject::given_back("<claim>")), stream::LEDGER, "Records that such a claim was given back."),
+        row(
+            shape(subject::newest("<key>")),
+            stream::NEWEST,
+            "The newest of the notifications that replace one another (`collapse_key`).",
+        ),
         row(code(subject::ATTEMPTS), stream::ATTEMPTS, "Claims that a provider attempt has begun."),
         row(code(subject::ENDED), stream::ATTEMPTS, "Ends of attempts, from the workers that began them."),
         row(code(subject::TAKEN_OVER), stream::ATTEMPTS, "Ends of attempts, from the workers that took them over."),

@@ -32,7 +32,7 @@ use chasqui_runtime::{
 use chasqui_schemas::{Lane, Pepper, Stage, consumer, measure};
 use chasqui_send::{Ports, SendStage};
 use chasqui_services::{run_monitor, run_owners, run_receipts};
-use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, PrivacySettings, pepper};
+use chasqui_stores::{NatsDirectory, NatsInbox, NatsLedger, NatsNewest, PrivacySettings, pepper};
 use chasqui_validate::Validate;
 use chasqui_warehouse::{WriterSettings, run_exporter, run_writer};
 use tokio::{
@@ -188,10 +188,13 @@ impl Worker {
             }
             Stage::Enrich => self.run(Enrich { directory, clock, apps: settings.permissions() }, limits, parts, on),
             Stage::Filter => {
-                let filter = Filter { directory, clock, pepper: parts.pepper.clone() };
+                let filter = Filter { directory, clock, pepper: parts.pepper.clone(), newest: parts.newest.clone() };
                 self.run(filter, limits, parts, on);
             }
-            Stage::Dedupe => self.run(Dedupe { ledger: parts.ledger.clone() }, limits, parts, on),
+            Stage::Dedupe => {
+                let dedupe = Dedupe { ledger: parts.ledger.clone(), newest: parts.newest.clone() };
+                self.run(dedupe, limits, parts, on);
+            }
             Stage::Render => {
                 let links = settings.links.open(&settings.gateway.public_url)?;
                 let render = Render::new(directory, links, parts.pepper.clone(), settings.schemes()?)
@@ -202,6 +205,7 @@ impl Worker {
             Stage::Send => {
                 let ports = Ports {
                     ledger: parts.ledger.clone(),
+                    newest: parts.newest.clone(),
                     address_book: directory.clone(),
                     directory,
                     clock: clock.clone(),
@@ -440,6 +444,7 @@ struct Parts {
     broker: Broker,
     directory: Arc<NatsDirectory>,
     ledger: Arc<NatsLedger>,
+    newest: Arc<NatsNewest>,
     pepper: Pepper,
 }
 
@@ -455,6 +460,7 @@ impl Parts {
             lanes,
             directory: Arc::new(NatsDirectory::open(&context).await?),
             ledger: Arc::new(ledger),
+            newest: Arc::new(NatsNewest::open(&context, &publisher).await?),
             pepper: pepper(&context, privacy.secret()?.as_ref()).await?,
             broker,
         })

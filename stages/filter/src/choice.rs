@@ -6,7 +6,7 @@ use chasqui_schemas::{
     Channel, Pepper, Reason,
     delivery::{Address, Endpoint},
     notification::Recipient,
-    record::Contacts,
+    record::{Contacts, Device},
 };
 
 /// The endpoints of a recipient on a channel: every device, the first phone, the first mailbox, the user's inbox.
@@ -32,23 +32,30 @@ pub(crate) fn endpoints(
     }
 }
 
+/// Each device once. Where two records have one token, because the app was installed anew, say, the later one counts.
 fn devices(contacts: &Contacts) -> Vec<Endpoint> {
-    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(contacts.devices.len());
+    let mut devices: Vec<(String, &Device)> = Vec::with_capacity(contacts.devices.len());
     for device in &contacts.devices {
         // A delivery's id is made of the device's: a second device of the same id would be the same delivery.
-        if endpoints.iter().any(|endpoint| endpoint.id == device.id) {
+        if devices.iter().any(|(_, known)| known.id == device.id) {
             continue;
         }
-        endpoints.push(Endpoint {
-            id: device.id.clone(),
-            address: Address::Device {
-                platform: device.platform,
-                token: device.token.clone(),
-                registered_at: device.registered_at,
-            },
-        });
+        let key = device.key();
+        match devices.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, known)) if device.registered_at >= known.registered_at => *known = device,
+            Some(_) => {}
+            None => devices.push((key, device)),
+        }
     }
-    endpoints
+    let endpoint = |device: &Device| Endpoint {
+        id: device.id.clone(),
+        address: Address::Device {
+            platform: device.platform,
+            token: device.token.clone(),
+            registered_at: device.registered_at,
+        },
+    };
+    devices.into_iter().map(|(_, device)| endpoint(device)).collect()
 }
 
 /// The one reason to give for a notification that may go nowhere. A user's own wish counts more than the suppression

@@ -6,7 +6,7 @@ use chasqui_schemas::{
     record::{Category, CategoryPreference, Device, Platform, Suppression},
     sample,
 };
-use chasqui_stores::memory::MemoryDirectory;
+use chasqui_stores::memory::{MemoryDirectory, MemoryNewest};
 use futures::executor::block_on;
 use jiff::{SignedDuration, Timestamp};
 use proptest::{collection::vec, option, prelude::*, sample::subsequence};
@@ -54,7 +54,7 @@ fn expiring(notification: Notification, at: Timestamp) -> Notification {
 }
 
 fn directory(preferences: &Preferences, suppressed: &[&str]) -> MemoryDirectory {
-    let suppression = Suppression { reason: "bounce".into(), since: None };
+    let suppression = Suppression { reason: "manual".into(), since: None, bounces: Vec::new() };
     suppressed
         .iter()
         .fold(MemoryDirectory::new(), |directory, address| directory.with(address, suppression.clone()))
@@ -63,7 +63,12 @@ fn directory(preferences: &Preferences, suppressed: &[&str]) -> MemoryDirectory 
 
 fn try_decide(directory: MemoryDirectory, now: Timestamp, input: Notification) -> Result<Decision, StoreError> {
     let pepper = Pepper::new(b"a test's");
-    let stage = Filter { directory: Arc::new(directory), clock: Arc::new(ManualClock::new(now)), pepper };
+    let stage = Filter {
+        directory: Arc::new(directory),
+        clock: Arc::new(ManualClock::new(now)),
+        newest: Arc::new(MemoryNewest::default()),
+        pepper,
+    };
     block_on(stage.decide(input))
 }
 
@@ -200,6 +205,105 @@ fn a_mandatory_category_passes_every_opt_out_but_not_the_suppression_list() {
         let decision = decide(preferences, &[EMAIL], mandatory(notification(&Channel::ALL)));
         assert_eq!(allowed(&decision), ["phone", "tablet", "sms", "in_app"]);
     }
+}
+
+#[test]
+fn an_entry_on_the_suppression_list_stops_what_its_reason_says() {
+    let now = at(NOON);
+    let again = vec![now - SignedDuration::from_hours(30), now];
+    let confirmed = Suppression { bounces: again, ..Suppression::new("bounce", now) };
+    for (entry, passes) in [
+        (Suppression::new("unsubscribe", now), (true, false, false)),
+        (Suppression::new("bounce", now), (true, true, false)),
+        (confirmed, (false, false, false)),
+        (Suppression::new("complaint", now), (false, false, false)),
+    ] {
+        let goes = |input: Notification| {
+            let directory = MemoryDirectory::new().with(EMAIL, entry.clone());
+            let decision = try_decide(directory, now, input).unwrap();
+            if allowed(&decision).is_empty() {
+                assert_eq!(decision.verdict, Verdict::Suppress(Reason::AddressSuppressed));
+            }
+            !allowed(&decision).is_empty()
+        };
+        let normal = || notification(&[Channel::Email]);
+        let mut bulk = normal();
+        bulk.policy.as_mut().unwrap().lane = Some(Lane::Bulk);
+        assert_eq!((goes(mandatory(normal())), goes(normal()), goes(bulk)), passes, "{entry:?}");
+    }
+}
+
+#[test]
+fn a_token_under_two_device_ids_is_called_once_under_the_later_one() {
+    let registered = |id: &str, token: &str, day: Option<&str>| Device {
+        token: token.into(),
+        registered_at: day.map(|day| at(&format!("2026-01-{day}T00:00:00Z"))),
+        ..device(id)
+    };
+    for (devices, expected) in [
+        (vec![registered("old", "t", Some("01")), registered("new", "t", Some("02"))], vec!["new"]),
+        (vec![registered("new", "t", Some("02")), registered("old", "T ", Some("01"))], vec!["new"]),
+        (vec![registered("new", "t", Some("02")), registered("old", "t", None)], vec!["new"]),
+        (vec![registered("first", "t", None), registered("second", "t", None)], vec!["second"]),
+        (vec![registered("a", "t", None), registered("b", "u", None), registered("c", "t", None)], vec!["c", "b"]),
+    ] {
+        let mut input = notification(&[Channel::Push]);
+        input.contacts.as_mut().unwrap().devices = devices;
+        assert_eq!(allowed(&decide(json!({}), &[], input)), expected);
+    }
+}
+
+#[test]
+fn of_several_that_waited_for_the_morning_only_the_newest_goes_on() {
+    let night: Preferences =
+        serde_json::from_value(json!({"quiet_hours": {"start": "11:00", "end": "14:00", "timezone": "UTC"}})).unwrap();
+    let directory = directory(&night, &[]).with("ada", notification(&[]).contacts.unwrap());
+    let (newest, clock) = (Arc::new(MemoryNewest::default()), Arc::new(ManualClock::new(at(NOON))));
+    let pepper = Pepper::new(b"a test's");
+    let stage = Filter { directory: Arc::new(directory), clock: clock.clone(), newest: newest.clone(), pepper };
+    let score = |minute: i64| {
+        let submitted_at = at(NOON) + SignedDuration::from_mins(minute);
+        let keyed =
+            notification(&[Channel::Push]).with_request(|request| request.collapse_key = Some("match-7".into()));
+        Notification { id: Uuid::from_u128(minute as u128), submitted_at, ..keyed }
+    };
+    let decide = |input: Notification| block_on(stage.decide(input)).unwrap();
+    let newer =
+        |minute: u128| Decision::suppress(Reason::Superseded).with("newer", Uuid::from_u128(minute).to_string());
+    let mut waiting = Vec::new();
+    for minute in [1, 2, 3, 5, 6] {
+        let decision = decide(score(minute));
+        let Verdict::Defer { message, .. } = decision.verdict else { panic!("{decision:?}") };
+        let Output::Notification(again) = message.again() else { panic!("a notification stays one") };
+        waiting.push(again);
+    }
+    let late = decide(score(4));
+    assert_eq!(late.verdict, Verdict::Suppress(Reason::Superseded), "it would only wait: {late:?}");
+
+    clock.advance(SignedDuration::from_hours(3));
+    let last = waiting.pop().unwrap();
+    for old in waiting {
+        assert_eq!(decide(old), newer(6));
+    }
+    assert_eq!(allowed(&decide(last.clone())), ["phone", "tablet"]);
+    assert_eq!(allowed(&decide(last.clone())), ["phone", "tablet"], "again, after a crash");
+    // What passes meanwhile without waiting replaces what waits, too.
+    let passed = score(7);
+    block_on(newest.raise(&passed.collapse(Passage::Passed).unwrap().key, passed.version())).unwrap();
+    assert_eq!(decide(last), newer(7));
+}
+
+#[test]
+fn a_device_that_was_handed_on_while_a_message_waited_does_not_get_it() {
+    let contacts: Contacts = serde_json::from_value(json!({
+        "devices": [{"id": "new id", "platform": "ios", "token": "TOKEN OF TABLET"}]
+    }))
+    .unwrap();
+    let waited = || Notification { pass: 1, ..notification(&[Channel::Push]) };
+    let directory = MemoryDirectory::new().with("ada", contacts);
+    assert_eq!(allowed(&try_decide(directory, at(NOON), waited()).unwrap()), ["tablet"]);
+    let forgotten = try_decide(MemoryDirectory::new(), at(NOON), waited()).unwrap();
+    assert_eq!(forgotten.verdict, Verdict::Suppress(Reason::NoEndpoint));
 }
 
 #[test]

@@ -197,6 +197,8 @@ impl Render {
         if deliveries.is_empty() {
             return Decision { attributes, ..without_deliveries(notification, &failures, &skipped) };
         }
+        let siblings = u16::try_from(deliveries.len()).unwrap_or(u16::MAX);
+        deliveries.iter_mut().for_each(|delivery| delivery.siblings = siblings);
         attributes.push(("deliveries".into(), (deliveries.len() + ended.len()).to_compact_string()));
         let verdict = Verdict::Forward(deliveries.into_iter().map(Output::Delivery).collect());
         Decision { attributes, ended, ..Decision::new(verdict) }

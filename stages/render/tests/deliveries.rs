@@ -60,6 +60,9 @@ fn every_endpoint_gets_a_delivery_with_all_that_a_provider_needs() {
         );
         assert_eq!(delivery.expires_at, Some("2026-03-01T12:01:00Z".parse().unwrap()));
         assert_eq!(delivery.collapse_key.as_deref(), Some("c"));
+        let collapse = delivery.collapse.as_ref().unwrap();
+        assert_eq!((collapse.at_ms, delivery.siblings), (input.submitted_at.as_millisecond(), 5));
+        assert_eq!(delivery.claim, input.claim);
         assert_eq!((delivery.attempt, delivery.pass, delivery.provider.as_str()), (1, 0, ""));
         assert_eq!(delivery.sms_segments, u16::from(endpoint.channel() == Channel::Sms));
     }

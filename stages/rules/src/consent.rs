@@ -6,13 +6,26 @@
 
 use chasqui_contract::{Directory, StoreError};
 use chasqui_schemas::{
-    Reason,
+    Lane, Reason,
     delivery::{Address, Endpoint},
     record::Preferences,
 };
+use jiff::Timestamp;
+
+/// What of a message counts against an entry on the suppression list.
+#[derive(Debug, Clone, Copy)]
+pub struct Weight {
+    /// Whether its category is mandatory.
+    pub mandatory: bool,
+    /// The lane that it goes out on.
+    pub lane: Lane,
+    /// When it goes out.
+    pub now: Timestamp,
+}
 
 /// The reason why this one endpoint must not be used, if there is one: the user switched the device off, or the address
-/// is on the suppression list, which holds for every message.
+/// is on the suppression list with a reason that stops this message
+/// ([`chasqui_schemas::record::Suppression::stops`]).
 ///
 /// # Errors
 /// The directory's.
@@ -20,6 +33,7 @@ pub async fn refusal(
     directory: &dyn Directory,
     endpoint: &Endpoint,
     preferences: Option<&Preferences>,
+    Weight { mandatory, lane, now }: Weight,
 ) -> Result<Option<Reason>, StoreError> {
     Ok(match &endpoint.address {
         Address::Device { .. } => {
@@ -27,7 +41,8 @@ pub async fn refusal(
             (switched == Some(&false)).then_some(Reason::OptedOutDevice)
         }
         Address::Phone(address) | Address::Mailbox(address) => {
-            directory.suppression(address).await?.map(|_| Reason::AddressSuppressed)
+            let suppression = directory.suppression(address).await?;
+            suppression.filter(|entry| entry.stops(mandatory, lane, now)).map(|_| Reason::AddressSuppressed)
         }
         Address::Inbox(_) => None,
     })

@@ -1,28 +1,42 @@
 //! Opt-outs are law: what had to wait is asked about again before it goes out.
 //!
 //! Guarantee: the rules are filter's ([`chasqui_rules::consent`]), on the records of now. Quiet hours are not asked
-//! again: they hold for the beginning of a delivery, not for its retries.
+//! again: they hold for the beginning of a delivery, not for its retries. A device must still be the user's: it may have been
+//! handed on, and signed in by another.
 
 use chasqui_contract::{Directory, StoreError};
-use chasqui_rules::consent;
-use chasqui_schemas::{Delivery, Reason};
+use chasqui_rules::consent::{self, Weight};
+use chasqui_schemas::{Delivery, Reason, delivery::Address};
+use jiff::Timestamp;
 
 /// Why a delivery must not go out any more, if so.
 ///
 /// # Errors
 /// The directory's. A record that cannot be used is one: a misspelt opt-out must not become a message.
-pub(crate) async fn withdrawn(directory: &dyn Directory, delivery: &Delivery) -> Result<Option<Reason>, StoreError> {
+pub(crate) async fn withdrawn(
+    directory: &dyn Directory,
+    delivery: &Delivery,
+    now: Timestamp,
+) -> Result<Option<Reason>, StoreError> {
     let category = directory.category(&delivery.category).await?;
+    let mandatory = category.is_some_and(|category| category.mandatory);
+    let weight = Weight { mandatory, lane: delivery.lane, now };
     let mut preferences = Vec::new();
-    if !category.is_some_and(|category| category.mandatory) {
+    if !mandatory {
         for user in delivery.user.iter().chain(&delivery.owners) {
             preferences.extend(directory.preferences(user).await?);
+        }
+    }
+    if let (Address::Device { platform, token, .. }, Some(user)) = (&delivery.endpoint.address, &delivery.user) {
+        let contacts = directory.contacts(user).await?;
+        if !contacts.is_some_and(|contacts| contacts.has_endpoint(*platform, token)) {
+            return Ok(Some(Reason::DeviceGone));
         }
     }
     match preferences.iter().find_map(|each| each.opt_out(&delivery.category, delivery.channel())) {
         Some(reason) => Ok(Some(reason)),
         // Only a user has devices, and a user is one.
-        None => consent::refusal(directory, &delivery.endpoint, preferences.first().map(|each| &**each)).await,
+        None => consent::refusal(directory, &delivery.endpoint, preferences.first().map(|each| &**each), weight).await,
     }
 }
 
@@ -30,21 +44,21 @@ pub(crate) async fn withdrawn(directory: &dyn Directory, delivery: &Delivery) ->
 mod tests {
     use chasqui_schemas::{
         Channel,
-        record::{Category, Preferences, Suppression},
+        record::{Category, Contacts, Preferences, Suppression},
     };
     use chasqui_stores::memory::MemoryDirectory;
     use serde_json::json;
 
     use super::*;
-    use crate::testing::delivery_by;
+    use crate::testing::{at, delivery_by, with_ada};
 
     fn directory(preferences: serde_json::Value) -> MemoryDirectory {
         let preferences: Preferences = serde_json::from_value(preferences).unwrap();
-        MemoryDirectory::new().with("ada", preferences)
+        with_ada().with("ada", preferences)
     }
 
     async fn asked(directory: &MemoryDirectory, delivery: &Delivery) -> Option<Reason> {
-        withdrawn(directory, delivery).await.unwrap()
+        withdrawn(directory, delivery, at(0)).await.unwrap()
     }
 
     #[tokio::test]
@@ -62,12 +76,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mandatory_category_passes_opt_outs_but_not_the_suppression_list() {
+    async fn a_mandatory_category_passes_opt_outs_but_not_a_complaint() {
         let mandatory = Category { mandatory: true, ..Category::default() };
         let directory = directory(json!({"enabled": false})).with("order", mandatory);
         assert_eq!(asked(&directory, &delivery_by(Channel::Sms)).await, None);
-        let suppression = Suppression { reason: Suppression::BOUNCE.into(), since: None };
-        let directory = directory.with("+491711234567", suppression);
+        let directory = directory.with("+491711234567", Suppression::new(Suppression::UNSUBSCRIBE, at(0)));
+        assert_eq!(asked(&directory, &delivery_by(Channel::Sms)).await, None);
+        let directory = directory.with("+491711234567", Suppression::new("complaint", at(0)));
         assert_eq!(asked(&directory, &delivery_by(Channel::Sms)).await, Some(Reason::AddressSuppressed));
     }
 
@@ -78,10 +93,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_device_that_left_the_contacts_gets_nothing_more_and_one_under_a_new_id_does() {
+        let with = |devices: serde_json::Value| {
+            let contacts: Contacts = serde_json::from_value(json!({ "devices": devices })).unwrap();
+            MemoryDirectory::new().with("ada", contacts)
+        };
+        let push = delivery_by(Channel::Push);
+        for (devices, expected) in [
+            (json!([{"id": "endpoint", "platform": "android", "token": "token-1"}]), None),
+            (json!([{"id": "anew", "platform": "android", "token": "token-1"}]), None),
+            (json!([{"id": "endpoint", "platform": "android", "token": "token-2"}]), Some(Reason::DeviceGone)),
+            (json!([]), Some(Reason::DeviceGone)),
+        ] {
+            assert_eq!(asked(&with(devices.clone()), &push).await, expected, "{devices}");
+        }
+        assert_eq!(asked(&MemoryDirectory::new(), &push).await, Some(Reason::DeviceGone), "she was forgotten");
+        assert_eq!(asked(&MemoryDirectory::new(), &delivery_by(Channel::InApp)).await, None);
+    }
+
+    #[tokio::test]
     async fn a_directory_that_is_away_is_an_error_and_not_a_yes() {
         let directory = directory(json!({}));
         directory.faults.fail_next(1);
-        assert!(withdrawn(&directory, &delivery_by(Channel::Email)).await.unwrap_err().class().is_transient());
+        assert!(withdrawn(&directory, &delivery_by(Channel::Email), at(0)).await.unwrap_err().class().is_transient());
     }
 
     #[tokio::test]

@@ -50,6 +50,9 @@
 //! before it goes out. What an answer says of the address (dead, opted out) is done to contacts and suppression list
 //! before the decision is published.
 //!
+//! Nor is a message called that a newer one has replaced (`collapse_key`): it is asked about before each attempt, and
+//! ends as `superseded`.
+//!
 //! # Providers
 //! The stage is handed providers by the port [`Provider`](chasqui_contract::Provider), one for each account, and knows no
 //! vendor. An account that keeps failing is reported to developers, by [`alerts`].

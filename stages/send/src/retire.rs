@@ -1,5 +1,5 @@
 //! What an answer says of the address is acted on: a dead device leaves the contacts, a dead or opted-out address goes on
-//! the suppression list.
+//! the suppression list, which says what that stops.
 //!
 //! | answer | device | mailbox, phone |
 //! |---|---|---|
@@ -25,8 +25,7 @@ pub(crate) async fn retire(
 ) -> Result<Option<(&'static str, &'static str)>, StoreError> {
     let answer = &finished.answer;
     let suppress = async |address: &str, reason: &'static str| {
-        let suppression = Suppression { reason: reason.to_owned(), since: Some(finished.at) };
-        book.suppress(address, suppression).await.map(|()| ("endpoint_suppressed", reason))
+        book.suppress(address, reason, finished.at).await.map(|()| ("endpoint_suppressed", reason))
     };
     let done = match (answer.outcome, &delivery.endpoint.address, &delivery.user) {
         (Outcome::DeadEndpoint, Address::Device { token, .. }, Some(user)) => {

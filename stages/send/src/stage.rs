@@ -6,11 +6,17 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chasqui_contract::{
-    AddressBook, Answer, Clock, Decide, Decision, Directory, Ledger, Output, Provider, StoreError, Verdict,
+    AddressBook, Answer, Clock, Decide, Decision, Directory, Ledger, Newest, Output, Provider, StoreError, Verdict,
 };
 use chasqui_rules::Routes;
-use chasqui_schemas::{Channel, Delivery, Reason, text, trace::Attributes};
+use chasqui_schemas::{
+    Channel, Delivery, Reason,
+    collapse::{Collapse, Version},
+    text,
+    trace::Attributes,
+};
 use chasqui_settings::SettingsError;
+use uuid::Uuid;
 
 use crate::{
     Finished, Settings,
@@ -33,6 +39,8 @@ pub struct Ports {
     pub ledger: Arc<dyn Ledger>,
     /// Where opt-outs and suppressions are looked up.
     pub directory: Arc<dyn Directory>,
+    /// Where it looks up whether a newer message has replaced one.
+    pub newest: Arc<dyn Newest>,
     /// Where dead addresses are taken out of use.
     pub address_book: Arc<dyn AddressBook>,
     /// The time.
@@ -128,9 +136,12 @@ impl SendStage {
         }
         // What was never put back comes from filter a moment ago.
         if (delivery.attempt > 1 || delivery.pass > 0)
-            && let Some(reason) = withdrawn(&*self.ports.directory, delivery).await?
+            && let Some(reason) = withdrawn(&*self.ports.directory, delivery, now).await?
         {
             return stop(reason);
+        }
+        if let Some(newer) = self.newer(delivery).await? {
+            return Ok((Plan::Stop(Reason::Superseded), vec![("newer".into(), newer.to_string().into())]));
         }
         let mut refusals = Vec::new();
         let mut passed_over = Vec::new();
@@ -157,6 +168,15 @@ impl SendStage {
             Err(reason) => Plan::Stop(reason),
         };
         Ok((plan, passed_over))
+    }
+
+    /// The notification that replaces the delivery's and has passed, if there is one. It is asked about each attempt, because
+    /// the first may have waited in a queue that the newer one was not in.
+    async fn newer(&self, delivery: &Delivery) -> Result<Option<Uuid>, StoreError> {
+        let Some(Collapse { key, at_ms }) = &delivery.collapse else { return Ok(None) };
+        let own = Version { at_ms: *at_ms, notification: delivery.notification_id };
+        let newest = self.ports.newest.newest(key).await?;
+        Ok(newest.filter(|newest| *newest > own).map(|newest| newest.notification))
     }
 
     /// One call, timed as a whole, and cleaned of addresses.

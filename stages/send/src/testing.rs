@@ -6,9 +6,25 @@ use async_trait::async_trait;
 use chasqui_contract::{Answer, Provider};
 use chasqui_rules::Routes;
 pub(crate) use chasqui_schemas::sample::{at, delivery_by, delivery_to};
-use chasqui_schemas::{Channel, Delivery, record::Platform};
+use chasqui_schemas::{
+    Channel, Delivery,
+    record::{Contacts, Device, Platform},
+};
+use chasqui_stores::memory::MemoryDirectory;
 
 use crate::{DEFAULTS, Settings};
+
+/// The contacts of `ada`, who has the device of [`delivery_by`].
+pub(crate) fn with_ada() -> MemoryDirectory {
+    let push = delivery_by(Channel::Push);
+    let device = Device {
+        id: push.endpoint.id.clone(),
+        platform: Platform::Android,
+        token: push.endpoint.address.text().to_owned(),
+        registered_at: None,
+    };
+    MemoryDirectory::new().with("ada", Contacts { devices: vec![device], ..Contacts::default() })
+}
 
 /// The default settings.
 pub(crate) fn settings() -> Settings {

@@ -1,7 +1,6 @@
 //! The address book: takes addresses out of use, because a provider calls them dead or their owner wants no more.
 
 use async_trait::async_trait;
-use chasqui_schemas::record::Suppression;
 use jiff::Timestamp;
 
 use crate::StoreError;
@@ -24,6 +23,7 @@ pub trait AddressBook: Send + Sync {
         gone_since: Option<Timestamp>,
     ) -> Result<bool, StoreError>;
 
-    /// Puts an e-mail address or phone number on the suppression list; an entry that is there already stays as it is.
-    async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError>;
+    /// Puts an e-mail address or phone number on the suppression list, or adds to the entry that is there, as
+    /// [`chasqui_schemas::record::Suppression::learned`] says.
+    async fn suppress(&self, address: &str, reason: &str, at: Timestamp) -> Result<(), StoreError>;
 }

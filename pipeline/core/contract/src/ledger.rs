@@ -6,6 +6,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chasqui_schemas::key_claim::GivenBack;
 
 use crate::StoreError;
 
@@ -41,6 +42,10 @@ pub trait Ledger: Send + Sync {
     ///
     /// A repeat after an error is safe: it answers `Taken` with our own value.
     async fn claim(&self, book: Book, id: &str, value: Bytes) -> Result<Claim, StoreError>;
+
+    /// The records that the claim `id` of an idempotency key was given back, in whole or in part
+    /// ([`chasqui_schemas::key_claim::GivenBack`]). The runtime writes them.
+    async fn given_back(&self, id: &str) -> Result<Vec<GivenBack>, StoreError>;
 
     /// Records the end of an attempt that this process began: only after the answer [`Claim::First`] may it be called.
     /// Answers the end that is on record where that is another, because another process has taken the attempt over.

@@ -9,7 +9,8 @@
 use chasqui_contract::{Context, Decision, Ended, IncomingMessage, Output, Verdict};
 use chasqui_nats::{Letter, Outgoing, PublishError, Shares, dead_letter, raw_headers};
 use chasqui_schemas::{
-    Channel, Lane, Reason, Receipt, Stage, header, stream, subject, submission::LAST_MOMENT, trace::Encoded,
+    Channel, Delivery, Lane, Notification, Reason, Receipt, Stage, envelope, header, key_claim::GivenBack, stream,
+    subject, submission::LAST_MOMENT, trace::Encoded,
 };
 use chasqui_trace::{
     encoded,
@@ -116,13 +117,23 @@ impl PendingCommit {
         decision: Decision,
         deferred: &Shares,
     ) -> Self {
-        let word = decision.verdict.as_str();
+        let (word, mut unsent) = (decision.verdict.as_str(), ends_unsent(stage, &decision, delivered));
         let mut pending =
             PendingCommit { incoming, delivered, parts: Vec::new(), events: Vec::new(), word, context, timing };
         pending.events = pending.trace_events(stage, &decision);
         match pending.plan(stage, decision, deferred) {
             Ok(parts) => pending.parts = parts,
-            Err(impossible) => pending.become_dead_letter(stage, impossible),
+            Err(impossible) => {
+                // Nothing of it is stored. At send another copy of the message may be further.
+                unsent |= stage != Stage::Send && delivered == 1;
+                pending.become_dead_letter(stage, impossible);
+            }
+        }
+        if unsent {
+            let incoming = &pending.incoming;
+            pending
+                .parts
+                .extend(give_back(stage, &incoming.payload).map(|record| Part::Message(stream::LEDGER, record)));
         }
         pending
     }
@@ -305,6 +316,54 @@ impl PendingCommit {
     }
 }
 
+/// The record that the message gives the claim of its idempotency key back, as far as it holds it.
+fn give_back(stage: Stage, payload: &[u8]) -> Option<Outgoing> {
+    let (claim, record) = match stage {
+        Stage::Prioritize | Stage::Send => {
+            let delivery = envelope::decode::<Delivery>(payload).ok()?;
+            if delivery.attempt > 1 {
+                // A provider was called before.
+                return None;
+            }
+            let Delivery { claim, notification_id: notification, id, siblings: of, .. } = delivery;
+            (claim, GivenBack { notification, delivery: Some(id), of })
+        }
+        _ => {
+            let Notification { claim, id, .. } = envelope::decode(payload).ok()?;
+            (claim, GivenBack { notification: id, delivery: None, of: 0 })
+        }
+    };
+    if claim.is_empty() {
+        return None;
+    }
+    let who = record.delivery.unwrap_or(record.notification).simple();
+    Some(Outgoing {
+        subject: subject::given_back(&claim),
+        message_id: Some(format!("given_back.{claim}.{who}")),
+        headers: vec![],
+        // Ids and a number always serialise.
+        payload: serde_json::to_vec(&record).unwrap_or_default().into(),
+    })
+}
+
+/// Whether this ends a message that holds the claim of an idempotency key and was handed to no provider.
+///
+/// Where in doubt it was: a key that stays burnt costs less than a message that goes out twice. Before send, a message
+/// that was handed out before may have been forwarded then. At send, the record of attempts says who was called; what
+/// the runtime itself gives up is not on record. What is superseded was replaced, and must not come again.
+fn ends_unsent(stage: Stage, decision: &Decision, delivered: u32) -> bool {
+    let on_record = stage == Stage::Send;
+    let ended = match &decision.verdict {
+        Verdict::Suppress(reason) => *reason != Reason::Superseded,
+        Verdict::Dead { reason, .. } => {
+            *reason != Reason::DeliveriesExhausted
+                && !(on_record && matches!(reason, Reason::Panicked | Reason::BadRecord | Reason::UnreadableHeaders))
+        }
+        _ => false,
+    };
+    ended && decision.provider.is_none() && (on_record || delivered == 1)
+}
+
 fn too_large(error: PublishError) -> Impossible {
     (Reason::TooLarge, error.to_string())
 }
@@ -336,3 +395,6 @@ fn moment(until: Timestamp) -> Timestamp {
     let rest = if late == 0 { 0 } else { i128::from(MOMENT_MS) * 1_000_000 - late };
     Timestamp::from_nanosecond(until.as_nanosecond() + rest).unwrap_or(until)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `STAGE_*`, `TRACES`, `RECEIPTS` | limits | [`chasqui_nats::release`] removes what is acknowledged, many messages at a time |
 //! | `LEDGER`, `ATTEMPTS` | limits | a work queue forgets acknowledged message ids when the server restarts |
+//! | `NEWEST` | limits | the newest version of each key; what is older than anything waits is forgotten |
 //! | `DEFERRED` | work queue | schedules wait without a consumer; due messages leave when they are returned |
 //! | `DEAD` | limits | kept until an operator has looked |
 //! | `REJECTED` | limits | the latest of each app; the oldest go first |
@@ -50,6 +51,12 @@ const MAX_MESSAGE_BYTES: i32 = 2 * 1024 * 1024;
 /// Bytes of a dead letter that its message may not have: the headers, of which JetStream takes 64 KiB. So a dead letter
 /// can hold all bytes of every message that any stream took.
 const LETTER_HEADERS: i32 = 64 * 1024;
+/// Maximum keys of which the newest notification is known: the server has some 220 bytes of each in memory. Where there are
+/// more, those that were written longest ago are forgotten.
+const MAX_COLLAPSE_KEYS: i64 = 1_000_000;
+/// Days for which the newest notification of a key is known: longer than one waits for the end of quiet hours or for a
+/// provider.
+const NEWEST_DAYS: u32 = 3;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why the topology could not be created or changed.
@@ -259,7 +266,15 @@ fn stream_configs(settings: &StreamSettings, largest: i32) -> Vec<StreamConfig> 
         }
     }
     configs.extend([
-        claims(stream::LEDGER, &[subject::LEDGER], settings.dedupe_window_s),
+        claims(stream::LEDGER, &[subject::LEDGER, subject::GIVEN_BACK], settings.dedupe_window_s),
+        StreamConfig {
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::Old,
+            max_messages_per_subject: 1,
+            max_messages: MAX_COLLAPSE_KEYS,
+            max_age: DAY * NEWEST_DAYS,
+            ..base(stream::NEWEST, &[subject::NEWEST])
+        },
         claims(stream::ATTEMPTS, &[subject::ATTEMPTS, subject::ENDED, subject::TAKEN_OVER], settings.attempts_window_s),
         StreamConfig {
             retention: RetentionPolicy::WorkQueue,

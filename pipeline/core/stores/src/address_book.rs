@@ -1,15 +1,14 @@
 //! The address book, on the buckets that the directory reads.
 //!
 //! Guarantee: a record is changed as it was read ([`chasqui_nats::amend`]), so a device that registers at the same
-//! moment is not lost. An address that is suppressed already keeps its first reason. The directory that made a change
-//! sees it at once, before its watch gets it from the server.
+//! moment is not lost, nor what else is learned of an address. The directory that made a change sees it at once, before
+//! its watch gets it from the server.
 //!
 //! After a crash the call is repeated, and finds its work done.
 
-use async_nats::jetstream::kv::CreateErrorKind;
 use async_trait::async_trait;
 use chasqui_contract::{AddressBook, StoreError};
-use chasqui_nats::{amend::amend_dated, bucket::bad_record, unavailable};
+use chasqui_nats::amend::{amend, amend_dated};
 use chasqui_schemas::record::{Contacts, Record, Suppression};
 use jiff::Timestamp;
 
@@ -36,16 +35,11 @@ impl AddressBook for NatsDirectory {
         gone
     }
 
-    async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError> {
+    async fn suppress(&self, address: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
         let key = Suppression::KEYED_BY.key(address);
-        let json = serde_json::to_vec(&suppression)
-            .map_err(|error| bad_record(Suppression::BUCKET, &Suppression::KEYED_BY.shown(address), error))?;
-        let created = self.suppressions.store().create(&key, json.into()).await;
+        let add = |known: Option<Suppression>| (Suppression::learned(known.as_ref(), reason, at), ());
+        let added = amend(self.suppressions.store(), &key, &Suppression::KEYED_BY.shown(address), add).await;
         self.suppressions.forget(&key);
-        match created {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(unavailable(Suppression::BUCKET, error)),
-        }
+        added
     }
 }

@@ -234,8 +234,8 @@ fn message(subject: &'static str, ends: &[&End], last: u64) -> Outgoing {
     }
 }
 
-/// Whether the message was refused because another worker has taken attempts over since.
-fn is_stale(error: &PublishError) -> bool {
+/// Whether a message was refused because another one has come since: a takeover, a newer version.
+pub(crate) fn is_stale(error: &PublishError) -> bool {
     // A replicated stream answers the second code while another such message is being replicated.
     let codes = [ErrorCode::STREAM_WRONG_LAST_SEQUENCE, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT];
     matches!(error, PublishError::Refused { code, .. } if codes.iter().any(|stale| stale.0 == *code))

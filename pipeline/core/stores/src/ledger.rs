@@ -9,6 +9,9 @@
 //! durably stored; all others get its value. The streams need `limits` retention, `max_age` = `duplicate_window` = the
 //! window, `allow_atomic_publish` and `allow_direct`.
 //!
+//! A claim of an idempotency key that is given back stays where it is. That it was given back is a message of its own, on a
+//! subject of the claim; who finds the claim taken asks the stream's leader for these.
+//!
 //! Claims that come at the same time are published together ([`chasqui_nats::coalesce`]): one atomic batch, one fsync.
 //!
 //! After a crash the claim is repeated, and gets `Taken` with its own value if it had been stored.
@@ -17,18 +20,19 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self,
-    stream::{DirectGetErrorKind, Stream},
+    stream::{DirectGetErrorKind, LastRawMessageErrorKind, Stream},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use chasqui_contract::{Book, Claim, Ledger, StoreError};
 use chasqui_nats::{
     Outgoing, PublishError, Publisher, Stored,
+    bucket::bad_record,
     coalesce::{Coalescer, Pace, ask},
     publisher::MAX_SINGLES,
     unavailable,
 };
-use chasqui_schemas::{stream, subject};
+use chasqui_schemas::{key_claim::GivenBack, stream, subject};
 use futures::{StreamExt, stream as streams};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -47,12 +51,16 @@ const BATCHES_IN_FLIGHT: usize = 4;
 const MAX_VALUE_BYTES: usize = 64 * 1024;
 /// Maximum values that are read back at the same time.
 const READS_IN_FLIGHT: usize = 64;
+/// Maximum records that are read of a claim that was given back: one for each delivery, and there are far fewer.
+const MAX_GIVEN_BACK: usize = 1_000;
 
 /// The ledger on JetStream. After a drop, claims that wait are still stored.
 #[derive(Debug)]
 pub struct NatsLedger {
     dedupe: mpsc::Sender<PendingClaim>,
     attempts: mpsc::Sender<PendingClaim>,
+    /// The stream of the book of idempotency keys.
+    claimed: Stream,
     ends: Ends,
 }
 
@@ -107,6 +115,7 @@ impl NatsLedger {
             claims
         };
         Ok(NatsLedger {
+            claimed: ledger.clone(),
             dedupe: commit(stream::LEDGER, subject::LEDGER, ledger),
             attempts: commit(stream::ATTEMPTS, subject::ATTEMPTS, attempts),
             ends,
@@ -132,6 +141,23 @@ impl Ledger for NatsLedger {
         };
         check_size(store, &value)?;
         ask(store, claims, |answer| PendingClaim { id: id.to_owned(), value, answer }).await
+    }
+
+    async fn given_back(&self, id: &str) -> Result<Vec<GivenBack>, StoreError> {
+        let subject = subject::given_back(id);
+        let (mut records, mut next) = (Vec::new(), 1);
+        while records.len() < MAX_GIVEN_BACK {
+            // Of the leader: a replica that lags behind would say that it was not given back.
+            let message = match self.claimed.get_first_raw_message_by_subject(&subject, next).await {
+                Ok(message) => message,
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => break,
+                Err(error) => return Err(unavailable(stream::LEDGER, error)),
+            };
+            next = message.sequence + 1;
+            let record = serde_json::from_slice(&message.payload);
+            records.push(record.map_err(|error| bad_record(stream::LEDGER, id, error))?);
+        }
+        Ok(records)
     }
 
     async fn end(&self, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {

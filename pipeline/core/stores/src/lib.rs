@@ -7,6 +7,7 @@
 //! | [`records`] | the same buckets, as commands write them |
 //! | [`ledger`] | claims, first come, first served |
 //! | `ends` | how attempts ended, many in a message |
+//! | [`newest`] | the newest of the notifications that replace one another |
 //! | [`owners`] | whose an address is: an index that follows the contacts |
 //! | [`inbox`] | in-app inboxes |
 //! | [`mod@pepper`] | the secret that keeps addresses out of ids |
@@ -22,6 +23,7 @@ mod ends;
 pub mod inbox;
 pub mod ledger;
 pub mod memory;
+pub mod newest;
 pub mod owners;
 pub mod pepper;
 mod record_reader;
@@ -30,6 +32,7 @@ pub mod records;
 pub use directory::NatsDirectory;
 pub use inbox::NatsInbox;
 pub use ledger::NatsLedger;
+pub use newest::NatsNewest;
 pub use owners::OwnersIndex;
 pub use pepper::{PepperError, PrivacySettings, pepper};
 pub use records::{RecordError, Records, Revision};

@@ -17,8 +17,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chasqui_contract::{AddressBook, Book, Claim, Directory, Inbox, Ledger, StoreError};
+use chasqui_contract::{AddressBook, Book, Claim, Directory, Inbox, Ledger, Newest, StoreError};
 use chasqui_schemas::{
+    collapse::Version,
+    key_claim::GivenBack,
     record::{Category, Contacts, Owners, Preferences, Record, Suppression, Template},
     stream,
 };
@@ -173,10 +175,12 @@ impl AddressBook for MemoryDirectory {
         Ok(!contacts.has_device(device, token))
     }
 
-    async fn suppress(&self, address: &str, suppression: Suppression) -> Result<(), StoreError> {
-        self.faults.before(Suppression::BUCKET)?;
-        lock(&self.records).entry(place::<Suppression>(address)).or_insert_with(|| stored(Some(Arc::new(suppression))));
-        self.faults.after(Suppression::BUCKET)
+    async fn suppress(&self, address: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
+        let known = self.suppression(address).await?;
+        if let Some(learned) = Suppression::learned(known.as_deref(), reason, at) {
+            self.put(address, learned);
+        }
+        Ok(())
     }
 }
 
@@ -185,6 +189,8 @@ impl AddressBook for MemoryDirectory {
 pub struct MemoryLedger {
     /// By book and id; the place is its number.
     claims: Mutex<HashMap<(Book, String), (Bytes, u64)>>,
+    /// Records of claims that were given back.
+    given_back: Mutex<HashMap<String, Vec<GivenBack>>>,
     /// How attempts ended.
     ends: Mutex<HashMap<String, Bytes>>,
     /// Failures that a test orders.
@@ -195,6 +201,11 @@ impl MemoryLedger {
     /// Without any claim.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Records that a claim was given back, as the runtime does.
+    pub fn give_back(&self, id: &str, record: GivenBack) {
+        lock(&self.given_back).entry(id.to_owned()).or_default().push(record);
     }
 
     /// The value of a claim.
@@ -232,6 +243,13 @@ impl Ledger for MemoryLedger {
         Ok(answer)
     }
 
+    async fn given_back(&self, id: &str) -> Result<Vec<GivenBack>, StoreError> {
+        self.faults.before(stream::LEDGER)?;
+        let records = lock(&self.given_back).get(id).cloned().unwrap_or_default();
+        self.faults.after(stream::LEDGER)?;
+        Ok(records)
+    }
+
     async fn end(&self, id: &str, value: Bytes) -> Result<Option<Bytes>, StoreError> {
         self.faults.before(stream::ATTEMPTS)?;
         let first = lock(&self.ends).entry(id.to_owned()).or_insert_with(|| value.clone()).clone();
@@ -241,6 +259,36 @@ impl Ledger for MemoryLedger {
 
     async fn take_over(&self, id: &str, _begun: u64, value: Bytes) -> Result<Option<Bytes>, StoreError> {
         self.end(id, value).await
+    }
+}
+
+/// The newest versions in memory.
+#[derive(Debug, Default)]
+pub struct MemoryNewest {
+    versions: Mutex<HashMap<String, Version>>,
+    /// Failures that a test orders.
+    pub faults: Faults,
+}
+
+#[async_trait]
+impl Newest for MemoryNewest {
+    async fn raise(&self, key: &str, version: Version) -> Result<Version, StoreError> {
+        self.faults.before(stream::NEWEST)?;
+        let newest = {
+            let mut versions = lock(&self.versions);
+            let newest = versions.entry(key.to_owned()).or_insert(version);
+            *newest = version.max(*newest);
+            *newest
+        };
+        self.faults.after(stream::NEWEST)?;
+        Ok(newest)
+    }
+
+    async fn newest(&self, key: &str) -> Result<Option<Version>, StoreError> {
+        self.faults.before(stream::NEWEST)?;
+        let newest = lock(&self.versions).get(key).copied();
+        self.faults.after(stream::NEWEST)?;
+        Ok(newest)
     }
 }
 

@@ -4,6 +4,9 @@
 //! Contacts are written straight into their bucket, by any backend. So the index cannot be written with them: it follows
 //! them ([`OwnersIndex::follow`]). It keeps for each user which addresses it knows, because a record that is gone cannot say.
 //!
+//! A device is one person's: where the contacts of several users have it, it stays with the one who registered it last, and
+//! leaves the others' contacts. What registered means, and what stands in for a missing date, [`Contacts::registered`] says.
+//!
 //! Guarantee: readers ask the contacts once more, so an entry too many does no harm. Within seconds of a write the
 //! index has every address of the record; before that, an address counts as nobody's.
 //!
@@ -17,13 +20,14 @@ use async_nats::jetstream::{
     kv::{Operation, Store, UpdateErrorKind},
 };
 use bytes::Bytes;
-use chasqui_contract::StoreError;
-use chasqui_nats::{bucket::open, unavailable};
+use chasqui_contract::{Class, StoreError};
+use chasqui_nats::{amend::amend_dated, bucket::open, unavailable};
 use chasqui_schemas::{
     bucket::{address_key, token},
     id,
-    record::{Contacts, Owners, Record},
+    record::{Contacts, Device, Owners, Record},
 };
+use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Maximum times that a record is read while others keep writing it; an error then, and the caller repeats later.
@@ -61,12 +65,15 @@ impl OwnersIndex {
             tokio::time::sleep(PAUSE * tried).await;
             let (known, revision) = self.read::<BTreeSet<String>>(&own).await?;
             let known = known.unwrap_or_default();
-            let Some(now) = self.addresses(user).await? else { return Ok(()) };
+            let Some((now, devices)) = self.addresses(user).await? else { return Ok(()) };
             for address in now.iter() {
                 self.change(address, user, true).await?;
             }
             for address in known.difference(&now) {
                 self.change(address, user, false).await?;
+            }
+            for device in &devices {
+                self.settle(device).await?;
             }
             if known == now || self.write(&own, (!now.is_empty()).then_some(&now), revision).await? {
                 return Ok(());
@@ -75,15 +82,17 @@ impl OwnersIndex {
         Err(unavailable(Owners::BUCKET, "the user's contacts change again and again"))
     }
 
-    /// The keys of a user's addresses; none without a record, `None` where the record cannot be used: what is known
-    /// stays.
-    async fn addresses(&self, user: &str) -> Result<Option<BTreeSet<String>>, StoreError> {
+    /// The keys of a user's addresses and devices, and of the devices alone; none without a record, `None` where the record
+    /// cannot be used: what is known stays.
+    async fn addresses(&self, user: &str) -> Result<Option<(BTreeSet<String>, BTreeSet<String>)>, StoreError> {
         let json = self.contacts.get(token(user)).await.map_err(|error| unavailable(Contacts::BUCKET, error))?;
-        let Some(json) = json else { return Ok(Some(BTreeSet::new())) };
+        let Some(json) = json else { return Ok(Some(Default::default())) };
         let contacts: Option<Contacts> = serde_json::from_slice(&json).ok();
-        let keys = |contacts: Contacts| {
+        let keys = |mut contacts: Contacts| {
+            contacts.keep_newest_devices();
+            let devices: BTreeSet<String> = contacts.devices.iter().map(Device::key).collect();
             let addresses = contacts.emails.iter().chain(&contacts.phones).take(Owners::MAX_ADDRESSES);
-            addresses.map(|address| address_key(address)).collect()
+            (addresses.map(|address| address_key(address)).chain(devices.iter().cloned()).collect(), devices)
         };
         Ok(contacts.map(keys))
     }
@@ -110,6 +119,50 @@ impl OwnersIndex {
             }
         }
         Err(unavailable(Owners::BUCKET, "others change the address again and again"))
+    }
+
+    /// Leaves a device to the user who registered it last.
+    async fn settle(&self, device: &str) -> Result<(), StoreError> {
+        let users = self.read::<Owners>(device).await?.0.unwrap_or_default().users;
+        if users.len() < 2 {
+            return Ok(());
+        }
+        let mut registered: Vec<(Timestamp, &str)> = Vec::new();
+        for user in &users {
+            let at = |contacts: Option<Contacts>, written_at| {
+                (None, contacts.and_then(|it| it.registered(device, written_at)))
+            };
+            registered.extend(self.amend(user, at).await?.flatten().map(|at| (at, user.as_str())));
+        }
+        let Some(last) = registered.iter().copied().max() else { return Ok(()) };
+        for (_, user) in registered.into_iter().filter(|each| *each != last) {
+            let remove = |contacts: Option<Contacts>, written_at| {
+                // It may have been registered again since.
+                let is_later = |at| (at, user) > last;
+                let Some(mut contacts) = contacts else { return (None, false) };
+                if contacts.registered(device, written_at).is_none_or(is_later) {
+                    return (None, false);
+                }
+                contacts.remove_key(device, written_at);
+                (Some(contacts), true)
+            };
+            if self.amend(user, remove).await? == Some(true) {
+                tracing::info!("a device has left the contacts of a user, because another one registered it later");
+            }
+        }
+        Ok(())
+    }
+
+    /// Amends the contacts of a user; `None` where they cannot be used.
+    async fn amend<R>(
+        &self,
+        user: &str,
+        change: impl Fn(Option<Contacts>, Timestamp) -> (Option<Contacts>, R),
+    ) -> Result<Option<R>, StoreError> {
+        match amend_dated(&self.contacts, &token(user), user, change).await {
+            Err(error) if error.class() == Class::Permanent => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 
     /// What is under a key, and its revision. What cannot be read is written anew: it is nobody's but ours.

@@ -87,8 +87,8 @@ pub(super) fn streams() -> Vec<&'static str> {
 }
 
 /// The streams with something that no consumer reads: kept, or waiting for its time.
-pub(super) const UNREAD: [&str; 6] =
-    [stream::DEFERRED, stream::DEAD, stream::REJECTED, stream::LEDGER, stream::ATTEMPTS, stream::INBOX];
+pub(super) const UNREAD: [&str; 7] =
+    [stream::DEFERRED, stream::DEAD, stream::REJECTED, stream::LEDGER, stream::NEWEST, stream::ATTEMPTS, stream::INBOX];
 
 fn serves(stream: &str) -> &'static str {
     stream::SERVICES.into_iter().find(|(name, _)| *name == stream).map_or("", |(_, serves)| serves)

@@ -36,10 +36,7 @@ pub async fn apply(context: &jetstream::Context, opt_out: &OptOut, at: Timestamp
         }
         OptOut::Address { key, reason } => {
             let store = open(&context, Suppression::BUCKET).await?;
-            let add = |known: Option<Suppression>| match known {
-                Some(_) => (None, ()),
-                None => (Some(Suppression { reason: reason.clone(), since: Some(at) }), ()),
-            };
+            let add = |known: Option<Suppression>| (Suppression::learned(known.as_ref(), reason, at), ());
             amend(&store, key, &shown(key), add).await
         }
     }

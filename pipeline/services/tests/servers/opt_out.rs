@@ -73,16 +73,16 @@ async fn a_user_without_preferences_gets_some_also_after_they_were_deleted() {
 }
 
 #[tokio::test]
-async fn an_address_is_suppressed_once_and_keeps_its_first_reason() {
+async fn an_address_is_suppressed_once_and_keeps_its_weightiest_reason() {
     let server = Nats::with_streams().await;
     let context = server.context().await;
     let store = bucket::<Suppression>(&context).await;
     let key = address_key("ada@example.com");
-    for reason in ["unsubscribe", "complaint"] {
+    for reason in ["unsubscribe", "complaint", "unsubscribe"] {
         apply(&context, &OptOut::Address { key: key.clone(), reason: reason.into() }, AT).await.unwrap();
     }
     let found: Suppression = serde_json::from_slice(&store.get(key).await.unwrap().unwrap()).unwrap();
-    assert_eq!(found, Suppression { reason: "unsubscribe".into(), since: Some(AT) });
+    assert_eq!(found, Suppression::new("complaint", AT));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use chasqui_schemas::{
     record::{Category, Contacts, Preferences, Template},
     trace::{self, TraceEvent},
 };
-use chasqui_stores::memory::MemoryDirectory;
+use chasqui_stores::memory::{MemoryDirectory, MemoryNewest};
 use chasqui_trace::span::{self, Timing};
 use chasqui_validate::{Allowed, Validate};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
@@ -139,7 +139,12 @@ fn hot(c: &mut Criterion) {
     };
     let validate = Validate::new(allowed, directory.clone(), pepper.clone());
     let enrich = Enrich { directory: directory.clone(), clock: clock.clone(), apps: Apps::default() };
-    let filter = Filter { directory: directory.clone(), clock, pepper: pepper.clone() };
+    let filter = Filter {
+        directory: directory.clone(),
+        clock,
+        pepper: pepper.clone(),
+        newest: Arc::new(MemoryNewest::default()),
+    };
     let render = Render::new(directory, None, pepper, Schemes::default());
 
     let push = submission(&["push"]);

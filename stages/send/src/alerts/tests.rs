@@ -2,7 +2,7 @@
 
 use chasqui_contract::{Decide, ManualClock};
 use chasqui_schemas::Channel;
-use chasqui_stores::memory::{MemoryDirectory, MemoryLedger};
+use chasqui_stores::memory::{MemoryDirectory, MemoryLedger, MemoryNewest};
 
 use super::*;
 use crate::{
@@ -72,6 +72,7 @@ async fn what_a_provider_answers_the_stage_is_noted() {
     let directory = Arc::new(MemoryDirectory::new());
     let ports = Ports {
         ledger: Arc::new(MemoryLedger::new()),
+        newest: Arc::new(MemoryNewest::default()),
         directory: directory.clone(),
         address_book: directory,
         clock: clock(),

@@ -5,17 +5,18 @@ use chasqui_schemas::{
     delivery::Address,
     record::{Contacts, Device, Platform, Preferences},
 };
-use chasqui_stores::memory::{MemoryDirectory, MemoryLedger};
+use chasqui_stores::memory::{MemoryDirectory, MemoryLedger, MemoryNewest};
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::{
     Ambiguity,
-    testing::{ScriptedProvider, at, delivery_by, routes, settings, settings_with},
+    testing::{ScriptedProvider, at, delivery_by, routes, settings, settings_with, with_ada},
 };
 
 struct World {
     ledger: Arc<MemoryLedger>,
+    newest: Arc<MemoryNewest>,
     directory: Arc<MemoryDirectory>,
     clock: Arc<ManualClock>,
     providers: Vec<Arc<ScriptedProvider>>,
@@ -29,7 +30,8 @@ impl World {
     fn of(providers: impl IntoIterator<Item = ScriptedProvider>) -> Self {
         World {
             ledger: Arc::default(),
-            directory: Arc::default(),
+            newest: Arc::default(),
+            directory: Arc::new(with_ada()),
             clock: Arc::new(ManualClock::new(at(0))),
             providers: providers.into_iter().map(Arc::new).collect(),
         }
@@ -42,6 +44,7 @@ impl World {
     fn ports(&self) -> Ports {
         Ports {
             ledger: self.ledger.clone(),
+            newest: self.newest.clone(),
             directory: self.directory.clone(),
             address_book: self.directory.clone(),
             clock: self.clock.clone(),
@@ -575,6 +578,31 @@ async fn lanes_wait_in_order() {
         assert!(until > before, "{lane}");
         before = until;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_a_newer_one_has_replaced_is_not_sent() {
+    let world = World::answering([Outcome::TryLater { after: None }, Outcome::Accepted]);
+    let collapse = Collapse { key: "key".into(), at_ms: 5 };
+    let old = Delivery { collapse: Some(collapse), ..delivery_by(Channel::Push) };
+    let raise = async |at_ms, number| {
+        let version = Version { at_ms, notification: Uuid::from_u128(number) };
+        world.newest.raise("key", version).await.unwrap();
+    };
+    raise(4, 1).await;
+    let decision = world.worker().decide(old.clone()).await.unwrap();
+    let Verdict::Retry { message, .. } = decision.verdict else { panic!("{decision:?}") };
+    let Output::Delivery(again) = *message else { panic!("a delivery stays one") };
+    raise(6, 2).await;
+    for _redelivery in 0..2 {
+        let decision = world.worker().decide(again.clone()).await.unwrap();
+        assert_eq!((decision.verdict, world.calls()), (Verdict::Suppress(Reason::Superseded), 1));
+        assert_eq!(decision.attributes, [("newer".into(), Uuid::from_u128(2).to_string().into())]);
+    }
+    // The first attempt too, where it waited in a queue; and never one that has begun.
+    let late = Delivery { id: Uuid::from_u128(9), ..old };
+    let decision = world.worker().decide(late).await.unwrap();
+    assert_eq!((decision.verdict, world.calls()), (Verdict::Suppress(Reason::Superseded), 1));
 }
 
 fn stage_with(over: &str) -> Result<SendStage, SettingsError> {

@@ -19,6 +19,7 @@ use anyhow::Context;
 use async_nats::jetstream;
 use chasqui_nats::Publisher;
 use chasqui_schemas::text::clean;
+use chasqui_stores::NatsLedger;
 use comfy_table::{ColumnConstraint, Table};
 
 use crate::{
@@ -51,7 +52,9 @@ pub(crate) async fn run(command: DeadCommand, settings: &Settings) -> anyhow::Re
         }
         DeadCommand::Replay { numbers, filter, all, dry_run, rate } => {
             let numbers = replay::chosen(&streams, numbers, &filter, all).await?;
-            Replay { streams, publisher: Publisher::new(context), dry_run, rate }.run(numbers).await
+            let publisher = Publisher::new(context.clone());
+            let ledger = NatsLedger::open(&context, publisher.clone()).await?;
+            Replay { streams, publisher, ledger, dry_run, rate }.run(numbers).await
         }
     }
 }

@@ -9,14 +9,19 @@
 //! A delivery that ended at send gets the number of the next attempt, because for its own number the attempts ledger
 //! would only repeat the recorded answer. Its horizon begins anew, so that it can wait for a provider. If it is too late
 //! by now it ends as `expired`; if the recipient has opted out meanwhile it ends as suppressed.
+//!
+//! What ended before a provider was called has given its idempotency key back. A replay claims it again first; where another
+//! notification has the key by now, the letter stays.
 
 use std::{fmt, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream::{ErrorCode, stream::DeleteMessageErrorKind};
-use chasqui_contract::{Class, Output};
+use chasqui_contract::{Class, Ledger, Output, StoreError};
 use chasqui_nats::{Outgoing, Publisher};
-use chasqui_schemas::{Stage, header, subject};
+use chasqui_rules::idempotency::{self, Claimed};
+use chasqui_schemas::{Stage, header, key_claim::Holder, subject};
+use chasqui_stores::NatsLedger;
 use futures::{StreamExt, stream};
 use indicatif::ProgressBar;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -65,6 +70,7 @@ pub(super) async fn chosen(
 pub(super) struct Replay {
     pub(super) streams: Streams,
     pub(super) publisher: Publisher,
+    pub(super) ledger: NatsLedger,
     pub(super) dry_run: bool,
     /// Maximum letters per second.
     pub(super) rate: u32,
@@ -120,10 +126,16 @@ impl Replay {
 
     async fn one(&self, number: Number) -> anyhow::Result<Done> {
         let Some(letter) = self.streams.fetch(number).await? else { return Ok(Done::Gone) };
-        let message = match prepare(&letter) {
-            Ok(prepared) => prepared.message,
+        let Prepared { mut message, output } = match prepare(&letter) {
+            Ok(prepared) => prepared,
             Err(error) => return Ok(Done::Impossible(error)),
         };
+        if let Some(mut output) = output {
+            if let Some(other) = claim_again(&self.ledger, &mut output).await? {
+                return Ok(Done::Impossible(anyhow!("notification {other} has its idempotency key by now")));
+            }
+            message.payload = output.encode()?.into();
+        }
         match self.publisher.publish(&[message]).await {
             Ok(_) => {}
             Err(error) if error.class() == Class::Permanent => return Ok(Done::Impossible(error.into())),
@@ -163,6 +175,25 @@ async fn paced<I: Iterator<Item = Number>>((mut ticks, mut numbers): (Interval, 
 
 fn is_gone(kind: DeleteMessageErrorKind) -> bool {
     matches!(kind, DeleteMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND)
+}
+
+/// Claims the idempotency key of the message; answers who else has it.
+async fn claim_again(ledger: &dyn Ledger, output: &mut Output) -> Result<Option<Uuid>, StoreError> {
+    let (claim, notification, content) = match output {
+        Output::Notification(n) => (&mut n.claim, n.id, n.request.fingerprint()),
+        // It is on record what it says.
+        Output::Delivery(d) => (&mut d.claim, d.notification_id, String::new()),
+    };
+    if claim.is_empty() {
+        return Ok(None);
+    }
+    match idempotency::claim(ledger, claim.clone(), &Holder { notification, content }).await? {
+        Claimed::Theirs(holder) => return Ok(Some(holder.notification)),
+        Claimed::Ours { claim: now, after: Some(_) } => *claim = now,
+        // Others of the notification's deliveries may have been sent under it: this one must not give it back.
+        Claimed::Ours { after: None, .. } => claim.clear(),
+    }
+    Ok(None)
 }
 
 /// A letter as it will be published.

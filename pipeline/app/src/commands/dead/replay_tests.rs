@@ -1,5 +1,10 @@
-use chasqui_contract::decision::parse_message_id;
-use chasqui_schemas::{Channel, Delivery, Lane, Notification, envelope, sample};
+use chasqui_contract::{Book, decision::parse_message_id};
+use chasqui_schemas::{
+    Channel, Delivery, Lane, Notification, envelope,
+    key_claim::{GivenBack, next},
+    sample,
+};
+use chasqui_stores::memory::MemoryLedger;
 use jiff::Timestamp;
 
 use super::{super::letter::tests::letter, *};
@@ -103,4 +108,35 @@ fn what_was_not_kept_cannot_be_replayed() {
 #[test]
 fn a_letter_that_does_not_say_where_it_ended_cannot_be_replayed() {
     assert!(prepare(&letter(Stage::Send, &[], b"")).is_err());
+}
+
+#[tokio::test]
+async fn a_replay_claims_its_key_again_or_stays_where_another_has_it() {
+    let held = || Output::Notification(Notification { claim: "c".into(), ..notification() });
+    let claim_of = |output: &Output| match output {
+        Output::Notification(notification) => notification.claim.clone(),
+        Output::Delivery(delivery) => delivery.claim.clone(),
+    };
+    let ours = Holder { notification: notification().id, content: "ours".into() };
+    let ledger = MemoryLedger::new();
+    ledger.claim(Book::Dedupe, "c", ours.to_string().into()).await.unwrap();
+
+    // It gave nothing back: the key is its own, and it must not give it back later.
+    let mut output = held();
+    assert_eq!(claim_again(&ledger, &mut output).await.unwrap(), None);
+    assert_eq!(claim_of(&output), "");
+
+    ledger.give_back("c", GivenBack { notification: ours.notification, delivery: None, of: 0 });
+    let delivery = Delivery { claim: "c".into(), ..delivery() };
+    for mut output in [held(), held(), Output::Delivery(delivery)] {
+        assert_eq!(claim_again(&ledger, &mut output).await.unwrap(), None);
+        assert_eq!(claim_of(&output), next("c"), "a part of the same notification, or the same again");
+    }
+    assert_eq!(ledger.value(Book::Dedupe, &next("c")).unwrap(), ours.to_string(), "it still says what it says");
+
+    ledger.give_back(&next("c"), GivenBack { notification: ours.notification, delivery: None, of: 0 });
+    let theirs = Holder { notification: Uuid::from_u128(9), content: "theirs".into() };
+    ledger.claim(Book::Dedupe, &next(&next("c")), theirs.to_string().into()).await.unwrap();
+    assert_eq!(claim_again(&ledger, &mut held()).await.unwrap(), Some(theirs.notification));
+    assert_eq!(claim_again(&ledger, &mut Output::Notification(notification())).await.unwrap(), None, "it holds none");
 }

@@ -178,6 +178,32 @@ fn users(count: usize) -> impl Iterator<Item = String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_ends_before_a_provider_was_called_gives_its_claim_back() {
+    let bench = bench("").await;
+    let held = |user: &str, claim: &str| Notification { claim: claim.into(), ..notification(user) };
+    let adas = held("ada", "adas");
+    for notification in [adas.clone(), held("bob", "")] {
+        let output = Output::Notification(notification);
+        let outgoing = Outgoing {
+            subject: output.subject(chasqui_schemas::Stage::Enrich),
+            message_id: Some(output.message_id()),
+            headers: vec![],
+            payload: output.encode().unwrap().into(),
+        };
+        bench.broker.publisher.publish(&[outgoing]).await.unwrap();
+    }
+    let (stop, running) = bench.run(pure(|_| Decision::dead(Reason::RenderFailed, "no such variable")));
+    bench.until("both are dead letters", stream::DEAD, 2).await;
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(bench.stored(stream::LEDGER).await, 1, "bob's holds none");
+    let ledger = jetstream::new(bench.client.clone()).get_stream(stream::LEDGER).await.unwrap();
+    let record = ledger.get_last_raw_message_by_subject(&subject::given_back("adas")).await.unwrap();
+    let record: chasqui_schemas::key_claim::GivenBack = serde_json::from_slice(&record.payload).unwrap();
+    assert_eq!((record.notification, record.delivery), (adas.id, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_message_is_forwarded_once_and_acknowledged() {
     let bench = bench("").await;
     bench.publish(users(2_000)).await;

@@ -10,10 +10,13 @@ use async_nats::jetstream::{
     stream::{Config, Source},
 };
 use bytes::Bytes;
-use chasqui_contract::{AddressBook, Book, Claim, Class, Directory, Inbox, Ledger, StoreError};
+use chasqui_contract::{AddressBook, Book, Claim, Class, Directory, Inbox, Ledger, Newest, StoreError};
 use chasqui_nats::Outgoing;
 use chasqui_schemas::{
-    Channel, Lane, header, id,
+    Channel, Lane,
+    collapse::Version,
+    header, id,
+    key_claim::GivenBack,
     record::{
         Bucket, Category, CategoryPreference, Contacts, Device, Platform, Preferences, Record, Suppression, Template,
     },
@@ -21,8 +24,8 @@ use chasqui_schemas::{
     submission::Content,
 };
 use chasqui_stores::{
-    NatsDirectory, NatsInbox, NatsLedger, Records,
-    memory::{MemoryDirectory, MemoryInbox, MemoryLedger},
+    NatsDirectory, NatsInbox, NatsLedger, NatsNewest, Records,
+    memory::{MemoryDirectory, MemoryInbox, MemoryLedger, MemoryNewest},
 };
 use chasqui_testing::servers::{Nats, stream_config};
 use futures::future::join_all;
@@ -31,13 +34,37 @@ use uuid::Uuid;
 
 // --- Ledger ---------------------------------------------------------------------------------------------------------
 
-async fn ledger_conforms(ledger: &dyn Ledger) {
+async fn ledger_conforms(ledger: &dyn Ledger, give_back: impl AsyncFn(&str, GivenBack)) {
     the_first_claim_wins(ledger).await;
     books_are_apart(ledger).await;
     of_many_claims_at_once_exactly_one_is_first(ledger).await;
     any_value_comes_back_as_it_was(ledger).await;
     the_first_end_holds(ledger).await;
     an_end_and_takeovers_at_once_all_answer_the_same_end(ledger).await;
+    what_is_given_back_is_known_and_nothing_else(ledger, give_back).await;
+}
+
+async fn what_is_given_back_is_known_and_nothing_else(ledger: &dyn Ledger, give_back: impl AsyncFn(&str, GivenBack)) {
+    let [ours, theirs] = ["ours", "theirs"].map(|whose| id::claim(&["given back", whose]));
+    assert_eq!(ledger.given_back(&ours).await.unwrap(), []);
+    let part = |delivery: u128| GivenBack {
+        notification: Uuid::from_u128(7),
+        delivery: Some(Uuid::from_u128(delivery)),
+        of: 2,
+    };
+    for delivery in [1, 2] {
+        give_back(&ours, part(delivery)).await;
+    }
+    assert_eq!(ledger.given_back(&ours).await.unwrap(), [part(1), part(2)]);
+    assert_eq!(ledger.given_back(&theirs).await.unwrap(), []);
+    let claim = ledger.claim(Book::Dedupe, &ours, "a".into()).await.unwrap();
+    assert_eq!(claim, Claim::First, "the records are no claims");
+}
+
+/// As the runtime does.
+async fn give_back(context: &jetstream::Context, claim: &str, record: GivenBack) {
+    let record = serde_json::to_vec(&record).unwrap();
+    context.publish(subject::given_back(claim), record.into()).await.unwrap().await.unwrap();
 }
 
 /// The value that an id was claimed with.
@@ -155,7 +182,8 @@ async fn the_ledger_on_nats_conforms() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
-    ledger_conforms(&NatsLedger::open(&context, publisher(&context)).await.unwrap()).await;
+    let ledger = NatsLedger::open(&context, publisher(&context)).await.unwrap();
+    ledger_conforms(&ledger, async |claim, record| give_back(&context, claim, record).await).await;
 }
 
 #[tokio::test]
@@ -163,12 +191,64 @@ async fn the_ledger_on_nats_conforms_without_atomic_batches() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
-    ledger_conforms(&NatsLedger::open(&context, publisher(&context).one_by_one()).await.unwrap()).await;
+    let ledger = NatsLedger::open(&context, publisher(&context).one_by_one()).await.unwrap();
+    ledger_conforms(&ledger, async |claim, record| give_back(&context, claim, record).await).await;
 }
 
 #[tokio::test]
 async fn the_ledger_in_memory_conforms() {
-    ledger_conforms(&MemoryLedger::new()).await;
+    let ledger = MemoryLedger::new();
+    ledger_conforms(&ledger, async |claim, record| ledger.give_back(claim, record)).await;
+}
+
+// --- Newest ---------------------------------------------------------------------------------------------------------
+
+async fn newest_conforms(newest: &dyn Newest) {
+    let version = |at_ms: i64, number: u128| Version { at_ms, notification: Uuid::from_u128(number) };
+    assert_eq!(newest.newest("a").await.unwrap(), None);
+    for (raised, expected) in [
+        (version(5, 1), version(5, 1)),
+        (version(4, 9), version(5, 1)),
+        (version(5, 1), version(5, 1)),
+        (version(5, 2), version(5, 2)),
+        (version(-1, 3), version(5, 2)),
+        (version(i64::MAX, 0), version(i64::MAX, 0)),
+    ] {
+        assert_eq!(newest.raise("a", raised).await.unwrap(), expected);
+        assert_eq!(newest.newest("a").await.unwrap(), Some(expected));
+    }
+    assert_eq!(newest.newest("b").await.unwrap(), None, "keys are apart");
+
+    // At once: whoever is answered sees one as new as its own at least, and the newest stays.
+    let raises = (0..100_u128).map(|n| async move {
+        let own = version(i64::try_from(n * 37 % 100).unwrap(), n);
+        loop {
+            match newest.raise("raced", own).await {
+                Ok(answer) => return assert!(answer >= own),
+                Err(error) => assert!(error.class().is_transient(), "{error:?}"),
+            }
+        }
+    });
+    futures::future::join_all(raises).await;
+    assert_eq!(newest.newest("raced").await.unwrap().unwrap().at_ms, 99);
+}
+
+#[tokio::test]
+async fn the_newest_on_nats_conforms() {
+    let server = Nats::with_streams().await;
+    let context = server.context().await;
+    newest_conforms(&NatsNewest::open(&context, &publisher(&context)).await.unwrap()).await;
+    let stored = context.get_stream(stream::NEWEST).await.unwrap().cached_info().state.messages;
+    assert_eq!(stored, 2, "one for each key");
+    server.crash().await;
+    let context = server.context().await;
+    let newest = NatsNewest::open(&context, &publisher(&context)).await.unwrap();
+    assert_eq!(newest.newest("raced").await.unwrap().unwrap().at_ms, 99);
+}
+
+#[tokio::test]
+async fn the_newest_in_memory_conforms() {
+    newest_conforms(&MemoryNewest::default()).await;
 }
 
 // --- Inbox ----------------------------------------------------------------------------------------------------------
@@ -301,7 +381,7 @@ fn category(name: &str) -> Category {
 }
 
 fn suppression(name: &str) -> Suppression {
-    Suppression { reason: name.to_owned(), since: None }
+    Suppression { reason: name.to_owned(), since: None, bounces: Vec::new() }
 }
 
 /// `directory` holds the five records of each of [`NAMES`], and a bad record `bad` in each bucket.
@@ -425,10 +505,19 @@ async fn address_book_conforms(book: &(impl AddressBook + Directory)) {
     assert!(book.remove_device("nobody", "phone", "p", None).await.unwrap());
     is_bad_record(&book.remove_device("bad", "phone", "p", None).await.unwrap_err(), Contacts::BUCKET);
 
-    let entry = |reason: &str| Suppression { reason: reason.into(), since: gone_since };
-    for reason in [Suppression::BOUNCE, Suppression::UNSUBSCRIBE] {
-        book.suppress(" Bob@Example.com", entry(reason)).await.unwrap();
-        assert_eq!(*book.suppression("bob@example.com").await.unwrap().unwrap(), entry(Suppression::BOUNCE));
+    let first = Timestamp::from_second(15).unwrap();
+    let (soon, later) = (first + jiff::SignedDuration::from_hours(1), first + jiff::SignedDuration::from_hours(25));
+    for (reason, at, expected, bounces) in [
+        (Suppression::BOUNCE, first, Suppression::BOUNCE, 1),
+        (Suppression::BOUNCE, soon, Suppression::BOUNCE, 1),
+        (Suppression::BOUNCE, later, Suppression::BOUNCE, 2),
+        (Suppression::UNSUBSCRIBE, later, Suppression::UNSUBSCRIBE, 2),
+        ("complaint", later, "complaint", 2),
+        (Suppression::UNSUBSCRIBE, later, "complaint", 2),
+    ] {
+        book.suppress(" Bob@Example.com", reason, at).await.unwrap();
+        let entry = book.suppression("bob@example.com").await.unwrap().unwrap();
+        assert_eq!((entry.reason.as_str(), entry.bounces.len()), (expected, bounces));
     }
 }
 
@@ -481,7 +570,7 @@ async fn a_suppression_that_was_lifted_can_come_again() {
     let book = NatsDirectory::open(&context).await.unwrap();
     let suppressions = Records::open(&context, Bucket::of::<Suppression>()).await.unwrap();
     for reason in [Suppression::BOUNCE, Suppression::UNSUBSCRIBE] {
-        book.suppress("bob@example.com", Suppression { reason: reason.into(), since: None }).await.unwrap();
+        book.suppress("bob@example.com", reason, Timestamp::now()).await.unwrap();
         assert_eq!(book.suppression("bob@example.com").await.unwrap().unwrap().reason, reason);
         suppressions.delete("bob@example.com").await.unwrap();
     }

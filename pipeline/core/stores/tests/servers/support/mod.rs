@@ -21,9 +21,9 @@ pub fn attempts_config() -> Config {
 
 /// What the topology makes for directory, ledger and inbox.
 pub async fn make_stores(context: &jetstream::Context) {
-    for (name, subjects) in [(stream::LEDGER, subject::LEDGER), (stream::INBOX, subject::INBOX)] {
-        context.create_stream(stream_config(name, subjects)).await.unwrap();
-    }
+    context.create_stream(stream_config(stream::INBOX, subject::INBOX)).await.unwrap();
+    let subjects = [subject::LEDGER, subject::GIVEN_BACK].map(str::to_owned).to_vec();
+    context.create_stream(Config { subjects, ..stream_config(stream::LEDGER, "") }).await.unwrap();
     context.create_stream(attempts_config()).await.unwrap();
     for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([Owners::BUCKET]) {
         let config = kv::Config { bucket: bucket.to_owned(), ..kv::Config::default() };
