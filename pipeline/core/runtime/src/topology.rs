@@ -25,13 +25,13 @@ use async_nats::{
         self, ErrorCode,
         consumer::{AckPolicy, pull},
         context::CreateStreamErrorKind,
-        kv,
         stream::{
             Config as StreamConfig, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, Source,
             StorageType,
         },
     },
 };
+use chasqui_nats::bucket;
 use chasqui_schemas::{
     Lane, Stage,
     bucket::SECRETS,
@@ -161,16 +161,9 @@ pub async fn migrate(
             return Err(TopologyError::RemembersIds { name });
         }
     }
-    for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([SECRETS, Owners::BUCKET]) {
-        let config = kv::Config {
-            bucket: bucket.to_owned(),
-            history: 1,
-            num_replicas: streams.replicas,
-            storage: StorageType::File,
-            ..kv::Config::default()
-        };
-        let done = context.create_or_update_key_value(config).await;
-        done.map_err(|source| TopologyError::Stream { name: bucket.to_owned(), source: source.into() })?;
+    for name in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([SECRETS, Owners::BUCKET]) {
+        let done = context.create_or_update_stream(bucket::stream_config(name, streams.replicas)).await;
+        done.map_err(|source| TopologyError::Stream { name: name.to_owned(), source: source.into() })?;
     }
     for (stream, config) in consumer_configs(runner) {
         let name = config.durable_name.clone().unwrap_or_default();

@@ -111,9 +111,12 @@ impl Bench {
         bucket: Bucket,
         records: impl IntoIterator<Item = (String, Value)>,
     ) -> anyhow::Result<()> {
-        let records: Vec<_> = records.into_iter().map(|(name, value)| (name, Bytes::from(value.to_string()))).collect();
-        Records::open(&self.context, bucket).await?.import(stream::iter(records), |_| {}).await?;
-        Ok(())
+        let records: Vec<_> =
+            records.into_iter().map(|(name, value)| Ok((name, Bytes::from(value.to_string())))).collect();
+        let mut refused = None;
+        let bucket = Records::open(&self.context, bucket).await?;
+        bucket.import(stream::iter(records), |answer| refused = refused.take().or(answer.err())).await?;
+        Ok(refused.map_or(Ok(()), Err)?)
     }
 
     /// Runs `count` notifications through, and returns how many bytes each has between stages on average.
