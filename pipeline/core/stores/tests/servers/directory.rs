@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, sync::atomic::Ordering};
 use super::support::make_stores;
 use async_nats::jetstream::stream;
 use bytes::Bytes;
-use chasqui_contract::{Directory, StoreError};
+use chasqui_contract::{AddressBook, Directory, StoreError};
 use chasqui_nats::{ConnectError, ConnectOptions, bucket, connect};
-use chasqui_schemas::record::{Bucket, Category, Contacts, Preferences, Template};
+use chasqui_schemas::record::{Bucket, Category, Contacts, Preferences, Suppression, Template};
 use chasqui_settings::ServerUrl;
 use chasqui_stores::{NatsDirectory, RecordError, Records};
 use chasqui_testing::servers::{Nats, eventually};
@@ -57,6 +57,47 @@ async fn templates_and_categories_are_answered_from_memory() {
         answered == (Some(1), None) && requests() == before
     })
     .await;
+}
+
+/// Whether nobody's preferences, and no suppression of an address, cost a request.
+async fn knows_strangers(directory: &NatsDirectory, requests: impl Fn() -> u64) -> bool {
+    let before = requests();
+    for n in 0..100 {
+        assert_eq!(directory.preferences(&format!("stranger-{n}")).await.unwrap(), None);
+        assert_eq!(directory.suppression(&format!("stranger-{n}@example.com")).await.unwrap(), None);
+    }
+    // Beside it the directory asks how far the buckets have come.
+    requests() - before < 10
+}
+
+#[tokio::test]
+async fn a_stranger_costs_no_request_and_is_heard_within_a_second_of_opting_out() {
+    let server = Nats::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let directory = NatsDirectory::open(&context).await.unwrap();
+    let requests = || context.client().statistics().out_messages.load(Ordering::Relaxed);
+    eventually("strangers are known", async || knows_strangers(&directory, requests).await).await;
+
+    let others = server.context().await;
+    let preferences = Records::open(&others, Bucket::of::<Preferences>()).await.unwrap();
+    let suppressions = Records::open(&others, Bucket::of::<Suppression>()).await.unwrap();
+    for n in 0..20 {
+        let (user, address) = (format!("stranger-{n}"), format!("stranger-{n}@example.com"));
+        preferences.put(&user, r#"{"enabled":false}"#.into()).await.unwrap();
+        suppressions.put(&address, r#"{"reason":"bounce"}"#.into()).await.unwrap();
+        let heard = async || {
+            let said = directory.preferences(&user).await.unwrap();
+            said.is_some() && directory.suppression(&address).await.unwrap().is_some()
+        };
+        eventually("both count", heard).await;
+        preferences.delete(&user).await.unwrap();
+        eventually("it is gone", async || directory.preferences(&user).await.unwrap().is_none()).await;
+    }
+    // What this process has written it sees at once, before any watch reports it.
+    let suppression = Suppression { reason: Suppression::BOUNCE.into(), since: None };
+    directory.suppress("new@example.com", suppression).await.unwrap();
+    assert!(directory.suppression("new@example.com").await.unwrap().is_some());
 }
 
 #[tokio::test]
