@@ -190,7 +190,7 @@ impl BucketCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum RecordsCommand {
-    /// Writes many records.
+    /// Writes many records, and names those that it refuses. Of a name that comes twice the later record stays.
     Import {
         /// A JSON object of records by name, or lines of `{"name": …, "record": …}`; `-` reads standard input.
         file: PathBuf,

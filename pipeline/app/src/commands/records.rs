@@ -1,10 +1,12 @@
 //! `contacts`, `preferences`, `templates`, `categories`, `suppressions`: reads and writes the state buckets, one record or
 //! a whole file.
 //!
-//! Guarantee: a record that a stage could not use is refused, and the error names its field. An import reads and writes
-//! at the same time and holds only a few records in memory, however large the file is.
+//! Guarantee: a record that a stage could not use is refused, and the error names its field. An import names every line
+//! and record that it refuses, stores all others, and ends as a failure if it refused any. It reads and writes at the same
+//! time and holds only what it writes together in memory, however large the file is.
 //!
-//! After a crash in the middle of an import, some of its records are stored: import the whole file again.
+//! After a crash in the middle of an import, some of its records are stored: import the whole file again, which changes
+//! nothing about those.
 
 use std::{
     fs::File,
@@ -18,7 +20,10 @@ use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
 use chasqui_schemas::record::{Contacts, Record};
-use chasqui_stores::{Records, records::MAX_RECORD_BYTES};
+use chasqui_stores::{
+    RecordError, Records,
+    records::{MAX_RECORD_BYTES, Named},
+};
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{
@@ -40,11 +45,11 @@ use crate::{
 
 /// Maximum bytes of a line of an import: a record and its name, and as much again for blanks and escapes.
 const MAX_LINE_BYTES: usize = 2 * MAX_RECORD_BYTES;
-/// Maximum records that are read ahead of the writes: several times what is written at once.
+/// Maximum records that are read ahead of the writes, which take a thousand at a time.
 const READ_AHEAD: usize = 64;
 
-/// A record's name and JSON.
-type Named = (String, Bytes);
+/// A record of a file, or why there is none.
+type ReadRecord = Result<Named, RecordError>;
 
 /// Runs a command on its bucket.
 pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::Result<()> {
@@ -56,15 +61,18 @@ pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::
     let (kind, bucket) = (bucket, bucket.as_str());
     match command {
         RecordsCommand::Import { file } => {
-            let (stored, undated) = import(&records, &file, bucket == Contacts::BUCKET).await?;
+            let Imported { stored, refused, undated } = import(&records, &file, bucket == Contacts::BUCKET).await?;
             print(&format!("imported {stored} {bucket}\n"))?;
-            match undated {
-                0 => Ok(()),
-                _ => print(&format!(
+            if undated > 0 {
+                print(&format!(
                     "{undated} devices have no `registered_at`: the time of the import stands in for it, so those that are \
                      gone already stay\n"
-                )),
+                ))?;
             }
+            if refused > 0 {
+                bail!("{refused} are not stored, for the reasons above: correct them and import the file again");
+            }
+            Ok(())
         }
         RecordsCommand::History { name, json } => history::run(&records, kind, &name, json, settings).await,
         RecordsCommand::Get { name, revision: Some(number) } => {
@@ -116,9 +124,17 @@ fn read_record(input: impl Read) -> anyhow::Result<Vec<u8>> {
     Ok(json)
 }
 
-/// Imports `file`; one thread reads while this one writes. Answers how many records are stored, and how many devices in
-/// them do not say when they were registered, if they are contacts.
-async fn import(records: &Records, file: &Path, is_contacts: bool) -> anyhow::Result<(u64, usize)> {
+/// What came of an import.
+struct Imported {
+    stored: u64,
+    /// Records, or lines, that are not stored.
+    refused: u64,
+    /// Devices that do not say when they were registered.
+    undated: usize,
+}
+
+/// Imports `file`; one thread reads while this one writes. Prints what is refused.
+async fn import(records: &Records, file: &Path, is_contacts: bool) -> anyhow::Result<Imported> {
     let input: Box<dyn Read + Send> = match file.to_str() {
         Some("-") => Box::new(io::stdin()),
         _ => Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?),
@@ -134,24 +150,31 @@ async fn import(records: &Records, file: &Path, is_contacts: bool) -> anyhow::Re
     let reading =
         tokio::task::spawn_blocking(move || read(BufReader::new(input), |record| sender.blocking_send(record).is_ok()));
     let undated = AtomicUsize::new(0);
-    let read_records = futures::stream::poll_fn(move |context| receiver.poll_recv(context)).inspect(|(_, json)| {
-        if let Some(contacts) = is_contacts.then(|| serde_json::from_slice::<Contacts>(json).ok()).flatten() {
+    let read_records = futures::stream::poll_fn(move |context| receiver.poll_recv(context)).inspect(|record| {
+        let json = record.as_ref().ok().filter(|_| is_contacts).map(|(_, json)| json);
+        if let Some(contacts) = json.and_then(|json| serde_json::from_slice::<Contacts>(json).ok()) {
             let count = contacts.devices.iter().filter(|device| device.registered_at.is_none()).count();
             undated.fetch_add(count, Relaxed);
         }
     });
-    let mut stored = 0;
-    let imported = records.import(read_records, |count| {
-        stored = count;
-        progress.set_position(count);
+    let (mut stored, mut refused) = (0, 0);
+    let imported = records.import(read_records, |answer| match answer {
+        Ok(()) => {
+            stored += 1;
+            progress.set_position(stored);
+        }
+        Err(error) => {
+            refused += 1;
+            progress.suspend(|| eprintln!("not stored: {:#}", anyhow::Error::from(error)));
+        }
     });
     let imported = imported.await;
     progress.finish_and_clear();
-    let so_far = |stored| format!("stopped after {stored} records: correct the file and import all of it again");
+    let so_far = || format!("stopped after {stored} records: correct what is wrong and import the whole file again");
     // Where writing failed, the reading thread may wait for input that never comes, so it is left alone.
-    imported.with_context(|| so_far(stored))?;
-    reading.await.context("the reader panicked")?.with_context(|| so_far(stored))?;
-    Ok((stored, undated.into_inner()))
+    imported.with_context(so_far)?;
+    reading.await.context("the reader panicked")?.with_context(so_far)?;
+    Ok(Imported { stored, refused, undated: undated.into_inner() })
 }
 
 #[derive(Deserialize)]
@@ -163,43 +186,62 @@ struct Line {
 
 /// Reads records in either form and hands them to `take`, until that answers false.
 ///
-/// If the first line is a whole `{"name": …, "record": …}`, all lines are; anything else is read as one object.
-fn read(mut input: impl BufRead, mut take: impl FnMut(Named) -> bool) -> anyhow::Result<()> {
-    let mut line = Vec::new();
-    let mut number = 0;
-    while line.trim_ascii().is_empty() {
+/// If one of the first two lines is a whole `{"name": …, "record": …}`, all lines are, and one that is not is handed over as
+/// an error. Anything else is read as one object.
+fn read(mut input: impl BufRead, mut take: impl FnMut(ReadRecord) -> bool) -> anyhow::Result<()> {
+    let (mut head, mut line, mut number) = (Vec::new(), Vec::new(), 0);
+    let mut lines = Vec::new();
+    while lines.len() < 2 && read_line(&mut input, &mut line)? > 0 {
         number += 1;
-        if read_line(&mut input, &mut line)? == 0 {
-            bail!("the file has nothing in it");
+        head.extend_from_slice(&line);
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        lines.push(of_line(number, &line));
+        // What follows the first part of a line is no line.
+        if lines.iter().any(Result::is_ok) || !line.ends_with(b"\n") {
+            break;
         }
     }
-    if serde_json::from_slice::<Line>(&line).is_err() {
-        let mut json = serde_json::Deserializer::from_reader(line.as_slice().chain(input));
+    if lines.is_empty() {
+        bail!("the file has nothing in it");
+    }
+    if lines.iter().all(Result::is_err) {
+        let mut json = serde_json::Deserializer::from_reader(head.as_slice().chain(input));
         json.deserialize_map(Object(&mut take))
             .context("the file holds neither an object of records nor a record on each line")?;
         return json.end().context("something follows the object of records");
     }
-    loop {
-        if !line.trim_ascii().is_empty() {
-            let Line { name, record } = serde_json::from_slice(&line)
-                .with_context(|| format!("line {number} is not {{\"name\": …, \"record\": …}}"))?;
-            if !take(named(name, record)) {
-                return Ok(());
-            }
-        }
+    if !lines.into_iter().all(&mut take) {
+        return Ok(());
+    }
+    while read_line(&mut input, &mut line)? > 0 {
         number += 1;
-        match read_line(&mut input, &mut line)? {
-            0 => return Ok(()),
-            length if length > MAX_LINE_BYTES => bail!("line {number} is longer than {MAX_LINE_BYTES} bytes"),
-            _ => {}
+        if line.len() > MAX_LINE_BYTES && !line.ends_with(b"\n") {
+            input.skip_until(b'\n').context("cannot read")?;
+        }
+        if !line.trim_ascii().is_empty() && !take(of_line(number, &line)) {
+            return Ok(());
         }
     }
+    Ok(())
 }
 
-/// One line, or the first part of one that is too long.
+/// One line, or the first part of one that is too long. Answers how many bytes it has.
 fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> anyhow::Result<usize> {
     line.clear();
     input.take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', line).context("cannot read")
+}
+
+fn of_line(number: u64, line: &[u8]) -> ReadRecord {
+    let wrong = |wrong| Err(RecordError::Line { number, wrong });
+    if line.len() > MAX_LINE_BYTES {
+        return wrong(format!("is longer than {MAX_LINE_BYTES} bytes"));
+    }
+    match serde_json::from_slice(line) {
+        Ok(Line { name, record }) => Ok(named(name, record)),
+        Err(error) => wrong(format!("is not {{\"name\": …, \"record\": …}}: {error}")),
+    }
 }
 
 fn named(name: String, record: Box<RawValue>) -> Named {
@@ -209,7 +251,7 @@ fn named(name: String, record: Box<RawValue>) -> Named {
 /// Hands over an object's records one by one.
 struct Object<'a, F>(&'a mut F);
 
-impl<'de, F: FnMut(Named) -> bool> Visitor<'de> for Object<'_, F> {
+impl<'de, F: FnMut(ReadRecord) -> bool> Visitor<'de> for Object<'_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -220,7 +262,7 @@ impl<'de, F: FnMut(Named) -> bool> Visitor<'de> for Object<'_, F> {
         let mut wanted = true;
         while let Some(name) = records.next_key()? {
             let record: Box<RawValue> = records.next_value()?;
-            wanted = wanted && self.0(named(name, record));
+            wanted = wanted && self.0(Ok(named(name, record)));
         }
         Ok(())
     }
@@ -230,12 +272,22 @@ impl<'de, F: FnMut(Named) -> bool> Visitor<'de> for Object<'_, F> {
 mod tests {
     use super::*;
 
-    fn records(text: &str) -> anyhow::Result<Vec<(String, String)>> {
-        let mut records = Vec::new();
-        read(text.as_bytes(), |(name, json)| {
-            records.push((name, String::from_utf8(json.to_vec()).unwrap()));
+    /// What a file holds, and what is wrong with its lines.
+    fn judged(text: &[u8]) -> anyhow::Result<(Vec<(String, String)>, Vec<String>)> {
+        let (mut records, mut wrong) = (Vec::new(), Vec::new());
+        read(text, |record| {
+            match record {
+                Ok((name, json)) => records.push((name, String::from_utf8(json.to_vec()).unwrap())),
+                Err(error) => wrong.push(error.to_string()),
+            }
             true
         })?;
+        Ok((records, wrong))
+    }
+
+    fn records(text: &str) -> anyhow::Result<Vec<(String, String)>> {
+        let (records, wrong) = judged(text.as_bytes())?;
+        assert_eq!(wrong, Vec::<String>::new());
         Ok(records)
     }
 
@@ -266,11 +318,31 @@ mod tests {
     fn what_is_wrong_is_named() {
         let error = |text: &str| format!("{:#}", records(text).unwrap_err());
         assert!(error("").contains("nothing"));
-        assert!(error("{\"name\":\"ada\",\"record\":{}}\n\n{\"nam\":1}").contains("line 3"));
         assert!(error("{\"ada\":{}} {}").contains("follows"));
         assert!(error("[1]").contains("object of records"));
-        let long = format!("{{\"name\":\"ada\",\"record\":{{}}}}\n{}", " ".repeat(MAX_LINE_BYTES + 1));
-        assert!(error(&long).contains("line 2 is longer"));
+    }
+
+    #[test]
+    fn a_wrong_line_is_named_and_stops_nothing_wherever_it_is() {
+        let good =
+            b"{\"name\":\"ada\",\"record\":{\"locale\":\"en\"}}\n\n{\"name\":\"bob\",\"record\":{}}\n".as_slice();
+        let long = [b"{\"name\":\"".as_slice(), &vec![b'a'; 3 * MAX_LINE_BYTES], b"\"}\n"].concat();
+        let just_too_long = [vec![b'x'; MAX_LINE_BYTES].as_slice(), b"\n"].concat();
+        for wrong in
+            [b"nonsense\n".as_slice(), b"{\"nam\":1}\n", b"\xff\xfe\n", b"{\"name\":\"x\",\"record\":\n", b"[]\n"]
+        {
+            let (records, refused) = judged(&[wrong, good].concat()).unwrap();
+            assert_eq!((records, refused.len()), (expected(), 1), "{}", wrong.escape_ascii());
+            assert!(refused[0].starts_with("line 1 is not "), "{refused:?}");
+        }
+        for wrong in [b"nonsense".as_slice(), b"{\"name\":\"x\"}\n", &long, &just_too_long, &long[..2 * MAX_LINE_BYTES]]
+        {
+            let (records, refused) = judged(&[good, wrong].concat()).unwrap();
+            assert_eq!((records, refused.len()), (expected(), 1));
+            assert!(refused[0].starts_with("line 4 is "), "{refused:?}");
+            let (records, refused) = judged(&[good, wrong, b"\n", good].concat()).unwrap();
+            assert_eq!((records.len(), refused.len()), (4, 1), "the lines after it are read");
+        }
     }
 
     #[test]

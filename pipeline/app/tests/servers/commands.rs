@@ -140,13 +140,20 @@ async fn records_are_imported_from_an_object_and_from_lines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_stops_at_what_is_wrong() {
+async fn an_import_names_what_is_wrong_and_stores_the_rest() {
     let cli = CommandLine::new().await;
-    let lines = "{\"name\":\"a\",\"record\":{}}\n{\"name\":\"b\",\"record\":{\"emials\":[]}}\n";
-    let printed = cli.complaint(&["contacts", "import", "-"], lines);
-    assert!(printed.contains("`b`") && printed.contains("emials"), "{printed}");
-    let printed = cli.complaint(&["contacts", "import", "-"], "{\"name\":\"a\",\"record\":{}}\nnonsense\n");
-    assert!(printed.contains("line 2") && printed.contains("after 1 records"), "{printed}");
+    let lines = "nonsense\n{\"name\":\"a\",\"record\":{}}\n{\"name\":\"b\",\"record\":{\"emials\":[]}}\n\n{}\n\
+                 {\"name\":\"c\",\"record\":{}}\n";
+    for _again in 0..2 {
+        let printed = cli.complaint(&["contacts", "import", "-"], lines);
+        for named in ["line 1 ", "`b`", "emials", "line 5 ", "3 are not stored"] {
+            assert!(printed.contains(named), "{named}: {printed}");
+        }
+        assert_eq!(cli.output(&["contacts", "list"]), "a\nc\n");
+    }
+    let printed = cli.complaint(&["contacts", "import", "-"], "{\"d\":{},\n\"e\":{\"emials\":[]},\n\"f\":{}} {}");
+    assert!(printed.contains("emials") && printed.contains("after 2 records"), "{printed}");
+    assert_eq!(cli.output(&["contacts", "list"]), "a\nc\nd\nf\n");
     assert!(cli.complaint(&["contacts", "import", "nowhere.json"], "").contains("nowhere.json"));
 }
 

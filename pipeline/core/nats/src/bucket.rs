@@ -1,9 +1,30 @@
-//! Opening a bucket of records, and the error for one record of it that does not parse.
+//! How a bucket of records is stored, opening one, and the error for one record of it that does not parse.
 
-use async_nats::jetstream::{self, kv::Store};
+use async_nats::jetstream::{
+    self,
+    kv::Store,
+    stream::{Config, DiscardPolicy},
+};
 use chasqui_contract::StoreError;
 
 use crate::unavailable;
+
+/// The stream that holds the bucket `name`, and so many revisions of each record: as the client library makes it, but that it takes atomic batches, which
+/// imports need.
+pub fn stream_config(name: &str, revisions: i64, replicas: usize) -> Config {
+    Config {
+        name: format!("KV_{name}"),
+        subjects: vec![format!("$KV.{name}.>")],
+        max_messages_per_subject: revisions,
+        discard: DiscardPolicy::New,
+        num_replicas: replicas,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        allow_atomic_publish: true,
+        ..Config::default()
+    }
+}
 
 /// Opens the bucket `name`.
 ///

@@ -17,7 +17,8 @@
 //! | [`bucket`] | opening a bucket of records, and one record of it |
 //! | [`amend`] | changing a record without losing another's change |
 //! | [`mirror`], [`cache`] | a bucket in memory: the whole of it, or the records that were read lately |
-//! | `watch_state` | whether these two are current |
+//! | [`presence`] | which keys a bucket may hold |
+//! | `watch_state` | whether a watch is current |
 //!
 //! `chasqui migrate` creates streams and buckets; here a missing one is an error that names it.
 
@@ -33,6 +34,7 @@ pub mod key;
 pub mod letters;
 pub mod mirror;
 mod pauses;
+pub mod presence;
 pub mod publisher;
 pub mod reader;
 pub mod release;

@@ -15,7 +15,7 @@ use async_nats::{Client, connection::State, jetstream::kv};
 use futures::StreamExt;
 
 /// Pause before a watch that ended is started again.
-const WATCH_AGAIN_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const WATCH_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How often a watch checks whether the connection is still the one that it began on.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// [`WatchState::current_on`] while not caught up: no connection has this number.
@@ -41,6 +41,11 @@ impl WatchState {
     /// is read late is late by nanoseconds, where a second is promised.
     pub(crate) fn connection(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// A subject that answers to this process can be sent to.
+    pub(crate) fn new_inbox(&self) -> String {
+        self.client.new_inbox()
     }
 
     /// Notes that the watch which began on `connection` is caught up. Released here and acquired in

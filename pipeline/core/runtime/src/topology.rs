@@ -26,13 +26,13 @@ use async_nats::{
         self, ErrorCode,
         consumer::{AckPolicy, pull},
         context::CreateStreamErrorKind,
-        kv,
         stream::{
             Config as StreamConfig, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, Source,
             StorageType,
         },
     },
 };
+use chasqui_nats::bucket;
 use chasqui_schemas::{
     Lane, Stage,
     bucket::{REVISIONS, SECRETS},
@@ -169,16 +169,10 @@ pub async fn migrate(
         }
     }
     let records = Bucket::ALL.iter().map(|bucket| (bucket.as_str(), REVISIONS));
-    for (bucket, history) in records.chain([(SECRETS, 1), (Owners::BUCKET, 1)]) {
-        let config = kv::Config {
-            bucket: bucket.to_owned(),
-            history,
-            num_replicas: streams.replicas,
-            storage: StorageType::File,
-            ..kv::Config::default()
-        };
-        let done = context.create_or_update_key_value(config).await;
-        done.map_err(|source| TopologyError::Stream { name: bucket.to_owned(), source: source.into() })?;
+    for (name, revisions) in records.chain([(SECRETS, 1), (Owners::BUCKET, 1)]) {
+        let config = bucket::stream_config(name, revisions, streams.replicas);
+        let done = context.create_or_update_stream(config).await;
+        done.map_err(|source| TopologyError::Stream { name: name.to_owned(), source: source.into() })?;
     }
     for (stream, config) in consumer_configs(runner) {
         let name = config.durable_name.clone().unwrap_or_default();

@@ -1,7 +1,9 @@
 //! The directory on KV buckets.
 //!
 //! Templates and categories are few and asked for with every message, so they are mirrored whole. Contacts, preferences
-//! and suppressions are many, so only those that were asked for lately are cached. Both ways: `crate::record_reader`.
+//! and suppressions are many, so only those that were asked for lately are cached. Most users have no preferences and most
+//! addresses are not suppressed: which may be is known here, so that the others cost no round trip. All ways:
+//! `crate::record_reader`.
 //!
 //! Guarantee: a record written a second ago is seen, because an opt-out must count at once. A record that does not parse
 //! is an error.
@@ -41,10 +43,10 @@ impl NatsDirectory {
         context.set_timeout(READ_TIMEOUT);
         Ok(NatsDirectory {
             contacts: RecordReader::cached(&context).await?,
-            preferences: RecordReader::cached(&context).await?,
+            preferences: RecordReader::cached_few(&context).await?,
             templates: RecordReader::mirrored(&context).await?,
             categories: RecordReader::mirrored(&context).await?,
-            suppressions: RecordReader::cached(&context).await?,
+            suppressions: RecordReader::cached_few(&context).await?,
             owners: RecordReader::cached(&context).await?,
         })
     }

@@ -13,6 +13,7 @@ use chasqui_nats::{
     bucket::{bad_record, open},
     cache::Cache,
     mirror::{Mirror, Parsed, parse},
+    presence::Presence,
     unavailable,
 };
 use chasqui_schemas::record::Record;
@@ -31,6 +32,8 @@ enum Memory<T: Record> {
     All(Mirror<T>),
     /// Those that were asked for lately: for buckets that hold a record for each user or address.
     Recent(Cache<T>),
+    /// The same, and which there may be at all: where most users or addresses have none.
+    RecentFew(Cache<T>, Presence),
 }
 
 impl<T: Record> RecordReader<T> {
@@ -48,6 +51,14 @@ impl<T: Record> RecordReader<T> {
         Ok(RecordReader { store, memory: Memory::Recent(cache) })
     }
 
+    /// As [`RecordReader::cached`], for a bucket in which most of what is asked for is not.
+    pub(crate) async fn cached_few(context: &jetstream::Context) -> Result<Self, StoreError> {
+        let store = open(context, T::BUCKET).await?;
+        let presence = Presence::start(context.client(), store.clone());
+        let cache = Cache::start(context.client(), store.clone());
+        Ok(RecordReader { store, memory: Memory::RecentFew(cache, presence) })
+    }
+
     /// The record `name`, if there is one.
     pub(crate) async fn get(&self, name: &str) -> Result<Option<Arc<T>>, StoreError> {
         let key = T::KEYED_BY.key(name);
@@ -56,7 +67,8 @@ impl<T: Record> RecordReader<T> {
                 Some(mirrored) => mirrored,
                 None => self.ask_server(&key).await?,
             },
-            Memory::Recent(cache) => cache.get(&key, || self.ask_server(&key)).await?,
+            Memory::RecentFew(_, presence) if presence.is_absent(&key) => None,
+            Memory::Recent(cache) | Memory::RecentFew(cache, _) => cache.get(&key, || self.ask_server(&key)).await?,
         };
         record.transpose().map_err(|source| bad_record(T::BUCKET, &T::KEYED_BY.shown(name), source))
     }
@@ -78,8 +90,13 @@ impl<T: Record> RecordReader<T> {
     /// Drops the record under `key` from the cache, because we have just written it: the next reader here asks the
     /// server instead of waiting for the watch. A mirror has only its watch.
     pub(crate) fn forget(&self, key: &str) {
-        if let Memory::Recent(cache) = &self.memory {
-            cache.forget(key);
+        match &self.memory {
+            Memory::All(_) => {}
+            Memory::Recent(cache) => cache.forget(key),
+            Memory::RecentFew(cache, presence) => {
+                presence.add(key);
+                cache.forget(key);
+            }
         }
     }
 }

@@ -3,7 +3,9 @@
 //! Guarantee: `Ok` from a write means stored. A record is checked before it is written ([`Bucket::check`]), by the type
 //! that stages read it with; a record that they could not use is refused, and the error names the field.
 //!
-//! After a crash in the middle of an import, some of its records are stored: import the whole file again.
+//! An import writes atomic batches, an fsync for up to a thousand records. A record that cannot be used is answered and the
+//! others go on. After a crash in the middle of it some records are stored: import the whole file again, which writes each
+//! record as the file has it.
 
 use std::{
     pin::pin,
@@ -18,7 +20,7 @@ use bytes::Bytes;
 use chasqui_contract::StoreError;
 use chasqui_nats::{Outgoing, Publisher, bucket::open, unavailable};
 use chasqui_schemas::{bucket::untoken, record::Bucket};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, future::join};
 use jiff::Timestamp;
 
 /// Maximum bytes of a record, as JSON: half of what NATS takes as one message by default. Only templates in many
@@ -30,8 +32,15 @@ pub const MAX_NAME_BYTES: usize = 255;
 /// Maximum wait until every watch has received a deletion. A watch that takes longer has lost its connection, and reads
 /// the bucket anew when it is back.
 const WATCHES_CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
-/// Maximum records of an import that are written at a time: as many messages as a publisher has in flight.
-const IMPORTS_IN_FLIGHT: usize = 8;
+/// Maximum records of an import that are written at a time: the server takes no more in an atomic batch (ADR-50).
+const IMPORTED_AT_ONCE: usize = 1_000;
+/// Bytes of records from which on no more are written at a time: as many as the publisher puts into an atomic batch.
+const IMPORTED_BYTES: usize = 4 * 1024 * 1024;
+/// Maximum time in which an import goes on trying to write the same records: longer than a server takes to restart.
+const IMPORT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A record's name and JSON.
+pub type Named = (String, Bytes);
 
 /// Why a record was not written.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +51,14 @@ pub enum RecordError {
         /// Which record.
         name: String,
         /// `field: what is wrong with it`.
+        wrong: String,
+    },
+    /// A line of a file holds no record.
+    #[error("line {number} {wrong}")]
+    Line {
+        /// Which line, from 1 on.
+        number: u64,
+        /// What is wrong with it.
         wrong: String,
     },
     /// The bucket cannot take it now.
@@ -82,16 +99,17 @@ impl Records {
     /// # Errors
     /// `Wrong` where the record or its name cannot be used; else the bucket's own.
     pub async fn put(&self, name: &str, json: Bytes) -> Result<(), RecordError> {
-        check(self.bucket, name, &json)?;
-        // The KV client would publish the same message, but its error does not tell a full bucket from a lost one.
-        let put = Outgoing {
-            subject: format!("{}{}", self.store.prefix, self.key(name)),
-            message_id: None,
-            headers: Vec::new(),
-            payload: json,
-        };
+        let put = self.outgoing(name, json)?;
         self.publisher.publish(&[put]).await.map_err(|error| error.of_store(self.bucket.as_str()))?;
         Ok(())
+    }
+
+    /// The message that writes a record. The KV client would publish the same, but one at a time, and its error does not
+    /// tell a full bucket from a lost one.
+    fn outgoing(&self, name: &str, json: Bytes) -> Result<Outgoing, RecordError> {
+        check(self.bucket, name, &json)?;
+        let subject = format!("{}{}", self.store.prefix, self.key(name));
+        Ok(Outgoing { subject, message_id: None, headers: Vec::new(), payload: json })
     }
 
     /// The record as it was written.
@@ -202,29 +220,70 @@ impl Records {
         }))
     }
 
-    /// Writes records, several at a time, and calls `done` with how many are stored so far. Where a name comes twice,
-    /// either record may stay.
+    /// Writes records, many at a time, in their order: of a name that comes twice the later record stays. Calls `answer`
+    /// for each of them in turn, also for those that are errors already.
     ///
     /// # Errors
-    /// The first record that cannot be written ends the import.
+    /// The bucket is full, or cannot be reached for a minute. Of what has no answer yet some may be stored.
     pub async fn import(
         &self,
-        records: impl Stream<Item = (String, Bytes)> + Send,
-        mut done: impl FnMut(u64) + Send,
-    ) -> Result<u64, RecordError> {
-        let mut stored = 0;
-        let writes = records.map(|(name, json)| async move { self.put(&name, json).await });
-        let mut writes = pin!(writes.buffer_unordered(IMPORTS_IN_FLIGHT));
-        while writes.try_next().await?.is_some() {
-            stored += 1;
-            done(stored);
+        records: impl Stream<Item = Result<Named, RecordError>> + Send,
+        mut answer: impl FnMut(Result<(), RecordError>) + Send,
+    ) -> Result<(), StoreError> {
+        let mut records = pin!(records);
+        let mut next = self.gather(&mut records).await;
+        while !next.answers.is_empty() {
+            let mut batch = next;
+            // While the server writes, the next ones are read and checked.
+            let (refused, gathered) = join(self.write(&batch.messages), self.gather(&mut records)).await;
+            for (message, error) in refused? {
+                batch.answers[batch.places[message]] = Err(error.into());
+            }
+            batch.answers.into_iter().for_each(&mut answer);
+            next = gathered;
         }
-        Ok(stored)
+        Ok(())
+    }
+
+    async fn gather(&self, records: &mut (impl Stream<Item = Result<Named, RecordError>> + Unpin)) -> Batch {
+        let (mut batch, mut bytes) = (Batch::default(), 0);
+        while batch.answers.len() < IMPORTED_AT_ONCE && bytes < IMPORTED_BYTES {
+            let Some(record) = records.next().await else { break };
+            let checked = record.and_then(|(name, json)| self.outgoing(&name, json)).map(|message| {
+                bytes += message.payload.len();
+                batch.places.push(batch.answers.len());
+                batch.messages.push(message);
+            });
+            batch.answers.push(checked);
+        }
+        batch
+    }
+
+    /// Writes `messages` and answers, by their places, which of them are too large for the server.
+    async fn write(&self, messages: &[Outgoing]) -> Result<Vec<(usize, StoreError)>, StoreError> {
+        let store = self.bucket.as_str();
+        let offered = tokio::time::timeout(IMPORT_PATIENCE, self.publisher.offer(messages)).await;
+        let refused = offered.map_err(|elapsed| unavailable(store, elapsed))?.into_iter();
+        let judged = refused.map(|(message, error)| match error.of_store(store) {
+            error @ StoreError::Refused { .. } => Ok((message, error)),
+            error => Err(error),
+        });
+        judged.collect()
     }
 
     fn key(&self, name: &str) -> String {
         self.bucket.keyed_by().key(name)
     }
+}
+
+/// Records that an import writes together.
+#[derive(Default)]
+struct Batch {
+    messages: Vec<Outgoing>,
+    /// Of all records that were read, those among them that are refused.
+    answers: Vec<Result<(), RecordError>>,
+    /// The place of each message among the answers.
+    places: Vec<usize>,
 }
 
 /// Refuses what stages could not use as the record `name` of `bucket`.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use chasqui_schemas::Channel;
 use clap::{Parser, Subcommand};
 
+use crate::bench::Scenario;
+
 /// Chasqui, with the commands of its developers.
 #[derive(Debug, Parser)]
 #[command(name = "chasqui-dev", version, propagate_version = true)]
@@ -45,6 +47,9 @@ pub(crate) struct BenchArgs {
     /// Instead measures the providers of this channel, `push` or `email`, in sends a second beside a bare HTTP client.
     #[arg(long, value_parser = measured_channel)]
     pub(crate) channel: Option<Channel>,
+    /// Instead measures what users do beside the hot path, each as a ratio to it: all scenarios, or those named.
+    #[arg(long, value_enum, value_delimiter = ',', num_args = 0.., value_name = "SCENARIO", conflicts_with_all = ["channel", "traces"])]
+    pub(crate) scenarios: Option<Vec<Scenario>>,
     /// Notifications in the throughput run; sends in each run of each provider.
     #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
     pub(crate) notifications: u32,

@@ -5,15 +5,15 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use super::support::make_stores;
-use async_nats::jetstream::kv;
+use async_nats::jetstream::stream;
 use bytes::Bytes;
-use chasqui_contract::{Directory, StoreError};
-use chasqui_nats::{ConnectError, ConnectOptions, connect};
-use chasqui_schemas::record::{Bucket, Category, Contacts, Preferences, Template};
+use chasqui_contract::{AddressBook, Directory, StoreError};
+use chasqui_nats::{ConnectError, ConnectOptions, bucket, connect};
+use chasqui_schemas::record::{Bucket, Category, Contacts, Preferences, Suppression, Template};
 use chasqui_settings::ServerUrl;
 use chasqui_stores::{NatsDirectory, RecordError, Records};
 use chasqui_testing::servers::{Nats, eventually};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt};
 
 fn category(ttl_s: u32) -> Bytes {
     serde_json::to_vec(&Category { ttl_s: Some(ttl_s), ..Category::default() }).unwrap().into()
@@ -59,6 +59,47 @@ async fn templates_and_categories_are_answered_from_memory() {
     .await;
 }
 
+/// Whether nobody's preferences, and no suppression of an address, cost a request.
+async fn knows_strangers(directory: &NatsDirectory, requests: impl Fn() -> u64) -> bool {
+    let before = requests();
+    for n in 0..100 {
+        assert_eq!(directory.preferences(&format!("stranger-{n}")).await.unwrap(), None);
+        assert_eq!(directory.suppression(&format!("stranger-{n}@example.com")).await.unwrap(), None);
+    }
+    // Beside it the directory asks how far the buckets have come.
+    requests() - before < 10
+}
+
+#[tokio::test]
+async fn a_stranger_costs_no_request_and_is_heard_within_a_second_of_opting_out() {
+    let server = Nats::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let directory = NatsDirectory::open(&context).await.unwrap();
+    let requests = || context.client().statistics().out_messages.load(Ordering::Relaxed);
+    eventually("strangers are known", async || knows_strangers(&directory, requests).await).await;
+
+    let others = server.context().await;
+    let preferences = Records::open(&others, Bucket::of::<Preferences>()).await.unwrap();
+    let suppressions = Records::open(&others, Bucket::of::<Suppression>()).await.unwrap();
+    for n in 0..20 {
+        let (user, address) = (format!("stranger-{n}"), format!("stranger-{n}@example.com"));
+        preferences.put(&user, r#"{"enabled":false}"#.into()).await.unwrap();
+        suppressions.put(&address, r#"{"reason":"bounce"}"#.into()).await.unwrap();
+        let heard = async || {
+            let said = directory.preferences(&user).await.unwrap();
+            said.is_some() && directory.suppression(&address).await.unwrap().is_some()
+        };
+        eventually("both count", heard).await;
+        preferences.delete(&user).await.unwrap();
+        eventually("it is gone", async || directory.preferences(&user).await.unwrap().is_none()).await;
+    }
+    // What this process has written it sees at once, before any watch reports it.
+    let suppression = Suppression { reason: Suppression::BOUNCE.into(), since: None };
+    directory.suppress("new@example.com", suppression).await.unwrap();
+    assert!(directory.suppression("new@example.com").await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn what_changes_around_a_crash_of_the_server_is_seen() {
     let server = Nats::start().await;
@@ -92,24 +133,52 @@ async fn what_changes_around_a_crash_of_the_server_is_seen() {
     }
 }
 
+/// Imports `lines`; answers what was answered about them.
+async fn import(records: &Records, lines: Vec<(String, Bytes)>) -> Result<Vec<Result<(), RecordError>>, StoreError> {
+    let mut answers = Vec::new();
+    records.import(futures::stream::iter(lines).map(Ok), |answer| answers.push(answer)).await?;
+    Ok(answers)
+}
+
 #[tokio::test]
-async fn an_import_stores_every_record_and_reports_its_progress() {
+async fn an_import_stores_every_record_and_of_one_name_the_last_in_few_batches() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let records = Records::open(&context, Bucket::of::<Contacts>()).await.unwrap();
-    let names: BTreeSet<String> = (0..1_000).map(|n| format!("user.{n}@x")).collect();
+    let names: BTreeSet<String> = (0..2_500).map(|n| format!("user.{n}@x")).collect();
+    let locale = |n: usize| Bytes::from(format!(r#"{{"locale":"{n}"}}"#));
+    let twice = names.iter().chain(&names).enumerate().map(|(n, name)| (name.clone(), locale(n)));
+    let lines: Vec<_> = twice.chain([("a".to_owned(), locale(1)), ("a".to_owned(), locale(2))]).collect();
 
-    let mut progress = Vec::new();
-    let import = stream::iter(names.clone()).map(|name| (name, Bytes::from_static(b"{}")));
-    let stored = records.import(import, |done| progress.push(done)).await.unwrap();
-
-    assert_eq!(stored, 1_000);
-    assert_eq!(progress, (1..=1_000).collect::<Vec<_>>());
-    let listed: BTreeSet<String> = records.names().await.unwrap().try_collect().await.unwrap();
-    assert_eq!(listed, names);
-    assert_eq!(records.get("user.7@x").await.unwrap().unwrap(), "{}");
+    for _again in 0..2 {
+        let answers = import(&records, lines.clone()).await.unwrap();
+        assert_eq!((answers.len(), answers.iter().filter(|answer| answer.is_ok()).count()), (5_002, 5_002));
+        let listed: BTreeSet<String> = records.names().await.unwrap().try_collect().await.unwrap();
+        assert_eq!(listed, names.iter().cloned().chain(["a".to_owned()]).collect());
+        for (n, name) in names.iter().enumerate().step_by(100) {
+            assert_eq!(records.get(name).await.unwrap().unwrap(), locale(2_500 + n));
+        }
+        assert_eq!(records.get("a").await.unwrap().unwrap(), locale(2));
+    }
     assert_eq!(records.get("nobody").await.unwrap(), None);
+    // Written one by one, every record would have its own answer from the server.
+    let received = context.client().statistics().in_messages.load(Ordering::Relaxed);
+    import(&records, lines).await.unwrap();
+    let received = context.client().statistics().in_messages.load(Ordering::Relaxed) - received;
+    assert!(received < 20, "{received} answers for 5,002 records");
+}
+
+#[tokio::test]
+async fn an_import_outlives_a_crash_of_the_server() {
+    let server = Nats::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let records = Records::open(&context, Bucket::of::<Contacts>()).await.unwrap();
+    let lines = (0..20_000).map(|n| (format!("user-{n}"), Bytes::from_static(b"{}"))).collect();
+    let (answers, ()) = futures::future::join(import(&records, lines), server.crash()).await;
+    assert!(answers.unwrap().iter().all(Result::is_ok));
+    assert_eq!(records.names().await.unwrap().count().await, 20_000);
 }
 
 #[tokio::test]
@@ -122,35 +191,53 @@ async fn an_empty_bucket_lists_nothing() {
 }
 
 #[tokio::test]
-async fn a_bad_record_ends_an_import_and_is_named() {
+async fn a_bad_record_is_named_and_stops_no_other() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
     let records = Records::open(&context, Bucket::of::<Preferences>()).await.unwrap();
-    let import = [("ada", "{}"), ("bob", r#"{"channels":{"sms":"no"}}"#)];
+    let lines = [("ada", "{}"), ("bob", r#"{"channels":{"sms":"no"}}"#), ("", "{}"), ("cyd", "{}")];
+    let lines = lines.map(|(name, json)| (name.to_owned(), Bytes::from(json))).to_vec();
 
-    let import = stream::iter(import).map(|(name, json)| (name.to_owned(), Bytes::from(json)));
-    let error = records.import(import, |_| {}).await.unwrap_err();
+    let answers = import(&records, lines).await.unwrap();
 
-    assert!(
-        matches!(&error, RecordError::Wrong { name, wrong } if name == "bob" && wrong.starts_with("channels: ")),
-        "{error}"
-    );
+    let [Ok(()), Err(RecordError::Wrong { name, wrong }), Err(RecordError::Wrong { .. }), Ok(())] = &answers[..] else {
+        panic!("{answers:?}")
+    };
+    assert!(name == "bob" && wrong.starts_with("channels: "), "{answers:?}");
     assert_eq!(records.get("bob").await.unwrap(), None);
+    assert!(records.get("ada").await.unwrap().is_some() && records.get("cyd").await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn a_full_bucket_says_so() {
     let server = Nats::start().await;
     let context = server.context().await;
-    let config = kv::Config { bucket: "contacts".to_owned(), max_bytes: 1_000, ..kv::Config::default() };
-    context.create_key_value(config).await.unwrap();
+    let config = bucket::stream_config("contacts", 1, 1);
+    context.create_stream(stream::Config { max_bytes: 1_000, ..config }).await.unwrap();
     let records = Records::open(&context, Bucket::of::<Contacts>()).await.unwrap();
 
-    let import = stream::iter(0..100).map(|n| (n.to_string(), Bytes::from_static(b"{}")));
-    let error = records.import(import, |_| {}).await.unwrap_err();
+    let lines = (0..100).map(|n| (n.to_string(), Bytes::from_static(b"{}"))).collect();
+    let error = import(&records, lines).await.unwrap_err();
 
-    assert!(matches!(error, RecordError::Store(StoreError::Full { store: "contacts" })), "{error:?}");
+    assert!(matches!(error, StoreError::Full { store: "contacts" }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_large_for_the_server_stops_no_other() {
+    let server = Nats::start().await;
+    let context = server.context().await;
+    let config = bucket::stream_config("contacts", 1, 1);
+    context.create_stream(stream::Config { max_message_size: 1_000, ..config }).await.unwrap();
+    let records = Records::open(&context, Bucket::of::<Contacts>()).await.unwrap();
+
+    let large = Bytes::from(format!(r#"{{"locale":"{}"}}"#, "a".repeat(2_000)));
+    let lines = (0..100).map(|n| (n.to_string(), if n == 50 { large.clone() } else { Bytes::from_static(b"{}") }));
+    let answers = import(&records, lines.collect()).await.unwrap();
+
+    let refused: Vec<_> = (0..100).filter(|&n| answers[n].is_err()).collect();
+    assert_eq!((refused, answers.len()), (vec![50], 100));
+    assert_eq!(records.names().await.unwrap().count().await, 99);
 }
 
 #[tokio::test]

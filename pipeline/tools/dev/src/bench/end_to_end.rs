@@ -35,6 +35,7 @@ use uuid::Uuid;
 use super::{
     per_s, percentile,
     process::{Cost, Worker},
+    scenarios::stranger,
 };
 use chasqui::servers::Addresses;
 
@@ -60,7 +61,7 @@ const TEMPLATES: &str = include_str!("../../../../../schemas/fixtures/templates.
 /// A producer, and where it reads how its notifications ended.
 pub(super) struct Bench {
     client: Client,
-    context: jetstream::Context,
+    pub(super) context: jetstream::Context,
     publisher: Publisher,
     clickhouse: clickhouse::Client,
     /// The file where the sandbox writes every provider call: delivery, attempt, Unix time in nanoseconds, process.
@@ -72,6 +73,15 @@ pub(super) struct Throughput {
     pub(super) notifications_per_s: f64,
     pub(super) calls_per_s: f64,
     pub(super) cpu_us: Option<Cost>,
+}
+
+/// What had been done and spent before a run.
+pub(super) struct Before {
+    servers: [Option<u32>; 2],
+    calls: usize,
+    cost: Option<Cost>,
+    since: Timestamp,
+    at: Instant,
 }
 
 /// The result of one run at a steady rate.
@@ -106,14 +116,27 @@ impl Bench {
         self.import_into(Bucket::of::<Template>(), templates).await
     }
 
+    /// Imports users who have one device and nothing else.
+    pub(super) async fn import_strangers(&self, count: u32) -> anyhow::Result<()> {
+        let contacts = (0..count).map(|n| {
+            let device =
+                json!({ "id": "phone", "platform": "android", "token": format!("token-of-{}-{n:032x}", stranger(n)) });
+            (stranger(n), json!({ "locale": "en-US", "timezone": "America/Lima", "devices": [device] }))
+        });
+        self.import_into(Bucket::of::<Contacts>(), contacts).await
+    }
+
     async fn import_into(
         &self,
         bucket: Bucket,
         records: impl IntoIterator<Item = (String, Value)>,
     ) -> anyhow::Result<()> {
-        let records: Vec<_> = records.into_iter().map(|(name, value)| (name, Bytes::from(value.to_string()))).collect();
-        Records::open(&self.context, bucket).await?.import(stream::iter(records), |_| {}).await?;
-        Ok(())
+        let records: Vec<_> =
+            records.into_iter().map(|(name, value)| Ok((name, Bytes::from(value.to_string())))).collect();
+        let mut refused = None;
+        let bucket = Records::open(&self.context, bucket).await?;
+        bucket.import(stream::iter(records), |answer| refused = refused.take().or(answer.err())).await?;
+        Ok(refused.map_or(Ok(()), Err)?)
     }
 
     /// Runs `count` notifications through, and returns how many bytes each has between stages on average.
@@ -143,13 +166,31 @@ impl Bench {
         servers: [Option<u32>; 2],
         bar: &ProgressBar,
     ) -> anyhow::Result<Throughput> {
-        // Calls of earlier runs do not count.
-        let calls_before = self.calls()?.len();
-        let cost_before = Cost::so_far(worker, servers);
-        let (since, began) = (Timestamp::now(), Instant::now());
-        let ((), took) =
-            tokio::try_join!(self.publish(Lane::Normal, count), self.arrived(count, since, began, worker, bar))?;
-        let cost = Cost::so_far(worker, servers).zip(cost_before).map(|(now, before)| now.us_since(before, count));
+        let (before, began) = (self.before(worker, servers)?, Instant::now());
+        self.measured(count, before, began, self.publish(Lane::Normal, count), worker, bar).await
+    }
+
+    /// What had been done and spent before a run.
+    pub(super) fn before(&self, worker: &Worker, servers: [Option<u32>; 2]) -> anyhow::Result<Before> {
+        let cost = Cost::so_far(worker, servers);
+        Ok(Before { servers, calls: self.calls()?.len(), cost, since: Timestamp::now(), at: Instant::now() })
+    }
+
+    /// Waits until `count` notifications since `before`, some of which `publishing` may still publish, are delivered and
+    /// traced; the time counts from `began`.
+    pub(super) async fn measured(
+        &self,
+        count: u32,
+        before: Before,
+        began: Instant,
+        publishing: impl Future<Output = anyhow::Result<()>>,
+        worker: &mut Worker,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Throughput> {
+        let Before { servers, calls: calls_before, cost, since, at } = before;
+        let lead = began.saturating_duration_since(at);
+        let ((), took) = tokio::try_join!(publishing, self.arrived(count, since, began, worker, bar))?;
+        let cost = Cost::so_far(worker, servers).zip(cost).map(|(now, before)| now.us_since(before, count));
 
         let calls = self.calls()?;
         ensure!(
@@ -158,15 +199,20 @@ impl Bench {
             calls.len() - calls_before
         );
         let last_call = calls.values().max().copied().unwrap_or_default() - since.as_nanosecond();
-        let last_call = Duration::from_nanos(u64::try_from(last_call).unwrap_or_default());
+        let last_call = Duration::from_nanos(u64::try_from(last_call).unwrap_or_default()).saturating_sub(lead);
         Ok(Throughput { notifications_per_s: per_s(count, took), calls_per_s: per_s(count, last_call), cpu_us: cost })
     }
 
     /// Publishes `count` notifications as fast as possible. Where each message alone would be an fsync, it uses atomic
     /// batches; else it publishes one by one and awaits all acknowledgements together, as the relay's producer does.
     pub(super) async fn publish(&self, lane: Lane, count: u32) -> anyhow::Result<()> {
+        self.publish_all(count, |n| outgoing(lane, n)).await
+    }
+
+    /// Publishes `count` submissions so.
+    pub(super) async fn publish_all(&self, count: u32, outgoing: impl Fn(u32) -> Outgoing) -> anyhow::Result<()> {
         for first in (0..count).step_by(BATCH) {
-            let batch: Vec<_> = (first..count.min(first + BATCH as u32)).map(|n| outgoing(lane, n)).collect();
+            let batch: Vec<_> = (first..count).take(BATCH).map(&outgoing).collect();
             self.publisher.publish(&batch).await?;
         }
         Ok(())
@@ -315,8 +361,13 @@ fn user(n: u32) -> String {
 
 /// Makes a submission that becomes one notification and one delivery. Its message id is its id.
 pub(super) fn outgoing(lane: Lane, n: u32) -> Outgoing {
+    outgoing_with(lane, n, json!({}))
+}
+
+/// The same with other fields; one that is null is left out.
+pub(super) fn outgoing_with(lane: Lane, n: u32, changes: Value) -> Outgoing {
     let id = Uuid::now_v7();
-    let submission = json!({
+    let mut submission = json!({
         "id": id,
         "category": CATEGORY,
         "template": "order.shipped",
@@ -330,6 +381,10 @@ pub(super) fn outgoing(lane: Lane, n: u32) -> Outgoing {
         "transaction_id": format!("order-{}", 100_000 + n),
         "metadata": { "campaign": "none", "region": "eu-west-1", "service": "orders" },
     });
+    if let (Some(fields), Value::Object(changes)) = (submission.as_object_mut(), changes) {
+        fields.extend(changes);
+        fields.retain(|_, value| !value.is_null());
+    }
     Outgoing {
         subject: subject::submit(lane, APP),
         message_id: Some(id.to_string()),

@@ -3,7 +3,7 @@
 //! One run is a pair: the pipeline, then the relay, on the same nats-server with the same settings. So their ratio
 //! shows the cost of the pipeline's own work, however fast or busy the machine is.
 //!
-//! With `--channel` it measures the providers of a channel, without any server: see [`providers`].
+//! With `--scenarios` it measures what users do beside that: see [`scenarios`]. With `--channel` it measures the providers of a channel, without any server: see [`providers`].
 //!
 //! Guarantee: a run counts only once every notification is `delivered` in ClickHouse and the trace stream is empty. A
 //! notification that does not arrive in time is an error, and no number is printed. Servers and files are removed at
@@ -15,6 +15,7 @@ mod measure;
 mod process;
 mod providers;
 mod relay;
+mod scenarios;
 mod traces;
 mod vendors;
 
@@ -24,11 +25,11 @@ use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-pub(crate) use self::vendors::serve as serve_lab;
 use self::{
     end_to_end::{Bench, Latency, Throughput},
     process::{Cost, Worker, peak_rss_mb},
 };
+pub(crate) use self::{scenarios::Scenario, vendors::serve as serve_lab};
 use chasqui::{
     commands::{
         output::{print, print_json, progress, table},
@@ -91,6 +92,7 @@ struct Report {
 enum Measured {
     Pipeline(Box<Report>),
     Traces(measure::Measured),
+    Scenarios(scenarios::Report),
 }
 
 /// The result of a run of the pipeline and one of the relay after it.
@@ -122,7 +124,9 @@ pub(crate) async fn run(args: &BenchArgs, settings: Settings) -> anyhow::Result<
     let servers =
         OwnServers::start(&settings, dir.path(), false, move |step| steps.set_message(step.to_owned())).await?;
     let measured = async {
-        Ok(if args.traces {
+        Ok(if args.scenarios.is_some() {
+            Measured::Scenarios(scenarios::measure(args, &settings, &servers, dir.path(), &bar).await?)
+        } else if args.traces {
             Measured::Traces(traces::measure(args, &settings, &servers.addresses, &bar).await?)
         } else {
             Measured::Pipeline(Box::new(measure(args, &settings, &servers, dir.path(), &bar).await?))
@@ -136,6 +140,7 @@ pub(crate) async fn run(args: &BenchArgs, settings: Settings) -> anyhow::Result<
     servers.shutdown().await;
     match measured? {
         Measured::Traces(traces) => traces::print_measured(&traces, args.json),
+        Measured::Scenarios(report) => scenarios::print_measured(&report, args.json),
         Measured::Pipeline(report) if args.json => print_json(&report),
         Measured::Pipeline(report) => print(&text(&report)),
     }

@@ -167,8 +167,11 @@ async fn import(context: &jetstream::Context, lab: &Lab) -> anyhow::Result<()> {
         if bucket.as_str() == Contacts::BUCKET {
             records.values_mut().try_for_each(|contacts| vendors::subscribe(lab, contacts))?;
         }
-        let records = records.into_iter().map(|(name, record)| (name, Bytes::from(record.to_string())));
-        Records::open(context, bucket).await?.import(stream::iter(records), |_| {}).await?;
+        let records = records.into_iter().map(|(name, record)| Ok((name, Bytes::from(record.to_string()))));
+        let mut refused = None;
+        let bucket = Records::open(context, bucket).await?;
+        bucket.import(stream::iter(records), |answer| refused = refused.take().or(answer.err())).await?;
+        refused.map_or(Ok(()), Err)?;
     }
     let contacts = Records::open(context, Bucket::of::<Contacts>()).await?;
     for (user, record) in story::people() {

@@ -3,9 +3,9 @@
 // Each test binary compiles this module, and uses its own part of it.
 #![allow(dead_code, unreachable_pub, clippy::panic, clippy::unwrap_used, reason = "a test's support")]
 
-use async_nats::jetstream::{self, kv, stream::Config};
+use async_nats::jetstream::{self, stream::Config};
 use chasqui_contract::{Book, Claim, Ledger};
-use chasqui_nats::Publisher;
+use chasqui_nats::{Publisher, bucket};
 use chasqui_schemas::{
     id,
     record::{Bucket, Owners, Record},
@@ -26,8 +26,7 @@ pub async fn make_stores(context: &jetstream::Context) {
     context.create_stream(Config { subjects, ..stream_config(stream::LEDGER, "") }).await.unwrap();
     context.create_stream(attempts_config()).await.unwrap();
     for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([Owners::BUCKET]) {
-        let config = kv::Config { bucket: bucket.to_owned(), ..kv::Config::default() };
-        context.create_key_value(config).await.unwrap();
+        context.create_stream(bucket::stream_config(bucket, 1)).await.unwrap();
     }
 }
 
