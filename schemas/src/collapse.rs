@@ -66,7 +66,9 @@ impl Notification {
             Passage::Waiting => "waiting",
             Passage::Passed => "passed",
         };
-        let key = id::claim(&["collapse", passage, &self.app, &self.recipient.key(), collapse_key]);
+        // A test replaces nothing that is meant.
+        let kind = if self.request.test { "collapse.test" } else { "collapse" };
+        let key = id::claim(&[kind, passage, &self.app, &self.recipient.key(), collapse_key]);
         Some(Collapse { key, at_ms: self.version().at_ms })
     }
 
@@ -103,6 +105,7 @@ mod tests {
             Notification { app: "bank".into(), ..keyed() },
             Notification { recipient: Recipient::User("bob".into()), ..keyed() },
             keyed().with_request(|request| request.collapse_key = Some("match-8".into())),
+            keyed().with_request(|request| request.test = true),
         ] {
             assert_ne!(key(&keyed()), key(&other));
         }

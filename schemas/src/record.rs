@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use crate::suppression::Suppression;
 use crate::{
     Channel, Lane, Reason,
+    app::AppRecord,
     bucket::{KeyedBy, address_key},
     id,
     submission::Content,
@@ -94,6 +95,7 @@ impl Bucket {
         Bucket::of::<Template>(),
         Bucket::of::<Category>(),
         Bucket::of::<Suppression>(),
+        Bucket::of::<AppRecord>(),
     ];
 
     /// The bucket that holds records of type `T`.

@@ -11,6 +11,7 @@ use std::{
 use anyhow::Context;
 use async_nats::jetstream;
 use axum::Router;
+use chasqui_api::Keys;
 use chasqui_contract::Clock;
 use chasqui_engagement::{Carrier, Engagement, Known, Reporters, Setup};
 use chasqui_http::Limits;
@@ -33,6 +34,7 @@ pub struct Gateway {
     client: async_nats::Client,
     secret: Option<Secret>,
     known: Arc<OnceLock<Known>>,
+    keys: Arc<Keys>,
 }
 
 impl Gateway {
@@ -50,6 +52,8 @@ impl Gateway {
         let address = gateway.address()?;
         let tokens = settings.listed_apps().map(|(app, settings)| (app.clone(), settings.token.clone())).collect();
         let known = Arc::new(OnceLock::new());
+        let kept = settings.engagement.spool_dir.join("apps.json");
+        let keys = Arc::new(Keys::open(settings.permissions(), settings.keys()?, kept));
         let engagement = Engagement::open(Setup {
             settings: &settings.engagement,
             gateway,
@@ -69,7 +73,7 @@ impl Gateway {
         let (router, carrier) = engagement.into_parts();
         let router = router.merge(console.unwrap_or_default());
         let (limits, secret) = (Limits::public(gateway.connections), settings.privacy.secret()?);
-        Ok(Gateway { listener, limits, router, carrier, lost, client, secret, known })
+        Ok(Gateway { listener, limits, router, carrier, lost, client, secret, known, keys })
     }
 
     /// The address that it listens on, with the port that the system chose where the settings say 0.
@@ -84,10 +88,11 @@ impl Gateway {
 
     /// Answers until `stop` is cancelled, and then publishes or spools the hits that it had accepted.
     pub async fn run(self, stop: CancellationToken) {
-        let Gateway { listener, limits, router, carrier, client, secret, known, .. } = self;
+        let Gateway { listener, limits, router, carrier, client, secret, known, keys, .. } = self;
+        let following = stop.run_until_cancelled(keys.follow(client.clone()));
         let learning = stop.run_until_cancelled(learn(client, secret, &known));
         // The last request drops the last sender of the hit queue, which ends the carrier.
-        tokio::join!(chasqui_http::serve(listener, router, limits, &stop), carrier.run(), learning);
+        tokio::join!(chasqui_http::serve(listener, router, limits, &stop), carrier.run(), learning, following);
     }
 }
 

@@ -30,12 +30,10 @@ impl Decide for Dedupe {
     type Input = Notification;
 
     async fn decide(&self, mut notification: Notification) -> Result<Decision, StoreError> {
-        let claim = id::claim(&[
-            "dedupe",
-            &notification.app,
-            &notification.recipient.key(),
-            &notification.request.idempotency_key,
-        ]);
+        // A test takes no key away from what is meant.
+        let kind = if notification.request.test { "dedupe.test" } else { "dedupe" };
+        let claim =
+            id::claim(&[kind, &notification.app, &notification.recipient.key(), &notification.request.idempotency_key]);
         let own = Holder { notification: notification.id, content: notification.request.fingerprint() };
         let after = match idempotency::claim(&*self.ledger, claim, &own).await? {
             Claimed::Ours { claim, after } => {

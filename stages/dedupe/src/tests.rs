@@ -75,13 +75,14 @@ fn a_redelivery_decides_exactly_as_the_first_time() {
 }
 
 #[test]
-fn another_app_recipient_or_key_is_no_duplicate() {
+fn another_app_recipient_or_key_and_a_test_are_no_duplicates() {
     let world = World::new();
     world.goes_on(notification(1));
     for other in [
         Notification { app: "bank".into(), ..notification(2) },
         Notification { recipient: Recipient::User("bob".into()), ..notification(3) },
         notification(4).with_request(|request| request.idempotency_key = "order-2".into()),
+        notification(5).with_request(|request| request.test = true),
     ] {
         world.goes_on(other);
     }

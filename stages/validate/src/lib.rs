@@ -5,8 +5,8 @@
 //! makes a bounded rejection.
 //!
 //! What an app may do is refused here too, with a reason, so that its producer hears of it at once and for the whole
-//! submission. Whether a category is mandatory stands in its record. So validate asks the directory, and only about the
-//! categories that the app's settings do not name; they are few and mirrored in memory. Enrich asks once more, because
+//! submission. What it may stands in the settings, or in its record; whether a category is mandatory stands in that one's
+//! record. So validate asks the directory, where the settings do not say it all; these records are few and mirrored in memory. Enrich asks once more, because
 //! it reads the record by which everything else is decided, which may be ninety days later.
 //!
 //! After a crash the same message gives the same notifications under the same ids, because all of them are derived from
@@ -32,6 +32,7 @@ mod violations;
 use std::{collections::HashSet, sync::Arc};
 
 use chasqui_contract::{Decide, Decision, Directory, Output, StoreError, Submitted, Verdict};
+use chasqui_rules::Permissions;
 use chasqui_schemas::{
     Channel, Notification, Pepper, Reason, header, id,
     notification::{Message, Recipient, Request},
@@ -63,9 +64,13 @@ impl Validate {
     }
 
     /// Checks what the submission says, and what its app may say.
-    fn check_fields(&self, submitted: &Submitted, fields: &mut Map<String, Value>) -> Result<(), Rejection> {
+    fn check_fields(
+        &self,
+        submitted: &Submitted,
+        may: &Permissions,
+        fields: &mut Map<String, Value>,
+    ) -> Result<(), Rejection> {
         let (app, lane) = (submitted.app.as_str(), submitted.lane);
-        let may = self.allowed.apps.of(app);
         if !may.lane(lane) {
             let what = format!("the app `{app}` may not publish on the lane `{lane}`");
             return Err(Rejection::new(Reason::LaneNotAllowed, "subject", what));
@@ -93,10 +98,9 @@ impl Validate {
     /// Checks whether the app may use the category of a submission that is good in all else.
     async fn check_category(
         &self,
-        app: &str,
+        may: &Permissions,
         fields: &Map<String, Value>,
     ) -> Result<Result<(), Rejection>, StoreError> {
-        let may = self.allowed.apps.of(app);
         let name = fields.get("category").and_then(Value::as_str).unwrap_or_default();
         let record = match may.categories {
             Some(_) => None,
@@ -119,8 +123,10 @@ impl Decide for Validate {
             Err(rejection) => return Ok(rejection.into_decision()),
         };
         let own_id = fields.get("id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
-        let checked = match self.check_fields(&submitted, &mut fields) {
-            Ok(()) => self.check_category(&submitted.app, &fields).await?,
+        let record = self.allowed.apps.record(&submitted.app, &*self.directory).await?;
+        let may = self.allowed.apps.of(&submitted.app, record.as_deref());
+        let checked = match self.check_fields(&submitted, may, &mut fields) {
+            Ok(()) => self.check_category(may, &fields).await?,
             rejected => rejected,
         };
         let decided = checked.and_then(|()| fan_out(&submitted, fields, &self.pepper));

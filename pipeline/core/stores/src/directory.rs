@@ -1,6 +1,6 @@
 //! The directory on KV buckets.
 //!
-//! Templates and categories are few and asked for with every message, so they are mirrored whole. Contacts, preferences
+//! Templates, categories and apps are few and asked for with every message, so they are mirrored whole. Contacts, preferences
 //! and suppressions are many, so only those that were asked for lately are cached. Most users have no preferences and most
 //! addresses are not suppressed: which may be is known here, so that the others cost no round trip. All ways:
 //! `crate::record_reader`.
@@ -15,7 +15,10 @@ use std::{sync::Arc, time::Duration};
 use async_nats::jetstream;
 use async_trait::async_trait;
 use chasqui_contract::{Directory, StoreError};
-use chasqui_schemas::record::{Category, Contacts, Owners, Preferences, Suppression, Template};
+use chasqui_schemas::{
+    app::AppRecord,
+    record::{Category, Contacts, Owners, Preferences, Suppression, Template},
+};
 
 use crate::record_reader::RecordReader;
 
@@ -29,6 +32,7 @@ pub struct NatsDirectory {
     preferences: RecordReader<Preferences>,
     templates: RecordReader<Template>,
     categories: RecordReader<Category>,
+    apps: RecordReader<AppRecord>,
     pub(crate) suppressions: RecordReader<Suppression>,
     owners: RecordReader<Owners>,
 }
@@ -46,6 +50,7 @@ impl NatsDirectory {
             preferences: RecordReader::cached_few(&context).await?,
             templates: RecordReader::mirrored(&context).await?,
             categories: RecordReader::mirrored(&context).await?,
+            apps: RecordReader::mirrored(&context).await?,
             suppressions: RecordReader::cached_few(&context).await?,
             owners: RecordReader::cached(&context).await?,
         })
@@ -68,6 +73,10 @@ impl Directory for NatsDirectory {
 
     async fn category(&self, name: &str) -> Result<Option<Arc<Category>>, StoreError> {
         self.categories.get(name).await
+    }
+
+    async fn app(&self, name: &str) -> Result<Option<Arc<AppRecord>>, StoreError> {
+        self.apps.get(name).await
     }
 
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError> {

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chasqui_contract::{AddressBook, Book, Claim, Directory, Inbox, Ledger, Newest, StoreError};
 use chasqui_schemas::{
+    app::AppRecord,
     collapse::Version,
     key_claim::GivenBack,
     record::{Category, Contacts, Owners, Preferences, Record, Suppression, Template},
@@ -145,6 +146,10 @@ impl Directory for MemoryDirectory {
     }
 
     async fn category(&self, name: &str) -> Result<Option<Arc<Category>>, StoreError> {
+        self.get(name)
+    }
+
+    async fn app(&self, name: &str) -> Result<Option<Arc<AppRecord>>, StoreError> {
         self.get(name)
     }
 

@@ -1,3 +1,4 @@
+use chasqui_schemas::{Lane, record::Category};
 use proptest::prelude::*;
 use serde_json::json as j;
 
@@ -13,7 +14,7 @@ static MAIL: Overridable = Overridable {
 fn refused(may: &Permissions, over: Value) -> Vec<(Reason, String)> {
     let vendors = Vendors::from([("mail", &MAIL)]);
     let overrides = j!({ "mail": over });
-    let found = may.overrides(overrides.as_object().unwrap(), &vendors, &Schemes::default());
+    let found = refused_overrides(may, overrides.as_object().unwrap(), &vendors, &Schemes::default());
     found.into_iter().map(|(reason, field, _)| (reason, field)).collect()
 }
 
@@ -23,6 +24,17 @@ fn everything() -> Permissions {
 
 fn category(mandatory: bool, lane: Option<Lane>) -> Category {
     Category { mandatory, lane, ..Category::default() }
+}
+
+#[test]
+fn the_settings_say_what_an_app_may_and_else_its_record_and_else_the_star() {
+    let inline = |inline| Permissions { inline, ..Permissions::default() };
+    let apps = Apps { listed: BTreeMap::from([("shop".to_owned(), inline(true))]), unlisted: inline(true) };
+    let record = AppRecord { may: Some(inline(false)), ..AppRecord::default() };
+    assert!(apps.of("shop", Some(&record)).inline, "the settings go before the record");
+    assert!(!apps.of("crm", Some(&record)).inline);
+    assert!(apps.of("crm", Some(&AppRecord::default())).inline, "a record of keys alone allows nothing");
+    assert!(apps.of("crm", None).inline);
 }
 
 #[test]
@@ -130,7 +142,7 @@ fn links_in_overrides_are_links() {
 fn what_is_no_vendor_or_no_object_is_refused() {
     let overrides = j!({"mial": {"a": 1}, "mail": null});
     let vendors = Vendors::from([("mail", &MAIL)]);
-    let found = everything().overrides(overrides.as_object().unwrap(), &vendors, &Schemes::default());
+    let found = refused_overrides(&everything(), overrides.as_object().unwrap(), &vendors, &Schemes::default());
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].1, "overrides.mial");
     assert_eq!(refused(&Permissions::default(), j!(7)), [(Reason::OverrideNotAllowed, "overrides.mail".into())]);

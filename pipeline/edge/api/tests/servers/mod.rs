@@ -1,0 +1,3 @@
+//! Tests on real servers. `make test-fast` leaves out every module that is called `servers`.
+
+mod keys;
