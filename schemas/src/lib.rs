@@ -12,6 +12,7 @@
 //! | [`submission`] | what a producer publishes |
 //! | [`record`] | what the state buckets hold: contacts, preferences, templates, categories, suppressions |
 //! | [`notification`], [`delivery`] | what travels between stages, in the [`envelope`] codec |
+//! | [`door`] | what the HTTP door says of a submission beside its bytes |
 //! | [`receipt`], [`opt_out`] | what providers, apps and recipients report afterwards |
 //! | [`inbox`] | what an app reads of a user's inbox |
 //! | [`trace`] | what ClickHouse keeps: one [`trace::TraceEvent`] per step |
@@ -28,6 +29,7 @@ pub mod channel;
 pub mod clickhouse;
 pub mod consumer;
 pub mod delivery;
+pub mod door;
 pub mod envelope;
 pub mod header;
 pub mod hex;

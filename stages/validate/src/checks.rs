@@ -3,11 +3,12 @@
 //! Guarantee: the verdict depends on the message, on what the installation allows, and on nothing else. So every door into
 //! the pipeline calls this, and the same bytes get the same verdict at each: one that answers its producer refuses what
 //! the stage would reject, with the same violations. Only the record of a category is known to the stage alone;
-//! [`Checks::check_category`] judges it where it is known.
+//! [`check_category`] judges it where it is known.
 //!
 //! Pure, so a crash changes nothing.
 
 use chasqui_contract::Submitted;
+use chasqui_rules::Permissions;
 use chasqui_schemas::{Reason, header, record::Category, subject, submission};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -57,20 +58,29 @@ impl Checks {
         Checks { allowed, schema: Schema::new() }
     }
 
-    /// The fields of the submission under the contract's own names, if nothing is wrong with it.
+    /// What the installation allows.
+    pub fn allowed(&self) -> &Allowed {
+        &self.allowed
+    }
+
+    /// The fields of the submission under the contract's own names, if nothing is wrong with it. `may`: what its app may.
     ///
     /// # Errors
     /// Names every violation, up to a limit.
-    pub fn check(&self, submitted: &Submitted) -> Result<Map<String, Value>, Refused> {
+    pub fn check(&self, submitted: &Submitted, may: &Permissions) -> Result<Map<String, Value>, Refused> {
         let mut fields = read(submitted)?;
         let request_id = own_id(&fields);
-        self.check_fields(submitted, &mut fields).map_err(|refused| Refused { request_id, ..refused })?;
+        self.check_fields(submitted, may, &mut fields).map_err(|refused| Refused { request_id, ..refused })?;
         Ok(fields)
     }
 
-    fn check_fields(&self, submitted: &Submitted, fields: &mut Map<String, Value>) -> Result<(), Refused> {
+    fn check_fields(
+        &self,
+        submitted: &Submitted,
+        may: &Permissions,
+        fields: &mut Map<String, Value>,
+    ) -> Result<(), Refused> {
         let (app, lane) = (submitted.app.as_str(), submitted.lane);
-        let may = self.allowed.apps.of(app);
         if !may.lane(lane) {
             let what = format!("the app `{app}` may not publish on the lane `{lane}`");
             return Err(Refused::new(Reason::LaneNotAllowed, "subject", what));
@@ -98,22 +108,26 @@ impl Checks {
         let reason = violations.reason();
         Err(Refused { reason, violations: violations.into_list(&renamed), request_id: None })
     }
+}
 
-    /// Whether the record of a category decides if the app may use it.
-    pub fn asks_for_category(&self, app: &str) -> bool {
-        self.allowed.apps.of(app).categories.is_none()
+/// Whether the app may use the category of `fields`, given its record where it is known.
+///
+/// # Errors
+/// Says why not.
+pub fn check_category(
+    may: &Permissions,
+    fields: &Map<String, Value>,
+    record: Option<&Category>,
+) -> Result<(), Refused> {
+    match may.category(category(fields), record) {
+        Some(what) => Err(Refused::new(Reason::CategoryNotAllowed, "category", what)),
+        None => Ok(()),
     }
+}
 
-    /// Whether the app may use the category `name`, given its record where it is known.
-    ///
-    /// # Errors
-    /// Says why not.
-    pub fn check_category(&self, app: &str, name: &str, record: Option<&Category>) -> Result<(), Refused> {
-        match self.allowed.apps.of(app).category(name, record) {
-            Some(what) => Err(Refused::new(Reason::CategoryNotAllowed, "category", what)),
-            None => Ok(()),
-        }
-    }
+/// The category of a submission that passed every check.
+pub(crate) fn category(fields: &Map<String, Value>) -> &str {
+    fields.get("category").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The id that a submission names itself.

@@ -34,8 +34,11 @@ pub mod violations;
 use std::{collections::HashSet, sync::Arc};
 
 use chasqui_contract::{Decide, Decision, Directory, Output, StoreError, Submitted, Verdict};
+use chasqui_rules::Permissions;
 use chasqui_schemas::{
-    Channel, Notification, Pepper, Reason, header, id,
+    Channel, Notification, Pepper, Reason,
+    door::Door,
+    header, id,
     notification::{Message, Recipient, Request},
     record::Contacts,
     submission::{self, MAX_DATA_BYTES, Submission},
@@ -62,10 +65,28 @@ impl Validate {
     }
 
     /// Checks whether the app may use the category of a submission that is good in all else.
-    async fn check_category(&self, app: &str, fields: &Map<String, Value>) -> Result<Result<(), Refused>, StoreError> {
-        let name = fields.get("category").and_then(Value::as_str).unwrap_or_default();
-        let record = if self.checks.asks_for_category(app) { self.directory.category(name).await? } else { None };
-        Ok(self.checks.check_category(app, name, record.as_deref()))
+    async fn check_category(
+        &self,
+        may: &Permissions,
+        fields: &Map<String, Value>,
+    ) -> Result<Result<(), Refused>, StoreError> {
+        let record = match may.categories {
+            Some(_) => None,
+            None => self.directory.category(checks::category(fields)).await?,
+        };
+        Ok(checks::check_category(may, fields, record.as_deref()))
+    }
+
+    async fn judge(&self, submitted: &Submitted) -> Result<Result<Decision, Refused>, StoreError> {
+        let may = self.checks.allowed().apps.of(&submitted.app);
+        let fields = match self.checks.check(submitted, may) {
+            Ok(fields) => fields,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let request_id = checks::own_id(&fields);
+        let checked = self.check_category(may, &fields).await?;
+        let decided = checked.and_then(|()| fan_out(submitted, fields, &self.pepper));
+        Ok(decided.map_err(|refused| Refused { request_id, ..refused }))
     }
 }
 
@@ -74,14 +95,11 @@ impl Decide for Validate {
     type Input = Submitted;
 
     async fn decide(&self, submitted: Submitted) -> Result<Decision, StoreError> {
-        let fields = match self.checks.check(&submitted) {
-            Ok(fields) => fields,
-            Err(refused) => return Ok(rejection(refused)),
-        };
-        let own_id = checks::own_id(&fields);
-        let checked = self.check_category(&submitted.app, &fields).await?;
-        let decided = checked.and_then(|()| fan_out(&submitted, fields, &self.pepper));
-        Ok(decided.unwrap_or_else(|refused| rejection(Refused { request_id: own_id, ..refused })))
+        let mut decision = self.judge(&submitted).await?.unwrap_or_else(rejection);
+        if let Some(door) = submitted.incoming.door.as_deref().and_then(Door::parse) {
+            decision.attributes.extend(door.attributes());
+        }
+        Ok(decision)
     }
 }
 

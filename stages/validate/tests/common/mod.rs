@@ -26,6 +26,7 @@ pub(crate) fn submitted(content_type: Option<&str>, payload: impl Into<Bytes>) -
             content_type: content_type.map(Into::into),
             message_id: None,
             traceparent: None,
+            door: None,
             unreadable_headers: None,
             stored_at: "2026-03-01T12:00:00Z".parse().unwrap(),
             sequence: 7,
