@@ -10,6 +10,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`submission`] | what a producer publishes |
+//! | [`app`] | what an app may, and the keys that prove who asks |
 //! | [`record`] | what the state buckets hold: contacts, preferences, templates, categories, suppressions |
 //! | [`notification`], [`delivery`] | what travels between stages, in the [`envelope`] codec |
 //! | [`door`] | what the HTTP door says of a submission beside its bytes |
@@ -24,6 +25,7 @@
 //! | [`text`] | text from outside: without addresses, on one line, harmless for terminals |
 //! | `sample` | one valid value of each, for tests |
 
+pub mod app;
 pub mod bucket;
 pub mod channel;
 pub mod clickhouse;

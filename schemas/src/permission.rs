@@ -7,6 +7,7 @@
 
 use crate::{
     Lane, Stage,
+    app::AppRecord,
     bucket::SECRETS,
     record::{Bucket, Contacts, Owners, Preferences, Record, Suppression},
     stream, subject,
@@ -106,6 +107,9 @@ fn gateway() -> Vec<String> {
     // It claims callbacks that must not count twice and the keys of requests, and tells ids of ours by the secret.
     subjects.extend([stream::LEDGER, stream::ATTEMPTS].into_iter().flat_map(read_claims));
     subjects.push(read(SECRETS));
+    // Whose key it is that a request shows.
+    subjects.push(read(AppRecord::BUCKET));
+    subjects.extend(watch(AppRecord::BUCKET));
     subjects
 }
 

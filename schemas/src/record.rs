@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     Channel, Lane, Reason,
+    app::AppRecord,
     bucket::{KeyedBy, address_key},
     submission::Content,
 };
@@ -92,6 +93,7 @@ impl Bucket {
         Bucket::of::<Template>(),
         Bucket::of::<Category>(),
         Bucket::of::<Suppression>(),
+        Bucket::of::<AppRecord>(),
     ];
 
     /// The bucket that holds records of type `T`.

@@ -339,6 +339,8 @@ fn since(text: &str) -> Result<Timestamp, String> {
 
 #[cfg(test)]
 mod tests {
+    use chasqui_schemas::{app::AppRecord, record::Record as _};
+
     use super::*;
 
     #[test]
@@ -349,7 +351,8 @@ mod tests {
     #[test]
     fn every_bucket_has_its_command() {
         use clap::CommandFactory as _;
-        for bucket in Bucket::ALL {
+        // Apps have commands of their own: their keys are made, and not written.
+        for bucket in Bucket::ALL.iter().filter(|bucket| bucket.as_str() != AppRecord::BUCKET) {
             let word = bucket.as_str();
             let args = Args::try_parse_from(["chasqui", word, "list"]).unwrap();
             let Command::Records(command) = args.command else { panic!("{word} is another command") };

@@ -7,7 +7,7 @@ use std::{
 
 use chasqui_nats::{accounts::App, key::PublicKey};
 use chasqui_rules::{Apps, Permissions, RouteSettings, Routes, Schemes, permissions::UNLISTED};
-use chasqui_schemas::{Lane, subject};
+use chasqui_schemas::{Lane, app::Rate, subject};
 use chasqui_settings::{SecretSource, ServerUrl, SettingsError};
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -76,6 +76,8 @@ pub struct AppSettings {
     pub inline: bool,
     pub senders: Vec<String>,
     pub overrides: Option<Vec<String>>,
+    pub rate: Option<Rate>,
+    pub origins: Vec<String>,
     pub token: SecretSource,
     pub nats_keys: Vec<PublicKey>,
     pub routes: RouteSettings,
@@ -83,9 +85,21 @@ pub struct AppSettings {
 
 impl Default for AppSettings {
     fn default() -> Self {
-        let Permissions { lanes, categories, mandatory, inline, senders, overrides } = Permissions::default();
-        let (token, nats_keys, routes) = (SecretSource::default(), Vec::new(), RouteSettings::default());
-        AppSettings { lanes, categories, mandatory, inline, senders, overrides, token, nats_keys, routes }
+        let Permissions { lanes, categories, mandatory, inline, senders, overrides, rate, origins } =
+            Permissions::default();
+        AppSettings {
+            lanes,
+            categories,
+            mandatory,
+            inline,
+            senders,
+            overrides,
+            rate,
+            origins,
+            token: SecretSource::default(),
+            nats_keys: Vec::new(),
+            routes: RouteSettings::default(),
+        }
     }
 }
 
@@ -98,6 +112,8 @@ impl AppSettings {
             inline: self.inline,
             senders: self.senders.clone(),
             overrides: self.overrides.clone(),
+            rate: self.rate,
+            origins: self.origins.clone(),
         }
     }
 
@@ -259,7 +275,7 @@ mod tests {
     #[test]
     fn an_app_has_one_table() {
         let settings = with("[apps.shop]\nlanes = [\"bulk\"]\n[apps.crm]\ntoken = { env = \"X\" }").unwrap();
-        assert_eq!(settings.permissions().of("shop").lanes, Some(vec![Lane::Bulk]));
+        assert_eq!(settings.permissions().of("shop", None).lanes, Some(vec![Lane::Bulk]));
         assert!(settings.apps["crm"].token.is_set());
         assert_eq!(settings.listed_apps().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["crm", "shop"]);
     }
@@ -267,11 +283,16 @@ mod tests {
     #[test]
     fn who_is_listed_may_what_the_list_says_and_the_others_what_the_star_says() {
         let fresh = with("").unwrap().permissions();
-        assert!(fresh.of("shop").mandatory && fresh.of("shop").lane(Lane::Critical), "a fresh start is one team's");
+        assert!(
+            fresh.of("shop", None).mandatory && fresh.of("shop", None).lane(Lane::Critical),
+            "a fresh start is one team's"
+        );
         let apps = with("[apps.shop]\ninline = false").unwrap().permissions();
-        assert!(!apps.of("shop").mandatory && !apps.of("shop").inline && apps.of("other").mandatory);
+        assert!(!apps.of("shop", None).mandatory && !apps.of("shop", None).inline && apps.of("other", None).mandatory);
         let closed = with("[apps.'*']\nlanes = []\n[apps.shop]\ncategories = ['otp']").unwrap().permissions();
-        assert!(Lane::ALL.iter().all(|lane| !closed.of("other").lane(*lane) && closed.of("shop").lane(*lane)));
+        assert!(
+            Lane::ALL.iter().all(|lane| !closed.of("other", None).lane(*lane) && closed.of("shop", None).lane(*lane))
+        );
     }
 
     #[test]

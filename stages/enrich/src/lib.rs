@@ -51,7 +51,8 @@ impl Decide for Enrich {
         }
 
         let category = self.directory.category(&notification.request.category).await?;
-        let may = self.apps.of(&notification.app);
+        let record = self.apps.record(&notification.app, &*self.directory).await?;
+        let may = self.apps.of(&notification.app, record.as_deref());
         if let Some(what) = may.category(&notification.request.category, category.as_deref()) {
             return Ok(Decision::suppress(Reason::CategoryNotAllowed).with("detail", what));
         }

@@ -14,6 +14,7 @@ pub mod permissions;
 pub mod routes;
 pub mod schemes;
 
-pub use permissions::{Apps, Overridable, Permissions, Vendors};
+pub use chasqui_schemas::app::Permissions;
+pub use permissions::{Apps, Overridable, Vendors};
 pub use routes::{Candidate, RouteSettings, Routes};
 pub use schemes::Schemes;

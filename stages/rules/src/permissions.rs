@@ -1,4 +1,4 @@
-//! What an app may do: lanes, categories, inline addresses, senders, and what of a vendor's payload it may set.
+//! What an app may do: which app's word counts, and what of a vendor's payload it may set.
 //!
 //! Validate asks at the door. Enrich asks again about the category, where it reads the record by which everything else
 //! is decided: what waited ninety days for its `send_at` meets the category as it is then.
@@ -14,45 +14,19 @@
 //! Guarantee: pure. What every vendor keeps for Chasqui (recipients, credentials, schedules, the way past a vendor's
 //! suppressions) no list of an app opens.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use chasqui_schemas::{Lane, Reason, record::Category};
+use chasqui_contract::{Directory, StoreError};
+use chasqui_schemas::{
+    Reason,
+    app::{AppRecord, Permissions},
+};
 use serde_json::{Map, Value};
 
 use crate::schemes::Schemes;
 
 /// The name in the settings of what apps may that are not listed. No app can have it.
 pub const UNLISTED: &str = "*";
-
-/// What one app may.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Permissions {
-    /// The lanes it may publish on; `None`: all.
-    pub lanes: Option<Vec<Lane>>,
-    /// The categories it may use, mandatory ones among them; `None`: all but those of [`Permissions::category`].
-    pub categories: Option<Vec<String>>,
-    /// Whether it may use mandatory categories where `categories` names none.
-    pub mandatory: bool,
-    /// Whether it may name addresses instead of users.
-    pub inline: bool,
-    /// The senders that overrides may name: `a@b.c`, `@b.c` for all of a domain, a phone number, a word.
-    pub senders: Vec<String>,
-    /// The overrides it may set: `vendor` or `vendor.field`; `None`: those that the vendors call harmless.
-    pub overrides: Option<Vec<String>>,
-}
-
-impl Default for Permissions {
-    fn default() -> Self {
-        Permissions {
-            lanes: None,
-            categories: None,
-            mandatory: false,
-            inline: true,
-            senders: Vec::new(),
-            overrides: None,
-        }
-    }
-}
 
 /// What each app may.
 #[derive(Debug, Clone, Default)]
@@ -84,53 +58,54 @@ pub type Vendors = BTreeMap<&'static str, &'static Overridable>;
 pub type Refusal = (Reason, String, String);
 
 impl Apps {
-    /// What `app` may.
-    pub fn of(&self, app: &str) -> &Permissions {
-        self.listed.get(app).unwrap_or(&self.unlisted)
+    /// The record of `app` in the bucket, where it may say something: of an app that is listed, only the settings do.
+    ///
+    /// # Errors
+    /// As the directory's.
+    pub async fn record(&self, app: &str, directory: &dyn Directory) -> Result<Option<Arc<AppRecord>>, StoreError> {
+        if self.listed.contains_key(app) { Ok(None) } else { directory.app(app).await }
+    }
+
+    /// What `app` may, given its record in the bucket: what the settings say of it goes before what the record says, so
+    /// that an app has one home.
+    pub fn of<'a>(&'a self, app: &str, record: Option<&'a AppRecord>) -> &'a Permissions {
+        let recorded = || record.and_then(|record| record.may.as_ref());
+        self.listed.get(app).or_else(recorded).unwrap_or(&self.unlisted)
     }
 }
 
-impl Permissions {
-    /// Whether the app may publish on a lane.
-    pub fn lane(&self, lane: Lane) -> bool {
-        self.lanes.as_ref().is_none_or(|lanes| lanes.contains(&lane))
+/// What of a submission's `overrides` the app may not set.
+pub fn refused_overrides(
+    may: &Permissions,
+    overrides: &Map<String, Value>,
+    vendors: &Vendors,
+    schemes: &Schemes,
+) -> Vec<Refusal> {
+    let mut refused = Vec::new();
+    for (vendor, value) in overrides.iter().filter(|(_, value)| !value.is_null()) {
+        let Some(own) = vendors.get(vendor.as_str()) else {
+            let what = "no vendor has this name".to_owned();
+            refused.push((Reason::OverrideNotAllowed, format!("overrides.{vendor}"), what));
+            continue;
+        };
+        Walk { may, vendor, own, schemes, refused: &mut refused }.visit("", value);
     }
+    refused
+}
 
-    /// Why the app may not use the category `name`, given its record.
-    pub fn category(&self, name: &str, record: Option<&Category>) -> Option<String> {
-        if let Some(named) = &self.categories {
-            let is_named = named.iter().any(|each| each == name);
-            return (!is_named).then(|| format!("the app may not use the category `{name}`"));
-        }
-        let record = record?;
-        let most_urgent = self.lanes.iter().flatten().min().copied();
-        if record.mandatory && !self.mandatory {
-            Some(format!("the category `{name}` is mandatory, and the app's `categories` do not name it"))
-        } else if let Some(lane) = record.lane.filter(|&lane| most_urgent.is_some_and(|own| lane < own)) {
-            let why = "the app may not use, and its `categories` do not name it";
-            Some(format!("the category `{name}` goes out on the lane `{lane}`, which {why}"))
-        } else {
-            None
-        }
-    }
+/// A way through one vendor's overrides. Submissions are not nested deeply: validate has seen to that.
+struct Walk<'a> {
+    may: &'a Permissions,
+    vendor: &'a str,
+    own: &'a Overridable,
+    schemes: &'a Schemes,
+    refused: &'a mut Vec<Refusal>,
+}
 
-    /// What of a submission's `overrides` the app may not set.
-    pub fn overrides(&self, overrides: &Map<String, Value>, vendors: &Vendors, schemes: &Schemes) -> Vec<Refusal> {
-        let mut refused = Vec::new();
-        for (vendor, value) in overrides.iter().filter(|(_, value)| !value.is_null()) {
-            let Some(own) = vendors.get(vendor.as_str()) else {
-                let what = "no vendor has this name".to_owned();
-                refused.push((Reason::OverrideNotAllowed, format!("overrides.{vendor}"), what));
-                continue;
-            };
-            Walk { may: self, vendor, own, schemes, refused: &mut refused }.visit("", value);
-        }
-        refused
-    }
-
-    fn names_override(&self, vendor: &str, own: &Overridable, path: &str) -> bool {
-        let Some(named) = &self.overrides else { return covers_any(own.harmless, path) };
-        named.iter().any(|each| match each.strip_prefix(vendor) {
+impl Walk<'_> {
+    fn names_override(&self, path: &str) -> bool {
+        let Some(named) = &self.may.overrides else { return covers_any(self.own.harmless, path) };
+        named.iter().any(|each| match each.strip_prefix(self.vendor) {
             Some("") => true,
             Some(rest) => rest.strip_prefix('.').is_some_and(|rule| covers(rule, path)),
             None => false,
@@ -145,30 +120,19 @@ impl Permissions {
             _ => text,
         };
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
-        self.senders.iter().any(|sender| match sender.strip_prefix('@') {
+        self.may.senders.iter().any(|sender| match sender.strip_prefix('@') {
             Some(domain) => address.split_once('@').is_some_and(|(local, of)| {
                 of.eq_ignore_ascii_case(domain) && !local.is_empty() && local.chars().all(is_plain)
             }),
             None => address.eq_ignore_ascii_case(sender),
         })
     }
-}
 
-/// A way through one vendor's overrides. Submissions are not nested deeply: validate has seen to that.
-struct Walk<'a> {
-    may: &'a Permissions,
-    vendor: &'a str,
-    own: &'a Overridable,
-    schemes: &'a Schemes,
-    refused: &'a mut Vec<Refusal>,
-}
-
-impl Walk<'_> {
     fn visit(&mut self, path: &str, value: &Value) {
         if !path.is_empty() && covers_any(self.own.never, path) {
             self.refuse(Reason::OverrideNotAllowed, path, "no app may set it".to_owned());
         } else if is_any(self.own.senders, path) {
-            if !senders_of(value).is_some_and(|all| !all.is_empty() && all.iter().all(|one| self.may.sender(one))) {
+            if !senders_of(value).is_some_and(|all| !all.is_empty() && all.iter().all(|one| self.sender(one))) {
                 let what = "not one of the app's own `senders`".to_owned();
                 self.refuse(Reason::SenderNotAllowed, path, what);
             }
@@ -186,7 +150,7 @@ impl Walk<'_> {
                 let inside = if path.is_empty() { name } else { format!("{path}.{name}") };
                 self.visit(&inside, value);
             }
-        } else if !self.may.names_override(self.vendor, self.own, path) {
+        } else if !self.names_override(path) {
             let field = format!("{}.{path}", self.vendor);
             let what = format!("the app's `overrides` do not name `{}`", field.trim_end_matches('.'));
             self.refuse(Reason::OverrideNotAllowed, path, what);

@@ -9,7 +9,12 @@
 
 use chasqui_contract::Submitted;
 use chasqui_rules::Permissions;
-use chasqui_schemas::{Reason, header, record::Category, subject, submission};
+use chasqui_schemas::{
+    Reason, header,
+    record::Category,
+    subject,
+    submission::{self, MAX_DATA_BYTES},
+};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -70,7 +75,8 @@ impl Checks {
     pub fn check(&self, submitted: &Submitted, may: &Permissions) -> Result<Map<String, Value>, Refused> {
         let mut fields = read(submitted)?;
         let request_id = own_id(&fields);
-        self.check_fields(submitted, may, &mut fields).map_err(|refused| Refused { request_id, ..refused })?;
+        let checked = self.check_fields(submitted, may, &mut fields).and_then(|()| check_digits(submitted, &fields));
+        checked.map_err(|refused| Refused { request_id, ..refused })?;
         Ok(fields)
     }
 
@@ -130,8 +136,21 @@ pub(crate) fn category(fields: &Map<String, Value>) -> &str {
     fields.get("category").and_then(Value::as_str).unwrap_or_default()
 }
 
+/// The rules have measured the values of `data`; the digits of its numbers, which are kept, may be more.
+fn check_digits(submitted: &Submitted, fields: &Map<String, Value>) -> Result<(), Refused> {
+    let data = fields.get("data").and_then(Value::as_object);
+    let written = data.and_then(|data| parse::digits(data, &submitted.incoming.payload));
+    match written.map(|data| data.as_str().len()) {
+        Some(bytes) if bytes > MAX_DATA_BYTES => {
+            let what = format!("{bytes} bytes as compact JSON; at most {MAX_DATA_BYTES} are taken");
+            Err(Refused::new(Reason::Invalid, "data", what))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The id that a submission names itself.
-pub(crate) fn own_id(fields: &Map<String, Value>) -> Option<Uuid> {
+pub fn own_id(fields: &Map<String, Value>) -> Option<Uuid> {
     fields.get("id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok())
 }
 

@@ -5,8 +5,8 @@
 //! makes a bounded rejection.
 //!
 //! What an app may do is refused here too, with a reason, so that its producer hears of it at once and for the whole
-//! submission. Whether a category is mandatory stands in its record. So validate asks the directory, and only about the
-//! categories that the app's settings do not name; they are few and mirrored in memory. Enrich asks once more, because
+//! submission. What it may stands in the settings, or in its record; whether a category is mandatory stands in that one's
+//! record. So validate asks the directory, where the settings do not say it all; these records are few and mirrored in memory. Enrich asks once more, because
 //! it reads the record by which everything else is decided, which may be ninety days later.
 //!
 //! After a crash the same message gives the same notifications under the same ids, because all of them are derived from
@@ -41,7 +41,7 @@ use chasqui_schemas::{
     header, id,
     notification::{Message, Recipient, Request},
     record::Contacts,
-    submission::{self, MAX_DATA_BYTES, Submission},
+    submission::{self, Submission},
 };
 use serde_json::{Map, Value};
 
@@ -78,7 +78,9 @@ impl Validate {
     }
 
     async fn judge(&self, submitted: &Submitted) -> Result<Result<Decision, Refused>, StoreError> {
-        let may = self.checks.allowed().apps.of(&submitted.app);
+        let apps = &self.checks.allowed().apps;
+        let record = apps.record(&submitted.app, &*self.directory).await?;
+        let may = apps.of(&submitted.app, record.as_deref());
         let fields = match self.checks.check(submitted, may) {
             Ok(fields) => fields,
             Err(refused) => return Ok(Err(refused)),
@@ -122,11 +124,6 @@ fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -
     submission.channels = submission.channels.map(without_repeats);
     let recipients = std::mem::take(&mut submission.recipients);
     let written = parse::digits(&submission.data, &incoming.payload);
-    // The rules have measured the values; digits may be more.
-    if let Some(bytes) = written.as_ref().map(|data| data.as_str().len()).filter(|bytes| *bytes > MAX_DATA_BYTES) {
-        let what = format!("{bytes} bytes as compact JSON; at most {MAX_DATA_BYTES} are taken");
-        return Err(Refused::new(Reason::Invalid, "data", what));
-    }
     let mut request = Request::of(submission, request_id, idempotency_key, traceparent);
     if let (Message::Template { data, .. }, Some(written)) = (&mut request.message, written) {
         *data = written;

@@ -7,7 +7,7 @@
 
 use std::io;
 
-use chasqui_rules::Permissions;
+use chasqui_rules::{Permissions, permissions::refused_overrides};
 use chasqui_schemas::{
     Reason,
     submission::{LAST_MOMENT, MAX_BYTES, MAX_CONTENT_BYTES, MAX_DATA_BYTES, MAX_EXTRA_BYTES, MAX_FAN_OUT_BYTES},
@@ -76,7 +76,7 @@ pub(crate) fn check_permissions(fields: &Fields, may: &Permissions, allowed: &Al
         }
     }
     let Some(overrides) = fields.get("overrides").and_then(Value::as_object) else { return };
-    for (reason, field, what) in may.overrides(overrides, &allowed.vendors, &allowed.schemes) {
+    for (reason, field, what) in refused_overrides(may, overrides, &allowed.vendors, &allowed.schemes) {
         match reason {
             Reason::Invalid => violations.add(field, what),
             reason => violations.add_not_allowed(reason, field, what),

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use chasqui_schemas::record::{Category, Contacts, Owners, Preferences, Suppression, Template};
+use chasqui_schemas::{
+    app::AppRecord,
+    record::{Category, Contacts, Owners, Preferences, Suppression, Template},
+};
 
 use crate::StoreError;
 
@@ -21,6 +24,8 @@ pub trait Directory: Send + Sync {
     async fn template(&self, key: &str) -> Result<Option<Arc<Template>>, StoreError>;
     /// The rules of a category.
     async fn category(&self, name: &str) -> Result<Option<Arc<Category>>, StoreError>;
+    /// What an app may, and its keys.
+    async fn app(&self, name: &str) -> Result<Option<Arc<AppRecord>>, StoreError>;
     /// Whether an e-mail address or phone number is on the suppression list, and why.
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError>;
     /// Which users may have the address. It follows the contacts at a distance, so only the contacts can say that they

@@ -1,6 +1,6 @@
 //! The directory on KV buckets.
 //!
-//! Templates and categories are few and asked for with every message, so they are mirrored whole. Contacts, preferences
+//! Templates, categories and apps are few and asked for with every message, so they are mirrored whole. Contacts, preferences
 //! and suppressions are many, so only those that were asked for lately are cached. Both ways: `crate::record_reader`.
 //!
 //! Guarantee: a record written a second ago is seen, because an opt-out must count at once. A record that does not parse
@@ -13,7 +13,10 @@ use std::{sync::Arc, time::Duration};
 use async_nats::jetstream;
 use async_trait::async_trait;
 use chasqui_contract::{Directory, StoreError};
-use chasqui_schemas::record::{Category, Contacts, Owners, Preferences, Suppression, Template};
+use chasqui_schemas::{
+    app::AppRecord,
+    record::{Category, Contacts, Owners, Preferences, Suppression, Template},
+};
 
 use crate::record_reader::RecordReader;
 
@@ -27,6 +30,7 @@ pub struct NatsDirectory {
     preferences: RecordReader<Preferences>,
     templates: RecordReader<Template>,
     categories: RecordReader<Category>,
+    apps: RecordReader<AppRecord>,
     pub(crate) suppressions: RecordReader<Suppression>,
     owners: RecordReader<Owners>,
 }
@@ -44,6 +48,7 @@ impl NatsDirectory {
             preferences: RecordReader::cached(&context).await?,
             templates: RecordReader::mirrored(&context).await?,
             categories: RecordReader::mirrored(&context).await?,
+            apps: RecordReader::mirrored(&context).await?,
             suppressions: RecordReader::cached(&context).await?,
             owners: RecordReader::cached(&context).await?,
         })
@@ -66,6 +71,10 @@ impl Directory for NatsDirectory {
 
     async fn category(&self, name: &str) -> Result<Option<Arc<Category>>, StoreError> {
         self.categories.get(name).await
+    }
+
+    async fn app(&self, name: &str) -> Result<Option<Arc<AppRecord>>, StoreError> {
+        self.apps.get(name).await
     }
 
     async fn suppression(&self, address: &str) -> Result<Option<Arc<Suppression>>, StoreError> {

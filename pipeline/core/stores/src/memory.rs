@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chasqui_contract::{AddressBook, Book, Claim, Directory, Inbox, Ledger, StoreError};
 use chasqui_schemas::{
+    app::AppRecord,
     record::{Category, Contacts, Owners, Preferences, Record, Suppression, Template},
     stream,
 };
@@ -143,6 +144,10 @@ impl Directory for MemoryDirectory {
     }
 
     async fn category(&self, name: &str) -> Result<Option<Arc<Category>>, StoreError> {
+        self.get(name)
+    }
+
+    async fn app(&self, name: &str) -> Result<Option<Arc<AppRecord>>, StoreError> {
         self.get(name)
     }
 

@@ -1,3 +1,4 @@
+use chasqui_schemas::{Lane, record::Category};
 use proptest::prelude::*;
 use serde_json::json as j;
 
@@ -13,7 +14,7 @@ static MAIL: Overridable = Overridable {
 fn refused(may: &Permissions, over: Value) -> Vec<(Reason, String)> {
     let vendors = Vendors::from([("mail", &MAIL)]);
     let overrides = j!({ "mail": over });
-    let found = may.overrides(overrides.as_object().unwrap(), &vendors, &Schemes::default());
+    let found = refused_overrides(may, overrides.as_object().unwrap(), &vendors, &Schemes::default());
     found.into_iter().map(|(reason, field, _)| (reason, field)).collect()
 }
 
@@ -130,7 +131,7 @@ fn links_in_overrides_are_links() {
 fn what_is_no_vendor_or_no_object_is_refused() {
     let overrides = j!({"mial": {"a": 1}, "mail": null});
     let vendors = Vendors::from([("mail", &MAIL)]);
-    let found = everything().overrides(overrides.as_object().unwrap(), &vendors, &Schemes::default());
+    let found = refused_overrides(&everything(), overrides.as_object().unwrap(), &vendors, &Schemes::default());
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].1, "overrides.mial");
     assert_eq!(refused(&Permissions::default(), j!(7)), [(Reason::OverrideNotAllowed, "overrides.mail".into())]);
