@@ -10,6 +10,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`submission`] | what a producer publishes |
+//! | [`api`] | what the HTTP door says and hears |
 //! | [`app`] | what an app may, and the keys that prove who asks |
 //! | [`record`] | what the state buckets hold: contacts, preferences, templates, categories, suppressions |
 //! | [`notification`], [`delivery`] | what travels between stages, in the [`envelope`] codec |
@@ -25,6 +26,7 @@
 //! | [`text`] | text from outside: without addresses, on one line, harmless for terminals |
 //! | `sample` | one valid value of each, for tests |
 
+pub mod api;
 pub mod app;
 pub mod bucket;
 pub mod channel;

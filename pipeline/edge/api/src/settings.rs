@@ -1,0 +1,18 @@
+//! `[api]`. `api.toml` beside this crate documents each setting.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// The manual, with every default.
+pub const DEFAULTS: &str = include_str!("../api.toml");
+
+/// `[api]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "documented in api.toml")]
+pub struct Settings {
+    pub queue_submissions: usize,
+    pub spool_dir: PathBuf,
+    pub spool_bytes: u64,
+}
