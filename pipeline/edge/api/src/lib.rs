@@ -62,6 +62,8 @@ pub use settings::Settings;
 
 use crate::{limits::Limits, outbox::Outbox, problem::Problem};
 
+/// Maximum bytes of a body that nobody reads: some clients send one with every method.
+const IGNORED_BODY: usize = 16 << 10;
 /// How long a submission is known to be accepted before ClickHouse shows it.
 const RECENT: Duration = Duration::from_secs(15 * 60);
 /// Maximum submissions that are known so: some 100 bytes each.
@@ -147,8 +149,8 @@ fn router(app: Arc<App>, connections: usize) -> Router {
     Router::new()
         .merge(guarded(Budget::of(connections, submission::MAX_BYTES).around(submit)))
         .merge(guarded(Budget::of(connections, MAX_BATCH_BYTES).around(batch)))
-        .merge(guarded(Budget::of(connections, 0).around(read)))
-        .merge(Budget::of(connections, 0).around(described))
+        .merge(guarded(Budget::of(connections, IGNORED_BODY).around(read)))
+        .merge(Budget::of(connections, IGNORED_BODY).around(described))
         .layer(from_fn(problem::worded))
         .with_state(app)
 }

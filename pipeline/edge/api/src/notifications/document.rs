@@ -1,7 +1,7 @@
 //! A submission as it comes over HTTP: the document, with a lane in it, and perhaps without an id.
 //!
 //! Guarantee: what is published is the document byte for byte, digits of numbers included, but for the members `lane`, which
-//! names the queue, and `id`. What cannot be taken apart is left as it is, for the checks to say what is wrong.
+//! names the queue, `id`, and `test` under a key for tests. What cannot be taken apart is left as it is, for the checks to say what is wrong.
 //!
 //! Pure, so a crash changes nothing.
 
@@ -24,8 +24,8 @@ pub(crate) struct Document {
     pub(crate) payload: Bytes,
 }
 
-/// Takes a document apart. It gets `id` where it has none.
-pub(crate) fn read(body: &[u8], id: Uuid) -> Document {
+/// Takes a document apart. It gets `id` where it has none; `test` makes it one that ends in the sandbox, whatever it says.
+pub(crate) fn read(body: &[u8], id: Uuid, test: bool) -> Document {
     let Ok(Members(mut members)) = serde_json::from_slice::<Members<'_>>(body) else {
         return Document { lane: Ok(Lane::Normal), payload: Bytes::copy_from_slice(body) };
     };
@@ -41,7 +41,7 @@ pub(crate) fn read(body: &[u8], id: Uuid) -> Document {
             name != "lane"
         });
     }
-    members.retain(|(name, value)| name != "id" || value.get() != "null");
+    members.retain(|(name, value)| (name != "id" || value.get() != "null") && (name != "test" || !test));
     let mut payload = String::with_capacity(body.len() + 64);
     payload.push('{');
     for (name, value) in &members {
@@ -53,9 +53,16 @@ pub(crate) fn read(body: &[u8], id: Uuid) -> Document {
         payload.push(':');
         payload += value.get();
     }
+    let mut more = Vec::new();
     if members.iter().all(|(name, _)| name != "id") {
-        payload += if members.is_empty() { "" } else { "," };
-        payload += &format!("\"id\":\"{id}\"");
+        more.push(format!("\"id\":\"{id}\""));
+    }
+    if test {
+        more.push("\"test\":true".to_owned());
+    }
+    for member in more {
+        payload += if payload.len() > 1 { "," } else { "" };
+        payload += &member;
     }
     payload.push('}');
     Document { lane, payload: payload.into() }
@@ -93,8 +100,16 @@ mod tests {
     const ID: Uuid = Uuid::from_u128(7);
 
     fn taken(body: &str) -> (Result<Lane, ()>, String) {
-        let Document { lane, payload } = read(body.as_bytes(), ID);
+        let Document { lane, payload } = read(body.as_bytes(), ID, false);
         (lane, String::from_utf8(payload.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn under_a_key_for_tests_all_is_a_test() {
+        for body in [r#"{"id":"x"}"#, r#"{"id":"x","test":false}"#, r#"{"test":true,"id":"x","test":null}"#] {
+            assert_eq!(&read(body.as_bytes(), ID, true).payload[..], br#"{"id":"x","test":true}"#, "{body}");
+        }
+        assert_eq!(&read(b"{}", ID, true).payload[..], br#"{"id":"00000000-0000-0000-0000-000000000007","test":true}"#);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) fn judge(
     id: Uuid,
     now: Timestamp,
 ) -> Result<Judged, Box<Problem>> {
-    let document = document::read(body, id);
+    let document = document::read(body, id, caller.test);
     let lane = document.lane.unwrap_or(Lane::Normal);
     let may = &caller.app.may;
     let submitted = submitted(&caller.app.name, lane, document.payload, now);

@@ -115,7 +115,7 @@ proptest! {
         let checks = Checks::new(allowed());
         let id = Uuid::from_u128(7);
         let stage = Validate::new(allowed(), Arc::new(MemoryDirectory::new()), Pepper::new(b"a test's"));
-        let Document { lane, payload } = document::read(body.as_bytes(), id);
+        let Document { lane, payload } = document::read(body.as_bytes(), id, false);
         // No subject names a lane that is none.
         let Ok(lane) = lane else {
             prop_assert!(judge(&checks, &caller(), body.as_bytes(), id, now()).is_err());
