@@ -9,7 +9,8 @@
 //! | `GET /v1/openapi.json` | | describes all of this |
 //!
 //! Guarantee: a 2xx means stored, in JetStream or in files that were synced; a refusal means that nothing was taken, but for a
-//! 503 that says it is unknown. Whose key a request shows is looked at before its body is read.
+//! 503 that says it is unknown. No name of ours is asked for in `Host`, as elsewhere: a browser adds no key by itself, and
+//! which web pages may use one, its app says. Whose key a request shows is looked at before its body is read.
 //!
 //! | module | does |
 //! |---|---|
@@ -50,7 +51,7 @@ use axum::{
 use chasqui_contract::{Clock, Ledger};
 use chasqui_http::Budget;
 use chasqui_nats::Publisher;
-use chasqui_schemas::{api::MAX_BATCH_BYTES, submission};
+use chasqui_schemas::api::MAX_BATCH_BYTES;
 use chasqui_spool::SpoolError;
 use chasqui_validate::{Allowed, Checks};
 use uuid::Uuid;
@@ -137,8 +138,9 @@ pub fn open(setup: Setup<'_>) -> Result<(Router, Carrier), SpoolError> {
 /// Each kind of route with its budget; whose key it is, is asked before a body is read.
 fn router(app: Arc<App>, connections: usize) -> Router {
     let guarded = |routes: Router<Arc<App>>| routes.route_layer(from_fn_with_state(Arc::clone(&app), guard));
-    let submit = Router::new().route("/v1/notifications", post(notifications::submit_one));
-    let batch = Router::new().route("/v1/notifications/batch", post(notifications::submit_batch));
+    let submit = Router::new()
+        .route("/v1/notifications", post(notifications::submit_one))
+        .route("/v1/notifications/batch", post(notifications::submit_batch));
     let read = Router::new()
         .route("/v1/notifications", get(notifications::list))
         .route("/v1/notifications/{id}", get(notifications::one))
@@ -146,11 +148,10 @@ fn router(app: Arc<App>, connections: usize) -> Router {
         .route("/v1/held/{id}", delete(held::discard))
         .route("/v1/held/{id}/release", post(held::release));
     let described = Router::new().route("/v1/openapi.json", get(openapi::answer));
+    let read = Budget::of(connections, IGNORED_BODY).around(guarded(read).merge(described));
     Router::new()
-        .merge(guarded(Budget::of(connections, submission::MAX_BYTES).around(submit)))
-        .merge(guarded(Budget::of(connections, MAX_BATCH_BYTES).around(batch)))
-        .merge(guarded(Budget::of(connections, IGNORED_BODY).around(read)))
-        .merge(Budget::of(connections, IGNORED_BODY).around(described))
+        .merge(guarded(Budget::of(connections, MAX_BATCH_BYTES).around(submit)))
+        .merge(read)
         .layer(from_fn(problem::worded))
         .with_state(app)
 }
