@@ -169,6 +169,13 @@ impl Record for AppRecord {
                 format!("{} keys; an app has at most {MAX_KEYS}: delete those that are out of use", self.keys.len());
             return Err(Violation { field: "keys".to_owned(), problem });
         }
+        for (id, key) in &self.keys {
+            let short = matches!(&key.proof, Proof::Hs256(secret) if secret.len() < MIN_SECRET_BYTES);
+            if short {
+                let problem = format!("a secret that signs has {MIN_SECRET_BYTES} bytes at least");
+                return Err(Violation { field: format!("keys.{id}.proof.hs256"), problem });
+            }
+        }
         let inside = |violation: Violation| Violation { field: format!("may.{}", violation.field), ..violation };
         self.may.as_ref().map_or(Ok(()), |may| may.check().map_err(inside))
     }
@@ -226,7 +233,7 @@ pub struct Key {
     /// What it may be used for.
     pub scopes: Scopes,
     /// Whether what is submitted with it ends in the sandbox.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub test: bool,
     /// When it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -298,6 +305,62 @@ fn is_origin(text: &str) -> bool {
     !host.is_empty() && host.bytes().all(is_plain) && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
-fn is_false(value: &bool) -> bool {
-    !value
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::record::{self, Bucket};
+
+    fn refusal(record: serde_json::Value) -> String {
+        Bucket::of::<AppRecord>()
+            .check(record.to_string().as_bytes())
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_record_says_what_an_app_may_and_how_it_proves_itself() {
+        let hash = "a5".repeat(32);
+        let json = json!({
+            "may": { "lanes": ["normal"], "rate": { "per_second": 5, "burst": 10 }, "origins": ["https://a.example:8443"] },
+            "keys": { "abcd1234": { "proof": { "sha256": hash }, "scopes": ["send", "read"], "test": true } },
+        });
+        let record: AppRecord = record::parse(json.to_string().as_bytes()).unwrap();
+        assert!(record.may.as_ref().unwrap().inline, "what it leaves out is the default");
+        assert_eq!(record.keys["abcd1234"].scopes, [Scope::Send, Scope::Read].into());
+        assert_eq!(record::parse::<AppRecord>(&serde_json::to_vec(&record).unwrap()), Ok(record));
+    }
+
+    #[test]
+    fn what_could_not_be_used_is_refused_and_the_field_named() {
+        let key = |id: &str, key: serde_json::Value| refusal(json!({ "keys": { id: key } }));
+        let hash = "a5".repeat(32);
+        for (refused, words) in [
+            (refusal(json!({ "may": { "lane": ["normal"] } })), "may.lane"),
+            (refusal(json!({ "may": { "rate": { "per_second": 0, "burst": 1 } } })), "may.rate"),
+            (refusal(json!({ "may": { "origins": ["https://a.example/"] } })), "may.origins"),
+            (refusal(json!({ "may": { "origins": ["*"] } })), "may.origins"),
+            (key("short", json!({ "proof": { "sha256": hash }, "scopes": [] })), "8 to 32 small letters"),
+            (key("ABCD1234", json!({ "proof": { "sha256": hash }, "scopes": [] })), "8 to 32 small letters"),
+            (key("abcd1234", json!({ "proof": { "sha256": &hash[1..] }, "scopes": [] })), "64 hexadecimal digits"),
+            (key("abcd1234", json!({ "proof": { "sha256": hash }, "scopes": ["root"] })), "unknown variant `root`"),
+            (key("abcd1234", json!({ "proof": {}, "scopes": [] })), "keys"),
+            (key("abcd1234", json!({ "proof": { "hs256": "x".repeat(31) }, "scopes": [] })), "32 bytes"),
+            (key("abcd1234", json!({ "scopes": [] })), "proof"),
+        ] {
+            assert!(refused.contains(words), "{words}: {refused}");
+        }
+        let many: serde_json::Map<_, _> = (0..=MAX_KEYS)
+            .map(|n| (format!("abcd{n:04}"), json!({ "proof": { "sha256": hash }, "scopes": [] })))
+            .collect();
+        assert!(refusal(json!({ "keys": many })).starts_with("keys: 33 keys"));
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let key: Key = serde_json::from_value(json!({ "proof": { "hs256": "hunter2" }, "scopes": [] })).unwrap();
+        assert!(!format!("{key:?}").contains("hunter2"));
+    }
 }

@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use crate::{Channel, Lane, record::Platform, submission::Content};
 
+/// The account that takes what is a test. It delivers nowhere.
+pub const SANDBOX: &str = "sandbox";
+
 /// One rendered message to one endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Delivery {
@@ -61,6 +64,9 @@ pub struct Delivery {
     /// As [`crate::notification::Request::traceparent`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// True: only the [`SANDBOX`] takes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub test: bool,
     /// Set by prioritize: the account to send through. Empty before.
     #[serde(default)]
     pub provider: String,
@@ -110,6 +116,7 @@ impl Delivery {
             overrides: Map::new(),
             unsubscribe_url: None,
             traceparent: None,
+            test: false,
             provider: String::new(),
             attempt: 1,
             pass: 0,

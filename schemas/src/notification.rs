@@ -99,6 +99,7 @@ impl Notification {
             overrides: request.overrides.clone(),
             unsubscribe_url,
             traceparent: request.traceparent.clone(),
+            test: request.test,
             provider: String::new(),
             attempt: 1,
             pass: 0,
@@ -194,6 +195,8 @@ pub struct Request {
     /// The producer's own trace, W3C `traceparent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub test: bool,
 }
 
 impl Request {
@@ -217,6 +220,7 @@ impl Request {
             metadata: submission.metadata,
             overrides: submission.overrides,
             traceparent,
+            test: submission.test,
         }
     }
 }

@@ -38,6 +38,7 @@ pub fn request() -> Request {
         metadata: Default::default(),
         overrides: Default::default(),
         traceparent: None,
+        test: false,
     }
 }
 

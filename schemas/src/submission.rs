@@ -87,6 +87,10 @@ pub struct Submission {
     /// Fields for the payload of a vendor, by the vendor's name. At most 16 KiB.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub overrides: Map<String, Value>,
+    /// True: it goes the whole way, and ends in the sandbox. Nobody is notified, and nothing is claimed that a submission
+    /// without it would miss. What comes with a test key is always so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub test: bool,
 }
 
 /// One recipient: a user's id, or an object.

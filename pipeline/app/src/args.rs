@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use chasqui_schemas::{
     Lane, Reason, Stage,
+    app::Scope,
     record::{Bucket, Category, Contacts, Preferences, Suppression, Template},
     subject,
 };
@@ -219,9 +220,61 @@ pub enum RecordsCommand {
 pub enum AppsCommand {
     /// Lists the apps in the settings: lanes, and by which keys they may connect to NATS.
     List {
+        /// Lists the apps in the bucket instead.
+        #[arg(long)]
+        stored: bool,
         /// Prints JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Makes an app in the bucket, without keys.
+    Create {
+        /// Its name: the last token of its subjects.
+        app: String,
+        /// What it may, as JSON. Without it, the settings say that.
+        may: Option<String>,
+    },
+    /// Says anew what an app in the bucket may.
+    Allow {
+        /// The app.
+        app: String,
+        /// What it may, as JSON. Without it, the settings say that.
+        may: Option<String>,
+    },
+    /// Shows what an app may, and its keys. No secret is among it.
+    Show {
+        /// The app.
+        app: String,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a key for HTTP, and prints its secret, once.
+    Key(KeyArgs),
+    /// Makes a key in the place of an old one, which stays valid for a while.
+    Rotate {
+        /// The app.
+        app: String,
+        /// The id of the old key.
+        key: String,
+        /// How long the old key stays valid: `0s`, `2h`, `7d`.
+        #[arg(long, default_value = "1d", value_parser = from_now)]
+        keep: Timestamp,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ends a key, now.
+    Revoke {
+        /// The app.
+        app: String,
+        /// The id of the key.
+        key: String,
+    },
+    /// Deletes an app from the bucket, with its keys.
+    Delete {
+        /// The app.
+        app: String,
     },
     /// Makes a key for a producer or a process of Chasqui: writes the secret seed to a new file, prints the public key.
     NatsKey {
@@ -234,6 +287,33 @@ pub enum AppsCommand {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct KeyArgs {
+    /// The app.
+    pub app: String,
+    /// What it may be used for, separated by commas: send, read, users, inbox, campaigns, admin.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub scopes: Vec<Scope>,
+    /// What comes with it ends in the sandbox.
+    #[arg(long)]
+    pub test: bool,
+    /// It signs tokens (HS256), and its secret never travels.
+    #[arg(long, conflicts_with = "ed25519")]
+    pub hs256: bool,
+    /// It is the public key in this file (PEM, or 64 hexadecimal digits), whose private half signs tokens (EdDSA).
+    #[arg(long)]
+    pub ed25519: Option<PathBuf>,
+    /// When it ends: a time (RFC 3339), or how long from now (`90d`). Never if absent.
+    #[arg(long, value_parser = from_now)]
+    pub until: Option<Timestamp>,
+    /// Stores nothing, and prints the table for your settings beside the secret.
+    #[arg(long, conflicts_with = "json")]
+    pub for_settings: bool,
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -334,6 +414,17 @@ fn since(text: &str) -> Result<Timestamp, String> {
     let ago: Span =
         text.parse().map_err(|_| "expected a time such as 2030-01-31T12:00:00Z, or 2h, or 7d".to_owned())?;
     let then = Timestamp::now().to_zoned(TimeZone::UTC).checked_sub(ago).map_err(|error| error.to_string())?;
+    Ok(then.timestamp())
+}
+
+/// Parses a time, or how long from now it is.
+fn from_now(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let ahead: Span =
+        text.parse().map_err(|_| "expected a time such as 2030-01-31T12:00:00Z, or 2h, or 7d".to_owned())?;
+    let then = Timestamp::now().to_zoned(TimeZone::UTC).checked_add(ahead).map_err(|error| error.to_string())?;
     Ok(then.timestamp())
 }
 

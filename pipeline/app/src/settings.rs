@@ -1,20 +1,26 @@
 //! All settings, in one type. Each part documents its own in the TOML file beside it, and is handed only those.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
+use chasqui_api::NamedKeys;
 use chasqui_nats::{accounts::App, key::PublicKey};
 use chasqui_rules::{Apps, Permissions, RouteSettings, Routes, Schemes, permissions::UNLISTED};
-use chasqui_schemas::{Lane, app::Rate, subject};
+use chasqui_schemas::{
+    Lane,
+    app::{Bytes32, Key, KeyId, MIN_SECRET_BYTES, Proof, Rate, Scopes},
+    record::Violation,
+    subject,
+};
 use chasqui_settings::{SecretSource, ServerUrl, SettingsError};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
 
 /// The manuals, in the order in which `chasqui config` prints them.
-const DEFAULTS: [&str; 15] = [
+const DEFAULTS: [&str; 16] = [
     include_str!("../app.toml"),
     chasqui_nats::settings::DEFAULTS,
     chasqui_warehouse::settings::DEFAULTS,
@@ -28,6 +34,7 @@ const DEFAULTS: [&str; 15] = [
     chasqui_http::settings::DEFAULTS,
     chasqui_links::settings::DEFAULTS,
     chasqui_engagement::settings::DEFAULTS,
+    chasqui_api::settings::DEFAULTS,
     chasqui_console::DEFAULTS,
     // Last, because the example accounts follow.
     chasqui_providers::DEFAULTS,
@@ -58,6 +65,7 @@ pub struct Settings {
     pub gateway: chasqui_http::Settings,
     pub links: chasqui_links::Settings,
     pub engagement: chasqui_engagement::Settings,
+    pub api: chasqui_api::Settings,
     pub console: chasqui_console::Settings,
     pub apps: BTreeMap<String, AppSettings>,
     pub log: LogSettings,
@@ -80,7 +88,40 @@ pub struct AppSettings {
     pub origins: Vec<String>,
     pub token: SecretSource,
     pub nats_keys: Vec<PublicKey>,
+    pub keys: BTreeMap<KeyId, KeySettings>,
     pub routes: RouteSettings,
+}
+
+/// `[apps.<name>.keys.<id>]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "documented in app.toml")]
+pub struct KeySettings {
+    pub sha256: Option<Bytes32>,
+    pub hs256: SecretSource,
+    pub ed25519: Option<Bytes32>,
+    pub scopes: Scopes,
+    pub test: bool,
+    pub expires_at: Option<Timestamp>,
+}
+
+impl KeySettings {
+    /// The key, with its secret where it has one; `name` is the setting's.
+    fn read(&self, name: &str) -> Result<Key, SettingsError> {
+        let secret = self.hs256.read(&format!("{name}.hs256"))?;
+        let proof = match (self.sha256, secret, self.ed25519) {
+            (Some(hash), None, None) => Proof::Sha256(hash),
+            (None, Some(secret), None) if secret.expose().len() < MIN_SECRET_BYTES => {
+                let problem = format!("a secret that signs has {MIN_SECRET_BYTES} bytes at least");
+                return Err(SettingsError::invalid(format!("{name}.hs256"), problem));
+            }
+            (None, Some(secret), None) => Proof::Hs256(secret.expose().to_owned()),
+            (None, None, Some(public)) => Proof::Ed25519(public),
+            _ => return Err(SettingsError::invalid(name, "name exactly one of `sha256`, `hs256` and `ed25519`")),
+        };
+        let KeySettings { scopes, test, expires_at, .. } = self.clone();
+        Ok(Key { proof, scopes, test, created_at: None, expires_at })
+    }
 }
 
 impl Default for AppSettings {
@@ -98,6 +139,7 @@ impl Default for AppSettings {
             origins,
             token: SecretSource::default(),
             nats_keys: Vec::new(),
+            keys: BTreeMap::new(),
             routes: RouteSettings::default(),
         }
     }
@@ -122,22 +164,33 @@ impl AppSettings {
         let invalid =
             |field: &str, problem: String| Err(SettingsError::invalid(format!("apps.{name}{field}"), problem));
         if name == UNLISTED {
-            if self.token.is_set() || self.routes != RouteSettings::default() {
-                return invalid("", "`token` and `routes` belong to one app: list it by its name".to_owned());
+            if self.token.is_set() || !self.keys.is_empty() || self.routes != RouteSettings::default() {
+                return invalid("", "`token`, `keys` and `routes` belong to one app: list it by its name".to_owned());
             }
         } else if !subject::is_app(name) {
             return invalid("", "an app's name is 1 to 64 letters, digits, `-` and `_`".to_owned());
         }
-        let vendors = chasqui_providers::overridable();
-        for named in self.overrides.iter().flatten() {
-            let vendor = named.split_once('.').map_or(named.as_str(), |(vendor, _)| vendor);
-            if !vendors.contains_key(vendor) {
-                let known = vendors.keys().copied().collect::<Vec<_>>().join(", ");
-                return invalid(".overrides", format!("`{named}` begins with no vendor's name; there are {known}"));
-            }
+        if let Err(problem) = check_overrides(&self.overrides) {
+            return invalid(".overrides", problem);
         }
-        Ok(())
+        match self.permissions().check() {
+            Ok(()) => Ok(()),
+            Err(Violation { field, problem }) => invalid(&format!(".{field}"), problem),
+        }
     }
+}
+
+/// Refuses the overrides of an app that are of no vendor.
+pub(crate) fn check_overrides(overrides: &Option<Vec<String>>) -> Result<(), String> {
+    let vendors = chasqui_providers::overridable();
+    for named in overrides.iter().flatten() {
+        let vendor = named.split_once('.').map_or(named.as_str(), |(vendor, _)| vendor);
+        if !vendors.contains_key(vendor) {
+            let known = vendors.keys().copied().collect::<Vec<_>>().join(", ");
+            return Err(format!("`{named}` begins with no vendor's name; there are {known}"));
+        }
+    }
+    Ok(())
 }
 
 /// `[log]`
@@ -214,6 +267,24 @@ impl Settings {
             listed: self.listed_apps().map(|(name, app)| (name.clone(), app.permissions())).collect(),
             unlisted: self.apps.get(UNLISTED).map(AppSettings::permissions).unwrap_or_default(),
         }
+    }
+
+    /// The keys by which apps prove themselves over HTTP.
+    ///
+    /// # Errors
+    /// A key proves nothing, or another app's key has its id.
+    pub fn keys(&self) -> Result<NamedKeys, SettingsError> {
+        let (mut keys, mut ids) = (NamedKeys::new(), BTreeSet::new());
+        for (app, settings) in self.listed_apps() {
+            for (id, key) in &settings.keys {
+                let name = format!("apps.{app}.keys.{id}");
+                if !ids.insert(id) {
+                    return Err(SettingsError::invalid(name, "a key of another app has this id"));
+                }
+                keys.entry(app.clone()).or_default().insert(id.clone(), key.read(&name)?);
+            }
+        }
+        Ok(keys)
     }
 
     /// Where links may lead.
@@ -302,9 +373,38 @@ mod tests {
             ("[apps.'*']\ntoken = { env = 'X' }", "apps.*"),
             ("[apps.'*'.routes]\nsms = ['sandbox']", "apps.*"),
             ("[apps.shop]\noverrides = ['sendgird.asm']", "apps.shop.overrides"),
+            ("[apps.shop]\nrate = { per_second = 0, burst = 1 }", "apps.shop.rate"),
+            ("[apps.shop]\norigins = ['shop.example']", "apps.shop.origins"),
+            ("[apps.'*'.keys.abcd1234]\nscopes = ['send']", "apps.*"),
             ("[links]\nschemes = ['javascript']", "links.schemes"),
         ] {
             assert_eq!(with(text).unwrap_err().key, key, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_proves_in_one_way_and_is_of_one_app() {
+        let hash = "a5".repeat(32);
+        let one = format!(
+            "[apps.shop.keys.abcd1234]\nsha256 = '{hash}'\nscopes = ['send']\nexpires_at = '2030-01-01T00:00:00Z'\n"
+        );
+        let keys = with(&one).unwrap().keys().unwrap();
+        assert_eq!(keys["shop"]["abcd1234"].scopes, [chasqui_schemas::app::Scope::Send].into());
+        let short = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(short.path(), "hunter2").unwrap();
+        for (text, key) in [
+            ("[apps.shop.keys.abcd1234]\nscopes = []".to_owned(), "apps.shop.keys.abcd1234"),
+            (one.clone() + &format!("ed25519 = '{hash}'"), "apps.shop.keys.abcd1234"),
+            (one.clone() + &one.replace("shop", "zoo"), "apps.zoo.keys.abcd1234"),
+            (
+                format!("[apps.shop.keys.abcd1234]\nhs256 = {{ file = '{}' }}", short.path().display()),
+                "apps.shop.keys.abcd1234.hs256",
+            ),
+        ] {
+            assert_eq!(with(&text).unwrap().keys().unwrap_err().key, key, "{text}");
+        }
+        for text in [one.replace("abcd1234", "ABCD1234"), one.replace("a5a5", "a5a"), one.replace("'send'", "'all'")] {
+            assert!(with(&text).is_err(), "{text}");
         }
     }
 

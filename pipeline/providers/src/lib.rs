@@ -64,7 +64,7 @@ use std::{fmt, sync::Arc};
 
 use chasqui_contract::{AccountCallbacks, Callbacks, Clock, Inbox, Provider};
 use chasqui_rules::Overridable;
-use chasqui_schemas::{Channel, record::Platform};
+use chasqui_schemas::{Channel, delivery::SANDBOX, record::Platform};
 use chasqui_settings::SettingsError;
 
 pub use self::account::{Account, AccountSettings, Accounts};
@@ -198,6 +198,10 @@ fn each(accounts: &Accounts) -> impl Iterator<Item = Result<Account<'_>, Setting
             let problem = format!("there is no vendor `{vendor}`: name one of {known}");
             return Err(SettingsError::invalid(format!("accounts.{name}.vendor"), problem));
         };
+        if name == SANDBOX && vendor.name != sandbox::VENDOR.name {
+            let problem = "tests go to this account, and must reach nobody: give yours another name";
+            return Err(SettingsError::invalid(format!("accounts.{name}.vendor"), problem));
+        }
         Ok(Account { name, vendor, own })
     })
 }

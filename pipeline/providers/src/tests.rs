@@ -318,6 +318,7 @@ fn an_account_that_cannot_work_is_refused_by_name() {
     let twilio = "[twilio-shop]\nvendor = 'twilio'\nfrom = '+1'\naccount_sid = 'AC00112233445566778899aabbccddeeff'";
     for (text, expected) in [
         ("[x]\nvendor = 'twillio'", "accounts.x.vendor: there is no vendor `twillio`: name one of apns, fcm"),
+        ("[sandbox]\nvendor = 'inbox'", "accounts.sandbox.vendor: tests go to this account"),
         ("[Shop]\nvendor = 'sandbox'", "accounts.Shop: the name must be"),
         ("[x]\nvendor = 'sandbox'\nlatency = 5", "accounts.x.latency: unknown field"),
         ("[x]\nvendor = 'sandbox'\nlatency_ms = 'x'", "accounts.x.latency_ms: invalid type"),

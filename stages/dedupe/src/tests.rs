@@ -35,7 +35,7 @@ fn a_redelivery_decides_exactly_as_the_first_time() {
 }
 
 #[test]
-fn another_app_recipient_or_key_is_no_duplicate() {
+fn another_app_recipient_or_key_and_a_test_are_no_duplicates() {
     let stage = stage();
     decide(&stage, notification(1));
     let other_key = notification(4).with_request(|request| request.idempotency_key = "order-2".into());
@@ -43,6 +43,7 @@ fn another_app_recipient_or_key_is_no_duplicate() {
         Notification { app: "bank".into(), ..notification(2) },
         Notification { recipient: Recipient::User("bob".into()), ..notification(3) },
         other_key,
+        notification(5).with_request(|request| request.test = true),
     ] {
         let decision = decide(&stage, other.clone());
         assert_eq!(decision.verdict, Verdict::Forward(vec![Output::Notification(other)]));

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use chasqui_schemas::{Channel, Delivery, id, record::Platform};
+use chasqui_schemas::{Channel, Delivery, delivery::SANDBOX, id, record::Platform};
 use serde::Deserialize;
 
 /// The manual of `[routes]`, with its defaults.
@@ -132,8 +132,12 @@ impl Routes {
         own.or_else(|| self.default.list(channel, platform)).unwrap_or_default()
     }
 
-    /// The accounts for a delivery in the order in which it should meet them; none where its road has none.
+    /// The accounts for a delivery in the order in which it should meet them; none where its road has none. A test meets
+    /// nobody but the sandbox.
     pub fn order(&self, delivery: &Delivery) -> Vec<&str> {
+        if delivery.test {
+            return vec![SANDBOX];
+        }
         let (channel, platform) = (delivery.channel(), delivery.endpoint.address.platform());
         let candidates = self.candidates(&delivery.app, channel, platform);
         if let [only] = candidates {
@@ -230,6 +234,14 @@ mod tests {
     }
 
     #[test]
+    fn a_test_meets_the_sandbox_and_nobody_else() {
+        let test = Delivery { test: true, ..sms(1) };
+        for routes in [routes(json!(["twilio", "vonage"])), routes(json!([])), Routes::default()] {
+            assert_eq!(routes.order(&test), [SANDBOX]);
+        }
+    }
+
+    #[test]
     fn push_is_routed_by_platform() {
         let settings = json!({ "push": { "ios": ["apns"], "web": ["webpush"] } });
         let routes = Routes::new(serde_json::from_value(settings).unwrap(), []);
@@ -242,6 +254,7 @@ mod tests {
         assert!(routes.order(&to(Platform::Android)).is_empty());
         assert!(routes.order(&sms(1)).is_empty());
     }
+
     #[test]
     fn an_app_has_its_own_lists_and_else_the_defaults() {
         let settings = |value| serde_json::from_value::<RouteSettings>(value).unwrap();

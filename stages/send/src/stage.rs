@@ -112,6 +112,8 @@ impl SendStage {
         let mut order = self.routes.order(delivery);
         match order.iter().position(|name| *name == delivery.provider) {
             Some(place) => order.rotate_left(place),
+            // Whatever a replay names, a test notifies nobody.
+            None if delivery.test => {}
             None => order.insert(0, &delivery.provider),
         }
         let (channel, platform) = (delivery.channel(), delivery.endpoint.address.platform());

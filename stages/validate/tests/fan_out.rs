@@ -19,7 +19,7 @@ fn full() -> Value {
         "recipients": ["ada", {"user": "bob"}, {"email": "eve@example.com", "phone": "+15551234567", "locale": "ko-KR", "timezone": "Asia/Seoul"}],
         "template": "order", "data": {"total": 12.5, "items": [{"n": 1}], "sendAt": "mine"},
         "channels": ["push", "email", "push"], "send_at": "2026-03-02T09:00:00+09:00", "expires_at": "2026-03-03T00:00:00Z",
-        "locale": "pt-BR", "collapse_key": "c", "transaction_id": "t-1", "metadata": {"team": "x"},
+        "locale": "pt-BR", "collapse_key": "c", "transaction_id": "t-1", "metadata": {"team": "x"}, "test": true,
         "overrides": {"apns": {"sound": "ping"}}
     })
 }
@@ -45,7 +45,7 @@ fn every_field_arrives() {
     assert_eq!(request.expires_at, Some("2026-03-03T00:00:00Z".parse().unwrap()));
     assert_eq!(request.locale.as_deref(), Some("pt-BR"));
     assert_eq!((request.collapse_key.as_deref(), request.transaction_id.as_deref()), (Some("c"), Some("t-1")));
-    assert_eq!(request.metadata["team"], "x");
+    assert_eq!((request.metadata["team"].as_str(), request.test), ("x", true));
     assert_eq!(request.overrides["apns"]["sound"], "ping");
     for each in &made {
         assert_eq!(each.id, id::notification(each.submitted_at, request.id, &pepper().recipient(&each.recipient)));

@@ -34,7 +34,7 @@ pub async fn run(command: Command, settings: Settings, metrics: Metrics) -> anyh
         Command::Stats(args) => stats::run(&args, &settings).await?,
         Command::Queues(args) => queues::run(&args, &settings).await?,
         Command::Forget(args) => forget::run(&args, &settings).await?,
-        Command::Apps(command) => apps::run(command, &settings)?,
+        Command::Apps(command) => apps::run(command, &settings).await?,
         Command::Dead(command) => dead::run(command, &settings).await?,
         Command::Records(command) => records::run(command, &settings).await?,
         Command::Url { server } => {

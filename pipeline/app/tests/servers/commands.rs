@@ -340,3 +340,62 @@ async fn queues_are_shown_again_until_the_reader_has_seen_enough() {
     // The reader is gone now; it ends well with the next line.
     assert!(child.wait().unwrap().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_is_made_and_its_keys_are_shown_once() {
+    let cli = CommandLine::new().await;
+    cli.output(&["apps", "create", "shop", r#"{"lanes": ["normal"]}"#]);
+    assert_eq!(cli.output(&["apps", "list", "--stored"]), "shop\n");
+    let made = cli.output(&["apps", "key", "shop", "--scopes", "send,read", "--until", "90d"]);
+    let key = made.lines().next().unwrap();
+    let (id, secret) = key.strip_prefix("chq_live_").unwrap().split_once('_').unwrap();
+    let test: Value =
+        serde_json::from_str(&cli.output(&["apps", "key", "shop", "--scopes", "send", "--test", "--json"])).unwrap();
+    assert!(test["secret"].as_str().unwrap().starts_with("chq_test_"));
+    let renewed: Value =
+        serde_json::from_str(&cli.output(&["apps", "rotate", "shop", id, "--keep", "2h", "--json"])).unwrap();
+    let signing: Value =
+        serde_json::from_str(&cli.output(&["apps", "key", "shop", "--scopes", "send", "--hs256", "--json"])).unwrap();
+
+    let shown = cli.output(&["apps", "show", "shop", "--json"]);
+    let shop: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shop["said_by"], &shop["may"]["lanes"][0]), (&"bucket".into(), &"normal".into()));
+    assert_eq!(shop["keys"].as_object().unwrap().len(), 4);
+    assert_eq!(shop["keys"][renewed["id"].as_str().unwrap()]["scopes"], serde_json::json!(["send", "read"]));
+    assert!(shop["keys"][id]["expires_at"].is_string());
+    let stored = cli.context.get_key_value("apps").await.unwrap().get("shop").await.unwrap().unwrap();
+    let stored = String::from_utf8(stored.to_vec()).unwrap();
+    assert!(
+        !stored.contains(secret) && !shown.contains(secret) && !shown.contains(signing["secret"].as_str().unwrap())
+    );
+    assert!(cli.output(&["apps", "show", "shop"]).contains("send, read"));
+
+    cli.output(&["apps", "revoke", "shop", id]);
+    assert!(cli.complaint(&["apps", "revoke", "shop", id], "").contains("apps show shop"));
+    cli.output(&["apps", "delete", "shop"]);
+    assert!(cli.complaint(&["apps", "show", "shop"], "").contains("apps create shop"));
+    assert!(cli.complaint(&["apps", "key", "shop", "--scopes", "send"], "").contains("apps create shop"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_app_may_has_one_home_and_is_refused_where_it_means_nothing() {
+    let cli = CommandLine::new().await;
+    for (may, words) in [
+        (r#"{"lane": ["normal"]}"#, "lane"),
+        (r#"{"overrides": ["sendgird"]}"#, "sendgird"),
+        (r#"{"rate": {"per_second": 0, "burst": 1}}"#, "may.rate"),
+    ] {
+        assert!(cli.complaint(&["apps", "create", "shop", may], "").contains(words), "{may}");
+    }
+    let table = cli.output(&["apps", "key", "shop", "--scopes", "send", "--for-settings"]);
+    let table = table.split_once("\n\n").unwrap().1;
+    cli.file("my.toml", table);
+    let with = |arguments: &[&'static str]| [&["--config", "my.toml"][..], arguments].concat();
+    let complaint = cli.complaint(&with(&["apps", "create", "shop", r#"{"inline": false}"#]), "");
+    assert!(complaint.contains("[apps.shop]"), "{complaint}");
+    cli.output(&with(&["apps", "create", "shop"]));
+    cli.output(&with(&["apps", "key", "shop", "--scopes", "admin"]));
+    let shop: Value = serde_json::from_str(&cli.output(&with(&["apps", "show", "shop", "--json"]))).unwrap();
+    let kept: Vec<_> = shop["keys"].as_object().unwrap().values().map(|key| key["kept_in"].as_str().unwrap()).collect();
+    assert!(shop["said_by"] == "settings" && kept.contains(&"settings") && kept.contains(&"bucket"), "{shop}");
+}

@@ -15,7 +15,7 @@ use async_nats::{
 use bytes::Bytes;
 use dashmap::DashMap;
 use serde::de::DeserializeOwned;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::watch_state::{WatchError, WatchState};
 
@@ -38,17 +38,33 @@ pub struct Mirror<T> {
 struct Shared<T> {
     watch_state: WatchState,
     records: DashMap<String, Parsed<T>>,
+    changes: watch::Sender<()>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Mirror<T> {
     /// Begins to mirror `bucket`; must be called in a tokio runtime.
     pub fn start(client: Client, bucket: Store) -> Self {
-        let shared = Arc::new(Shared { watch_state: WatchState::new(client), records: DashMap::new() });
+        let shared = Arc::new(Shared {
+            watch_state: WatchState::new(client),
+            records: DashMap::new(),
+            changes: watch::Sender::new(()),
+        });
         let watching = Arc::clone(&shared);
         let watch = tokio::spawn(async move {
             watching.watch_state.watch_again_and_again(&bucket.name, || watching.watch(&bucket)).await;
         });
         Mirror { shared, watch }
+    }
+
+    /// Tells of changes; those that nobody has looked at yet count as one. The first is that the bucket has been read.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changes.subscribe()
+    }
+
+    /// All records by their keys; `None` as in [`Mirror::get`].
+    pub fn all(&self) -> Option<Vec<(String, Parsed<T>)>> {
+        let all = || self.shared.records.iter().map(|record| (record.key().clone(), record.value().clone())).collect();
+        self.shared.watch_state.is_current().then(all)
     }
 
     /// The record under `key`; `Some(None)` if there is none, `None` if the watch is not current and only the server
@@ -95,6 +111,7 @@ impl<T: DeserializeOwned> Shared<T> {
         if let Some(reported) = reported.take() {
             self.records.retain(|key, _| reported.contains(key));
             self.watch_state.caught_up(connection);
+            self.changes.send_replace(());
         }
     }
 
@@ -104,5 +121,6 @@ impl<T: DeserializeOwned> Shared<T> {
             Operation::Put => _ = self.records.insert(key, parse(value)),
             Operation::Delete | Operation::Purge => _ = self.records.remove(&key),
         }
+        self.changes.send_replace(());
     }
 }

@@ -212,6 +212,7 @@ fn root_event(request: &TraceEvent, notification: &Notification) -> TraceEvent {
         ("user", notification.recipient.user()),
         ("transaction_id", common.transaction_id.as_deref()),
         ("traceparent", common.traceparent.as_deref()),
+        ("test", common.test.then_some("true")),
     ];
     attributes.extend(optional.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
     // One attribute: names of attributes are a dictionary in ClickHouse, and producers' words would fill it without end.
@@ -335,6 +336,13 @@ mod tests {
         let names: Vec<&str> = events[0].attributes.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["idempotency_key", "user", "metadata"]);
         assert_eq!(events[0].attributes[2].1, "{\"b\":\"y\",\"team \u{1f600}\":\"x\"}");
+    }
+
+    #[test]
+    fn a_test_says_so_at_its_root() {
+        let test = notification().with_request(|request| request.test = true);
+        let events = of_decision(Stage::Validate, &context(0, 0, None), &timing(), &Decision::forward(test));
+        assert_eq!(events[0].attributes.last(), Some(&("test".into(), "true".into())));
     }
 
     fn notification() -> Notification {

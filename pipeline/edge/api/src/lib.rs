@@ -14,6 +14,7 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | [`apps`] | apps in the bucket, and making their keys |
 //! | [`caller`] | who asks: what a request shows of itself, held against the keys |
 //! | [`keys`] | the keys of all apps, from the settings and from the bucket |
 //! | `notifications` | submitting and reading |
@@ -24,7 +25,9 @@
 //! | `problem` | refusals |
 //! | [`openapi`] | the description of the whole |
 //! | [`settings`] | `[api]` |
+//! | [`signed`] | tokens that a key has signed |
 
+pub mod apps;
 pub mod caller;
 mod held;
 mod idempotency;
@@ -35,8 +38,10 @@ pub mod openapi;
 pub mod outbox;
 mod problem;
 pub mod settings;
+pub mod signed;
 
 use std::{
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -57,7 +62,7 @@ use chasqui_validate::{Allowed, Checks};
 use uuid::Uuid;
 
 pub use caller::{Caller, Refused, identify};
-pub use keys::Keys;
+pub use keys::{Keys, NamedKeys};
 pub use outbox::Carrier;
 pub use settings::Settings;
 
@@ -74,6 +79,8 @@ const MAX_RECENT: u64 = 100_000;
 pub struct Setup<'a> {
     /// Its own settings.
     pub settings: &'a Settings,
+    /// Where submissions wait while NATS is away; this process's own.
+    pub spool_dir: PathBuf,
     /// Whose key a request shows.
     pub keys: Arc<Keys>,
     /// What a submission may say.
@@ -120,7 +127,8 @@ impl App {
 /// # Errors
 /// Where the spool cannot be used. With NATS away it is no error.
 pub fn open(setup: Setup<'_>) -> Result<(Router, Carrier), SpoolError> {
-    let Setup { settings, keys, allowed, client, publisher, ledger, window, clickhouse, clock, connections } = setup;
+    let Setup { settings, spool_dir, keys, allowed, client, publisher, ledger, window, clickhouse, clock, connections } =
+        setup;
     let parts = outbox::Parts {
         client: client.clone(),
         publisher,
@@ -128,7 +136,7 @@ pub fn open(setup: Setup<'_>) -> Result<(Router, Carrier), SpoolError> {
         clock: Arc::clone(&clock),
         window,
     };
-    let (outbox, carrier) = Outbox::open(settings, parts)?;
+    let (outbox, carrier) = Outbox::open(settings, &spool_dir, parts)?;
     let recent = moka::sync::Cache::builder().max_capacity(MAX_RECENT).time_to_live(RECENT).build();
     let (checks, limits) = (Checks::new(allowed), Limits::default());
     let app = App { keys, checks, limits, outbox, ledger, recent, clickhouse, clock, client };

@@ -1,7 +1,5 @@
 //! `[api]`. `api.toml` beside this crate documents each setting.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 
 /// The manual, with every default.
@@ -13,6 +11,5 @@ pub const DEFAULTS: &str = include_str!("../api.toml");
 #[allow(missing_docs, reason = "documented in api.toml")]
 pub struct Settings {
     pub queue_submissions: usize,
-    pub spool_dir: PathBuf,
     pub spool_bytes: u64,
 }

@@ -40,7 +40,7 @@ pub enum SpoolError {
     #[error("the spool is full")]
     Full,
     /// Another process uses the directory.
-    #[error("{} is in use by another process: give each its own directory (`engagement.spool_dir`, `api.spool_dir`)", .0.display())]
+    #[error("{} is in use by another process: give each its own `engagement.spool_dir`", .0.display())]
     InUse(PathBuf),
     /// The disk does not do what it should.
     #[error("the spool in {} cannot be used", path.display())]

@@ -27,6 +27,17 @@ fn category(mandatory: bool, lane: Option<Lane>) -> Category {
 }
 
 #[test]
+fn the_settings_say_what_an_app_may_and_else_its_record_and_else_the_star() {
+    let inline = |inline| Permissions { inline, ..Permissions::default() };
+    let apps = Apps { listed: BTreeMap::from([("shop".to_owned(), inline(true))]), unlisted: inline(true) };
+    let record = AppRecord { may: Some(inline(false)), ..AppRecord::default() };
+    assert!(apps.of("shop", Some(&record)).inline, "the settings go before the record");
+    assert!(!apps.of("crm", Some(&record)).inline);
+    assert!(apps.of("crm", Some(&AppRecord::default())).inline, "a record of keys alone allows nothing");
+    assert!(apps.of("crm", None).inline);
+}
+
+#[test]
 fn a_mandatory_category_must_be_named() {
     let by_default = Permissions::default();
     assert!(by_default.category("otp", Some(&category(true, None))).unwrap().contains("mandatory"));

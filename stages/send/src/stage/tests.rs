@@ -146,6 +146,14 @@ async fn a_delivery_whose_provider_is_gone_goes_to_one_that_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_test_reaches_no_account_but_the_sandbox_whatever_it_names() {
+    let world = World::answering([Outcome::Accepted]);
+    let test = Delivery { provider: "script".into(), test: true, ..delivery_by(Channel::Sms) };
+    let decision = world.worker().decide(test).await.unwrap();
+    assert_eq!((reason(&decision), world.calls()), (Some(Reason::NoProvider), 0), "this world has no sandbox");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crash_before_the_start_is_recorded_costs_nothing() {
     let world = World::answering([Outcome::Accepted]);
     world.ledger.faults.fail_next(usize::MAX);

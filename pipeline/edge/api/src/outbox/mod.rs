@@ -23,7 +23,11 @@ mod carry;
 mod held;
 mod shared;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use chasqui_contract::{Clock, Ledger};
@@ -32,7 +36,6 @@ use chasqui_schemas::{Lane, api::Durability, door::Door, header, subject, submis
 use chasqui_spool::{Spool, SpoolError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::sync::OnceLock;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -101,9 +104,9 @@ pub(crate) struct Parts {
 
 impl Outbox {
     /// Opens the spool, with what a process before has left.
-    pub(crate) fn open(settings: &Settings, parts: Parts) -> Result<(Self, Carrier), SpoolError> {
-        let spool = Spool::open(&settings.spool_dir, settings.spool_bytes, MAX_RECORD_BYTES)?;
-        let held = held::Held::open(&held_dir(&settings.spool_dir))?;
+    pub(crate) fn open(settings: &Settings, dir: &Path, parts: Parts) -> Result<(Self, Carrier), SpoolError> {
+        let spool = Spool::open(dir, settings.spool_bytes, MAX_RECORD_BYTES)?;
+        let held = held::Held::open(&dir.join("held"))?;
         let shared = Arc::new(Shared::new(spool, held)?);
         let (mut queues, mut receivers) = (Vec::new(), Vec::new());
         for lane in Lane::ALL {
@@ -153,10 +156,6 @@ impl Outbox {
     pub(crate) async fn discard(&self, id: Uuid) -> Result<bool, SpoolError> {
         self.shared.with(move |inside| inside.discard(id)).await
     }
-}
-
-fn held_dir(spool_dir: &Path) -> std::path::PathBuf {
-    spool_dir.join("held")
 }
 
 impl Entry {

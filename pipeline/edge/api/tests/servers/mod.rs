@@ -1,5 +1,6 @@
-//! The door in front of a real nats-server.
+//! Tests on real servers. `make test-fast` leaves out every module that is called `servers`.
 
+mod keys;
 mod outage;
 mod submit;
 mod support;

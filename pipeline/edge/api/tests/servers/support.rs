@@ -83,9 +83,10 @@ impl Door {
         if client.connection_state() == async_nats::connection::State::Connected {
             _ = ledger.set(Arc::new(NatsLedger::open_urgent(&context, publisher.clone()).await.unwrap()));
         }
-        let settings = Settings { queue_submissions: 1_000, spool_dir: dir.join("spool"), spool_bytes };
+        let settings = Settings { queue_submissions: 1_000, spool_bytes };
         let (router, carrier) = chasqui_api::open(Setup {
             settings: &settings,
+            spool_dir: dir.join("spool"),
             keys: Arc::new(Keys::new(apps.clone(), named)),
             allowed: Allowed {
                 apps,

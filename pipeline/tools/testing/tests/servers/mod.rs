@@ -1,6 +1,7 @@
 //! Tests on real servers. `make test-fast` leaves out every module that is called `servers`.
 
 mod accounts;
+mod apps;
 mod bad_input;
 mod callbacks;
 mod confined;

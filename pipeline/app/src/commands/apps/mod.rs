@@ -1,9 +1,12 @@
-//! `apps`: lists the apps in the settings, makes keys for nats-server, and writes the accounts that confine apps on it.
+//! `apps`: lists the apps in the settings, makes keys for nats-server, and writes the accounts that confine apps on it. Those
+//! of the bucket, and keys for HTTP: `stored`.
 //!
 //! Guarantee: a seed is written to a new file that only its owner may read, and printed nowhere. The accounts hold public
-//! keys only, and depend on the settings alone. It asks no server.
+//! keys only, and depend on the settings alone. For what is in the settings no server is asked.
 //!
 //! After a crash: run it again. A key whose file was left behind is not overwritten.
+
+mod stored;
 
 use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -18,9 +21,17 @@ use crate::{
 };
 
 /// Runs the command.
-pub(crate) fn run(command: AppsCommand, settings: &Settings) -> anyhow::Result<()> {
+pub(crate) async fn run(command: AppsCommand, settings: &Settings) -> anyhow::Result<()> {
     match command {
-        AppsCommand::List { json } => list(settings, json),
+        AppsCommand::List { stored: true, json } => stored::list(settings, json).await,
+        AppsCommand::List { stored: false, json } => list(settings, json),
+        AppsCommand::Create { app, may } => stored::create(settings, &app, may.as_deref()).await,
+        AppsCommand::Allow { app, may } => stored::allow(settings, &app, may.as_deref()).await,
+        AppsCommand::Show { app, json } => stored::show(settings, &app, json).await,
+        AppsCommand::Key(args) => stored::key(settings, &args).await,
+        AppsCommand::Rotate { app, key, keep, json } => stored::rotate(settings, &app, &key, keep, json).await,
+        AppsCommand::Revoke { app, key } => stored::revoke(settings, &app, &key).await,
+        AppsCommand::Delete { app } => stored::delete(settings, &app).await,
         AppsCommand::NatsKey { file } => nats_key(&file),
         AppsCommand::NatsConfig { out } => nats_config(settings, out.as_deref()),
     }
