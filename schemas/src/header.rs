@@ -6,6 +6,8 @@ pub const CONTENT_TYPE: &str = "Content-Type";
 pub const TRACEPARENT: &str = "traceparent";
 /// JetStream's message id: JetStream drops a message whose id it has stored within the stream's duplicate window.
 pub const MSG_ID: &str = "Nats-Msg-Id";
+/// On submissions that came over HTTP: what the gateway knows of the request, a [`crate::Door`] as JSON.
+pub const DOOR: &str = "Chasqui-Door";
 /// How many bytes the payload has, set by JetStream in its place where only headers were asked for.
 pub const PAYLOAD_BYTES: &str = "Nats-Msg-Size";
 /// JetStream stores the message only if this is the sequence of the last one with the subject [`EXPECTED_LAST_OF`].

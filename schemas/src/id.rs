@@ -39,6 +39,12 @@ pub fn request(subject: &str, stored_at: Timestamp, stream_sequence: u64) -> Uui
     at_time(stored_at, &[b"request", subject.as_bytes(), &nanoseconds, &sequence])
 }
 
+/// The request id of a submission that came over HTTP under an `Idempotency-Key` and names none itself: the same for a
+/// repeat, even where nobody can be asked whether it is one.
+pub fn idempotent(app: &str, idempotency_key: &str) -> Uuid {
+    Builder::from_custom_bytes(first(&digest(&[b"idempotent", app.as_bytes(), idempotency_key.as_bytes()]))).into_uuid()
+}
+
 /// The trace of a request as a whole: where a rejection or a fan-out is recorded.
 pub fn request_trace(stored_at: Timestamp, request_id: Uuid) -> Uuid {
     at_time(stored_at, &[b"request-trace", request_id.as_bytes()])

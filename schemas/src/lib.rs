@@ -10,9 +10,11 @@
 //! | module | holds |
 //! |---|---|
 //! | [`submission`] | what a producer publishes |
+//! | [`api`] | what the HTTP door says and hears |
 //! | [`app`] | what an app may, and the keys that prove who asks |
 //! | [`record`] | what the state buckets hold: contacts, preferences, templates, categories, suppressions |
 //! | [`notification`], [`delivery`] | what travels between stages, in the [`envelope`] codec, long texts [`packed`] |
+//! | [`door`] | what the HTTP door says of a submission beside its bytes |
 //! | [`receipt`], [`opt_out`] | what providers, apps and recipients report afterwards |
 //! | [`inbox`] | what an app reads of a user's inbox |
 //! | [`trace`] | what ClickHouse keeps: one [`trace::TraceEvent`] per step |
@@ -24,6 +26,7 @@
 //! | [`text`] | text from outside: without addresses, on one line, harmless for terminals |
 //! | `sample` | one valid value of each, for tests |
 
+pub mod api;
 pub mod app;
 pub mod bucket;
 pub mod channel;
@@ -31,6 +34,7 @@ pub mod clickhouse;
 pub mod collapse;
 pub mod consumer;
 pub mod delivery;
+pub mod door;
 pub mod envelope;
 pub mod header;
 pub mod hex;

@@ -21,6 +21,7 @@ crate::vocabulary! {
         ExportRejected = "monotonic_counter.chasqui_export_rejected": "Steps of notifications that the collector refused for good.",
         ExportSpans = "monotonic_counter.chasqui_export_spans": "Steps of notifications that the collector took.",
         GatewayCallbacksIgnored = "monotonic_counter.chasqui_gateway_callbacks_ignored": "Callbacks of providers that say nothing of use.",
+        GatewayHeld = "monotonic_counter.chasqui_gateway_held": "Submissions that were in the gateway's spool longer than repeats are known: a person releases them.",
         GatewayLost = "monotonic_counter.chasqui_gateway_lost": "Opens and clicks that neither NATS nor the spool took.",
         GatewaySpooled = "monotonic_counter.chasqui_gateway_spooled": "Messages that went to the gateway's spool because NATS did not take them.",
         Messages = "monotonic_counter.chasqui_messages": "Messages committed, by decision; retry and dead are failures.",
@@ -110,8 +111,8 @@ impl Metric {
             ProviderCalls => &["provider", "channel", "outcome"],
             QueueRowsLost => &["by"],
             StreamBytes | StreamMaxBytes => &["stream"],
-            ExportBacklog | ExportLag | ExportLost | ExportRejected | ExportSpans | GatewayLost | GatewaySpooled
-            | QueueSampledAt | RejectionsLost | Restarts | TraceBacklog | TraceLag | TraceRows => &[],
+            ExportBacklog | ExportLag | ExportLost | ExportRejected | ExportSpans | GatewayHeld | GatewayLost
+            | GatewaySpooled | QueueSampledAt | RejectionsLost | Restarts | TraceBacklog | TraceLag | TraceRows => &[],
         }
     }
 

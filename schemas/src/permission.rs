@@ -110,7 +110,9 @@ fn services() -> Vec<String> {
 
 fn gateway() -> Vec<String> {
     let mut subjects = vec![look_at_streams(), subject::RECEIPTS.to_owned(), subject::LEDGER.to_owned()];
-    // It claims callbacks that must not count twice, and tells ids of ours by the secret.
+    // What it takes over HTTP, it publishes for the app whose key was shown.
+    subjects.extend(Lane::ALL.map(|lane| subject::pattern(Stage::Validate, lane, None)));
+    // It claims callbacks that must not count twice and the keys of requests, and tells ids of ours by the secret.
     subjects.extend([stream::LEDGER, stream::ATTEMPTS].into_iter().flat_map(read_claims));
     subjects.push(read(SECRETS));
     // Whose key it is that a request shows.

@@ -14,6 +14,7 @@ use std::{
 
 use chasqui_schemas::{
     Channel, Lane, Reason, ReceiptKind, Stage,
+    api::Refusal,
     bucket::SECRETS,
     clickhouse::MIGRATIONS,
     consumer,
@@ -78,7 +79,10 @@ fn reasons() {
             codes(reason.statuses()),
         );
     }
-    check("reasons", "schemas/src/reason.rs and schemas/src/trace.rs", &page);
+    page += "\n## What only HTTP says\n\nA problem's `type` is `urn:chasqui:reason:` and a reason from above, or one of \
+             these, of which there is no trace: nothing of the request went into the pipeline.\n\n";
+    page += &words!(Refusal);
+    check("reasons", "schemas/src/reason.rs, schemas/src/trace.rs and schemas/src/api.rs", &page);
 }
 
 #[test]

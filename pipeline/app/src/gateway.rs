@@ -6,13 +6,14 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock, atomic::AtomicU64},
+    time::Duration,
 };
 
 use anyhow::Context;
 use async_nats::jetstream;
 use axum::Router;
 use chasqui_api::Keys;
-use chasqui_contract::Clock;
+use chasqui_contract::{Clock, Ledger};
 use chasqui_engagement::{Carrier, Engagement, Known, Reporters, Setup};
 use chasqui_http::Limits;
 use chasqui_nats::{Pauses, Publisher};
@@ -22,7 +23,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::settings::Settings;
+use crate::{settings::Settings, worker::publisher};
 
 /// A gateway that listens.
 pub struct Gateway {
@@ -30,10 +31,12 @@ pub struct Gateway {
     limits: Limits,
     router: Router,
     carrier: Carrier,
+    submissions: chasqui_api::Carrier,
     lost: Arc<AtomicU64>,
     client: async_nats::Client,
     secret: Option<Secret>,
     known: Arc<OnceLock<Known>>,
+    ledger: Arc<OnceLock<Arc<dyn Ledger>>>,
     keys: Arc<Keys>,
 }
 
@@ -54,6 +57,20 @@ impl Gateway {
         let known = Arc::new(OnceLock::new());
         let kept = settings.engagement.spool_dir.join("apps.json");
         let keys = Arc::new(Keys::open(settings.permissions(), settings.keys()?, kept));
+        let ledger = Arc::new(OnceLock::new());
+        let (api, submissions) = chasqui_api::open(chasqui_api::Setup {
+            settings: &settings.api,
+            spool_dir: settings.engagement.spool_dir.join("submissions"),
+            keys: Arc::clone(&keys),
+            allowed: settings.allowed()?,
+            client: client.clone(),
+            publisher: publisher(&jetstream::new(client.clone()), &settings.nats),
+            ledger: Arc::clone(&ledger),
+            window: Duration::from_secs(settings.streams.dedupe_window_s),
+            clickhouse: clickhouse.clone(),
+            clock: Arc::clone(&clock),
+            connections: gateway.connections,
+        })?;
         let engagement = Engagement::open(Setup {
             settings: &settings.engagement,
             gateway,
@@ -71,9 +88,9 @@ impl Gateway {
             .with_context(|| format!("cannot listen on {address} (`gateway.bind`; empty for no gateway here)"))?;
         let lost = engagement.lost();
         let (router, carrier) = engagement.into_parts();
-        let router = router.merge(console.unwrap_or_default());
+        let router = router.merge(api).merge(console.unwrap_or_default());
         let (limits, secret) = (Limits::public(gateway.connections), settings.privacy.secret()?);
-        Ok(Gateway { listener, limits, router, carrier, lost, client, secret, known, keys })
+        Ok(Gateway { listener, limits, router, carrier, submissions, lost, client, secret, known, ledger, keys })
     }
 
     /// The address that it listens on, with the port that the system chose where the settings say 0.
@@ -88,23 +105,31 @@ impl Gateway {
 
     /// Answers until `stop` is cancelled, and then publishes or spools the hits that it had accepted.
     pub async fn run(self, stop: CancellationToken) {
-        let Gateway { listener, limits, router, carrier, client, secret, known, keys, .. } = self;
+        let Gateway { listener, limits, router, carrier, submissions, client, secret, known, ledger, keys, .. } = self;
         let following = stop.run_until_cancelled(keys.follow(client.clone()));
-        let learning = stop.run_until_cancelled(learn(client, secret, &known));
-        // The last request drops the last sender of the hit queue, which ends the carrier.
-        tokio::join!(chasqui_http::serve(listener, router, limits, &stop), carrier.run(), learning, following);
+        let learning = stop.run_until_cancelled(learn(client, secret, &known, &ledger));
+        let serving = chasqui_http::serve(listener, router, limits, &stop);
+        // The last request drops the last sender of each queue, which ends its carrier.
+        tokio::join!(serving, carrier.run(), submissions.run(), learning, following);
     }
 }
 
 /// Asks the broker for what proves ids, and for the ledger, until it has told both.
-async fn learn(client: async_nats::Client, secret: Option<Secret>, known: &OnceLock<Known>) {
+async fn learn(
+    client: async_nats::Client,
+    secret: Option<Secret>,
+    known: &OnceLock<Known>,
+    shared: &OnceLock<Arc<dyn Ledger>>,
+) {
     let context = jetstream::new(client);
     let mut pauses = Pauses::default();
     loop {
         let asked = async {
             let pepper = pepper(&context, secret.as_ref()).await?;
             let ledger = NatsLedger::open_urgent(&context, Publisher::new(context.clone())).await?;
-            anyhow::Ok(Known { pepper, ledger: Arc::new(ledger) })
+            let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+            _ = shared.set(Arc::clone(&ledger));
+            anyhow::Ok(Known { pepper, ledger })
         };
         match asked.await {
             Ok(found) => {

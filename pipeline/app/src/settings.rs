@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// The manuals, in the order in which `chasqui config` prints them.
-const DEFAULTS: [&str; 15] = [
+const DEFAULTS: [&str; 16] = [
     include_str!("../app.toml"),
     chasqui_nats::settings::DEFAULTS,
     chasqui_warehouse::settings::DEFAULTS,
@@ -34,6 +34,7 @@ const DEFAULTS: [&str; 15] = [
     chasqui_http::settings::DEFAULTS,
     chasqui_links::settings::DEFAULTS,
     chasqui_engagement::settings::DEFAULTS,
+    chasqui_api::settings::DEFAULTS,
     chasqui_console::DEFAULTS,
     // Last, because the example accounts follow.
     chasqui_providers::DEFAULTS,
@@ -64,6 +65,7 @@ pub struct Settings {
     pub gateway: chasqui_http::Settings,
     pub links: chasqui_links::Settings,
     pub engagement: chasqui_engagement::Settings,
+    pub api: chasqui_api::Settings,
     pub console: chasqui_console::Settings,
     pub apps: BTreeMap<String, AppSettings>,
     pub log: LogSettings,

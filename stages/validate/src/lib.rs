@@ -15,84 +15,53 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | [`checks`] | everything that is checked without asking anybody: every door into the pipeline calls it |
 //! | `parse` | reads JSON or MessagePack |
-//! | `spelling` | renames fields that are spelled in camelCase |
+//! | `spelling` | renames fields that are spelled in camelCase, or as in the document of older producers |
 //! | `schema` | checks against the published JSON Schema, and words its violations |
 //! | `rules` | checks what a JSON Schema cannot say |
 //! | [`settings`] | what an installation allows |
-//! | `violations` | collects what is wrong, up to a limit |
+//! | [`violations`] | collects what is wrong, up to a limit |
 
+pub mod checks;
 mod parse;
 mod rules;
 mod schema;
 pub mod settings;
 mod spelling;
-mod violations;
+pub mod violations;
 
 use std::{collections::HashSet, sync::Arc};
 
 use chasqui_contract::{Decide, Decision, Directory, Output, StoreError, Submitted, Verdict};
 use chasqui_rules::Permissions;
 use chasqui_schemas::{
-    Channel, Notification, Pepper, Reason, header, id,
+    Channel, Notification, Pepper, Reason,
+    door::Door,
+    header, id,
     notification::{Message, Recipient, Request},
     record::Contacts,
-    subject,
-    submission::{self, MAX_DATA_BYTES, Submission},
+    submission::{self, Submission},
 };
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
-pub use crate::settings::{Allowed, Settings};
-use crate::{schema::Schema, violations::Violations};
-
-/// Maximum characters of an idempotency key, from the field or the header: as `submission.json` says of the field.
-const MAX_IDEMPOTENCY_KEY: usize = 255;
+pub use crate::{
+    checks::{Checks, Refused},
+    settings::{Allowed, Settings},
+    violations::Violation,
+};
 
 /// The validate stage.
 pub struct Validate {
-    allowed: Allowed,
+    checks: Checks,
     directory: Arc<dyn Directory>,
     pepper: Pepper,
-    schema: Schema,
 }
 
 impl Validate {
     /// `directory`: for the records of categories. `pepper`: for ids.
     pub fn new(allowed: Allowed, directory: Arc<dyn Directory>, pepper: Pepper) -> Self {
-        Validate { allowed, directory, pepper, schema: Schema::new() }
-    }
-
-    /// Checks what the submission says, and what its app may say.
-    fn check_fields(
-        &self,
-        submitted: &Submitted,
-        may: &Permissions,
-        fields: &mut Map<String, Value>,
-    ) -> Result<(), Rejection> {
-        let (app, lane) = (submitted.app.as_str(), submitted.lane);
-        if !may.lane(lane) {
-            let what = format!("the app `{app}` may not publish on the lane `{lane}`");
-            return Err(Rejection::new(Reason::LaneNotAllowed, "subject", what));
-        }
-        let mut violations = Violations::default();
-        if !subject::is_app(app) {
-            violations.add("subject", "an app's name is one token of 1 to 64 letters, digits, `-` and `_`");
-        }
-        spelling::normalise(fields, &mut violations);
-        // Schema and rules both read the raw value, so that one kind of violation does not hide the other.
-        let mut value = Value::Object(std::mem::take(fields));
-        self.schema.check(&mut value, &mut violations);
-        if let Value::Object(checked) = &mut value {
-            let room = rules::Room { allowed: &self.allowed, stored_at: submitted.incoming.stored_at };
-            rules::check(checked, &room, &mut violations);
-            rules::check_permissions(checked, may, &self.allowed, &mut violations);
-            *fields = std::mem::take(checked);
-        }
-        if !fields.contains_key("idempotency_key") {
-            check_message_id(submitted.incoming.message_id.as_deref(), &mut violations);
-        }
-        if violations.is_empty() { Ok(()) } else { Err(Rejection::of(violations)) }
+        Validate { checks: Checks::new(allowed), directory, pepper }
     }
 
     /// Checks whether the app may use the category of a submission that is good in all else.
@@ -100,16 +69,26 @@ impl Validate {
         &self,
         may: &Permissions,
         fields: &Map<String, Value>,
-    ) -> Result<Result<(), Rejection>, StoreError> {
-        let name = fields.get("category").and_then(Value::as_str).unwrap_or_default();
+    ) -> Result<Result<(), Refused>, StoreError> {
         let record = match may.categories {
             Some(_) => None,
-            None => self.directory.category(name).await?,
+            None => self.directory.category(checks::category(fields)).await?,
         };
-        Ok(match may.category(name, record.as_deref()) {
-            Some(what) => Err(Rejection::new(Reason::CategoryNotAllowed, "category", what)),
-            None => Ok(()),
-        })
+        Ok(checks::check_category(may, fields, record.as_deref()))
+    }
+
+    async fn judge(&self, submitted: &Submitted) -> Result<Result<Decision, Refused>, StoreError> {
+        let apps = &self.checks.allowed().apps;
+        let record = apps.record(&submitted.app, &*self.directory).await?;
+        let may = apps.of(&submitted.app, record.as_deref());
+        let fields = match self.checks.check(submitted, may) {
+            Ok(fields) => fields,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let request_id = checks::own_id(&fields);
+        let checked = self.check_category(may, &fields).await?;
+        let decided = checked.and_then(|()| fan_out(submitted, fields, &self.pepper));
+        Ok(decided.map_err(|refused| Refused { request_id, ..refused }))
     }
 }
 
@@ -118,79 +97,25 @@ impl Decide for Validate {
     type Input = Submitted;
 
     async fn decide(&self, submitted: Submitted) -> Result<Decision, StoreError> {
-        let mut fields = match read(&submitted) {
-            Ok(fields) => fields,
-            Err(rejection) => return Ok(rejection.into_decision()),
-        };
-        let own_id = fields.get("id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
-        let record = self.allowed.apps.record(&submitted.app, &*self.directory).await?;
-        let may = self.allowed.apps.of(&submitted.app, record.as_deref());
-        let checked = match self.check_fields(&submitted, may, &mut fields) {
-            Ok(()) => self.check_category(may, &fields).await?,
-            rejected => rejected,
-        };
-        let decided = checked.and_then(|()| fan_out(&submitted, fields, &self.pepper));
-        Ok(decided.unwrap_or_else(|rejection| Rejection { request_id: own_id, ..rejection }.into_decision()))
+        let mut decision = self.judge(&submitted).await?.unwrap_or_else(rejection);
+        if let Some(door) = submitted.incoming.door.as_deref().and_then(Door::parse) {
+            decision.attributes.extend(door.attributes());
+        }
+        Ok(decision)
     }
 }
 
-/// The fields of a submission that can be read.
-fn read(submitted: &Submitted) -> Result<Map<String, Value>, Rejection> {
-    let incoming = &submitted.incoming;
-    if incoming.unreadable_headers.is_some() {
-        let what = "they break the protocol: names are visible ASCII without `:`, values are UTF-8 without line breaks, \
-                    and a message has no status";
-        return Err(Rejection::new(Reason::UnreadableHeaders, "headers", what));
-    }
-    if incoming.payload.len() > submission::MAX_BYTES {
-        let what = format!("{} bytes; at most {} are taken", incoming.payload.len(), submission::MAX_BYTES);
-        return Err(Rejection::new(Reason::TooLarge, "submission", what));
-    }
-    parse::fields(incoming.content_type.as_deref(), &incoming.payload)
-        .map_err(|what| Rejection::new(Reason::Malformed, "submission", what))
-}
-
-/// Why a submission becomes no notifications.
-struct Rejection {
-    reason: Reason,
-    violations: Vec<String>,
-    request_id: Option<Uuid>,
-}
-
-impl Rejection {
-    fn new(reason: Reason, path: &str, what: impl AsRef<str>) -> Self {
-        let mut violations = Violations::default();
-        violations.add(path, what.as_ref());
-        Rejection { reason, violations: violations.into_list(), request_id: None }
-    }
-
-    fn of(violations: Violations) -> Self {
-        Rejection { reason: violations.reason(), violations: violations.into_list(), request_id: None }
-    }
-
-    fn into_decision(self) -> Decision {
-        let Rejection { reason, violations, request_id } = self;
-        Decision::new(Verdict::Reject { reason, violations, request_id })
-    }
-}
-
-/// The header is the idempotency key where the field is absent, so the field's rules hold for it.
-fn check_message_id(message_id: Option<&str>, violations: &mut Violations) {
-    let Some(message_id) = message_id else { return };
-    if message_id.chars().count() > MAX_IDEMPOTENCY_KEY {
-        violations.add(header::MSG_ID, "longer than 255 characters; give a shorter `idempotency_key`");
-    }
-    if message_id.chars().any(char::is_control) {
-        violations.add(header::MSG_ID, "control characters are not allowed");
-    }
+fn rejection(Refused { reason, violations, request_id }: Refused) -> Decision {
+    let violations = violations.iter().map(Violation::to_string).collect();
+    Decision::new(Verdict::Reject { reason, violations, request_id })
 }
 
 /// One notification per recipient of a submission that passed every check.
-fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -> Result<Decision, Rejection> {
+fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -> Result<Decision, Refused> {
     let incoming = &submitted.incoming;
     // Everything that could fail here was refused before, field by field.
     let mut submission: Submission = serde_json::from_value(Value::Object(fields))
-        .map_err(|error| Rejection::new(Reason::Invalid, "submission", error.to_string()))?;
+        .map_err(|error| Refused::new(Reason::Invalid, "submission", error.to_string()))?;
     let request_id = submission.id.unwrap_or_else(|| incoming.request_id());
     let message_id = incoming.message_id.as_deref().filter(|message_id| !message_id.is_empty());
     let idempotency_key =
@@ -199,11 +124,6 @@ fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -
     submission.channels = submission.channels.map(without_repeats);
     let recipients = std::mem::take(&mut submission.recipients);
     let written = parse::digits(&submission.data, &incoming.payload);
-    // The rules have measured the values; digits may be more.
-    if let Some(bytes) = written.as_ref().map(|data| data.as_str().len()).filter(|bytes| *bytes > MAX_DATA_BYTES) {
-        let what = format!("{bytes} bytes as compact JSON; at most {MAX_DATA_BYTES} are taken");
-        return Err(Rejection::new(Reason::Invalid, "data", what));
-    }
     let mut request = Request::of(submission, request_id, idempotency_key, traceparent);
     if let (Message::Template { data, .. }, Some(written)) = (&mut request.message, written) {
         *data = written;

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     parse::kind,
-    violations::{Violations, clip},
+    violations::{Violations, clip, escaped},
 };
 
 /// Maximum characters of an unknown field's name in a violation: as long as names in the contract may be.
@@ -65,18 +65,21 @@ impl Schema {
     }
 
     fn explain(&self, error: &ValidationError<'_>, violations: &mut Violations) {
-        let path = path(error.instance_path());
+        let location = error.instance_path();
+        let (at, path) = (location.as_str(), path(location));
         match error.kind() {
             ValidationErrorKind::AdditionalProperties { unexpected } => {
                 for name in unexpected {
                     if violations.are_enough() {
                         break;
                     }
-                    violations.add(join(&path, name), self.unknown(name));
+                    let pointer = format!("{at}/{}", escaped(&clip(name, MAX_NAME)));
+                    violations.add_at(pointer, join(&path, name), self.unknown(name));
                 }
             }
             ValidationErrorKind::Required { property } => {
-                violations.add(join(&path, property.as_str().unwrap_or_default()), "is required");
+                let name = property.as_str().unwrap_or_default();
+                violations.add_at(format!("{at}/{}", escaped(name)), join(&path, name), "is required");
             }
             ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
                 // The branch that is meant is the one of the right type; what is wrong in there helps.
@@ -87,10 +90,10 @@ impl Schema {
                 let meant = context.iter().find(|branch| !branch.iter().any(is_other_kind));
                 match meant {
                     Some(branch) => branch.iter().for_each(|error| self.explain(error, violations)),
-                    None => violations.add(named(path), alternatives(context)),
+                    None => violations.add_at(at.to_owned(), named(path), alternatives(context)),
                 }
             }
-            other => violations.add(named(path), words(other, error.instance())),
+            other => violations.add_at(at.to_owned(), named(path), words(other, error.instance())),
         }
     }
 

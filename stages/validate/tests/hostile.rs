@@ -5,7 +5,7 @@ mod common;
 
 use chasqui_contract::Verdict;
 use chasqui_schemas::Reason;
-use common::{decide, json, rejection, submitted};
+use common::{almost_a_submission, decide, json, rejection, submitted};
 use proptest::prelude::*;
 use serde_json::{Value, json as j};
 
@@ -78,26 +78,6 @@ fn a_rejection_stays_small_whatever_was_wrong() {
         answer(None, format!("{{\"recipients\":[{list}],\"channels\":[{list}]}}").into_bytes());
     }
     answer(Some(&"x".repeat(100_000)), Vec::new());
-}
-
-/// JSON that has the fields of a submission, with values of any kind.
-fn almost_a_submission() -> impl Strategy<Value = Value> {
-    let names = "id|idempotency_?[kK]ey|category|recipients|template|content|data|channels|send_at|expiresAt|locale|user|email|phone|timezone|body|x";
-    let leaf = prop_oneof![
-        Just(Value::Null),
-        any::<bool>().prop_map(Value::from),
-        any::<f64>().prop_map(Value::from),
-        "\\PC{0,12}".prop_map(Value::from),
-        "push|ada|ada@example\\.com|\\+15551234567|Asia/Seoul|2026-03-0[1-9]T00:00:00Z|[0-9-]{36}"
-            .prop_map(Value::from),
-    ];
-    let tree = leaf.prop_recursive(4, 32, 6, move |inner| {
-        prop_oneof![
-            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::btree_map(names, inner, 0..6).prop_map(|map| Value::Object(map.into_iter().collect())),
-        ]
-    });
-    prop::collection::btree_map(names, tree, 0..10).prop_map(|map| Value::Object(map.into_iter().collect()))
 }
 
 proptest! {

@@ -143,7 +143,7 @@ fn each_rule_is_told_by_itself() {
         ),
         (j!({"locale": "e"}), "locale: must be a BCP 47 language tag, such as pt-BR"),
         (j!({"colapse_key": "k"}), "colapse_key: unknown field; did you mean `collapse_key`?"),
-        (j!({"userId": "ada"}), "userId: unknown field"),
+        (j!({"userId": "ada"}), "recipients: is there twice, also as `userId`"),
         (j!({"recipients": [{"user": "ada", "devices": []}]}), "recipients[0].devices: unknown field"),
         (j!({"data": {"sendAt": 1}, "x": 1}), "x: unknown field"),
     ];

@@ -26,7 +26,9 @@ pub struct IncomingMessage {
     pub message_id: Option<Arc<str>>,
     /// The `traceparent` header.
     pub traceparent: Option<Arc<str>>,
-    /// The header block where it breaks the protocol. The three headers above are then what could be read of it.
+    /// The `Chasqui-Door` header.
+    pub door: Option<Arc<str>>,
+    /// The header block where it breaks the protocol. The four headers above are then what could be read of it.
     pub unreadable_headers: Option<Bytes>,
     /// When JetStream stored it: the same at every redelivery.
     pub stored_at: Timestamp,

@@ -36,6 +36,7 @@ use async_nats::{
         self, ErrorCode,
         context::{PublishAckFuture, PublishErrorKind},
         message::PublishMessage,
+        publish::PublishAck,
     },
 };
 use bytes::Bytes;
@@ -231,6 +232,50 @@ impl Publisher {
         Ok(stored)
     }
 
+    /// Publishes `messages`, which must all go to one stream, and answers each of them: where they do not fit together,
+    /// what fits is stored. It waits for nothing and repeats nothing.
+    pub async fn publish_each(&self, messages: &[Outgoing]) -> Vec<Result<Stored, PublishError>> {
+        let (mut answers, mut rest) = (Vec::with_capacity(messages.len()), messages);
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at(batch_len(rest));
+            let answered = self.timed(async { Ok(self.publish_batch_each(batch).await) }).await;
+            // Whether it is stored, nobody knows.
+            let unknown = |_| batch.iter().map(|_| Err(PublishError::Unavailable(None))).collect();
+            answers.extend(answered.unwrap_or_else(unknown));
+            rest = later;
+        }
+        answers
+    }
+
+    async fn publish_batch_each(&self, batch: &[Outgoing]) -> Vec<Result<Stored, PublishError>> {
+        let _turn = self.turns.acquire().await.ok();
+        let max_payload = self.context.client().max_payload();
+        let all_fit = batch.iter().all(|message| message.size() <= max_payload);
+        if self.batches && batch.len() > MAX_SINGLES && all_fit {
+            match self.publish_atomically(batch).await {
+                Ok(stored) => return stored.into_iter().map(Ok).collect(),
+                Err(error @ PublishError::Unavailable(_)) => {
+                    tracing::debug!(error = &error as &dyn Error, "a batch was not confirmed");
+                    return batch.iter().map(|_| Err(PublishError::Unavailable(None))).collect();
+                }
+                // None of it is stored.
+                Err(_) => {}
+            }
+        }
+        let mut acks = Vec::with_capacity(batch.len());
+        for message in batch {
+            acks.push(self.send(message, message.header_map(None)).await);
+        }
+        let mut answers = Vec::with_capacity(batch.len());
+        for (message, ack) in batch.iter().zip(acks) {
+            answers.push(match ack {
+                Ok(ack) => ack.await.map(|ack| stored(&ack)).map_err(|error| classify(message, error)),
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
     /// Publishes `messages`, again and again for as long as the stream is full or the broker is away.
     ///
     /// # Errors
@@ -284,9 +329,13 @@ impl Publisher {
 
     /// Publishes one batch within bounded time.
     async fn exchange(&self, batch: &[Outgoing]) -> Result<Vec<Stored>, PublishError> {
+        self.timed(self.publish_batch(batch)).await
+    }
+
+    async fn timed<T>(&self, publishing: impl Future<Output = Result<T, PublishError>>) -> Result<T, PublishError> {
         let exchange = async {
             tokio::select! {
-                answer = self.publish_batch(batch) => answer,
+                answer = publishing => answer,
                 () = self.reconnected() => Err(PublishError::Unavailable(None)),
             }
         };
@@ -356,18 +405,21 @@ impl Publisher {
         for message in batch {
             acks.push(self.send(message, message.header_map(None)).await?);
         }
-        let mut stored = Vec::with_capacity(batch.len());
+        let mut answers = Vec::with_capacity(batch.len());
         for (message, ack) in batch.iter().zip(acks) {
-            let ack = ack.await.map_err(|error| classify(message, error))?;
-            stored.push(Stored { sequence: ack.sequence, duplicate: ack.duplicate });
+            answers.push(stored(&ack.await.map_err(|error| classify(message, error))?));
         }
-        Ok(stored)
+        Ok(answers)
     }
 
     async fn send(&self, message: &Outgoing, headers: HeaderMap) -> Result<PublishAckFuture, PublishError> {
         let publish = PublishMessage::build().payload(message.payload.clone()).headers(headers);
         self.context.send_publish(message.subject.clone(), publish).await.map_err(|error| classify(message, error))
     }
+}
+
+fn stored(ack: &PublishAck) -> Stored {
+    Stored { sequence: ack.sequence, duplicate: ack.duplicate }
 }
 
 const CONTAINS_DUPLICATE: u64 = ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE.0;

@@ -220,6 +220,7 @@ impl Puller {
             content_type: text(header::CONTENT_TYPE),
             message_id: text(header::MSG_ID),
             traceparent: text(header::TRACEPARENT),
+            door: text(header::DOOR),
             unreadable_headers: unreadable_headers(headers).cloned(),
             subject: message.subject.as_str().into(),
             payload: message.payload,

@@ -33,6 +33,7 @@ use bytes::Bytes;
 use chasqui_contract::Class;
 use chasqui_nats::{Outgoing, Pauses, Publisher};
 use chasqui_schemas::{header, measure};
+use chasqui_spool::{Spool, SpoolError};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -40,11 +41,10 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use crate::{
-    hit::Hit,
-    spool::{Spool, SpoolError},
-};
+use crate::hit::Hit;
 
+/// Maximum bytes of a message in the spool: a receipt is far smaller.
+pub const MAX_RECORD_BYTES: usize = 64 << 10;
 /// Maximum time that NATS has to take a batch; then the disk gets it.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// Maximum time that messages for which no caller waits gather before an fsync.

@@ -15,7 +15,7 @@
 //!
 //! # While NATS is away
 //! No request waits for it: hits go through a bounded queue in memory ([`hit_queue`]) to NATS, or to a bounded spool on
-//! disk ([`spool`]), from where they follow in order. `POST`s are answered when NATS or the spool has what they said,
+//! disk ([`chasqui_spool`]), from where they follow in order. `POST`s are answered when NATS or the spool has what they said,
 //! durably; pixels and clicks are answered at once.
 //!
 //! # What is lost, and what is not
@@ -42,7 +42,7 @@
 //! | `reports` | `/v1/receipts` |
 //! | `callbacks` | what vendors report, by the port [`Callbacks`](chasqui_contract::Callbacks) |
 //! | `hit` | what a request becomes: one message |
-//! | [`hit_queue`], [`spool`] | the way to NATS |
+//! | [`hit_queue`], [`chasqui_spool`] | the way to NATS |
 
 mod actor;
 mod callbacks;
@@ -53,7 +53,7 @@ mod pages;
 mod reports;
 mod routes;
 pub mod settings;
-pub mod spool;
+
 mod track;
 
 pub use hit_queue::Carrier;

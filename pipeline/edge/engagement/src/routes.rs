@@ -15,16 +15,15 @@ use chasqui_links::Links;
 use chasqui_nats::Publisher;
 use chasqui_schemas::{Pepper, receipt::IdCheck};
 use chasqui_settings::SettingsError;
+use chasqui_spool::{Spool, SpoolError};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     Reporters, Settings,
     actor::Clicks,
     callbacks,
-    hit_queue::{Carrier, HitQueue},
-    pages, reports,
-    spool::{Spool, SpoolError},
-    track,
+    hit_queue::{Carrier, HitQueue, MAX_RECORD_BYTES},
+    pages, reports, track,
 };
 
 /// What engagement is made of.
@@ -83,7 +82,7 @@ impl Engagement {
     /// Where a setting or the spool cannot be used. With NATS away it is no error: then hits are kept.
     pub fn open(setup: Setup<'_>) -> Result<Self, EngagementError> {
         let Setup { settings, gateway, links, reporters, callbacks, client, clock, kept, known } = setup;
-        let spool = Spool::open(&settings.spool_dir, settings.spool_bytes)?;
+        let spool = Spool::open(&settings.spool_dir, settings.spool_bytes, MAX_RECORD_BYTES)?;
         let publisher = Publisher::new(async_nats::jetstream::new(client.clone()));
         let (hits, carrier) = HitQueue::new(client, &publisher, spool, settings.queue_hits);
         let lost = hits.lost();

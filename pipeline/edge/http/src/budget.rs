@@ -7,7 +7,8 @@
 //! wait for large ones. Requests at work are bounded too. They wait for their turn, and lose their place while they wait where
 //! others need it ([`server`](crate::server)).
 //!
-//! Each kind has its own: links, callbacks, receipts, console, health. One that is full is full alone. Together they leave a
+//! Each kind has its own: links, callbacks, receipts, console, health, submissions, what
+//! else apps ask for. One that is full is full alone. Together they leave a
 //! quarter of all connections to whoever comes.
 
 use std::{sync::Arc, time::Duration};
@@ -35,7 +36,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum time for a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum kinds of route beside one another, plus two: what is left when each has used its share.
-const SHARES: usize = 8;
+const SHARES: usize = 9;
 /// Bytes of large bodies in memory, for each connection that may be open.
 const ROOM: usize = 32 << 10;
 

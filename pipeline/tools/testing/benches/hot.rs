@@ -82,6 +82,7 @@ fn submitted(payload: Vec<u8>, content_type: Option<&str>) -> Submitted {
         content_type: content_type.map(Into::into),
         message_id: Some("0199f3a0-0000-7000-8000-000000000001".into()),
         traceparent: None,
+        door: None,
         unreadable_headers: None,
         stored_at: noon(),
         sequence: 1,

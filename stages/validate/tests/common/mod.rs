@@ -12,6 +12,7 @@ use chasqui_stores::memory::MemoryDirectory;
 use chasqui_validate::{Allowed, Validate};
 use futures::FutureExt;
 use jiff::SignedDuration;
+use proptest::prelude::*;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -25,6 +26,7 @@ pub(crate) fn submitted(content_type: Option<&str>, payload: impl Into<Bytes>) -
             content_type: content_type.map(Into::into),
             message_id: None,
             traceparent: None,
+            door: None,
             unreadable_headers: None,
             stored_at: "2026-03-01T12:00:00Z".parse().unwrap(),
             sequence: 7,
@@ -52,13 +54,16 @@ static MAIL: Overridable = Overridable {
 
 /// Validate, with an app `shop` that may do what `shop` says, and others that may do what is not dangerous.
 pub(crate) fn stage(shop: Permissions, directory: MemoryDirectory) -> Validate {
-    let allowed = Allowed {
+    Validate::new(allowed(shop), Arc::new(directory), pepper())
+}
+
+pub(crate) fn allowed(shop: Permissions) -> Allowed {
+    Allowed {
         apps: Apps { listed: [("shop".to_owned(), shop)].into(), ..Apps::default() },
         vendors: Vendors::from([("apns", &INBOX), ("inbox", &INBOX), ("mail", &MAIL)]),
         schemes: Schemes::new(&["myshop".to_owned()]).unwrap(),
         send_at_horizon: SignedDuration::from_hours(90 * 24),
-    };
-    Validate::new(allowed, Arc::new(directory), pepper())
+    }
 }
 
 pub(crate) fn pepper() -> Pepper {
@@ -87,4 +92,24 @@ pub(crate) fn rejection(decision: Decision) -> (Reason, Vec<String>, Option<Uuid
         Verdict::Reject { reason, violations, request_id } => (reason, violations, request_id),
         other => panic!("{other:?}"),
     }
+}
+
+/// JSON that has the fields of a submission, with values of any kind.
+pub(crate) fn almost_a_submission() -> impl Strategy<Value = Value> {
+    let names = "id|idempotency_?[kK]ey|category|recipients|template|content|data|channels|send_at|expiresAt|locale|user|email|phone|timezone|body|x";
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        "push|ada|ada@example\\.com|\\+15551234567|Asia/Seoul|2026-03-0[1-9]T00:00:00Z|[0-9-]{36}"
+            .prop_map(Value::from),
+    ];
+    let tree = leaf.prop_recursive(4, 32, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(names, inner, 0..6).prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    });
+    prop::collection::btree_map(names, tree, 0..10).prop_map(|map| Value::Object(map.into_iter().collect()))
 }

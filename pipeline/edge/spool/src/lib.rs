@@ -25,9 +25,7 @@ use std::{
 
 /// A file is full when it has this many bytes.
 const FILE_BYTES: u64 = 4 << 20;
-/// Maximum bytes of a record.
-pub const MAX_RECORD_BYTES: usize = 64 << 10;
-/// Bytes that one [`Spool::peek`] reads. At least one record.
+/// Bytes that one [`Spool::peek`] reads, unless a record may be longer.
 const READ_BYTES: u64 = 512 << 10;
 const HEAD_BYTES: usize = 8;
 const EXTENSION: &str = "spool";
@@ -60,6 +58,7 @@ pub enum SpoolError {
 pub struct Spool {
     dir: PathBuf,
     max_bytes: u64,
+    max_record_bytes: usize,
     /// Oldest first; empty ones are gone.
     files: VecDeque<Segment>,
     /// The last of `files`, while it is written to.
@@ -85,11 +84,12 @@ pub struct Position {
 }
 
 impl Spool {
-    /// Opens the spool in `dir`, made if it is not there, with what a process before has left.
+    /// Opens the spool in `dir`, made if it is not there, with what a process before has left. Its files together have at
+    /// most `max_bytes`, and a record `max_record_bytes`.
     ///
     /// # Errors
     /// See [`SpoolError`].
-    pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, SpoolError> {
+    pub fn open(dir: &Path, max_bytes: u64, max_record_bytes: usize) -> Result<Self, SpoolError> {
         let disk = |source| SpoolError::Disk { path: dir.to_owned(), source };
         DirBuilder::new().recursive(true).mode(OURS_ALONE).create(dir).map_err(disk)?;
         // It may have been there before. Where it belongs to another user, its files are still ours alone.
@@ -115,6 +115,7 @@ impl Spool {
         let mut spool = Spool {
             dir: dir.to_owned(),
             max_bytes,
+            max_record_bytes,
             files: VecDeque::new(),
             writing: None,
             read_to: 0,
@@ -123,7 +124,7 @@ impl Spool {
         };
         for number in numbers {
             let bytes = fs::read(spool.path(number)).map_err(disk)?;
-            let whole = bytes.len() - records(&bytes).rest.len();
+            let whole = bytes.len() - records(&bytes, max_record_bytes).rest.len();
             if whole < bytes.len() {
                 let path = spool.path(number);
                 tracing::warn!(path = %path.display(), whole, found = bytes.len(), "the end of a spool file is unusable");
@@ -146,7 +147,7 @@ impl Spool {
 
     /// Whether it is so full that it may refuse what comes.
     pub fn is_full(&self) -> bool {
-        self.bytes() + (HEAD_BYTES + MAX_RECORD_BYTES) as u64 > self.max_bytes
+        self.bytes() + (HEAD_BYTES + self.max_record_bytes) as u64 > self.max_bytes
     }
 
     /// Writes `records`, all or none, and returns when they are on the disk.
@@ -157,7 +158,7 @@ impl Spool {
     pub fn append(&mut self, records: &[Vec<u8>]) -> Result<(), SpoolError> {
         let mut bytes = Vec::new();
         for record in records {
-            let length = u32::try_from(record.len()).ok().filter(|_| record.len() <= MAX_RECORD_BYTES);
+            let length = u32::try_from(record.len()).ok().filter(|_| record.len() <= self.max_record_bytes);
             let Some(length) = length else { return Err(SpoolError::Full) };
             bytes.extend(length.to_le_bytes());
             bytes.extend(crc32fast::hash(record).to_le_bytes());
@@ -213,8 +214,9 @@ impl Spool {
         let mut bytes = Vec::new();
         let mut file = File::open(self.path(first.number))?;
         file.seek(SeekFrom::Start(self.read_to))?;
-        file.take((first.bytes - self.read_to).min(READ_BYTES)).read_to_end(&mut bytes)?;
-        let found = records(&bytes);
+        file.take((first.bytes - self.read_to).min(READ_BYTES.max((HEAD_BYTES + self.max_record_bytes) as u64)))
+            .read_to_end(&mut bytes)?;
+        let found = records(&bytes, self.max_record_bytes);
         let mut offset = self.read_to + (bytes.len() - found.rest.len()) as u64;
         if found.all.is_empty() {
             // It was whole when it was written or opened.
@@ -223,6 +225,22 @@ impl Spool {
             offset = first.bytes;
         }
         Ok((found.all, Some(Position { number: first.number, offset })))
+    }
+
+    /// Every record that is in it, oldest first, read from the disk.
+    ///
+    /// # Errors
+    /// `Disk`.
+    pub fn each(&self, mut see: impl FnMut(&[u8])) -> Result<(), SpoolError> {
+        for (index, file) in self.files.iter().enumerate() {
+            let bytes = fs::read(self.path(file.number));
+            let bytes = bytes.map_err(|source| SpoolError::Disk { path: self.dir.clone(), source })?;
+            let from = if index == 0 { usize::try_from(self.read_to).unwrap_or(usize::MAX) } else { 0 };
+            for record in records(bytes.get(from..).unwrap_or_default(), self.max_record_bytes).all {
+                see(&record);
+            }
+        }
+        Ok(())
     }
 
     /// Forgets what was read up to `position`.
@@ -268,12 +286,12 @@ struct Found<'a> {
     rest: &'a [u8],
 }
 
-fn records(mut bytes: &[u8]) -> Found<'_> {
+fn records(mut bytes: &[u8], max_record_bytes: usize) -> Found<'_> {
     let mut all = Vec::new();
     while let Some((head, rest)) = bytes.split_first_chunk::<HEAD_BYTES>() {
         let [a, b, c, d, checksum @ ..] = *head;
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        let Some(record) = rest.get(..length).filter(|_| length <= MAX_RECORD_BYTES) else { break };
+        let Some(record) = rest.get(..length).filter(|_| length <= max_record_bytes) else { break };
         if crc32fast::hash(record) != u32::from_le_bytes(checksum) {
             break;
         }
@@ -289,8 +307,10 @@ mod tests {
 
     use super::*;
 
+    const MAX_RECORD_BYTES: usize = 64 << 10;
+
     fn open(dir: &Path) -> Spool {
-        Spool::open(dir, 1 << 20).unwrap()
+        Spool::open(dir, 1 << 20, MAX_RECORD_BYTES).unwrap()
     }
 
     /// Everything in it, taken out.
@@ -314,7 +334,7 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out_in_order_and_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(dir.path(), 64 << 20).unwrap();
+        let mut spool = Spool::open(dir.path(), 64 << 20, MAX_RECORD_BYTES).unwrap();
         let record = |n: u32| [&n.to_le_bytes()[..], &[7; 50_000]].concat();
         for n in 0..150 {
             spool.append(&[record(n)]).unwrap();
@@ -376,13 +396,13 @@ mod tests {
     #[test]
     fn a_full_spool_refuses_all_of_what_does_not_fit() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(dir.path(), 100).unwrap();
+        let mut spool = Spool::open(dir.path(), 100, MAX_RECORD_BYTES).unwrap();
         spool.append(&[vec![1; 40]]).unwrap();
         assert!(matches!(spool.append(&[vec![2; 10], vec![3; 50]]), Err(SpoolError::Full)));
         spool.append(&[vec![4; 40]]).unwrap();
         assert_eq!(drain(&mut spool), [vec![1; 40], vec![4; 40]]);
         spool.append(&[vec![5; 90]]).unwrap();
-        let mut large = Spool::open(&dir.path().join("large"), 1 << 30).unwrap();
+        let mut large = Spool::open(&dir.path().join("large"), 1 << 30, MAX_RECORD_BYTES).unwrap();
         assert!(matches!(large.append(&[vec![0; MAX_RECORD_BYTES + 1]]), Err(SpoolError::Full)));
     }
 
@@ -390,7 +410,7 @@ mod tests {
     fn two_processes_do_not_share_a_spool() {
         let dir = tempfile::tempdir().unwrap();
         let first = open(dir.path());
-        assert!(matches!(Spool::open(dir.path(), 1), Err(SpoolError::InUse(_))));
+        assert!(matches!(Spool::open(dir.path(), 1, MAX_RECORD_BYTES), Err(SpoolError::InUse(_))));
         drop(first);
         open(dir.path());
     }
