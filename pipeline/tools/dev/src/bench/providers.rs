@@ -32,7 +32,7 @@ use chasqui_schemas::{
     submission::Content,
 };
 use chasqui_send::{Ports, SendStage};
-use chasqui_stores::memory::{MemoryDirectory, MemoryInbox, MemoryLedger};
+use chasqui_stores::memory::{MemoryDirectory, MemoryInbox, MemoryLedger, MemoryNewest};
 use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::ProgressBar;
 use jiff::{SignedDuration, Timestamp};
@@ -197,7 +197,13 @@ fn stage(target: Target, settings: &str) -> anyhow::Result<SendStage> {
     let ports = chasqui_providers::Ports { inbox, clock: clock_of_providers, public_url };
     let providers = chasqui_providers::senders(&settings.accounts, &ports)?;
     let directory = Arc::new(MemoryDirectory::new());
-    let ports = Ports { ledger: Arc::new(MemoryLedger::new()), address_book: directory.clone(), directory, clock };
+    let ports = Ports {
+        ledger: Arc::new(MemoryLedger::new()),
+        newest: Arc::new(MemoryNewest::default()),
+        address_book: directory.clone(),
+        directory,
+        clock,
+    };
     Ok(SendStage::with_alerts(&settings.send, settings.routes(), providers, ports)?)
 }
 
