@@ -272,6 +272,9 @@ pub enum AppsCommand {
         /// How long the old key stays valid: `0s`, `2h`, `7d`.
         #[arg(long, default_value = "1d", value_parser = from_now)]
         keep: Timestamp,
+        /// When the new key ends, as with `key`.
+        #[arg(long, value_parser = from_now)]
+        until: Option<Timestamp>,
         /// Prints JSON.
         #[arg(long)]
         json: bool,

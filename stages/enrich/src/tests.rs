@@ -1,6 +1,7 @@
 use chasqui_contract::ManualClock;
 use chasqui_rules::Permissions;
 use chasqui_schemas::{
+    app::AppRecord,
     record::{Device, Owners, Platform},
     sample,
 };
@@ -173,6 +174,14 @@ fn a_category_that_became_mandatory_while_it_waited_is_refused_to_an_app_that_ma
     let decision = block_on(stage.decide(notification())).unwrap();
     assert_eq!(decision.verdict, Verdict::Suppress(Reason::CategoryNotAllowed));
     assert!(attributes(&decision)[0].1.contains("is mandatory"), "{decision:?}");
+}
+
+#[test]
+fn what_a_record_takes_from_an_app_while_it_waited_is_taken() {
+    let may = Permissions { categories: Some(vec!["digest".to_owned()]), ..Permissions::default() };
+    let directory = directory().with("shop", AppRecord { may: Some(may), ..AppRecord::default() });
+    let decision = decide(directory, notification());
+    assert_eq!(decision.verdict, Verdict::Suppress(Reason::CategoryNotAllowed));
 }
 
 #[test]

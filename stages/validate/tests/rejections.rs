@@ -3,10 +3,12 @@
 
 mod common;
 
+use chasqui_contract::{Decide, Submitted};
 use chasqui_rules::Permissions;
-use chasqui_schemas::{Lane, Reason, record::Category, submission};
+use chasqui_schemas::{Lane, Reason, app::AppRecord, record::Category, submission};
 use chasqui_stores::memory::MemoryDirectory;
 use common::{decide, decide_by, json, notifications, rejection, stage, submitted};
+use futures::FutureExt;
 use serde_json::{Value, json as j};
 
 /// The violations of an otherwise good submission with some fields changed; null removes a field.
@@ -472,4 +474,23 @@ fn a_broken_contract_and_what_is_not_allowed_are_told_together() {
         j!({"colour": "red", "recipients": [{"email": "ada@example.com"}]}),
     ));
     assert_eq!((reason, violations.len()), (Reason::Invalid, 2));
+}
+
+#[test]
+fn an_app_in_the_bucket_may_what_its_record_says_where_the_settings_are_silent() {
+    let bulk = AppRecord {
+        may: Some(Permissions { lanes: Some(vec![Lane::Bulk]), ..Permissions::default() }),
+        ..AppRecord::default()
+    };
+    let records = MemoryDirectory::new().with("crm", bulk.clone()).with("shop", bulk);
+    let stage = stage(Permissions::default(), records.with_bad_record::<AppRecord>("bad"));
+    let of = |app: &str| {
+        let good = json(&j!({"category": "c", "recipients": ["ada"], "template": "t"}));
+        Submitted { app: app.to_owned(), ..good }
+    };
+    assert_eq!(rejection(decide_by(&stage, of("crm"))).0, Reason::LaneNotAllowed);
+    assert_eq!(notifications(decide_by(&stage, of("shop"))).len(), 1, "the settings list it");
+    assert_eq!(notifications(decide_by(&stage, of("other"))).len(), 1);
+    let answer = stage.decide(of("bad")).now_or_never().unwrap();
+    assert!(answer.is_err(), "a record that cannot be read allows nothing");
 }

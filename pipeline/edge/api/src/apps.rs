@@ -73,6 +73,15 @@ pub struct Wanted {
     pub expires_at: Option<Timestamp>,
 }
 
+/// When the keys of a rotation end.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends {
+    /// The old one; no later than before.
+    pub old: Timestamp,
+    /// The new one.
+    pub new: Option<Timestamp>,
+}
+
 /// A key that was made. Its secret is here, and will not be shown again.
 pub struct Made {
     /// Its id: the `kid` of what it signs.
@@ -199,11 +208,11 @@ impl Registry {
         Ok(made)
     }
 
-    /// Gives an app a key like one that it has, which stays valid until `until`, and no longer than before.
+    /// Gives an app a key like one that it has, and says when each of the two ends.
     ///
     /// # Errors
     /// See [`AppError`].
-    pub async fn rotate(&self, app: &str, id: &str, until: Timestamp, now: Timestamp) -> Result<Made, AppError> {
+    pub async fn rotate(&self, app: &str, id: &str, ends: Ends, now: Timestamp) -> Result<Made, AppError> {
         let missing = || AppError::NoKey(app.to_owned(), id.to_owned());
         let record = self.get(app).await?.ok_or_else(|| AppError::Missing(app.to_owned()))?;
         let old = record.keys.get(id).ok_or_else(missing)?;
@@ -212,12 +221,12 @@ impl Registry {
             Proof::Hs256(_) => Way::Hs256,
             Proof::Ed25519(_) => return Err(AppError::NotOurs(id.to_owned())),
         };
-        let wanted = Wanted { way, scopes: old.scopes.clone(), test: old.test, expires_at: None };
+        let wanted = Wanted { way, scopes: old.scopes.clone(), test: old.test, expires_at: ends.new };
         let made = make(&wanted, now)?;
         self.change(app, |record| {
             let mut record = record.ok_or_else(|| AppError::Missing(app.to_owned()))?;
             let old = record.keys.get_mut(id).ok_or_else(missing)?;
-            old.expires_at = Some(old.expires_at.map_or(until, |ends| ends.min(until)));
+            old.expires_at = Some(old.expires_at.map_or(ends.old, |before| before.min(ends.old)));
             // What is over takes no place.
             record.keys.retain(|_, key| key.expires_at.is_none_or(|ends| ends > now));
             record.keys.insert(made.id.clone(), made.key.clone());

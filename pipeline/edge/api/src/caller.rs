@@ -21,7 +21,6 @@ use axum::http::{
 use chasqui_http::token;
 use chasqui_schemas::app::{App, KeyId, Proof, Scope, Scopes};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 
 use crate::{
     keys::{Keys, Known},
@@ -77,13 +76,6 @@ impl Caller {
     /// [`Refused::Forbidden`] where it is not.
     pub fn may(&self, scope: Scope) -> Result<(), Refused> {
         if self.scopes.contains(&scope) { Ok(()) } else { Err(Refused::Forbidden) }
-    }
-
-    /// Says in a submission that it is a test, where it came with a test key, whatever it says itself.
-    pub fn mark(&self, submission: &mut Map<String, Value>) {
-        if self.test {
-            submission.insert("test".to_owned(), true.into());
-        }
     }
 }
 
@@ -220,15 +212,7 @@ mod tests {
         let good = format!("Bearer chq_live_aaaaaaaa_{SECRET}");
         assert_eq!(ask(&keys, &[("authorization", &good), ("authorization", &good)]), Err(Refused::Unknown));
         assert_eq!(Refused::Unknown.challenge(), Some("Bearer realm=\"chasqui\""));
-        let test = ask(&keys, &[("authorization", &format!("bearer chq_test_cccccccc_{SECRET}"))]).unwrap();
-        let live = ask(&keys, &[("authorization", &good)]).unwrap();
-        for (caller, says, expected) in
-            [(&test, false, true), (&test, true, true), (&live, true, true), (&live, false, false)]
-        {
-            let mut submission = Map::from_iter([("test".to_owned(), says.into())]);
-            caller.mark(&mut submission);
-            assert_eq!(submission["test"], expected);
-        }
+        assert!(ask(&keys, &[("authorization", &format!("bearer chq_test_cccccccc_{SECRET}"))]).unwrap().test);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod stored;
 use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use anyhow::Context;
+use chasqui_api::apps::Ends;
 use chasqui_nats::{accounts, key};
 use serde::Serialize;
 
@@ -29,7 +30,9 @@ pub(crate) async fn run(command: AppsCommand, settings: &Settings) -> anyhow::Re
         AppsCommand::Allow { app, may } => stored::allow(settings, &app, may.as_deref()).await,
         AppsCommand::Show { app, json } => stored::show(settings, &app, json).await,
         AppsCommand::Key(args) => stored::key(settings, &args).await,
-        AppsCommand::Rotate { app, key, keep, json } => stored::rotate(settings, &app, &key, keep, json).await,
+        AppsCommand::Rotate { app, key, keep, until, json } => {
+            stored::rotate(settings, &app, &key, Ends { old: keep, new: until }, json).await
+        }
         AppsCommand::Revoke { app, key } => stored::revoke(settings, &app, &key).await,
         AppsCommand::Delete { app } => stored::delete(settings, &app).await,
         AppsCommand::NatsKey { file } => nats_key(&file),

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, bail};
 use async_nats::jetstream;
-use chasqui_api::apps::{self, Made, Registry, Wanted, Way};
+use chasqui_api::apps::{self, Ends, Made, Registry, Wanted, Way};
 use chasqui_schemas::app::{AppRecord, Key, KeyId, Permissions, Proof};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -145,16 +145,10 @@ pub(super) async fn key(settings: &Settings, args: &KeyArgs) -> anyhow::Result<(
     told(&args.app, &made, args.json)
 }
 
-pub(super) async fn rotate(
-    settings: &Settings,
-    app: &str,
-    id: &str,
-    keep: Timestamp,
-    json: bool,
-) -> anyhow::Result<()> {
-    let made = open(settings).await?.rotate(app, id, keep, Timestamp::now()).await?;
+pub(super) async fn rotate(settings: &Settings, app: &str, id: &str, ends: Ends, json: bool) -> anyhow::Result<()> {
+    let made = open(settings).await?.rotate(app, id, ends, Timestamp::now()).await?;
     if !json {
-        print(&format!("the key {id} is valid until {keep}\n"))?;
+        print(&format!("the key {id} is valid until {}\n", ends.old))?;
     }
     told(app, &made, json)
 }

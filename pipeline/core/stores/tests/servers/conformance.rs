@@ -14,6 +14,7 @@ use chasqui_contract::{AddressBook, Book, Claim, Class, Directory, Inbox, Ledger
 use chasqui_nats::Outgoing;
 use chasqui_schemas::{
     Channel, Lane,
+    app::{AppRecord, Permissions},
     collapse::Version,
     header, id,
     key_claim::GivenBack,
@@ -384,13 +385,19 @@ fn suppression(name: &str) -> Suppression {
     Suppression { reason: name.to_owned(), since: None, bounces: Vec::new() }
 }
 
-/// `directory` holds the five records of each of [`NAMES`], and a bad record `bad` in each bucket.
+fn app(name: &str) -> AppRecord {
+    let may = Permissions { senders: vec![name.to_owned()], ..Permissions::default() };
+    AppRecord { may: Some(may), ..AppRecord::default() }
+}
+
+/// `directory` holds the six records of each of [`NAMES`], and a bad record `bad` in each bucket.
 async fn directory_conforms(directory: &dyn Directory) {
     for name in NAMES {
         assert_eq!(*directory.contacts(name).await.unwrap().unwrap(), contacts(name));
         assert_eq!(*directory.preferences(name).await.unwrap().unwrap(), preferences(name));
         assert_eq!(*directory.template(name).await.unwrap().unwrap(), template(name));
         assert_eq!(*directory.category(name).await.unwrap().unwrap(), category(name));
+        assert_eq!(*directory.app(name).await.unwrap().unwrap(), app(name));
         assert_eq!(*directory.suppression(name).await.unwrap().unwrap(), suppression(name));
     }
     assert!(directory.suppression(" ADA@Example.com ").await.unwrap().is_some(), "addresses compare without case");
@@ -399,12 +406,14 @@ async fn directory_conforms(directory: &dyn Directory) {
         assert_eq!(directory.preferences(name).await.unwrap(), None);
         assert_eq!(directory.template(name).await.unwrap(), None);
         assert_eq!(directory.category(name).await.unwrap(), None);
+        assert_eq!(directory.app(name).await.unwrap(), None);
         assert_eq!(directory.suppression(name).await.unwrap(), None);
     }
     is_bad(directory.contacts("bad").await);
     is_bad(directory.preferences("bad").await);
     is_bad(directory.template("bad").await);
     is_bad(directory.category("bad").await);
+    is_bad(directory.app("bad").await);
     is_bad(directory.suppression("bad").await);
 }
 
@@ -439,6 +448,7 @@ async fn the_directory_on_nats_conforms() {
     write(&context, preferences).await;
     write(&context, template).await;
     write(&context, category).await;
+    write(&context, app).await;
     write(&context, suppression).await;
     let directory = NatsDirectory::open(&context).await.unwrap();
     // At once, before the mirrors have caught up, and again when they have.
@@ -456,6 +466,7 @@ async fn the_directory_in_memory_conforms() {
             .with(name, preferences(name))
             .with(name, template(name))
             .with(name, category(name))
+            .with(name, app(name))
             .with(name, suppression(name));
     }
     directory = directory
@@ -463,6 +474,7 @@ async fn the_directory_in_memory_conforms() {
         .with_bad_record::<Preferences>("bad")
         .with_bad_record::<Template>("bad")
         .with_bad_record::<Category>("bad")
+        .with_bad_record::<AppRecord>("bad")
         .with_bad_record::<Suppression>("bad");
     directory_conforms(&directory).await;
 }

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, header::AUTHORIZATION};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chasqui_api::{
     Caller, Keys, NamedKeys, Refused,
-    apps::{AppError, Made, Registry, Wanted, Way},
+    apps::{AppError, Ends, Made, Registry, Wanted, Way},
     identify,
 };
 use chasqui_rules::{Apps, Permissions};
@@ -83,7 +83,8 @@ async fn a_key_is_valid_while_it_is_in_the_bucket_and_two_are_while_one_follows_
     let caller = gateway.ask(&first_key).unwrap();
     assert_eq!((caller.app.name.as_str(), &caller.app.may, caller.key), ("shop", &may, first.id.clone()));
 
-    let second = registry.rotate("shop", first.id.as_str(), now + SignedDuration::from_hours(1), now).await.unwrap();
+    let ends = Ends { old: now + SignedDuration::from_hours(1), new: None };
+    let second = registry.rotate("shop", first.id.as_str(), ends, now).await.unwrap();
     let second_key = second.secret.clone().unwrap();
     gateway.until(&second_key, true).await;
     assert!(gateway.ask(&first_key).is_ok(), "there is no gap");
