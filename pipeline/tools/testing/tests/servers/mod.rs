@@ -17,6 +17,7 @@ mod floods;
 mod flow;
 mod forget;
 mod fuzz;
+mod http;
 mod look;
 mod monitor;
 mod poison;
