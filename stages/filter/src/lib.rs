@@ -94,7 +94,7 @@ impl Decide for Filter {
 
     async fn decide(&self, mut notification: Notification) -> Result<Decision, StoreError> {
         if notification.pass > 0 {
-            self.drop_gone_devices(&mut notification).await?;
+            self.renew_devices(&mut notification).await?;
         }
         let (Some(contacts), Some(policy)) = (&notification.contacts, &notification.policy) else {
             // Only the policy says whether the message is mandatory, and either guess could harm.
@@ -162,14 +162,24 @@ fn superseded(newer: Uuid, attributes: Attributes) -> Decision {
 }
 
 impl Filter {
-    /// What had to wait may have lost devices meanwhile: one may have been handed on, and signed in by another user.
-    async fn drop_gone_devices(&self, notification: &mut Notification) -> Result<(), StoreError> {
+    /// What had to wait may have lost devices meanwhile: one may have been handed on, and signed in by another user. Others may
+    /// have new tokens.
+    async fn renew_devices(&self, notification: &mut Notification) -> Result<(), StoreError> {
         let (Some(user), Some(contacts)) = (notification.recipient.user(), &mut notification.contacts) else {
             return Ok(());
         };
         if !contacts.devices.is_empty() {
             let now = self.directory.contacts(user).await?.unwrap_or_default();
-            contacts.devices.retain(|device| now.has_endpoint(device.platform, &device.token));
+            contacts.devices.retain_mut(|device| {
+                if now.has_endpoint(device.platform, &device.token) {
+                    return true;
+                }
+                let renewed = now.devices.iter().find(|each| each.id == device.id);
+                renewed.is_some_and(|renewed| {
+                    *device = renewed.clone();
+                    true
+                })
+            });
         }
         Ok(())
     }

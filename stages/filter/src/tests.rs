@@ -296,13 +296,19 @@ fn of_several_that_waited_for_the_morning_only_the_newest_goes_on() {
 #[test]
 fn a_device_that_was_handed_on_while_a_message_waited_does_not_get_it() {
     let contacts: Contacts = serde_json::from_value(json!({
-        "devices": [{"id": "new id", "platform": "ios", "token": "TOKEN OF TABLET"}]
+        "devices": [
+            {"id": "new id", "platform": "ios", "token": "TOKEN OF TABLET"},
+            {"id": "watch", "platform": "ios", "token": "new token of watch"}
+        ]
     }))
     .unwrap();
-    let waited = || Notification { pass: 1, ..notification(&[Channel::Push]) };
+    let mut waited = Notification { pass: 1, ..notification(&[Channel::Push]) };
+    waited.contacts.as_mut().unwrap().devices.push(device("watch"));
     let directory = MemoryDirectory::new().with("ada", contacts);
-    assert_eq!(allowed(&try_decide(directory, at(NOON), waited()).unwrap()), ["tablet"]);
-    let forgotten = try_decide(MemoryDirectory::new(), at(NOON), waited()).unwrap();
+    let decision = try_decide(directory, at(NOON), waited.clone()).unwrap();
+    let tokens: Vec<&str> = endpoints(&decision).iter().map(|endpoint| endpoint.address.text()).collect();
+    assert_eq!((allowed(&decision), tokens), (vec!["tablet", "watch"], vec!["token of tablet", "new token of watch"]));
+    let forgotten = try_decide(MemoryDirectory::new(), at(NOON), waited).unwrap();
     assert_eq!(forgotten.verdict, Verdict::Suppress(Reason::NoEndpoint));
 }
 

@@ -6,7 +6,7 @@
 
 use chasqui_contract::{Directory, StoreError};
 use chasqui_rules::consent::{self, Weight};
-use chasqui_schemas::{Delivery, Reason, delivery::Address};
+use chasqui_schemas::{Delivery, Reason, delivery::Address, record::device_key};
 use jiff::Timestamp;
 
 /// Why a delivery must not go out any more, if so.
@@ -28,9 +28,14 @@ pub(crate) async fn withdrawn(
         }
     }
     if let (Address::Device { platform, token, .. }, Some(user)) = (&delivery.endpoint.address, &delivery.user) {
-        let contacts = directory.contacts(user).await?;
-        if !contacts.is_some_and(|contacts| contacts.has_endpoint(*platform, token)) {
-            return Ok(Some(Reason::DeviceGone));
+        let contacts = directory.contacts(user).await?.unwrap_or_default();
+        if !contacts.has_endpoint(*platform, token) {
+            // A device that has another token now may still get what goes to the old one, unless that is another user's.
+            let renewed = contacts.devices.iter().any(|device| device.id == delivery.endpoint.id);
+            let owners = directory.owners(&device_key(*platform, token)).await?.unwrap_or_default();
+            if !renewed || owners.users.iter().any(|owner| owner != user) {
+                return Ok(Some(Reason::DeviceGone));
+            }
         }
     }
     match preferences.iter().find_map(|each| each.opt_out(&delivery.category, delivery.channel())) {
@@ -44,7 +49,7 @@ pub(crate) async fn withdrawn(
 mod tests {
     use chasqui_schemas::{
         Channel,
-        record::{Category, Contacts, Preferences, Suppression},
+        record::{Category, Contacts, Owners, Platform, Preferences, Suppression},
     };
     use chasqui_stores::memory::MemoryDirectory;
     use serde_json::json;
@@ -102,12 +107,17 @@ mod tests {
         for (devices, expected) in [
             (json!([{"id": "endpoint", "platform": "android", "token": "token-1"}]), None),
             (json!([{"id": "anew", "platform": "android", "token": "token-1"}]), None),
-            (json!([{"id": "endpoint", "platform": "android", "token": "token-2"}]), Some(Reason::DeviceGone)),
+            (json!([{"id": "endpoint", "platform": "android", "token": "token-2"}]), None),
+            (json!([{"id": "another", "platform": "android", "token": "token-2"}]), Some(Reason::DeviceGone)),
             (json!([]), Some(Reason::DeviceGone)),
         ] {
             assert_eq!(asked(&with(devices.clone()), &push).await, expected, "{devices}");
         }
         assert_eq!(asked(&MemoryDirectory::new(), &push).await, Some(Reason::DeviceGone), "she was forgotten");
+        // Her next device has the id of the one that she handed on.
+        let handed_on = with(json!([{"id": "endpoint", "platform": "android", "token": "token-2"}]))
+            .with(&device_key(Platform::Android, "token-1"), Owners { users: vec!["bob".into()] });
+        assert_eq!(asked(&handed_on, &push).await, Some(Reason::DeviceGone));
         assert_eq!(asked(&MemoryDirectory::new(), &delivery_by(Channel::InApp)).await, None);
     }
 

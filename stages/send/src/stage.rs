@@ -136,14 +136,14 @@ impl SendStage {
         if delivery.expires_at.is_some_and(|expires_at| expires_at <= now) {
             return stop(Reason::Expired);
         }
+        if let Some(newer) = self.newer(delivery).await? {
+            return Ok((Plan::Stop(Reason::Superseded), vec![("newer".into(), newer.to_string().into())]));
+        }
         // What was never put back comes from filter a moment ago.
         if (delivery.attempt > 1 || delivery.pass > 0)
             && let Some(reason) = withdrawn(&*self.ports.directory, delivery, now).await?
         {
             return stop(reason);
-        }
-        if let Some(newer) = self.newer(delivery).await? {
-            return Ok((Plan::Stop(Reason::Superseded), vec![("newer".into(), newer.to_string().into())]));
         }
         let mut refusals = Vec::new();
         let mut passed_over = Vec::new();

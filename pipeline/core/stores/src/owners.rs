@@ -92,7 +92,8 @@ impl OwnersIndex {
             contacts.keep_newest_devices();
             let devices: BTreeSet<String> = contacts.devices.iter().map(Device::key).collect();
             let addresses = contacts.emails.iter().chain(&contacts.phones).take(Owners::MAX_ADDRESSES);
-            (addresses.map(|address| address_key(address)).chain(devices.iter().cloned()).collect(), devices)
+            let all = addresses.chain(&devices).map(|address| address_key(address)).collect();
+            (all, devices)
         };
         Ok(contacts.map(keys))
     }
@@ -123,22 +124,24 @@ impl OwnersIndex {
 
     /// Leaves a device to the user who registered it last.
     async fn settle(&self, device: &str) -> Result<(), StoreError> {
-        let users = self.read::<Owners>(device).await?.0.unwrap_or_default().users;
+        let users = self.read::<Owners>(&address_key(device)).await?.0.unwrap_or_default().users;
         if users.len() < 2 {
             return Ok(());
         }
-        let mut registered: Vec<(Timestamp, &str)> = Vec::new();
+        // Of two that say the same moment, the one that was written last.
+        let mut registered: Vec<(Timestamp, Timestamp, &str)> = Vec::new();
         for user in &users {
             let at = |contacts: Option<Contacts>, written_at| {
-                (None, contacts.and_then(|it| it.registered(device, written_at)))
+                (None, contacts.and_then(|it| it.registered(device, written_at)).map(|at| (at, written_at)))
             };
-            registered.extend(self.amend(user, at).await?.flatten().map(|at| (at, user.as_str())));
+            let found = self.amend(user, at).await?.flatten();
+            registered.extend(found.map(|(at, written_at)| (at, written_at, user.as_str())));
         }
         let Some(last) = registered.iter().copied().max() else { return Ok(()) };
-        for (_, user) in registered.into_iter().filter(|each| *each != last) {
+        for (.., user) in registered.into_iter().filter(|each| *each != last) {
             let remove = |contacts: Option<Contacts>, written_at| {
                 // It may have been registered again since.
-                let is_later = |at| (at, user) > last;
+                let is_later = |at| (at, written_at, user) > last;
                 let Some(mut contacts) = contacts else { return (None, false) };
                 if contacts.registered(device, written_at).is_none_or(is_later) {
                     return (None, false);

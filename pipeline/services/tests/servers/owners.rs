@@ -112,6 +112,8 @@ async fn a_token_belongs_to_the_user_who_registered_it_last() {
         (march, None, true),
         (None, march, false),
         (None, None, true),
+        // Of two that say the same moment, who is written last.
+        (march, march, true),
         // Nobody registers in the future.
         (Some("2999-01-01T00:00:00Z"), None, true),
     ]
