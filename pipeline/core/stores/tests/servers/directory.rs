@@ -14,6 +14,7 @@ use chasqui_settings::ServerUrl;
 use chasqui_stores::{NatsDirectory, RecordError, Records};
 use chasqui_testing::servers::{Nats, eventually};
 use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 
 fn category(ttl_s: u32) -> Bytes {
     serde_json::to_vec(&Category { ttl_s: Some(ttl_s), ..Category::default() }).unwrap().into()
@@ -95,8 +96,7 @@ async fn a_stranger_costs_no_request_and_is_heard_within_a_second_of_opting_out(
         eventually("it is gone", async || directory.preferences(&user).await.unwrap().is_none()).await;
     }
     // What this process has written it sees at once, before any watch reports it.
-    let suppression = Suppression { reason: Suppression::BOUNCE.into(), since: None };
-    directory.suppress("new@example.com", suppression).await.unwrap();
+    directory.suppress("new@example.com", Suppression::BOUNCE, Timestamp::now()).await.unwrap();
     assert!(directory.suppression("new@example.com").await.unwrap().is_some());
 }
 
