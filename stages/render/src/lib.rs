@@ -321,7 +321,7 @@ fn shown(channel: Channel, content: Content) -> Option<Content> {
     let content = Content { title, ..content };
     let fitted = match channel {
         Channel::Sms => {
-            let body = if says(&content.body) { content.body } else { content.title };
+            let body = [content.body, content.title].into_iter().find(says).flatten();
             let body = match (body, content.url) {
                 (Some(body), Some(url)) if !body.contains(&url) => Some(format!("{}\n{url}", body.trim_end())),
                 (body, _) => body,

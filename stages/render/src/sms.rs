@@ -1,12 +1,15 @@
 //! Makes a text fit for SMS, and counts the segments that it takes, each of which is billed.
 //!
 //! One curly apostrophe makes a text of five segments one of eleven, because a text has one encoding. So typographic
-//! characters become those that typewriters had, where that makes the text GSM-7; another text stays as it is.
+//! characters become those that typewriters had, what nobody sees goes, and accents join their letters, where that makes
+//! the text GSM-7; another text stays as it is.
 //!
 //! Pure, so a crash changes nothing.
 //!
 //! Alphabet and sizes: [3GPP TS 23.038](https://www.3gpp.org/dynareport/23038.htm) section 6.2.1 and
 //! 3GPP TS 23.040 section 9.2.3.24.1 (a concatenated message gives up six octets of each segment to a header).
+
+use icu_normalizer::ComposingNormalizerBorrowed;
 
 /// Maximum segments of one SMS: providers refuse more (Twilio: 1,600 characters).
 pub(crate) const MAX_SEGMENTS: u16 = 10;
@@ -17,15 +20,24 @@ const BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ
 const EXTENSION: &str = "\u{c}^{}\\[~]|€";
 
 /// Typographic characters, and what stands in their place.
-const LOOK_ALIKES: [(&str, &str); 8] = [
-    ("‘’‚‛′ʼ´`ˈ", "'"),
-    ("“”„‟″«»", "\""),
-    ("‐‑‒–—―−", "-"),
+const LOOK_ALIKES: [(&str, &str); 10] = [
+    ("‘’‚‛‹›′‵ʹʻʼʽˈ´ˊ`ˋ❛❜＇", "'"),
+    ("“”„‟«»″‶ʺˮ❝❞〝〞＂", "\""),
+    ("‐‑‒–—―−⁃⸺⸻﹘﹣－", "-"),
     ("…", "..."),
-    ("\u{a0}\u{2002}\u{2003}\u{2004}\u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{202f}\t", " "),
-    ("•‣◦·", "*"),
-    ("\u{ad}\u{200b}\u{2060}\u{feff}", ""),
-    ("⁄", "/"),
+    (
+        "\u{a0}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{202f}\u{205f}\u{3000}\t",
+        " ",
+    ),
+    ("\u{b}\u{85}\u{2028}\u{2029}", "\n"),
+    ("•‣◦·∙", "*"),
+    // Soft hyphens, joiners, marks of direction, variants of what stands before: nobody sees them among these letters.
+    (
+        "\u{ad}\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\u{2060}\u{2066}\u{2067}\u{2068}\u{2069}\u{fe0e}\u{fe0f}\u{feff}",
+        "",
+    ),
+    ("⁄∕／", "/"),
+    ("＿", "_"),
 ];
 
 /// The text with typographic characters replaced, where that makes it GSM-7; `None` where it stays as it is.
@@ -33,8 +45,10 @@ pub(crate) fn transliterated(text: &str) -> Option<String> {
     if text.chars().all(|c| septets(c).is_some()) {
         return None;
     }
+    // An accent may be a character of its own, which the alphabet lacks: with its letter it may be one that it has.
+    let composed = ComposingNormalizerBorrowed::new_nfc().normalize(text);
     let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in composed.chars() {
         match LOOK_ALIKES.iter().find(|(these, _)| these.contains(c)) {
             Some((_, instead)) => plain.push_str(instead),
             None if septets(c).is_some() => plain.push(c),
@@ -137,7 +151,9 @@ mod tests {
     #[test]
     fn typographic_characters_give_way_where_they_alone_cost_the_encoding() {
         assert_eq!(transliterated("Don’t “go” – wait…\u{a0}€5").as_deref(), Some("Don't \"go\" - wait... €5"));
-        for as_it_is in ["Don't", "Don’t, 안녕", "😀", ""] {
+        assert_eq!(transliterated("cafe\u{301} u\u{308}ber N\u{303}").as_deref(), Some("café über Ñ"));
+        assert_eq!(transliterated("A\u{200e} ‹b›\u{2028}c").as_deref(), Some("A 'b'\nc"));
+        for as_it_is in ["Don't", "Don’t, 안녕", "Don’t a\u{301}", "😀", ""] {
             assert_eq!(transliterated(as_it_is), None, "{as_it_is}");
         }
         for (these, instead) in LOOK_ALIKES {
