@@ -114,7 +114,8 @@ async fn play(install: &TestInstall) -> Result<Order> {
     let cat = json!([{ "email": "cat@example.com" }]);
     send("normal", json!({ "category": "news", "recipients": cat, "channels": ["email"], "template": "endless" }))
         .await?;
-    let later = Timestamp::now() + SignedDuration::from_secs(1);
+    // Further away than a busy machine takes to see that it has to wait.
+    let later = Timestamp::now() + SignedDuration::from_secs(10);
     send(
         "normal",
         json!({ "category": "news", "recipients": cat, "channels": ["email"], "content": content, "send_at": later }),
