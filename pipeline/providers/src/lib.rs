@@ -33,6 +33,8 @@
 mod account;
 pub mod apns;
 pub mod fcm;
+#[cfg(test)]
+mod hostile;
 pub mod http;
 pub mod inbox;
 mod jwt;
@@ -40,6 +42,8 @@ mod jwt;
 mod loopback;
 mod mail;
 pub mod mailgun;
+#[cfg(test)]
+mod noise;
 mod payload;
 mod phone;
 mod push;

@@ -1,6 +1,9 @@
 //! What the crate's tests share: settings, deliveries, answers, an inbox.
 
-use std::sync::{LazyLock, Mutex};
+use std::{
+    sync::{LazyLock, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,6 +30,11 @@ pub(crate) fn account(vendor: &'static Vendor) -> Account<'static> {
 pub(crate) fn settings<T: DeserializeOwned>(vendor: &'static Vendor, text: &str) -> T {
     let own: Map<String, Value> = toml::from_str(text).unwrap();
     Account { own: &own, ..account(vendor) }.settings().unwrap()
+}
+
+/// The time of the processor that this thread has had, which does not depend on how busy the machine is.
+pub(crate) fn processor() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
 /// What a vendor's call answers, however it ends.

@@ -256,7 +256,7 @@ fn defaults_of(vendor: &str) -> toml::Table {
     VENDORS.iter().find(|known| known.name == vendor).unwrap().manual.parse().unwrap()
 }
 
-fn ports() -> Ports {
+pub(crate) fn ports() -> Ports {
     Ports { inbox: Arc::new(TestInbox::default()), clock: Arc::new(ManualClock::new(at(0))), public_url: String::new() }
 }
 

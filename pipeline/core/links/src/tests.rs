@@ -143,6 +143,27 @@ proptest! {
     }
 
     #[test]
+    fn noise_in_a_token_is_never_believed(
+        which in 0..3_usize,
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), "[-A-Za-z0-9_.=%+/ \\PC]?"), 1..6),
+    ) {
+        let links = links();
+        let urls = [
+            links.open(&message()),
+            links.click(&message(), 3, "https://shop.example.com/").unwrap(),
+            links.unsubscribe(&message(), &newsletter()).unwrap(),
+        ];
+        let good = token(&urls[which]);
+        let mut text: Vec<String> = good.chars().map(String::from).collect();
+        for (at, piece) in changes {
+            let at = at.index(text.len());
+            text[at] = piece;
+        }
+        let text = text.concat();
+        prop_assert_eq!(links.read(&text).is_some(), text == good, "{}", text);
+    }
+
+    #[test]
     fn any_message_and_target_come_back(delivery: u128, notification: u128, link: u16, path in "[!-~]{0,300}") {
         let origin = Origin {
             delivery_id: Uuid::from_u128(delivery),

@@ -7,6 +7,7 @@ mod callbacks;
 mod cases;
 mod confined;
 mod console;
+mod console_noise;
 mod crash;
 mod dashboards;
 mod drill;
