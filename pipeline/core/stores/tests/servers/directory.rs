@@ -95,8 +95,7 @@ async fn a_stranger_costs_no_request_and_is_heard_within_a_second_of_opting_out(
         eventually("it is gone", async || directory.preferences(&user).await.unwrap().is_none()).await;
     }
     // What this process has written it sees at once, before any watch reports it.
-    let suppression = Suppression { reason: Suppression::BOUNCE.into(), since: None };
-    directory.suppress("new@example.com", suppression).await.unwrap();
+    directory.suppress("new@example.com", Suppression::BOUNCE, jiff::Timestamp::now()).await.unwrap();
     assert!(directory.suppression("new@example.com").await.unwrap().is_some());
 }
 
