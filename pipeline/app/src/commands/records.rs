@@ -272,9 +272,11 @@ impl<'de, F: FnMut(ReadRecord) -> bool> Visitor<'de> for Object<'_, F> {
 mod tests {
     use super::*;
 
+    type NamedTexts = Vec<(String, String)>;
+
     /// What a file holds, and what is wrong with its lines.
-    fn judged(text: &[u8]) -> anyhow::Result<(Vec<(String, String)>, Vec<String>)> {
-        let (mut records, mut wrong) = (Vec::new(), Vec::new());
+    fn judged(text: &[u8]) -> anyhow::Result<(NamedTexts, Vec<String>)> {
+        let (mut records, mut wrong) = (NamedTexts::new(), Vec::new());
         read(text, |record| {
             match record {
                 Ok((name, json)) => records.push((name, String::from_utf8(json.to_vec()).unwrap())),
@@ -285,13 +287,13 @@ mod tests {
         Ok((records, wrong))
     }
 
-    fn records(text: &str) -> anyhow::Result<Vec<(String, String)>> {
+    fn records(text: &str) -> anyhow::Result<NamedTexts> {
         let (records, wrong) = judged(text.as_bytes())?;
         assert_eq!(wrong, Vec::<String>::new());
         Ok(records)
     }
 
-    fn expected() -> Vec<(String, String)> {
+    fn expected() -> NamedTexts {
         vec![("ada".into(), r#"{"locale":"en"}"#.into()), ("bob".into(), "{}".into())]
     }
 

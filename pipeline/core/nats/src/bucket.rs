@@ -9,8 +9,8 @@ use chasqui_contract::StoreError;
 
 use crate::unavailable;
 
-/// The stream that holds the bucket `name`, and so many revisions of each record: as the client library makes it, but that it takes atomic batches, which
-/// imports need.
+/// The stream that holds the bucket `name`, and so many revisions of each record: as the client library makes it, but that
+/// it takes atomic batches, which imports need.
 pub fn stream_config(name: &str, revisions: i64, replicas: usize) -> Config {
     Config {
         name: format!("KV_{name}"),

@@ -7,6 +7,7 @@ use async_nats::jetstream::{self, stream::Config};
 use chasqui_contract::{Book, Claim, Ledger};
 use chasqui_nats::{Publisher, bucket};
 use chasqui_schemas::{
+    bucket::REVISIONS,
     id,
     record::{Bucket, Owners, Record},
     stream, subject,
@@ -26,7 +27,7 @@ pub async fn make_stores(context: &jetstream::Context) {
     context.create_stream(Config { subjects, ..stream_config(stream::LEDGER, "") }).await.unwrap();
     context.create_stream(attempts_config()).await.unwrap();
     for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([Owners::BUCKET]) {
-        context.create_stream(bucket::stream_config(bucket, 1, 1)).await.unwrap();
+        context.create_stream(bucket::stream_config(bucket, REVISIONS, 1)).await.unwrap();
     }
 }
 
