@@ -9,7 +9,7 @@ use chasqui_nats::{Outgoing, Publisher, bucket, presence::Presence};
 use chasqui_testing::servers::{Nats, eventually};
 
 async fn make(context: &Context) -> Store {
-    context.create_stream(bucket::stream_config("b", 1)).await.unwrap();
+    context.create_stream(bucket::stream_config("b", 1, 1)).await.unwrap();
     context.get_key_value("b").await.unwrap()
 }
 
