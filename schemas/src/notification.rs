@@ -343,7 +343,7 @@ mod tests {
         for other in [
             Request { category: "news".into(), ..request() },
             Request { channels: Some(vec![Channel::Sms]), ..request() },
-            Request { message: Message::Content(Content::default().into()), ..request() },
+            Request { message: Message::Content(crate::submission::Content::default().into()), ..request() },
             template("{}"),
         ] {
             assert_ne!(of(&request()), of(&other), "{other:?}");

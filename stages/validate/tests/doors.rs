@@ -77,6 +77,7 @@ fn the_document_of_older_producers_is_taken_as_it_stands() {
     let one = made(&document);
     assert_eq!(one.recipient, Recipient::User("ada".into()));
     let Message::Content(content) = &one.request.message else { panic!("{one:?}") };
+    let content = content.unpack().unwrap();
     assert_eq!((content.title.as_deref(), content.body.as_deref()), (Some("Shipped"), Some("It is on its way")));
     assert_eq!(one.request.metadata["notification_type"], "Reminder");
     assert_eq!((one.request.channels.as_deref(), one.request.send_at), (None, None));

@@ -62,7 +62,7 @@ pub fn document() -> Value {
                     "parameters": [
                         query("user", "Of this user.", text()), query("transaction_id", "Of this transaction.", text()),
                         query("state", "In this state.", json!({ "type": "string", "enum": states() })),
-                        query("after", "The `next` of the page before.", text()),
+                        query("after", "The `next` of the page before.", json!({ "type": "string", "pattern": "^[0-9]{1,13}\\.[0-9a-f-]{36}$" })),
                         query("limit", "Entries of the page.", json!({ "type": "integer", "minimum": 1, "maximum": api::MAX_PAGE, "default": api::DEFAULT_PAGE }))
                     ],
                     "responses": with(&[400, 401, 403, 408, 413, 503], json!({ "200": answered("A page.", "NotificationPage", json!({})) }))

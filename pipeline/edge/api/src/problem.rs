@@ -28,7 +28,7 @@ const CORRECT: &str = "correct what `errors` lists, and send it again";
 /// A refusal, with the headers that go with it.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem {
-    pub(crate) body: api::Problem,
+    pub(crate) body: Box<api::Problem>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -40,7 +40,7 @@ impl Problem {
     fn of(status: StatusCode, code: &str, title: &str, detail: String) -> Self {
         let kind = format!("{PROBLEM_TYPE}{code}");
         let body = api::Problem { kind, title: title.to_owned(), status: status.as_u16(), detail, errors: Vec::new() };
-        Problem { body, headers: Vec::new() }
+        Problem { body: Box::new(body), headers: Vec::new() }
     }
 
     /// The body breaks the contract, in ways that are added to `errors`.
@@ -101,7 +101,7 @@ impl From<Refused> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = (self.status(), Json(&self.body)).into_response();
+        let mut response = (self.status(), Json(&*self.body)).into_response();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response.headers_mut().extend(self.headers);
         response

@@ -112,6 +112,25 @@ async fn batches_that_somebody_leaves_open_keep_nobody_from_publishing() {
 }
 
 #[tokio::test]
+async fn each_message_has_an_answer_of_its_own() {
+    let server = Nats::start().await;
+    let context = server.context().await;
+    let full = Config { max_messages: 40, ..stream_config("S", "s") };
+    context.create_stream(full).await.unwrap();
+    let publisher = Publisher::new(context.clone());
+    assert!(publisher.publish_each(&[]).await.is_empty());
+    let large = Outgoing { payload: Bytes::from(vec![b'x'; 9_000_000]), ..message("s", "large") };
+    let mut messages: Vec<_> = (0..60).map(|n| message("s", n)).collect();
+    messages.insert(30, large);
+    let answers = publisher.publish_each(&messages).await;
+    let of = |from: usize, to: usize| answers[from..to].iter();
+    assert!(of(0, 30).chain(of(31, 41)).all(Result::is_ok), "{answers:?}");
+    assert!(matches!(answers[30], Err(PublishError::TooLarge { .. })), "{answers:?}");
+    assert!(of(41, 61).all(|answer| matches!(answer, Err(PublishError::Full { .. }))), "{answers:?}");
+    assert_eq!(count(&context, "S").await, 40);
+}
+
+#[tokio::test]
 async fn messages_without_an_id_are_stored_each_time() {
     let server = Nats::start().await;
     let context = server.context().await;

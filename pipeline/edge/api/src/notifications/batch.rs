@@ -50,7 +50,7 @@ pub(crate) async fn submit_batch(
     for (place, body) in bodies.into_iter().enumerate() {
         let judged = judge(&app.checks, &caller, body.get().as_bytes(), asked.new_id(Some(place)), app.clock.now());
         let counted = judged.and_then(|judged| {
-            limits = app.limits.take(&caller.app, judged.recipients).map_err(Box::new)?;
+            limits = app.limits.take(&caller.app, judged.recipients)?;
             Ok(judged)
         });
         let asked = &asked;
@@ -80,7 +80,7 @@ fn not_a_list(what: &str) -> Problem {
 }
 
 /// The status of the whole.
-fn together(answers: &[Result<Accepted, Box<Problem>>]) -> StatusCode {
+fn together(answers: &[Result<Accepted, Problem>]) -> StatusCode {
     let taken = answers.iter().filter(|answer| answer.is_ok()).count();
     let mut refusals = answers.iter().filter_map(|answer| answer.as_ref().err().map(|problem| problem.status()));
     let first = refusals.next();
@@ -92,7 +92,7 @@ fn together(answers: &[Result<Accepted, Box<Problem>>]) -> StatusCode {
     }
 }
 
-fn item(index: usize, answer: Result<Accepted, Box<Problem>>) -> BatchItem {
+fn item(index: usize, answer: Result<Accepted, Problem>) -> BatchItem {
     match answer {
         Ok(accepted) => BatchItem {
             index,
@@ -102,7 +102,7 @@ fn item(index: usize, answer: Result<Accepted, Box<Problem>>) -> BatchItem {
             problem: None,
         },
         Err(problem) => {
-            BatchItem { index, status: problem.body.status, id: None, durability: None, problem: Some(problem.body) }
+            BatchItem { index, status: problem.body.status, id: None, durability: None, problem: Some(*problem.body) }
         }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn judge(
     body: &[u8],
     id: Uuid,
     now: Timestamp,
-) -> Result<Judged, Box<Problem>> {
+) -> Result<Judged, Problem> {
     let document = document::read(body, id, caller.test);
     let lane = document.lane.unwrap_or(Lane::Normal);
     let may = &caller.app.may;
@@ -53,7 +53,7 @@ pub(crate) fn judge(
                 let (pointer, reason) = ("/lane".to_owned(), Reason::Invalid.to_string());
                 problem.body.errors.push(ProblemError { pointer, detail: format!("must be one of {words}"), reason });
             }
-            return Err(Box::new(problem));
+            return Err(problem);
         }
     };
     let recipients = fields.get("recipients").and_then(Value::as_array).map_or(0, Vec::len);

@@ -63,7 +63,7 @@ pub(crate) async fn submit_one(
 ) -> Result<Response, Problem> {
     let asked = Asked::of(&app, &caller, &headers)?;
     let id = asked.new_id(None);
-    let taken = asked.take(&body, id).await.map_err(|problem| *problem)?;
+    let taken = asked.take(&body, id).await?;
     let location = format!("/v1/notifications/{}", taken.accepted.id);
     let mut response = (StatusCode::ACCEPTED, [(LOCATION, location)], Json(&taken.accepted)).into_response();
     response.headers_mut().extend(taken.limits);
@@ -98,7 +98,7 @@ impl<'a> Asked<'a> {
     }
 
     /// Judges and stores one submission.
-    async fn take(&self, body: &[u8], id: Uuid) -> Result<Taken, Box<Problem>> {
+    async fn take(&self, body: &[u8], id: Uuid) -> Result<Taken, Problem> {
         let judged = judge(&self.app.checks, self.caller, body, id, self.app.clock.now())?;
         let limits = self.app.limits.take(&self.caller.app, judged.recipients)?;
         let name = &self.caller.app.name;
@@ -112,7 +112,7 @@ impl<'a> Asked<'a> {
     }
 
     /// Stores a submission that was judged, and counted.
-    pub(super) async fn store(&self, judged: Judged, request: Option<Request>) -> Result<Accepted, Box<Problem>> {
+    pub(super) async fn store(&self, judged: Judged, request: Option<Request>) -> Result<Accepted, Problem> {
         let Judged { lane, id, recipients, payload, .. } = judged;
         let door = Door {
             key: self.caller.key.to_string(),
@@ -122,7 +122,7 @@ impl<'a> Asked<'a> {
         };
         let (app, traceparent) = (self.caller.app.name.clone(), self.traceparent.clone());
         let entry = Entry { app, lane, id, payload: payload.into(), traceparent, door, request };
-        let durability = self.app.outbox.submit(entry).await.map_err(|not_taken| Box::new(problem(not_taken)))?;
+        let durability = self.app.outbox.submit(entry).await.map_err(problem)?;
         self.app.recent.insert(id, (self.caller.app.name.clone(), recipients));
         // Both are accepted; `durability` says where it is.
         let status = RequestStatus::Accepted;

@@ -49,7 +49,7 @@ async fn write(mut queue: mpsc::Receiver<Waiting>, shared: &Arc<Shared>, parts: 
     let publisher = parts.publisher.apart();
     let mut group = Vec::new();
     while queue.recv_many(&mut group, MAX_GROUP).await > 0 {
-        let group: Vec<Waiting> = group.drain(..).collect();
+        let group: Vec<Waiting> = std::mem::take(&mut group);
         if shared.is_spooling() || parts.client.connection_state() != State::Connected {
             spool(shared, group).await;
         } else {

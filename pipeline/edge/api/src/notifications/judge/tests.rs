@@ -40,7 +40,7 @@ fn now() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
-fn judged(body: &str) -> Result<Judged, Box<Problem>> {
+fn judged(body: &str) -> Result<Judged, Problem> {
     judge(&Checks::new(allowed()), &caller(), body.as_bytes(), Uuid::from_u128(7), now())
 }
 
