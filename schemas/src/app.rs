@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Lane,
     bucket::KeyedBy,
+    normal::category,
     record::{Category, Record, Violation},
 };
 
@@ -162,6 +163,11 @@ impl Record for AppRecord {
     const BUCKET: &'static str = "apps";
     const MEANING: &'static str = "What each app may, and the keys that prove it: hashes and public halves.";
     const KEYED_BY: KeyedBy = KeyedBy::Name;
+
+    fn normalise(&mut self, _wrong: &mut Vec<Violation>) {
+        let named = self.may.as_mut().and_then(|may| may.categories.as_mut());
+        named.into_iter().flatten().for_each(|name| *name = category(name));
+    }
 
     fn check(&self) -> Result<(), Violation> {
         if self.keys.len() > MAX_KEYS {

@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
+use crate::normal;
+
 /// How many writes of a record a state bucket keeps, the latest among them: what a provider's word or a mistake took away
 /// can be seen and put back. Each costs disk on the broker.
 pub const REVISIONS: i64 = 5;
@@ -22,7 +24,9 @@ pub enum KeyedBy {
     User,
     /// An e-mail address or phone number, which is only stored hashed and never shown.
     Address,
-    /// Any other name that operators choose: a template's key, a category.
+    /// A category's name, which is the same in any case ([`normal::category`]).
+    Category,
+    /// Any other name that operators choose: a template's key.
     Name,
 }
 
@@ -31,7 +35,25 @@ impl KeyedBy {
     pub fn key(self, name: &str) -> String {
         match self {
             KeyedBy::User | KeyedBy::Name => token(name),
+            KeyedBy::Category => token(&normal::category(name)),
             KeyedBy::Address => address_key(name),
+        }
+    }
+
+    /// Refuses a name under which nobody would look for a record.
+    ///
+    /// # Errors
+    /// What is wrong with the name, and what is right.
+    pub fn check(self, name: &str) -> Result<(), &'static str> {
+        let is_good = match self {
+            KeyedBy::User | KeyedBy::Name => !name.is_empty(),
+            KeyedBy::Category => !normal::category(name).is_empty(),
+            KeyedBy::Address => normal::mailbox::normal(name).is_ok() || normal::phone::normal(name).is_ok(),
+        };
+        match self {
+            _ if is_good => Ok(()),
+            KeyedBy::Address => Err("its name must be an e-mail address, or a phone number with its country's code"),
+            _ => Err("its name must not be blank"),
         }
     }
 
@@ -39,6 +61,7 @@ impl KeyedBy {
     pub fn shown(self, name: &str) -> String {
         match self {
             KeyedBy::User | KeyedBy::Name => name.to_owned(),
+            KeyedBy::Category => normal::category(name),
             KeyedBy::Address => shown(&address_key(name)),
         }
     }
@@ -80,14 +103,9 @@ pub fn untoken(token: &str) -> Option<String> {
 /// The key of an e-mail address or phone number in `suppressions`: a hash, so that the list shows no address. A reader
 /// of the list could still test whether an address is on it, so the hash never reaches traces or logs (see [`shown`]).
 ///
-/// Addresses compare without regard to case or surrounding blanks.
+/// Addresses compare by their normal form ([`normal::address`]).
 pub fn address_key(address: &str) -> String {
-    crate::hex::encode(Sha256::digest(normalised(address)))
-}
-
-/// An address as it is compared and hashed.
-pub(crate) fn normalised(address: &str) -> String {
-    address.trim().to_lowercase()
+    crate::hex::encode(Sha256::digest(normal::address(address)))
 }
 
 /// The first four digits of an [`address_key`], for logs and traces. An operator can find the record by them; they
@@ -120,8 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn addresses_compare_without_case_and_blanks() {
+    fn addresses_and_categories_have_one_key_in_any_spelling() {
         assert_eq!(address_key(" Ada@Example.com "), address_key("ada@example.com"));
+        assert_eq!(address_key("+1 (555) 201-0199"), address_key("0015552010199"));
+        assert_eq!(KeyedBy::Category.key("Marketing"), "marketing");
+        assert_eq!(KeyedBy::Name.key("Order"), "Order");
+        assert!(
+            KeyedBy::Address.check("+1 (555) 201-0199").is_ok() && KeyedBy::Address.check("ada@example.com").is_ok()
+        );
+        assert!(KeyedBy::Address.check("555 201-0199").is_err(), "nobody's number: the country is missing");
+        assert!(KeyedBy::Category.check(" ").is_err() && KeyedBy::User.check("ada").is_ok());
         assert_ne!(address_key("ada@example.com"), address_key("bob@example.com"));
     }
 }

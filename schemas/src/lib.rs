@@ -23,6 +23,7 @@
 //! | [`subject`], [`stream`], [`consumer`], [`bucket`], [`header`] | the names on the broker |
 //! | [`permission`] | what each role of our own processes may do on the broker |
 //! | [`lane`], [`channel`], [`stage`], [`reason`], [`metric`] | the [vocabularies](vocabulary!) |
+//! | [`normal`] | the one normal form of addresses, languages, time zones, categories, device tokens |
 //! | [`text`] | text from outside: without addresses, on one line, harmless for terminals |
 //! | `sample` | one valid value of each, for tests |
 
@@ -43,6 +44,7 @@ pub mod inbox;
 pub mod key_claim;
 pub mod lane;
 pub mod metric;
+pub mod normal;
 pub mod notification;
 pub mod opt_out;
 pub mod packed;

@@ -17,7 +17,7 @@ use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid};
 
-use crate::{Channel, bucket, hex, id, notification::Recipient};
+use crate::{Channel, hex, id, normal, notification::Recipient};
 
 /// Minimum bytes of a secret: 256 bits, which cannot be guessed.
 pub const MIN_SECRET_BYTES: usize = 32;
@@ -57,7 +57,7 @@ impl Pepper {
 
     /// An e-mail address or phone number, for [`crate::delivery::Endpoint::id`]. 64 bits, hexadecimal.
     pub fn endpoint(&self, address: &str) -> String {
-        self.hash::<ENDPOINT_BYTES>("endpoint", &bucket::normalised(address))
+        self.hash::<ENDPOINT_BYTES>("endpoint", &normal::address(address))
     }
 
     /// One endpoint's delivery; `endpoint` is [`crate::delivery::Endpoint::id`].
@@ -130,6 +130,7 @@ impl Pepper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bucket;
 
     #[test]
     fn hashes_depend_on_the_secret_and_on_what_they_are_for() {

@@ -3,7 +3,13 @@
 //! A new kind of record is a type here with its [`Record`], and one line in [`Bucket::ALL`]: topology, the JSON Schemas,
 //! `chasqui forget` and the check of what is written follow from that list.
 //!
-//! Guarantee: unknown fields are refused, so that a misspelt opt-out is an error and not a notification.
+//! Guarantee: unknown fields are refused, so that a misspelt opt-out is an error and not a notification. Whoever reads a record
+//! ([`read`]) has every field in its normal form, whoever wrote it, and compares bytes. What a stage could not use is
+//! refused when it is written through Chasqui ([`parse`]).
+
+mod normalise;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,12 +38,22 @@ pub trait Record: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'sta
     /// What its records are named after.
     const KEYED_BY: KeyedBy;
 
+    /// Brings every field to its one normal form. A field that has none stays, and is added to `wrong`.
+    fn normalise(&mut self, wrong: &mut Vec<Violation>) {
+        _ = wrong;
+    }
+
     /// Refuses a record that parses and that a stage could still not use. Every write through Chasqui asks it.
     ///
     /// # Errors
     /// The first field that cannot be used.
     fn check(&self) -> Result<(), Violation> {
         Ok(())
+    }
+
+    /// What may be written and is surely a mistake.
+    fn doubts(&self) -> Vec<Violation> {
+        Vec::new()
     }
 }
 
@@ -59,13 +75,32 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Reads a record as it is written, and checks it.
+/// A record that may be written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    /// The record in its normal form, as JSON.
+    pub json: Vec<u8>,
+    /// What is surely a mistake, and legal.
+    pub doubts: Vec<Violation>,
+}
+
+/// Reads a record that anybody may have written, and brings it to its normal form as far as it has one.
+///
+/// # Errors
+/// It is no record of this type.
+pub fn read<T: Record>(json: &[u8]) -> serde_json::Result<T> {
+    let mut record: T = serde_json::from_slice(json)?;
+    record.normalise(&mut Vec::new());
+    Ok(record)
+}
+
+/// Reads a record that is about to be written, brings it to its normal form, and checks it.
 ///
 /// # Errors
 /// The first [`Violation`].
 pub fn parse<T: Record>(json: &[u8]) -> Result<T, Violation> {
     let mut reader = serde_json::Deserializer::from_slice(json);
-    let record: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let mut record: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         // A key that is a word of a vocabulary appears as `?`: the field before it is named, and line and column.
         let path = error.path().to_string().replace(".?", "");
         // The path of the record itself is ".".
@@ -73,8 +108,19 @@ pub fn parse<T: Record>(json: &[u8]) -> Result<T, Violation> {
         Violation { field, problem: error.inner().to_string() }
     })?;
     reader.end().map_err(|error| Violation { field: String::new(), problem: error.to_string() })?;
-    record.check()?;
-    Ok(record)
+    let mut wrong = Vec::new();
+    record.normalise(&mut wrong);
+    match wrong.into_iter().next() {
+        Some(first) => Err(first),
+        None => record.check().map(|()| record),
+    }
+}
+
+fn checked<T: Record>(json: &[u8]) -> Result<Checked, Violation> {
+    let record: T = parse(json)?;
+    let json =
+        serde_json::to_vec(&record).map_err(|error| Violation { field: String::new(), problem: error.to_string() })?;
+    Ok(Checked { json, doubts: record.doubts() })
 }
 
 /// A NATS KV bucket of the public contract: what can be done with it without knowing the type of its records.
@@ -83,7 +129,7 @@ pub struct Bucket {
     name: &'static str,
     meaning: &'static str,
     keyed_by: KeyedBy,
-    check: fn(&[u8]) -> Result<(), Violation>,
+    check: fn(&[u8]) -> Result<Checked, Violation>,
     schema: fn() -> Schema,
 }
 
@@ -104,7 +150,7 @@ impl Bucket {
             name: T::BUCKET,
             meaning: T::MEANING,
             keyed_by: T::KEYED_BY,
-            check: |json| parse::<T>(json).map(drop),
+            check: checked::<T>,
             schema: || schema_for!(T),
         }
     }
@@ -124,11 +170,11 @@ impl Bucket {
         self.keyed_by
     }
 
-    /// Whether `json` is a record of this bucket.
+    /// `json` as a record of this bucket that may be written.
     ///
     /// # Errors
     /// The first [`Violation`].
-    pub fn check(self, json: &[u8]) -> Result<(), Violation> {
+    pub fn check(self, json: &[u8]) -> Result<Checked, Violation> {
         (self.check)(json)
     }
 
@@ -142,16 +188,16 @@ impl Bucket {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Contacts {
-    /// BCP 47 language tag.
+    /// BCP 47 language tag; stored in its canonical form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locale: Option<String>,
     /// IANA time zone; quiet hours are in it. UTC if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
-    /// Mailboxes; the first is used.
+    /// Mailboxes; the first is used. Domains are stored as A-labels.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub emails: Vec<String>,
-    /// Phone numbers, E.164; the first is used.
+    /// Phone numbers with their country's code, stored as E.164; the first is used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub phones: Vec<String>,
     /// Devices, 20 at most; all are used.
@@ -163,6 +209,14 @@ impl Record for Contacts {
     const BUCKET: &'static str = "contacts";
     const MEANING: &'static str = "Where each user can be reached: addresses, devices, language, time zone.";
     const KEYED_BY: KeyedBy = KeyedBy::User;
+
+    fn normalise(&mut self, wrong: &mut Vec<Violation>) {
+        normalise::contacts(self, wrong);
+    }
+
+    fn doubts(&self) -> Vec<Violation> {
+        normalise::doubts_of_contacts(self)
+    }
 
     fn check(&self) -> Result<(), Violation> {
         let devices = self.devices.len();
@@ -311,7 +365,7 @@ pub struct Preferences {
     /// By channel: false switches it off.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub channels: BTreeMap<Channel, bool>,
-    /// By category.
+    /// By category, in lower case.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub categories: BTreeMap<String, CategoryPreference>,
     /// By device id: false switches it off.
@@ -328,6 +382,14 @@ impl Record for Preferences {
     const BUCKET: &'static str = "preferences";
     const MEANING: &'static str = "What each user has switched off, and the quiet hours.";
     const KEYED_BY: KeyedBy = KeyedBy::User;
+
+    fn normalise(&mut self, wrong: &mut Vec<Violation>) {
+        normalise::preferences(self, wrong);
+    }
+
+    fn doubts(&self) -> Vec<Violation> {
+        normalise::doubts_of_preferences(self)
+    }
 }
 
 impl Default for Preferences {
@@ -403,6 +465,14 @@ impl Record for Template {
     const BUCKET: &'static str = "templates";
     const MEANING: &'static str = "The texts of each template, by variant, channel and locale.";
     const KEYED_BY: KeyedBy = KeyedBy::Name;
+
+    fn normalise(&mut self, wrong: &mut Vec<Violation>) {
+        normalise::template(self, wrong);
+    }
+
+    fn doubts(&self) -> Vec<Violation> {
+        normalise::doubts_of_template(self)
+    }
 }
 
 /// The locale of last resort in a [`Template`].
@@ -419,7 +489,7 @@ pub struct Variant {
     pub channels: BTreeMap<Channel, BTreeMap<String, Content>>,
 }
 
-/// Defaults and rules for a kind of message (`categories`, by name).
+/// Defaults and rules for a kind of message (`categories`, by name in lower case).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Category {
@@ -445,7 +515,11 @@ pub struct Category {
 impl Record for Category {
     const BUCKET: &'static str = "categories";
     const MEANING: &'static str = "The rules of each category of messages.";
-    const KEYED_BY: KeyedBy = KeyedBy::Name;
+    const KEYED_BY: KeyedBy = KeyedBy::Category;
+
+    fn doubts(&self) -> Vec<Violation> {
+        normalise::doubts_of_category(self)
+    }
 }
 
 impl Default for Category {
@@ -482,99 +556,4 @@ impl Owners {
     pub const MAX_USERS: usize = 8;
     /// Maximum addresses of a user that lead to the user.
     pub const MAX_ADDRESSES: usize = 20;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn device(id: &str, token: &str, registered_at: Option<i64>) -> Device {
-        Device { id: id.into(), platform: Platform::Ios, token: token.into(), registered_at: registered_at.map(at) }
-    }
-
-    #[test]
-    fn no_two_buckets_share_a_name() {
-        let names: std::collections::BTreeSet<_> = Bucket::ALL.iter().map(|bucket| bucket.as_str()).collect();
-        assert_eq!(names.len(), Bucket::ALL.len());
-        assert!(!names.contains(crate::bucket::SECRETS));
-    }
-
-    #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-    struct Pace {
-        per_second: u32,
-    }
-
-    impl Record for Pace {
-        const BUCKET: &'static str = "paces";
-        const MEANING: &'static str = "A record of this test.";
-        const KEYED_BY: KeyedBy = KeyedBy::Name;
-
-        fn check(&self) -> Result<(), Violation> {
-            let problem = "a pace of zero never ends".to_owned();
-            if self.per_second == 0 { Err(Violation { field: "per_second".into(), problem }) } else { Ok(()) }
-        }
-    }
-
-    #[test]
-    fn a_record_that_parses_is_checked_too() {
-        let paces = Bucket::of::<Pace>();
-        assert_eq!(paces.check(br#"{"per_second":1}"#), Ok(()));
-        let refused = paces.check(br#"{"per_second":0}"#).unwrap_err();
-        assert_eq!(refused.to_string(), "per_second: a pace of zero never ends");
-    }
-
-    #[test]
-    fn exactly_the_device_with_exactly_the_dead_token_is_removed() {
-        let devices = [device("phone", "old", Some(1)), device("tablet", "old", None), device("phone", "new", None)];
-        let mut contacts = Contacts { devices: devices.to_vec(), ..Contacts::default() };
-        assert!(contacts.remove_device("phone", "old", None, at(3)));
-        let left = [device("tablet", "old", Some(3)), device("phone", "new", Some(3))];
-        assert_eq!(contacts.devices, left, "what is written anew keeps its time");
-        assert!(!contacts.remove_device("phone", "old", None, at(9)));
-        assert_eq!(contacts.devices, left);
-    }
-
-    #[test]
-    fn a_user_has_no_more_devices_than_twenty_and_the_oldest_go_first() {
-        let mut devices: Vec<_> = (0..30).map(|n| device(&n.to_string(), "t", Some(100 - n))).collect();
-        devices[0].registered_at = None;
-        let mut contacts = Contacts { devices, ..Contacts::default() };
-        let refused = contacts.check().unwrap_err();
-        assert_eq!(refused.to_string(), "devices: 30 devices; at most 20 are taken: leave out the oldest");
-        assert_eq!(contacts.keep_newest_devices(), 10);
-        let kept: Vec<_> = contacts.devices.iter().map(|device| device.id.parse::<u8>().unwrap()).collect();
-        assert_eq!(kept, (1..21).collect::<Vec<u8>>());
-        assert_eq!((contacts.keep_newest_devices(), contacts.check()), (0, Ok(())));
-    }
-
-    #[test]
-    fn one_device_has_one_key_however_its_token_is_spelled() {
-        let of = |platform, token: &str| Device { platform, ..device("x", token, None) }.key();
-        assert_eq!(of(Platform::Ios, "AB12"), of(Platform::Ios, " ab12\n"));
-        assert_ne!(of(Platform::Android, "AB12"), of(Platform::Android, "ab12"));
-        let browser =
-            |keys: &str| of(Platform::Web, &format!(r#"{{"endpoint":"https://push.example/1","keys":{keys}}}"#));
-        assert_eq!(browser(r#"{"auth":"a-_"}"#), browser(r#"{"auth":"a+/=", "p256dh": "x"}"#));
-        assert_ne!(browser("{}"), of(Platform::Web, r#"{"endpoint":"https://push.example/2"}"#));
-        assert_ne!(of(Platform::Web, "no JSON"), of(Platform::Web, "none either"));
-    }
-
-    #[test]
-    fn a_token_registered_after_it_was_gone_stays() {
-        let removed = |registered_at: Option<i64>, gone_since: Option<i64>, written_at: i64| {
-            let devices = vec![device("phone", "t", registered_at)];
-            let mut contacts = Contacts { devices, ..Contacts::default() };
-            contacts.remove_device("phone", "t", gone_since.map(at), at(written_at))
-        };
-        for (registered_at, gone_since) in [(None, None), (None, Some(5)), (Some(5), None), (Some(5), Some(5))] {
-            assert!(removed(registered_at, gone_since, 5), "{registered_at:?} {gone_since:?}");
-        }
-        assert!(!removed(Some(6), Some(5), 0));
-        assert!(!removed(None, Some(5), 6), "the record is newer");
-        assert!(removed(Some(4), Some(5), 6), "the device says more than the record");
-    }
 }

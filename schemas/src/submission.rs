@@ -43,7 +43,7 @@ pub struct Submission {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub idempotency_key: Option<String>,
-    /// The kind of message. It decides which preferences, caps and defaults apply.
+    /// The kind of message. It decides which preferences, caps and defaults apply. The same in any case of its letters.
     #[schemars(length(min = 1, max = 64))]
     pub category: String,
     /// Whom to notify.
@@ -111,13 +111,13 @@ pub struct RecipientObject {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub user: Option<String>,
-    /// A mailbox.
+    /// A mailbox; its domain is brought to A-labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 254))]
     pub email: Option<String>,
-    /// A phone number, E.164.
+    /// A phone number with its country's code; it is brought to E.164.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^\+[1-9][0-9]{6,14}$"))]
+    #[schemars(length(min = 1, max = 64))]
     pub phone: Option<String>,
     /// BCP 47 language tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]

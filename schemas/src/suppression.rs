@@ -14,7 +14,11 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Lane, bucket::KeyedBy, record::Record};
+use crate::{
+    Lane,
+    bucket::KeyedBy,
+    record::{Record, Violation},
+};
 
 /// How long after a bounce another one confirms it. A fault of the other side seldom lasts so long, and a loop of retries is
 /// over.
@@ -44,6 +48,14 @@ impl Record for Suppression {
     const BUCKET: &'static str = "suppressions";
     const MEANING: &'static str = "Addresses that get less or nothing any more, by their hash.";
     const KEYED_BY: KeyedBy = KeyedBy::Address;
+
+    fn doubts(&self) -> Vec<Violation> {
+        if Self::REASONS.contains(&self.reason.as_str()) {
+            return Vec::new();
+        }
+        let problem = format!("`{}` is no word that others know: {}", self.reason, Self::REASONS.join(", "));
+        vec![Violation { field: "reason".to_owned(), problem }]
+    }
 }
 
 impl Suppression {
@@ -51,6 +63,8 @@ impl Suppression {
     pub const BOUNCE: &str = "bounce";
     /// Its owner wants no more.
     pub const UNSUBSCRIBE: &str = "unsubscribe";
+    /// The words for a reason. Another is taken, and doubted.
+    pub const REASONS: [&str; 4] = [Self::BOUNCE, "complaint", Self::UNSUBSCRIBE, "manual"];
 
     /// What stands against an address of which this is the first that is known.
     pub fn new(reason: &str, at: Timestamp) -> Self {

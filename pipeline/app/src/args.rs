@@ -224,7 +224,7 @@ pub enum RecordsCommand {
         /// The record's name: a user, template, category or address.
         name: String,
     },
-    /// Prints the names of all records; of the suppression list, the hashes of addresses.
+    /// Prints the names of all records; of the suppression list, the hashes of addresses, why, and since when.
     List,
 }
 

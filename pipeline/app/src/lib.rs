@@ -5,6 +5,7 @@
 //! | [`args`] | the command line: every command and its options |
 //! | [`settings`] | all settings as one typed whole |
 //! | [`servers`] | finds NATS and ClickHouse: those in the settings, those that `chasqui up` runs, or starts our own |
+//! | [`rehearsal`] | reads every setting of a process's roles, before any server is started or asked |
 //! | [`role`] | what a process can run: stages, services, the gateway |
 //! | [`worker`] | builds the stages and services, and runs them; each is registered there in one place |
 //! | [`gateway`] | the HTTP listener, and the rooms behind it |
@@ -19,6 +20,7 @@ pub mod commands;
 pub mod gateway;
 pub mod health;
 pub mod metrics;
+pub mod rehearsal;
 pub mod role;
 pub mod servers;
 pub mod settings;

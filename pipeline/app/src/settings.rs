@@ -11,6 +11,7 @@ use chasqui_rules::{Apps, Permissions, RouteSettings, Routes, Schemes, permissio
 use chasqui_schemas::{
     Lane,
     app::{Bytes32, Key, KeyId, MIN_SECRET_BYTES, Proof, Rate, Scopes},
+    normal,
     record::Violation,
     subject,
 };
@@ -151,7 +152,7 @@ impl AppSettings {
     fn permissions(&self) -> Permissions {
         Permissions {
             lanes: self.lanes.clone(),
-            categories: self.categories.clone(),
+            categories: self.categories.as_ref().map(|names| names.iter().map(|name| normal::category(name)).collect()),
             mandatory: self.mandatory,
             inline: self.inline,
             senders: self.senders.clone(),

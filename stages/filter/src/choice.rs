@@ -5,11 +5,15 @@
 use chasqui_schemas::{
     Channel, Pepper, Reason,
     delivery::{Address, Endpoint},
+    normal::{mailbox, phone},
     notification::Recipient,
     record::{Contacts, Device},
 };
 
 /// The endpoints of a recipient on a channel: every device, the first phone, the first mailbox, the user's inbox.
+///
+/// What is no phone number or mailbox is passed over: others may have written it, and it could be on the suppression list
+/// in a form that we cannot compare.
 pub(crate) fn endpoints(
     channel: Channel,
     recipient: &Recipient,
@@ -22,8 +26,14 @@ pub(crate) fn endpoints(
     };
     match channel {
         Channel::Push => devices(contacts),
-        Channel::Sms => contacts.phones.first().map(|phone| hashed(phone, Address::Phone)).into_iter().collect(),
-        Channel::Email => contacts.emails.first().map(|email| hashed(email, Address::Mailbox)).into_iter().collect(),
+        Channel::Sms => {
+            let phone = contacts.phones.iter().find(|text| phone::is_normal(text));
+            phone.map(|phone| hashed(phone, Address::Phone)).into_iter().collect()
+        }
+        Channel::Email => {
+            let email = contacts.emails.iter().find(|text| mailbox::normal(text).is_ok());
+            email.map(|email| hashed(email, Address::Mailbox)).into_iter().collect()
+        }
         Channel::InApp => recipient
             .user()
             .map(|user| Endpoint { id: user.to_owned(), address: Address::Inbox(user.to_owned()) })

@@ -38,6 +38,7 @@ use chasqui_schemas::{
     Channel, Lane, Notification, Pepper, Reason,
     collapse::Passage,
     delivery::Endpoint,
+    normal::zone,
     record::{Contacts, Preferences, QuietHours},
     trace::Attributes,
 };
@@ -124,7 +125,7 @@ impl Decide for Filter {
 
         let disturbs = lane != Lane::Critical && endpoints.iter().any(|e| e.channel() != Channel::InApp);
         if let Some(quiet) = preferences.iter().find_map(|p| p.quiet_hours.as_ref()).filter(|_| disturbs) {
-            let zone = zone(quiet, contacts, &mut attributes);
+            let zone = zone_of(quiet, contacts, &mut attributes);
             if let Some(until) = quiet_hours::end(now, &zone, quiet.start, quiet.end) {
                 let zone = zone.iana_name().unwrap_or_default();
                 attributes.push(("quiet_hours".into(), format!("{}-{} {zone}", quiet.start, quiet.end).into()));
@@ -239,11 +240,11 @@ impl Filter {
 
 /// The zone of the quiet hours: their own, else the contact's, else UTC. An unknown zone counts as UTC too, and the
 /// attributes say so.
-fn zone(quiet: &QuietHours, contacts: &Contacts, attributes: &mut Attributes) -> TimeZone {
-    /// Maximum characters of the zone's name in a trace: as many as a submission may use. Records have no limit yet.
+fn zone_of(quiet: &QuietHours, contacts: &Contacts, attributes: &mut Attributes) -> TimeZone {
+    /// Maximum characters of the zone's name in a trace: as many as a submission may use. Others may write longer ones.
     const MAX_NAME_CHARS: usize = 64;
     let Some(name) = quiet.timezone.as_deref().or(contacts.timezone.as_deref()) else { return TimeZone::UTC };
-    TimeZone::get(name).unwrap_or_else(|_| {
+    zone::find(name).unwrap_or_else(|| {
         attributes.push(("unknown_timezone".into(), name.chars().take(MAX_NAME_CHARS).collect()));
         TimeZone::UTC
     })

@@ -599,3 +599,25 @@ fn an_inline_address_falls_under_the_preferences_of_its_users() {
     let decision = decide(night, &[], inline(&["ada"]));
     assert!(matches!(decision.verdict, Verdict::Defer { reason: Reason::QuietHours, .. }), "{decision:?}");
 }
+
+#[test]
+fn what_is_no_address_is_passed_over() {
+    let mut input = notification(&[Channel::Sms, Channel::Email]);
+    let contacts = input.contacts.as_mut().unwrap();
+    contacts.phones = vec!["call me".into(), PHONE.into()];
+    contacts.emails = vec!["Ada <ada@example.com>".into()];
+    let decision = decide(json!({}), &[], input);
+    assert_eq!(endpoints(&decision).iter().map(|each| each.address.text()).collect::<Vec<_>>(), [PHONE]);
+    assert_eq!(attributes(&decision), [("skipped.email", "no_endpoint")]);
+}
+
+#[test]
+fn a_category_and_an_address_are_the_same_in_any_spelling() {
+    let off = json!({ "categories": { "Marketing": false } });
+    let marketing = notification(&[Channel::Email]).with_request(|request| request.category = "marketing".into());
+    assert_eq!(decide(off, &[], marketing).verdict, Verdict::Suppress(Reason::OptedOutCategory));
+    let mut input = notification(&[Channel::Sms]);
+    input.contacts.as_mut().unwrap().phones = vec!["+15552010199".into()];
+    let decision = decide(json!({}), &["+1 (555) 201-0199"], input);
+    assert_eq!(decision.verdict, Verdict::Suppress(Reason::AddressSuppressed));
+}

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use chasqui_schemas::{
     Channel, id,
+    normal::locale,
     record::{DEFAULT_LOCALE, Template},
     submission::Content,
 };
@@ -55,30 +56,12 @@ pub(crate) fn source<'a>(
     })
 }
 
-/// Lookup of [RFC 4647](https://www.rfc-editor.org/rfc/rfc4647#section-3.4): `zh-Hant-TW`, `zh-Hant`, `zh`, `default`.
+/// The text that the reader reads best ([`locale::best`]), else `default`.
 fn localized<'a>(locales: &'a BTreeMap<String, Content>, wanted: &str) -> Option<(&'a str, &'a Content)> {
-    let find = |wanted: &str| {
-        let found = locales.iter().find(|(locale, _)| same_locale(locale, wanted));
-        found.map(|(locale, content)| (locale.as_str(), content))
-    };
-    let mut range = wanted;
-    while !range.is_empty() {
-        if let Some(found) = find(range) {
-            return Some(found);
-        }
-        range = range.rfind(['-', '_']).map_or("", |end| &range[..end]);
-        // A single letter introduces the subtag that was just dropped, and means nothing without it.
-        if let Some((rest, "x" | "X" | "u" | "U" | "t" | "T")) = range.rsplit_once(['-', '_']) {
-            range = rest;
-        }
-    }
-    find(DEFAULT_LOCALE)
-}
-
-/// Whether two texts spell the same locale: `pt_br` is `pt-BR`.
-fn same_locale(a: &str, b: &str) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    a.len() == b.len() && a.bytes().map(plain).eq(b.bytes().map(plain))
+    let known = |tag: &str| locales.get_key_value(tag).map(|(tag, content)| (tag.as_str(), content));
+    known(wanted)
+        .or_else(|| known(locale::best(wanted, locales.keys().map(String::as_str))?))
+        .or_else(|| known(DEFAULT_LOCALE))
 }
 
 #[cfg(test)]
@@ -96,19 +79,21 @@ mod tests {
 
     #[test]
     fn a_locale_falls_back_to_its_language_and_then_to_the_default() {
-        let table: [(&[&str], &str, Option<&str>); 17] = [
+        let table: [(&[&str], &str, Option<&str>); 19] = [
             (&["ko-KR", "ko", "default"], "ko-KR", Some("ko-KR")),
             (&["ko", "default"], "ko-KR", Some("ko")),
             (&["default"], "ko-KR", Some("default")),
             (&["en"], "ko-KR", None),
             (&["en", "default"], "", Some("default")),
-            (&["pt-BR"], "pt", None),
+            (&["pt-BR"], "pt", Some("pt-BR")),
             (&["pt-BR", "default"], "pt-PT", Some("default")),
             (&["pt-BR"], "PT-br", Some("pt-BR")),
             (&["pt_BR"], "pt-BR", Some("pt_BR")),
             (&["pt-BR"], "pt_BR", Some("pt-BR")),
             (&["zh", "zh-Hant"], "zh-Hant-TW", Some("zh-Hant")),
             (&["zh", "zh-Hant"], "zh-Hans-CN", Some("zh")),
+            (&["zh", "zh-Hant", "default"], "zh-TW", Some("zh-Hant")),
+            (&["he", "default"], "iw-IL", Some("he")),
             (&["de-x", "de"], "de-x-phonebk", Some("de")),
             (&["k", "ko"], "kok", None),
             (&["default", "de"], "default", Some("default")),

@@ -16,7 +16,7 @@ use std::{borrow::Cow, collections::BTreeMap, io};
 
 use chasqui_schemas::{
     Channel,
-    record::Template,
+    record::{Template, Violation},
     submission::{Content, MAX_CONTENT_BYTES},
 };
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context};
@@ -50,27 +50,14 @@ pub(crate) struct Compiled {
 impl Compiled {
     pub(crate) fn new(template: &Template) -> Self {
         let mut plain = environment(AutoEscape::None);
-        let mut html: Option<Environment<'_>> = None;
-        let own = [("", &template.channels)];
-        let variants = template.variants.iter().map(|(name, variant)| (name.as_str(), &variant.channels));
-        let mut texts = Vec::new();
-        for (variant, channels) in own.into_iter().chain(variants) {
-            for (&channel, locales) in channels {
-                for (locale, content) in locales {
-                    for (part, text) in parts(content) {
-                        texts.push((name(variant, channel, locale, part), text));
-                        if part == HTML {
-                            html.get_or_insert_with(|| environment(AutoEscape::Html));
-                        }
-                    }
-                }
-            }
-        }
+        let texts: Vec<Place<'_>> = places(template).collect();
+        let mut html = texts.iter().any(|place| place.part == HTML).then(|| environment(AutoEscape::Html));
         let mut broken = BTreeMap::new();
-        for (name, text) in texts {
+        for place in texts {
+            let name = name(place.variant, place.channel, place.locale, place.part);
             for environment in [Some(&mut plain), html.as_mut()].into_iter().flatten() {
-                if let Err(error) = environment.add_template_owned(name.clone(), text.to_owned()) {
-                    broken.insert(name.clone(), describe(&error, text));
+                if let Err(error) = environment.add_template_owned(name.clone(), place.text.to_owned()) {
+                    broken.insert(name.clone(), describe(&error, place.text));
                 }
             }
         }
@@ -139,6 +126,65 @@ fn environment(escape: AutoEscape) -> Environment<'static> {
     environment.set_formatter(|out, state, value| Numbers::default().print(out, state, value));
     work::bound_filters(&mut environment);
     environment
+}
+
+/// A text of a template, and where it stands.
+struct Place<'a> {
+    /// Empty for the template's own.
+    variant: &'a str,
+    channel: Channel,
+    locale: &'a str,
+    part: &'static str,
+    text: &'a str,
+}
+
+/// Every text of a template.
+fn places(template: &Template) -> impl Iterator<Item = Place<'_>> {
+    let own = [("", &template.channels)];
+    let variants = template.variants.iter().map(|(name, variant)| (name.as_str(), &variant.channels));
+    let locales = own.into_iter().chain(variants).flat_map(|(variant, channels)| {
+        channels.iter().flat_map(move |(channel, locales)| {
+            locales.iter().map(move |(locale, content)| (variant, *channel, locale.as_str(), content))
+        })
+    });
+    locales.flat_map(|(variant, channel, locale, content)| {
+        parts(content).map(move |(part, text)| Place { variant, channel, locale, part, text })
+    })
+}
+
+/// Refuses a template that could never be rendered: a text that does not compile, or that names a filter, test, function or
+/// text that is not there. Which variables there will be is not known, so each text is run with none, as far as that goes.
+///
+/// # Errors
+/// The first such text.
+pub fn check(template: &Template) -> Result<(), Violation> {
+    let mut compiled = Compiled::new(template);
+    for environment in [Some(&mut compiled.plain), compiled.html.as_mut()].into_iter().flatten() {
+        environment.set_undefined_behavior(UndefinedBehavior::Chainable);
+    }
+    for Place { variant, channel, locale, part, text } in places(template) {
+        let name = name(variant, channel, locale, part);
+        let known = compiled.html.as_ref().filter(|_| part == HTML).unwrap_or(&compiled.plain);
+        let problem = compiled.broken.get(&name).cloned().or_else(|| {
+            let mut output = Bounded { bytes: Vec::new(), left: MAX_CONTENT_BYTES };
+            let run = known.get_template(&name).and_then(|it| it.render_captured_to((), &mut output).map(drop));
+            run.err().filter(is_for_ever).map(|error| describe(&error, text))
+        });
+        if let Some(problem) = problem {
+            let variant = if variant.is_empty() { String::new() } else { format!("variants.{variant}.") };
+            let field = format!("{variant}channels.{channel}.{locale}.{part}");
+            // It reads `, line 3: what`.
+            return Err(Violation { field, problem: problem.trim_start_matches([',', ':', ' ']).to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Whether no data could mend it.
+fn is_for_ever(error: &Error) -> bool {
+    use ErrorKind::{SyntaxError, TemplateNotFound, UnknownFilter, UnknownFunction, UnknownTest};
+    let kinds = [SyntaxError, TemplateNotFound, UnknownFilter, UnknownFunction, UnknownTest];
+    kinds.contains(&error.kind())
 }
 
 fn parts(content: &Content) -> impl Iterator<Item = (&'static str, &str)> {

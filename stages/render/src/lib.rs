@@ -43,8 +43,8 @@ use chasqui_schemas::{
 };
 use compact_str::{CompactString, ToCompactString, format_compact};
 
-pub use crate::settings::Settings;
 use crate::{cache::Cache, engine::Compiled, track::Tracking, values::Data};
+pub use crate::{engine::check, settings::Settings};
 
 /// The render stage.
 pub struct Render {

@@ -278,3 +278,32 @@ proptest! {
         prop_assert!(answered);
     }
 }
+
+#[test]
+fn a_template_that_could_never_be_rendered_is_known_before_it_is_used() {
+    let refused = |record: serde_json::Value| {
+        chasqui_render::check(&serde_json::from_value(record).unwrap()).map_err(|wrong| wrong.to_string())
+    };
+    let of = |body: &str| j!({"channels": {"push": {"default": {"body": "b"}, "ko": {"title": "t", "body": body}}}});
+    for (body, expected) in [
+        ("{{ name", "channels.push.ko.body: "),
+        ("a\n{% if x %}", "channels.push.ko.body: line 2: "),
+        ("{{ name|upcase }}", "channels.push.ko.body: "),
+        ("{% if x is prety %}{% endif %}", "channels.push.ko.body: "),
+        ("{{ today() }}", "channels.push.ko.body: "),
+        ("{% include '/push/ko/nothing' %}", "channels.push.ko.body: "),
+    ] {
+        let wrong = refused(of(body)).unwrap_err();
+        assert!(wrong.starts_with(expected), "{body}: {wrong}");
+    }
+    let variant = j!({"channels": {}, "variants": {"b": {"weight": 1, "channels": {"email": {"de": {"html": "{{"}}}}}});
+    assert!(refused(variant).unwrap_err().starts_with("variants.b.channels.email.de.html: "));
+    for body in [
+        "{{ name }}, {{ order.items[0].price|round(2) }} {{ name.upper() }}",
+        "{% for item in items %}{{ item.name|title }}{% else %}{{ nothing|default('-') }}{% endfor %}",
+        "{% include '/push/ko/title' %} {{ total / count }} {{ when|replace('a', 'b') }}",
+        "{% include part %}",
+    ] {
+        assert_eq!(refused(of(body)), Ok(()), "{body}");
+    }
+}

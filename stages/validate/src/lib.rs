@@ -1,7 +1,8 @@
 //! Validate, the first stage: reads a submission, checks it against the contract, makes one notification per recipient.
 //!
 //! Guarantee: whatever the bytes are, the answer is either notifications that every later stage may trust, or a
-//! rejection that names every violation the producer has to correct. Hostile input takes bounded time and memory, and
+//! rejection that names every violation the producer has to correct. What has several spellings (addresses, categories,
+//! languages, time zones) goes on in its one normal form ([`chasqui_schemas::normal`]). Hostile input takes bounded time and memory, and
 //! makes a bounded rejection.
 //!
 //! What an app may do is refused here too, with a reason, so that its producer hears of it at once and for the whole
@@ -114,8 +115,11 @@ fn rejection(Refused { reason, violations, request_id }: Refused) -> Decision {
 fn fan_out(submitted: &Submitted, fields: Map<String, Value>, pepper: &Pepper) -> Result<Decision, Refused> {
     let incoming = &submitted.incoming;
     // Everything that could fail here was refused before, field by field.
-    let mut submission: Submission = serde_json::from_value(Value::Object(fields))
-        .map_err(|error| Refused::new(Reason::Invalid, "submission", error.to_string()))?;
+    let mut submission: Submission = serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
+        let path = error.path().to_string();
+        // The path of the submission itself is ".".
+        Refused::new(Reason::Invalid, if path == "." { "submission" } else { &path }, error.inner().to_string())
+    })?;
     let request_id = submission.id.unwrap_or_else(|| incoming.request_id());
     let message_id = incoming.message_id.as_deref().filter(|message_id| !message_id.is_empty());
     let idempotency_key =

@@ -1,4 +1,5 @@
-//! Checks what a JSON Schema cannot say: relations between fields, sizes of whole objects, addresses, zones.
+//! Checks what a JSON Schema cannot say: relations between fields, sizes of whole objects, addresses, zones. What has several
+//! spellings is brought to its normal form on the way.
 //!
 //! Rules read the raw value, so that they also work on a submission that breaks the schema. A value of the wrong type is
 //! passed over here, because the schema reports it.
@@ -10,9 +11,10 @@ use std::io;
 use chasqui_rules::{Permissions, permissions::refused_overrides};
 use chasqui_schemas::{
     Channel, Reason,
+    normal::{self, Normal},
     submission::{LAST_MOMENT, MAX_BYTES, MAX_CONTENT_BYTES, MAX_DATA_BYTES, MAX_EXTRA_BYTES, MAX_FAN_OUT_BYTES},
 };
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -27,15 +29,21 @@ pub(crate) struct Room<'a> {
     pub(crate) stored_at: Timestamp,
 }
 
-/// Adds every violation of the contract.
-pub(crate) fn check(fields: &Fields, room: &Room<'_>, violations: &mut Violations) {
+/// Maximum characters of a category: as `submission.json` says.
+const MAX_CATEGORY: usize = 64;
+
+/// Adds every violation of the contract, and brings what is good to its normal form.
+pub(crate) fn check(fields: &mut Fields, room: &Room<'_>, violations: &mut Violations) {
     for name in ["idempotency_key", "category", "template", "locale", "collapse_key", "transaction_id"] {
         check_name(fields, "", name, violations);
     }
     if text(fields, "id").is_some_and(|id| id.bytes().all(|b| matches!(b, b'0' | b'-'))) {
         violations.add("id", "must not be the nil UUID");
     }
-    check_locale(fields, "", violations);
+    settle(fields, "", "locale", normal::locale::normal, violations);
+    if !violations.name("category") {
+        settle(fields, "", "category", category, violations);
+    }
     check_message(fields, room, violations);
     check_times(fields, room, violations);
     check_fan_out(fields, violations);
@@ -45,7 +53,8 @@ pub(crate) fn check(fields: &Fields, room: &Room<'_>, violations: &mut Violation
             violations.add(name, format_args!("takes {size} bytes as JSON; at most {most} are taken"));
         }
     }
-    for (index, recipient) in fields.get("recipients").and_then(Value::as_array).into_iter().flatten().enumerate() {
+    let recipients = fields.get_mut("recipients").and_then(Value::as_array_mut);
+    for (index, recipient) in recipients.into_iter().flatten().enumerate() {
         if violations.are_enough() {
             break;
         }
@@ -84,6 +93,7 @@ pub(crate) fn check_permissions(fields: &Fields, may: &Permissions, allowed: &Al
     }
 }
 
+const TOO_EXACT: &str = "has more than nine digits after the second's point: leave out the last ones";
 const OUT_OF_RANGE: &str = "must lie between 1970 and 2262-04-11T23:47:16Z";
 const NO_CONTROL: &str = "control characters are not allowed";
 
@@ -137,13 +147,12 @@ fn check_fan_out(fields: &Fields, violations: &mut Violations) {
 fn check_times(fields: &Fields, room: &Room<'_>, violations: &mut Violations) {
     let [send_at, expires_at] = ["send_at", "expires_at"].map(|name| {
         let moment = text(fields, name)?.parse::<Timestamp>();
-        // What the schema takes and we cannot read is a time beyond all calendars; the schema tells of all else.
-        let is_beyond = match &moment {
-            Err(_) => !violations.name(name),
-            Ok(moment) => !(Timestamp::UNIX_EPOCH..=LAST_MOMENT).contains(moment),
-        };
-        if is_beyond {
-            violations.add(name, OUT_OF_RANGE);
+        // What the schema takes and we cannot read is too exact, or a time beyond all calendars; the schema tells of all else.
+        match &moment {
+            Err(_) if violations.name(name) => {}
+            Err(_) if is_too_exact(text(fields, name)?) => violations.add(name, TOO_EXACT),
+            Ok(moment) if (Timestamp::UNIX_EPOCH..=LAST_MOMENT).contains(moment) => {}
+            Err(_) | Ok(_) => violations.add(name, OUT_OF_RANGE),
         }
         moment.ok()
     });
@@ -163,7 +172,13 @@ fn check_times(fields: &Fields, room: &Room<'_>, violations: &mut Violations) {
     }
 }
 
-fn check_recipient(recipient: &Fields, path: &str, violations: &mut Violations) {
+/// Whether a time says more than nanoseconds.
+fn is_too_exact(time: &str) -> bool {
+    let fraction = time.split_once('.').map_or("", |(_, fraction)| fraction);
+    fraction.bytes().take_while(u8::is_ascii_digit).count() > 9
+}
+
+fn check_recipient(recipient: &mut Fields, path: &str, violations: &mut Violations) {
     let address = given(recipient, "email") || given(recipient, "phone");
     match (given(recipient, "user"), address) {
         (false, false) => violations.add(path, "give `user`, or an address in `email` or `phone`"),
@@ -180,13 +195,10 @@ fn check_recipient(recipient: &Fields, path: &str, violations: &mut Violations) 
     }
     let inside = format!("{path}.");
     check_name(recipient, &inside, "user", violations);
-    if text(recipient, "email").is_some_and(|email| !is_email(email)) {
-        violations.add(format_args!("{path}.email"), "must be an e-mail address, such as ada@example.com");
-    }
-    check_locale(recipient, &inside, violations);
-    if text(recipient, "timezone").is_some_and(|zone| TimeZone::get(zone).is_err()) {
-        violations.add(format_args!("{path}.timezone"), "must be an IANA time zone, such as America/Lima");
-    }
+    settle(recipient, &inside, "email", normal::mailbox::normal, violations);
+    settle(recipient, &inside, "phone", normal::phone::normal, violations);
+    settle(recipient, &inside, "locale", normal::locale::normal, violations);
+    settle(recipient, &inside, "timezone", normal::zone::normal, violations);
 }
 
 /// Names go into headers, subjects, traces and terminals, where a control character could do harm.
@@ -199,36 +211,19 @@ fn check_name(fields: &Fields, path: &str, name: &str, violations: &mut Violatio
     }
 }
 
-fn check_locale(fields: &Fields, path: &str, violations: &mut Violations) {
-    if text(fields, "locale").is_some_and(|locale| !is_language_tag(locale)) {
-        violations.add(format_args!("{path}locale"), "must be a BCP 47 language tag, such as pt-BR");
+/// Puts a field's normal form in its place, so that whatever compares it later compares bytes.
+fn settle(fields: &mut Fields, path: &str, name: &str, normal: Normal, violations: &mut Violations) {
+    match text(fields, name).map(normal) {
+        Some(Ok(normal)) => _ = fields.insert(name.to_owned(), normal.into()),
+        Some(Err(problem)) => violations.add(format_args!("{path}{name}"), problem),
+        None => {}
     }
 }
 
-/// The form of a [BCP 47](https://www.rfc-editor.org/rfc/rfc5646#section-2.1) tag: a language, then subtags.
-fn is_language_tag(tag: &str) -> bool {
-    let mut subtags = tag.split('-');
-    let language = subtags.next().unwrap_or_default();
-    (2..=8).contains(&language.len())
-        && language.bytes().all(|b| b.is_ascii_alphabetic())
-        && subtags.all(|subtag| (1..=8).contains(&subtag.len()) && subtag.bytes().all(|b| b.is_ascii_alphanumeric()))
-}
-
-/// A dot-atom and a domain of two labels or more ([RFC 5321](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.2)).
-/// Providers also accept quoted local parts and address literals; those are refused, so that no address can break out
-/// of a mail header.
-fn is_email(text: &str) -> bool {
-    let Some((local, domain)) = text.split_once('@') else { return false };
-    let is_atom = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+/=?^_`{|}~-".contains(&b))
-    };
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    local.len() <= 64 && local.split('.').all(is_atom) && domain.contains('.') && domain.split('.').all(is_label)
+/// A category in its one spelling, which may be longer than what was written.
+fn category(name: &str) -> Result<String, &'static str> {
+    let normal = normal::category(name);
+    if normal.chars().count() > MAX_CATEGORY { Err("is longer than 64 characters") } else { Ok(normal) }
 }
 
 fn given(fields: &Fields, name: &str) -> bool {

@@ -128,8 +128,6 @@ fn words(broken: &ValidationErrorKind, value: &Value) -> String {
         ValidationErrorKind::Format { format } if format == "date-time" => {
             "must be an RFC 3339 time, such as 2026-01-31T09:00:00Z".to_owned()
         }
-        // The one pattern of the contract.
-        ValidationErrorKind::Pattern { .. } => "must be a phone number in E.164 form, such as +15551234567".to_owned(),
         ValidationErrorKind::MinLength { limit: 1 } => "must not be empty".to_owned(),
         ValidationErrorKind::MinLength { limit } => format!("is shorter than {limit} characters"),
         ValidationErrorKind::MaxLength { limit } => format!("is longer than {limit} characters"),

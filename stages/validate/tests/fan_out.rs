@@ -196,3 +196,35 @@ proptest! {
         prop_assert_eq!(&notifications(decide(packed)), &made);
     }
 }
+
+#[test]
+fn what_has_several_spellings_goes_on_in_one() {
+    let submission = |category: &str, locale: &str, recipients: Value| {
+        let value = j!({"category": category, "recipients": recipients, "locale": locale, "content": {"body": "b"}});
+        notifications(decide(json(&value)))
+    };
+    let made = submission(
+        "Marketing",
+        "iw_il",
+        j!([
+            {"phone": "+1 (555) 201-0199", "timezone": "asia/calcutta", "locale": "zh_tw"},
+            {"phone": "0015552010199"},
+            {"phone": "+15552010199"},
+            {"email": "ada@BÜCHER.example"},
+            {"email": "ada@xn--bcher-kva.example"},
+        ]),
+    );
+    assert_eq!(made.len(), 2, "one phone, one mailbox");
+    assert_eq!((made[0].request.category.as_str(), made[0].request.locale.as_deref()), ("marketing", Some("he-IL")));
+    let inline = |at: usize| match &made[at].recipient {
+        Recipient::Inline(contacts) => contacts.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        (inline(0).phones[0].as_str(), inline(1).emails[0].as_str()),
+        ("+15552010199", "ada@xn--bcher-kva.example")
+    );
+    assert_eq!((inline(0).timezone.as_deref(), inline(0).locale.as_deref()), (Some("Asia/Calcutta"), Some("zh-TW")));
+    let same = submission("marketing", "he-IL", j!([{"phone": "+1-555-201-0199"}]));
+    assert_eq!(pepper().recipient(&same[0].recipient), pepper().recipient(&made[0].recipient), "one idempotency key");
+}

@@ -34,7 +34,7 @@ fn every_violation_of_a_thoroughly_bad_submission_is_told() {
         "recipients": [
             "", 7, {}, {"user": "ada", "email": "ada@example.com"}, {"emial": "ada@example.com"},
             {"email": "ada@example.com\r\nBcc: all@example.com"}, {"phone": "555 1234"},
-            {"email": "bob@example.com", "timezone": "Mars/Olympus", "locale": "pt_BR"},
+            {"email": "bob@example.com", "timezone": "Mars/Olympus", "locale": "pt BR"},
             {"user": 5}, {"user": "eve", "locale": "fr"}, "a\u{0}b"
         ],
         "template": "order", "content": {"title": " ", "text": "hi"},
@@ -59,7 +59,6 @@ fn every_violation_of_a_thoroughly_bad_submission_is_told() {
     recipients[0]: must not be empty
     recipients[1]: must be a text or an object
     recipients[4].emial: unknown field; did you mean `email`?
-    recipients[6].phone: must be a phone number in E.164 form, such as +15551234567
     recipients[8].user: must be a text, not a number
     �[31m: unknown field
     catgory: unknown field; did you mean `category`?
@@ -71,6 +70,7 @@ fn every_violation_of_a_thoroughly_bad_submission_is_told() {
     recipients[3]: give either `user` or an address, not both
     recipients[4]: give `user`, or an address in `email` or `phone`
     recipients[5].email: must be an e-mail address, such as ada@example.com
+    recipients[6].phone: must be a phone number in E.164 form, such as +15551234567
     recipients[7].locale: must be a BCP 47 language tag, such as pt-BR
     recipients[7].timezone: must be an IANA time zone, such as America/Lima
     recipients[9].locale: only beside an address; a user's own is in `contacts`
@@ -143,6 +143,12 @@ fn each_rule_is_told_by_itself() {
             j!({"sendAt": "2026-03-01T00:00:00Z", "send_at": "2026-03-01T00:00:00Z"}),
             "send_at: is there twice, also as `sendAt`",
         ),
+        (
+            j!({"send_at": "2026-03-01T00:00:00.1234567890Z"}),
+            "send_at: has more than nine digits after the second's point: leave out the last ones",
+        ),
+        (j!({"expires_at": "9999-12-31T23:59:59Z"}), "expires_at: must lie between 1970 and 2262-04-11T23:47:16Z"),
+        (j!({"category": "ﷺ".repeat(4)}), "category: is longer than 64 characters"),
         (j!({"locale": "e"}), "locale: must be a BCP 47 language tag, such as pt-BR"),
         (j!({"colapse_key": "k"}), "colapse_key: unknown field; did you mean `collapse_key`?"),
         (j!({"userId": "ada"}), "recipients: is there twice, also as `userId`"),
@@ -193,7 +199,9 @@ fn only_an_e164_number_is_a_phone_number() {
     for bad in [
         "15551234567",
         "+0555123456",
-        "+1 555 123 4567",
+        "+1 555 123 4567 ext. 8",
+        "call me",
+        "+999123456",
         "+123456",
         "+1234567890123456",
         "+1555123456a",

@@ -2,13 +2,15 @@
 //! a whole file.
 //!
 //! Guarantee: a record that a stage could not use is refused, and the error names its field. An import names every line
-//! and record that it refuses, stores all others, and ends as a failure if it refused any. It reads and writes at the same
+//! and record that it refuses, stores all others, and ends as a failure if it refused any. What is legal and surely a mistake
+//! is stored with a warning. Records are stored in their normal form. It reads and writes at the same
 //! time and holds only what it writes together in memory, however large the file is.
 //!
 //! After a crash in the middle of an import, some of its records are stored: import the whole file again, which changes
 //! nothing about those.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::Path,
@@ -19,7 +21,9 @@ use std::{
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use bytes::Bytes;
-use chasqui_schemas::record::{Contacts, Record};
+use chasqui_schemas::record::{
+    self, Bucket, Category, Contacts, Preferences, Record, Suppression, Template, Violation,
+};
 use chasqui_stores::{
     RecordError, Records,
     records::{MAX_RECORD_BYTES, Named},
@@ -37,7 +41,7 @@ use crate::{
     args::{BucketCommand, RecordsCommand},
     commands::{
         history,
-        output::{print, print_json},
+        output::{print, print_json, table},
     },
     servers,
     settings::Settings,
@@ -47,6 +51,8 @@ use crate::{
 const MAX_LINE_BYTES: usize = 2 * MAX_RECORD_BYTES;
 /// Maximum records that are read ahead of the writes, which take a thousand at a time.
 const READ_AHEAD: usize = 64;
+/// Maximum warnings of an import that are shown: a mistake of whoever made the file is in each of its records.
+const MAX_WARNINGS: usize = 100;
 
 /// A record of a file, or why there is none.
 type ReadRecord = Result<Named, RecordError>;
@@ -58,10 +64,12 @@ pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::
     let records = Records::open(&context, bucket).await.with_context(|| {
         format!("the bucket `{}` cannot be opened: if it does not exist, run `chasqui migrate`", bucket.as_str())
     })?;
+    let records = if bucket.as_str() == Template::BUCKET { records.checking(check_texts) } else { records };
     let (kind, bucket) = (bucket, bucket.as_str());
     match command {
         RecordsCommand::Import { file } => {
-            let Imported { stored, refused, undated } = import(&records, &file, bucket == Contacts::BUCKET).await?;
+            let known = known_categories(&context, bucket).await?;
+            let Imported { stored, refused, undated } = import(&records, &file, bucket, &known).await?;
             print(&format!("imported {stored} {bucket}\n"))?;
             if undated > 0 {
                 print(&format!(
@@ -98,7 +106,10 @@ pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::
                 Some(json) => json.into_bytes(),
                 None => read_record(io::stdin())?,
             };
-            records.put(&name, json.into()).await?;
+            let known = known_categories(&context, bucket).await?;
+            let mut doubts = doubts_of_names(&json, &known);
+            doubts.extend(records.put(&name, json.into()).await?);
+            doubts.iter().for_each(|doubt| eprintln!("warning: `{name}`: {doubt}"));
             print(&format!("stored `{name}` in {bucket}\n"))
         }
         RecordsCommand::Delete { name } => {
@@ -106,6 +117,20 @@ pub(crate) async fn run(command: BucketCommand, settings: &Settings) -> anyhow::
             records.delete(&name).await?;
             let done = if known { "deleted" } else { "there was no" };
             print(&format!("{done} `{name}` in {bucket}\n"))
+        }
+        RecordsCommand::List if bucket == Suppression::BUCKET => {
+            let mut all: Vec<_> = records.all().await?.try_collect().await?;
+            all.sort_unstable();
+            let mut list = table(&["hash of the address", "reason", "since"]);
+            for (hash, json) in &all {
+                let Ok(Suppression { reason, since, .. }) = record::read(json) else {
+                    list.add_row([hash, "cannot be read", ""]);
+                    continue;
+                };
+                list.add_row([hash.as_str(), &reason, &since.map(|since| since.to_string()).unwrap_or_default()]);
+            }
+            let how = "an address has one of these hashes: `chasqui suppressions get ADDRESS` finds it, `delete ADDRESS` lifts it";
+            print(&if all.is_empty() { String::new() } else { format!("{list}\n{how}\n") })
         }
         RecordsCommand::List => {
             let mut names: Vec<String> = records.names().await?.try_collect().await?;
@@ -133,8 +158,39 @@ struct Imported {
     undated: usize,
 }
 
-/// Imports `file`; one thread reads while this one writes. Prints what is refused.
-async fn import(records: &Records, file: &Path, is_contacts: bool) -> anyhow::Result<Imported> {
+/// The categories that have a record, where `bucket` holds preferences, which name them.
+async fn known_categories(context: &jetstream::Context, bucket: &str) -> anyhow::Result<Option<BTreeSet<String>>> {
+    if bucket != Preferences::BUCKET {
+        return Ok(None);
+    }
+    let categories = Records::open(context, Bucket::of::<Category>()).await?;
+    Ok(Some(categories.names().await?.try_collect().await?))
+}
+
+/// Preferences for categories that have no record: nobody may send such, and mostly they are misspelt.
+fn doubts_of_names(json: &[u8], known: &Option<BTreeSet<String>>) -> Vec<Violation> {
+    let Some((known, preferences)) = known.as_ref().zip(record::read::<Preferences>(json).ok()) else {
+        return Vec::new();
+    };
+    let doubt = |name: String| Violation {
+        problem: "there is no such category: see `chasqui categories list`".to_owned(),
+        field: format!("categories.{name}"),
+    };
+    preferences.categories.into_keys().filter(|name| !known.contains(name)).map(doubt).collect()
+}
+
+/// Refuses a template that could never be rendered.
+fn check_texts(json: &[u8]) -> Result<(), Violation> {
+    record::parse::<Template>(json).and_then(|template| chasqui_render::check(&template))
+}
+
+/// Imports `file`; one thread reads while this one writes. Prints what is refused or doubted.
+async fn import(
+    records: &Records,
+    file: &Path,
+    bucket: &str,
+    known: &Option<BTreeSet<String>>,
+) -> anyhow::Result<Imported> {
     let input: Box<dyn Read + Send> = match file.to_str() {
         Some("-") => Box::new(io::stdin()),
         _ => Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?),
@@ -149,9 +205,19 @@ async fn import(records: &Records, file: &Path, is_contacts: bool) -> anyhow::Re
     let (sender, mut receiver) = mpsc::channel(READ_AHEAD);
     let reading =
         tokio::task::spawn_blocking(move || read(BufReader::new(input), |record| sender.blocking_send(record).is_ok()));
-    let undated = AtomicUsize::new(0);
+    let (undated, warned) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let warn = |name: &str, doubts: &[Violation]| {
+        for doubt in doubts {
+            if warned.fetch_add(1, Relaxed) < MAX_WARNINGS {
+                progress.suspend(|| eprintln!("warning: `{name}`: {doubt}"));
+            }
+        }
+    };
     let read_records = futures::stream::poll_fn(move |context| receiver.poll_recv(context)).inspect(|record| {
-        let json = record.as_ref().ok().filter(|_| is_contacts).map(|(_, json)| json);
+        if let Ok((name, json)) = record {
+            warn(name, &doubts_of_names(json, known));
+        }
+        let json = record.as_ref().ok().filter(|_| bucket == Contacts::BUCKET).map(|(_, json)| json);
         if let Some(contacts) = json.and_then(|json| serde_json::from_slice::<Contacts>(json).ok()) {
             let count = contacts.devices.iter().filter(|device| device.registered_at.is_none()).count();
             undated.fetch_add(count, Relaxed);
@@ -159,9 +225,10 @@ async fn import(records: &Records, file: &Path, is_contacts: bool) -> anyhow::Re
     });
     let (mut stored, mut refused) = (0, 0);
     let imported = records.import(read_records, |answer| match answer {
-        Ok(()) => {
+        Ok((name, doubts)) => {
             stored += 1;
             progress.set_position(stored);
+            warn(&name, &doubts);
         }
         Err(error) => {
             refused += 1;
@@ -170,6 +237,9 @@ async fn import(records: &Records, file: &Path, is_contacts: bool) -> anyhow::Re
     });
     let imported = imported.await;
     progress.finish_and_clear();
+    if let more @ 1.. = warned.load(Relaxed).saturating_sub(MAX_WARNINGS) {
+        eprintln!("warning: and {more} more");
+    }
     let so_far = || format!("stopped after {stored} records: correct what is wrong and import the whole file again");
     // Where writing failed, the reading thread may wait for input that never comes, so it is left alone.
     imported.with_context(so_far)?;

@@ -10,6 +10,7 @@ use crate::{
     args::{ServeArgs, UpArgs},
     commands::stop::stop_signal,
     metrics::Metrics,
+    rehearsal::rehearse,
     role::Role,
     servers::{Addresses, OwnServers},
     settings::Settings,
@@ -18,11 +19,12 @@ use crate::{
 
 /// Runs roles against the servers in the settings.
 pub(crate) async fn serve(args: &ServeArgs, settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
+    let roles = if args.stages.is_empty() { Role::all() } else { args.stages.clone() };
+    rehearse(settings, &roles)?;
     let addresses = Addresses::find(settings)?;
     if args.migrate {
         addresses.migrate(settings).await?;
     }
-    let roles = if args.stages.is_empty() { Role::all() } else { args.stages.clone() };
     let worker = Worker::start(settings, &addresses, &roles).await?;
     health(args.health, &worker, metrics).await?;
     worker.run_until(settings, &addresses, stopped()).await
@@ -30,6 +32,7 @@ pub(crate) async fn serve(args: &ServeArgs, settings: &Settings, metrics: Metric
 
 /// Starts servers of our own, then all roles.
 pub(crate) async fn up(args: &UpArgs, settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
+    rehearse(settings, &Role::all())?;
     let servers = OwnServers::start(settings, &settings.embedded.data_dir, true, |step| eprintln!("{step}")).await?;
     servers.addresses.migrate(settings).await?;
     let mut settings = settings.clone();

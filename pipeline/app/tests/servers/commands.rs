@@ -140,6 +140,63 @@ async fn records_are_imported_from_an_object_and_from_lines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_no_stage_could_use_is_refused_record_by_record_and_the_rest_is_stored() {
+    let cli = CommandLine::new().await;
+    let bad = [
+        ("contacts", r#"{"phones":["call me"]}"#, "phones[0]: must be a phone number"),
+        ("contacts", r#"{"timezone":"Mars/Olympus"}"#, "timezone: must be an IANA time zone"),
+        ("contacts", r#"{"emails":["ada@localhost"]}"#, "emails[0]: must be an e-mail address"),
+        ("contacts", r#"{"locale":"?"}"#, "locale: must be a BCP 47 language tag"),
+        ("templates", r#"{"channels":{"email":{"de":{"body":"{% if x %}"}}}}"#, "channels.email.de.body: "),
+    ];
+    for (bucket, record, expected) in bad {
+        let good = if bucket == "contacts" { r#"{"locale": "en"}"# } else { r#"{"channels": {}}"# };
+        cli.file("records.json", &format!(r#"{{"a": {good}, "bad": {record}, "z": {good}}}"#));
+        let output = cli.run_with(&[bucket, "import", "records.json"], "");
+        let (said, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert_eq!((output.status.code(), said), (Some(1), format!("imported 2 {bucket}\n")), "{told}");
+        assert!(told.contains("`bad`") && told.contains(expected) && told.contains("1 "), "{told}");
+        assert!(cli.complaint(&[bucket, "put", "bad", record], "").contains(expected));
+        assert_eq!(cli.output(&[bucket, "list"]), "a\nz\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_surely_a_mistake_is_stored_with_a_warning() {
+    let cli = CommandLine::new().await;
+    cli.output(&["categories", "put", "Marketing", "{}"]);
+    assert_eq!(cli.output(&["categories", "list"]), "marketing\n");
+    let record = r#"{"categories": {"MARKETING": false, "marketting": false}}"#;
+    let output = cli.run_with(&["preferences", "put", "ada", record], "");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && told.contains("warning: `ada`: categories.marketting: there is no such"),
+        "{told}"
+    );
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(cli.output(&["preferences", "get", "ada"]).contains(r#""marketing": false"#));
+    cli.file("preferences.json", &format!(r#"{{"bob": {record}}}"#));
+    let output = cli.run_with(&["preferences", "import", "preferences.json"], "");
+    assert!(
+        output.status.success() && String::from_utf8(output.stderr).unwrap().contains("`bob`: categories.marketting")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_suppression_list_shows_why_and_since_when_and_an_address_is_lifted_in_any_spelling() {
+    let cli = CommandLine::new().await;
+    let record = r#"{"reason":"unsubscribe","since":"2026-02-11T07:45:00Z"}"#;
+    cli.output(&["suppressions", "put", "+1 (555) 201-0199", record]);
+    let listed = cli.output(&["suppressions", "list"]);
+    assert!(listed.contains("unsubscribe") && listed.contains("2026-02-11T07:45:00Z"), "{listed}");
+    assert!(!listed.contains("2010199") && listed.contains(&chasqui_schemas::bucket::address_key("+15552010199")));
+    assert!(cli.output(&["suppressions", "get", "0015552010199"]).contains("unsubscribe"));
+    assert!(cli.complaint(&["suppressions", "put", "201-0199", record], "").contains("country's code"));
+    cli.output(&["suppressions", "delete", "+15552010199"]);
+    assert_eq!(cli.output(&["suppressions", "list"]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_import_names_what_is_wrong_and_stores_the_rest() {
     let cli = CommandLine::new().await;
     let lines = "nonsense\n{\"name\":\"a\",\"record\":{}}\n{\"name\":\"b\",\"record\":{\"emials\":[]}}\n\n{}\n\

@@ -2,7 +2,7 @@
 //!
 //! Guarantee: `Ok` means stored. The record is written only if nobody has written it since it was read (compare and set
 //! on its revision), so two changes at once lose nothing: the second reads again, `TRIES` times at most. A change that
-//! changes nothing writes nothing.
+//! changes nothing writes nothing. What is written is in its normal form, as it was read.
 //!
 //! After a crash: call it again.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
 use chasqui_contract::StoreError;
-use chasqui_schemas::record::Record;
+use chasqui_schemas::record::{self, Record};
 use jiff::Timestamp;
 
 use crate::{bucket::bad_record, unavailable};
@@ -54,7 +54,7 @@ pub async fn amend_dated<T: Record, R>(
         let nanoseconds = entry.as_ref().map_or(0, |entry| entry.created.unix_timestamp_nanos());
         let written_at = Timestamp::from_nanosecond(nanoseconds).unwrap_or_default();
         let value = entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.value);
-        let record = value.map(|json| serde_json::from_slice(&json)).transpose().map_err(bad)?;
+        let record = value.map(|json| record::read(&json)).transpose().map_err(bad)?;
         let (changed, answer) = change(record, written_at);
         let Some(changed) = changed else { return Ok(answer) };
         let json = serde_json::to_vec(&changed).map_err(bad)?;

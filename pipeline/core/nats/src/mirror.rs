@@ -1,4 +1,4 @@
-//! A whole bucket in memory, parsed, kept current by a watch.
+//! A whole bucket in memory, parsed and in its normal form, kept current by a watch.
 //!
 //! Guarantee: [`Mirror::get`] answers only while the watch is current (`WatchState`). Otherwise it says that it does
 //! not know, and the caller asks the server.
@@ -13,8 +13,8 @@ use async_nats::{
     jetstream::kv::{Operation, Store},
 };
 use bytes::Bytes;
+use chasqui_schemas::record::{self, Record};
 use dashmap::DashMap;
-use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::watch_state::{WatchError, WatchState};
@@ -22,9 +22,9 @@ use crate::watch_state::{WatchError, WatchState};
 /// A record as parsed once, or why it cannot be used.
 pub type Parsed<T> = Result<Arc<T>, Arc<serde_json::Error>>;
 
-/// Parses a record.
-pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Parsed<T> {
-    serde_json::from_slice(json).map(Arc::new).map_err(Arc::new)
+/// Reads a record, in its normal form.
+pub fn parse<T: Record>(json: &[u8]) -> Parsed<T> {
+    record::read(json).map(Arc::new).map_err(Arc::new)
 }
 
 /// A bucket in memory. Dropping it ends the watch.
@@ -41,7 +41,7 @@ struct Shared<T> {
     changes: watch::Sender<()>,
 }
 
-impl<T: DeserializeOwned + Send + Sync + 'static> Mirror<T> {
+impl<T: Record> Mirror<T> {
     /// Begins to mirror `bucket`; must be called in a tokio runtime.
     pub fn start(client: Client, bucket: Store) -> Self {
         let shared = Arc::new(Shared {
@@ -80,7 +80,7 @@ impl<T> Drop for Mirror<T> {
     }
 }
 
-impl<T: DeserializeOwned> Shared<T> {
+impl<T: Record> Shared<T> {
     /// Reads the whole bucket, then its changes, until the watch fails or the connection changes.
     async fn watch(&self, bucket: &Store) -> Result<(), WatchError> {
         let connection = self.watch_state.connection();

@@ -6,7 +6,7 @@
 //! `crate::record_reader`.
 //!
 //! Guarantee: a record written a second ago is seen, because an opt-out must count at once. A record that does not parse
-//! is an error.
+//! is an error. Every record is answered in its normal form, whoever wrote it; it is made once, and cached with the record.
 //!
 //! It holds nothing that a crash could lose.
 

@@ -109,7 +109,9 @@ impl MemoryDirectory {
         lock(&self.records).remove(&place::<T>(name));
     }
 
-    fn put<T: Record>(&self, name: &str, record: T) {
+    fn put<T: Record>(&self, name: &str, mut record: T) {
+        // As the real directory reads what others wrote.
+        record.normalise(&mut Vec::new());
         lock(&self.records).insert(place::<T>(name), stored(Some(Arc::new(record))));
     }
 

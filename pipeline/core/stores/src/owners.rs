@@ -25,7 +25,7 @@ use chasqui_nats::{amend::amend_dated, bucket::open, unavailable};
 use chasqui_schemas::{
     bucket::{address_key, token},
     id,
-    record::{Contacts, Device, Owners, Record},
+    record::{self, Contacts, Device, Owners, Record},
 };
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
@@ -87,7 +87,7 @@ impl OwnersIndex {
     async fn addresses(&self, user: &str) -> Result<Option<(BTreeSet<String>, BTreeSet<String>)>, StoreError> {
         let json = self.contacts.get(token(user)).await.map_err(|error| unavailable(Contacts::BUCKET, error))?;
         let Some(json) = json else { return Ok(Some(Default::default())) };
-        let contacts: Option<Contacts> = serde_json::from_slice(&json).ok();
+        let contacts: Option<Contacts> = record::read(&json).ok();
         let keys = |mut contacts: Contacts| {
             contacts.keep_newest_devices();
             let devices: BTreeSet<String> = contacts.devices.iter().map(Device::key).collect();

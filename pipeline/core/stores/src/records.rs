@@ -1,7 +1,8 @@
 //! The state buckets as commands write them: `chasqui contacts put` and the others.
 //!
 //! Guarantee: `Ok` from a write means stored. A record is checked before it is written ([`Bucket::check`]), by the type
-//! that stages read it with; a record that they could not use is refused, and the error names the field.
+//! that stages read it with; a record that they could not use is refused, and the error names the field. It is written in its
+//! normal form. What is legal and surely a mistake is written, and told.
 //!
 //! An import writes atomic batches, an fsync for up to a thousand records. A record that cannot be used is answered and the
 //! others go on. After a crash in the middle of it some records are stored: import the whole file again, which writes each
@@ -19,7 +20,10 @@ use async_nats::jetstream::{
 use bytes::Bytes;
 use chasqui_contract::StoreError;
 use chasqui_nats::{Outgoing, Publisher, bucket::open, unavailable};
-use chasqui_schemas::{bucket::untoken, record::Bucket};
+use chasqui_schemas::{
+    bucket::{KeyedBy, untoken},
+    record::{Bucket, Checked, Violation},
+};
 use futures::{Stream, StreamExt, TryStreamExt, future::join};
 use jiff::Timestamp;
 
@@ -39,8 +43,17 @@ const IMPORTED_BYTES: usize = 4 * 1024 * 1024;
 /// Maximum time in which an import goes on trying to write the same records: longer than a server takes to restart.
 const IMPORT_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Maximum records that are asked for at a time to list them.
+const READS_IN_FLIGHT: usize = 32;
+
 /// A record's name and JSON.
 pub type Named = (String, Bytes);
+
+/// What a record must be beside what its type says: what only somebody above the stores knows.
+pub type Check = fn(&[u8]) -> Result<(), Violation>;
+
+/// A record that was stored, by its name, and what in it is surely a mistake.
+pub type Stored = (String, Vec<Violation>);
 
 /// Why a record was not written.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +94,7 @@ pub struct Revision {
 #[derive(Debug, Clone)]
 pub struct Records {
     bucket: Bucket,
+    also: Check,
     store: Store,
     publisher: Publisher,
 }
@@ -91,25 +105,33 @@ impl Records {
     /// # Errors
     /// `Unavailable` where it is missing or does not answer.
     pub async fn open(context: &jetstream::Context, bucket: Bucket) -> Result<Self, StoreError> {
-        Ok(Records { bucket, store: open(context, bucket.as_str()).await?, publisher: Publisher::new(context.clone()) })
+        let publisher = Publisher::new(context.clone());
+        Ok(Records { bucket, also: |_| Ok(()), store: open(context, bucket.as_str()).await?, publisher })
     }
 
-    /// Writes the record `name`; what names are depends on the bucket ([`Bucket::keyed_by`]).
+    /// Refuses what `also` refuses, too.
+    #[must_use]
+    pub fn checking(self, also: Check) -> Self {
+        Records { also, ..self }
+    }
+
+    /// Writes the record `name`; what names are depends on the bucket ([`Bucket::keyed_by`]). Answers what in it is surely a
+    /// mistake.
     ///
     /// # Errors
     /// `Wrong` where the record or its name cannot be used; else the bucket's own.
-    pub async fn put(&self, name: &str, json: Bytes) -> Result<(), RecordError> {
-        let put = self.outgoing(name, json)?;
+    pub async fn put(&self, name: &str, json: Bytes) -> Result<Vec<Violation>, RecordError> {
+        let (put, doubts) = self.outgoing(name, &json)?;
         self.publisher.publish(&[put]).await.map_err(|error| error.of_store(self.bucket.as_str()))?;
-        Ok(())
+        Ok(doubts)
     }
 
-    /// The message that writes a record. The KV client would publish the same, but one at a time, and its error does not
+    /// The message that writes a record, and what is surely a mistake in it. The KV client would publish the same, but one at a time, and its error does not
     /// tell a full bucket from a lost one.
-    fn outgoing(&self, name: &str, json: Bytes) -> Result<Outgoing, RecordError> {
-        check(self.bucket, name, &json)?;
+    fn outgoing(&self, name: &str, json: &[u8]) -> Result<(Outgoing, Vec<Violation>), RecordError> {
+        let Checked { json, doubts } = check(self.bucket, self.also, name, json)?;
         let subject = format!("{}{}", self.store.prefix, self.key(name));
-        Ok(Outgoing { subject, message_id: None, headers: Vec::new(), payload: json })
+        Ok((Outgoing { subject, message_id: None, headers: Vec::new(), payload: json.into() }, doubts))
     }
 
     /// The record as it was written.
@@ -220,6 +242,22 @@ impl Records {
         }))
     }
 
+    /// All records as they were written, unordered, by their names or the hashes of their addresses.
+    ///
+    /// # Errors
+    /// As [`Records::names`].
+    pub async fn all(&self) -> Result<impl Stream<Item = Result<Named, StoreError>>, StoreError> {
+        let (bucket, keyed_by) = (self.bucket.as_str(), self.bucket.keyed_by());
+        let read = move |name: Result<String, StoreError>| async move {
+            let name = name?;
+            let key = if keyed_by == KeyedBy::Address { name.clone() } else { keyed_by.key(&name) };
+            let json = self.store.get(key).await.map_err(|error| unavailable(bucket, error))?;
+            Ok(json.map(|json| (name, json)))
+        };
+        // A record that was deleted meanwhile is none.
+        Ok(self.names().await?.map(read).buffered(READS_IN_FLIGHT).try_filter_map(|found| async { Ok(found) }))
+    }
+
     /// Writes records, many at a time, in their order: of a name that comes twice the later record stays. Calls `answer`
     /// for each of them in turn, also for those that are errors already.
     ///
@@ -228,7 +266,7 @@ impl Records {
     pub async fn import(
         &self,
         records: impl Stream<Item = Result<Named, RecordError>> + Send,
-        mut answer: impl FnMut(Result<(), RecordError>) + Send,
+        mut answer: impl FnMut(Result<Stored, RecordError>) + Send,
     ) -> Result<(), StoreError> {
         let mut records = pin!(records);
         let mut next = self.gather(&mut records).await;
@@ -249,10 +287,12 @@ impl Records {
         let (mut batch, mut bytes) = (Batch::default(), 0);
         while batch.answers.len() < IMPORTED_AT_ONCE && bytes < IMPORTED_BYTES {
             let Some(record) = records.next().await else { break };
-            let checked = record.and_then(|(name, json)| self.outgoing(&name, json)).map(|message| {
+            let checked = record.and_then(|(name, json)| {
+                let (message, doubts) = self.outgoing(&name, &json)?;
                 bytes += message.payload.len();
                 batch.places.push(batch.answers.len());
                 batch.messages.push(message);
+                Ok((name, doubts))
             });
             batch.answers.push(checked);
         }
@@ -280,21 +320,24 @@ impl Records {
 #[derive(Default)]
 struct Batch {
     messages: Vec<Outgoing>,
-    /// Of all records that were read, those among them that are refused.
-    answers: Vec<Result<(), RecordError>>,
+    /// Of all records that were read; those that are refused are errors.
+    answers: Vec<Result<Stored, RecordError>>,
     /// The place of each message among the answers.
     places: Vec<usize>,
 }
 
 /// Refuses what stages could not use as the record `name` of `bucket`.
-fn check(bucket: Bucket, name: &str, json: &[u8]) -> Result<(), RecordError> {
+fn check(bucket: Bucket, also: Check, name: &str, json: &[u8]) -> Result<Checked, RecordError> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return Err(wrong(name, format!("its name must have 1 to {MAX_NAME_BYTES} bytes")));
     }
+    bucket.keyed_by().check(name).map_err(|problem| wrong(name, problem.to_owned()))?;
     if json.len() > MAX_RECORD_BYTES {
         return Err(wrong(name, format!("it has {} bytes, at most {MAX_RECORD_BYTES} are allowed", json.len())));
     }
-    bucket.check(json).map_err(|violation| wrong(name, violation.to_string()))
+    let checked = bucket.check(json).map_err(|violation| wrong(name, violation.to_string()))?;
+    also(&checked.json).map_err(|violation| wrong(name, violation.to_string()))?;
+    Ok(checked)
 }
 
 fn wrong(name: &str, wrong: String) -> RecordError {
@@ -303,12 +346,12 @@ fn wrong(name: &str, wrong: String) -> RecordError {
 
 #[cfg(test)]
 mod tests {
-    use chasqui_schemas::record::{Category, Contacts, Preferences, Record};
+    use chasqui_schemas::record::{Category, Contacts, Preferences, Record, Suppression};
 
     use super::*;
 
     fn refusal<T: Record>(json: &str) -> String {
-        check(Bucket::of::<T>(), "ada", json.as_bytes()).unwrap_err().to_string()
+        check(Bucket::of::<T>(), |_| Ok(()), "ada", json.as_bytes()).unwrap_err().to_string()
     }
 
     #[test]
@@ -326,15 +369,19 @@ mod tests {
 
     #[test]
     fn what_follows_a_record_is_refused() {
-        assert!(check(Bucket::of::<Contacts>(), "ada", b"{} {}").is_err());
-        assert!(check(Bucket::of::<Contacts>(), "ada", b"{} ").is_ok());
+        assert!(check(Bucket::of::<Contacts>(), |_| Ok(()), "ada", b"{} {}").is_err());
+        assert!(check(Bucket::of::<Contacts>(), |_| Ok(()), "ada", b"{} ").is_ok());
     }
 
     #[test]
     fn a_record_has_a_name_and_a_size() {
-        assert!(check(Bucket::of::<Contacts>(), "", b"{}").is_err());
-        assert!(check(Bucket::of::<Contacts>(), &"a".repeat(MAX_NAME_BYTES + 1), b"{}").is_err());
-        let large = format!("{{\"locale\":\"{}\"}}", "a".repeat(MAX_RECORD_BYTES));
-        assert!(check(Bucket::of::<Contacts>(), "ada", large.as_bytes()).is_err());
+        let refused =
+            |name: &str, json: &str| check(Bucket::of::<Contacts>(), |_| Ok(()), name, json.as_bytes()).is_err();
+        assert!(refused("", "{}") && refused(&"a".repeat(MAX_NAME_BYTES + 1), "{}"));
+        assert!(refused("ada", &format!("{{\"locale\":\"{}\"}}", "a".repeat(MAX_RECORD_BYTES))));
+        let suppression = Bucket::of::<Suppression>();
+        let named = |name| check(suppression, |_| Ok(()), name, br#"{"reason":"manual"}"#);
+        assert!(named("555 201-0199").unwrap_err().to_string().contains("country's code"));
+        assert!(named("+1 (555) 201-0199").is_ok());
     }
 }

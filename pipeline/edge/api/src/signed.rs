@@ -11,7 +11,7 @@
 //!
 //! A library for all that JOSE can do would bring algorithms that must be kept out; these two are `ring`'s.
 
-use std::{hint::black_box, sync::Arc};
+use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chasqui_schemas::app::{MIN_SECRET_BYTES, Proof};

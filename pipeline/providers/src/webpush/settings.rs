@@ -1,5 +1,6 @@
 //! Settings of an account for Web Push: the VAPID key pair.
 
+use chasqui_schemas::normal::mailbox;
 use chasqui_settings::{SecretSource, SettingsError};
 use reqwest::Url;
 use serde::Deserialize;
@@ -47,9 +48,62 @@ impl Settings {
 
     /// The subject, where it is one ([RFC 8292, 2.1](https://www.rfc-editor.org/rfc/rfc8292#section-2.1)).
     pub(super) fn checked_subject(&self, account: &Account<'_>) -> Result<String, SettingsError> {
-        match Url::parse(&self.subject) {
-            Ok(url) if matches!(url.scheme(), "mailto" | "https") => Ok(self.subject.clone()),
-            _ => Err(account.invalid("subject", "must be a `mailto:` or `https:` address")),
+        let reaches_somebody = match Url::parse(&self.subject) {
+            Ok(url) if url.scheme() == "mailto" => mailbox::normal(url.path()).is_ok() && is_public(url.path()),
+            Ok(url) if url.scheme() == "https" => url.host_str().is_some_and(is_public),
+            _ => false,
+        };
+        // Apple answers 403 (BadJwtToken) to an address that leads nowhere, for every browser of its own.
+        match reaches_somebody {
+            true => Ok(self.subject.clone()),
+            false => Err(account.invalid(
+                "subject",
+                "must be a `mailto:` or `https:` address that a push service can reach, such as mailto:push@example.com",
+            )),
+        }
+    }
+}
+
+/// Whether a host, or a mailbox there, may be reached from elsewhere.
+fn is_public(address: &str) -> bool {
+    let host = address.rsplit('@').next().unwrap_or_default().trim_end_matches('.');
+    // Names for use at home (RFC 6761, RFC 6762, RFC 8375).
+    let is_local = ["localhost", ".localhost", ".local", ".localdomain", ".internal", ".invalid", ".home.arpa"];
+    host.contains('.') && !is_local.iter().any(|end| host.to_ascii_lowercase().ends_with(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        testing::{account, settings},
+        webpush::VENDOR,
+    };
+
+    #[test]
+    fn a_subject_reaches_somebody() {
+        let checked = |subject: &str| {
+            let own: Settings = settings(&VENDOR, &format!("public_key = ''\nsubject = '{subject}'"));
+            own.checked_subject(&account(&VENDOR))
+        };
+        for good in ["mailto:push@example.com", "https://example.com/push", "mailto:Push@Shop.example.co"] {
+            assert_eq!(checked(good).unwrap(), good);
+        }
+        for bad in [
+            "mailto:x@localhost",
+            "mailto:x",
+            "mailto:",
+            "mailto:x@mail.local",
+            "mailto:Push <push@example.com>",
+            "push@example.com",
+            "https://localhost/",
+            "https://localhost:8443",
+            "http://example.com",
+            "https:///",
+            "",
+        ] {
+            let error = checked(bad).unwrap_err().to_string();
+            assert!(error.contains("subject") && error.contains("mailto:push@example.com"), "{bad}: {error}");
         }
     }
 }

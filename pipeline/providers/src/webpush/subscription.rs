@@ -3,11 +3,7 @@
 //!
 //! Guarantee: where it leads has been checked ([`Services`]), and no error shows any of it.
 
-use base64::{
-    Engine as _,
-    alphabet::URL_SAFE,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
+pub(super) use chasqui_schemas::normal::token::decode;
 use reqwest::Url;
 use serde::Deserialize;
 
@@ -15,16 +11,6 @@ use super::services::Services;
 
 /// Longest endpoint, in bytes. The longest in use have some 800.
 const MAX_ENDPOINT: usize = 2_048;
-/// base64url; some tools pad it.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &URL_SAFE,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
-/// What base64url text stands for; plain base64, which some clients send, is understood too.
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
-    BASE64.decode(text.replace('+', "-").replace('/', "_")).ok()
-}
 
 /// A subscription that can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]

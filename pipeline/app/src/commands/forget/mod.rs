@@ -23,7 +23,7 @@ use anyhow::{Context, bail, ensure};
 use async_nats::jetstream;
 use chasqui_schemas::{
     bucket::KeyedBy,
-    record::{Bucket, Contacts, Preferences, Record, Suppression},
+    record::{self, Bucket, Contacts, Preferences, Record, Suppression},
     stream,
 };
 use chasqui_stores::{OwnersIndex, Records};
@@ -75,7 +75,7 @@ pub(crate) async fn run(args: &ForgetArgs, settings: &Settings) -> anyhow::Resul
 
     let record = Records::open(&context, Bucket::of::<Contacts>()).await?.get(user).await?;
     let known: Contacts = match &record {
-        Some(json) => serde_json::from_slice(json).context("the user's contacts cannot be read")?,
+        Some(json) => record::read(json).context("the user's contacts cannot be read")?,
         None => Contacts::default(),
     };
     let found = broker::find(&context, user, &Who::new(user, &known)).await?;

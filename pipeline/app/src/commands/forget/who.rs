@@ -5,7 +5,7 @@
 //!
 //! Pure, so a crash changes nothing.
 
-use chasqui_schemas::{Delivery, Notification, OptOut, envelope, notification::Recipient, record::Contacts};
+use chasqui_schemas::{Delivery, Notification, OptOut, envelope, normal, notification::Recipient, record::Contacts};
 use serde_json::Value;
 
 use crate::commands::dead::unpack;
@@ -68,7 +68,7 @@ impl Who {
 }
 
 fn comparable(address: &str) -> String {
-    address.trim().to_lowercase()
+    normal::address(address)
 }
 
 #[cfg(test)]

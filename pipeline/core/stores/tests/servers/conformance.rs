@@ -356,10 +356,16 @@ async fn the_inbox_in_memory_takes_each_delivery_once_and_in_order() {
 // --- Directory ------------------------------------------------------------------------------------------------------
 
 /// Names that are no subject token as they are.
-const NAMES: [&str; 3] = ["ada", "ada@example.com", "누리 .*>=2E"];
+const NAMES: [&str; 3] = ["ada", "ada@example.com", "누리 .*>=2e"];
+/// Addresses in their normal form, and in another.
+const ADDRESSES: [(&str, &str); 3] = [
+    ("ada@example.com", " ADA@Example.com "),
+    ("ada@xn--bcher-kva.example", "ada@bücher.example"),
+    ("+15552010199", "+1 (555) 201-0199"),
+];
 
 fn contacts(name: &str) -> Contacts {
-    Contacts { emails: vec![format!("{name}@example.com")], ..Contacts::default() }
+    Contacts { emails: vec![format!("{}@example.com", name.len())], ..Contacts::default() }
 }
 
 fn preferences(name: &str) -> Preferences {
@@ -398,9 +404,12 @@ async fn directory_conforms(directory: &dyn Directory) {
         assert_eq!(*directory.template(name).await.unwrap().unwrap(), template(name));
         assert_eq!(*directory.category(name).await.unwrap().unwrap(), category(name));
         assert_eq!(*directory.app(name).await.unwrap().unwrap(), app(name));
-        assert_eq!(*directory.suppression(name).await.unwrap().unwrap(), suppression(name));
     }
-    assert!(directory.suppression(" ADA@Example.com ").await.unwrap().is_some(), "addresses compare without case");
+    for (address, other) in ADDRESSES {
+        assert_eq!(*directory.suppression(address).await.unwrap().unwrap(), suppression(address));
+        assert_eq!(*directory.suppression(other).await.unwrap().unwrap(), suppression(address));
+    }
+    assert_eq!(*directory.category("ADA").await.unwrap().unwrap(), category("ada"), "in any case");
     for name in ["nobody", "", "no.body"] {
         assert_eq!(directory.contacts(name).await.unwrap(), None);
         assert_eq!(directory.preferences(name).await.unwrap(), None);
@@ -430,9 +439,9 @@ fn is_bad_record(error: &StoreError, bucket: &str) {
 }
 
 /// Writes a record for each of [`NAMES`] through the check, and `bad` past it, as another program could.
-async fn write<T: Record>(context: &jetstream::Context, record: fn(&str) -> T) {
+async fn write<T: Record>(context: &jetstream::Context, names: [&str; 3], record: fn(&str) -> T) {
     let records = Records::open(context, Bucket::of::<T>()).await.unwrap();
-    for name in NAMES {
+    for name in names {
         records.put(name, serde_json::to_vec(&record(name)).unwrap().into()).await.unwrap();
     }
     let store = context.get_key_value(T::BUCKET).await.unwrap();
@@ -444,12 +453,12 @@ async fn the_directory_on_nats_conforms() {
     let server = Nats::start().await;
     let context = server.context().await;
     make_stores(&context).await;
-    write(&context, contacts).await;
-    write(&context, preferences).await;
-    write(&context, template).await;
-    write(&context, category).await;
-    write(&context, app).await;
-    write(&context, suppression).await;
+    write(&context, NAMES, contacts).await;
+    write(&context, NAMES, preferences).await;
+    write(&context, NAMES, template).await;
+    write(&context, NAMES, category).await;
+    write(&context, NAMES, app).await;
+    write(&context, ADDRESSES.map(|(address, _)| address), suppression).await;
     let directory = NatsDirectory::open(&context).await.unwrap();
     // At once, before the mirrors have caught up, and again when they have.
     directory_conforms(&directory).await;
@@ -466,8 +475,10 @@ async fn the_directory_in_memory_conforms() {
             .with(name, preferences(name))
             .with(name, template(name))
             .with(name, category(name))
-            .with(name, app(name))
-            .with(name, suppression(name));
+            .with(name, app(name));
+    }
+    for (address, _) in ADDRESSES {
+        directory = directory.with(address, suppression(address));
     }
     directory = directory
         .with_bad_record::<Contacts>("bad")

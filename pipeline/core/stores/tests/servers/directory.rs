@@ -11,7 +11,7 @@ use chasqui_contract::{AddressBook, Directory, StoreError};
 use chasqui_nats::{ConnectError, ConnectOptions, bucket, connect};
 use chasqui_schemas::record::{Bucket, Category, Contacts, Preferences, Suppression, Template};
 use chasqui_settings::ServerUrl;
-use chasqui_stores::{NatsDirectory, RecordError, Records};
+use chasqui_stores::{NatsDirectory, RecordError, Records, records::Stored};
 use chasqui_testing::servers::{Nats, eventually};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -134,7 +134,10 @@ async fn what_changes_around_a_crash_of_the_server_is_seen() {
 }
 
 /// Imports `lines`; answers what was answered about them.
-async fn import(records: &Records, lines: Vec<(String, Bytes)>) -> Result<Vec<Result<(), RecordError>>, StoreError> {
+async fn import(
+    records: &Records,
+    lines: Vec<(String, Bytes)>,
+) -> Result<Vec<Result<Stored, RecordError>>, StoreError> {
     let mut answers = Vec::new();
     records.import(futures::stream::iter(lines).map(Ok), |answer| answers.push(answer)).await?;
     Ok(answers)
@@ -147,7 +150,7 @@ async fn an_import_stores_every_record_and_of_one_name_the_last_in_few_batches()
     make_stores(&context).await;
     let records = Records::open(&context, Bucket::of::<Contacts>()).await.unwrap();
     let names: BTreeSet<String> = (0..2_500).map(|n| format!("user.{n}@x")).collect();
-    let locale = |n: usize| Bytes::from(format!(r#"{{"locale":"{n}"}}"#));
+    let locale = |n: usize| Bytes::from(format!(r#"{{"emails":["{n}@example.com"]}}"#));
     let twice = names.iter().chain(&names).enumerate().map(|(n, name)| (name.clone(), locale(n)));
     let lines: Vec<_> = twice.chain([("a".to_owned(), locale(1)), ("a".to_owned(), locale(2))]).collect();
 
@@ -201,12 +204,36 @@ async fn a_bad_record_is_named_and_stops_no_other() {
 
     let answers = import(&records, lines).await.unwrap();
 
-    let [Ok(()), Err(RecordError::Wrong { name, wrong }), Err(RecordError::Wrong { .. }), Ok(())] = &answers[..] else {
+    let [Ok(_), Err(RecordError::Wrong { name, wrong }), Err(RecordError::Wrong { .. }), Ok(_)] = &answers[..] else {
         panic!("{answers:?}")
     };
     assert!(name == "bob" && wrong.starts_with("channels: "), "{answers:?}");
     assert_eq!(records.get("bob").await.unwrap(), None);
     assert!(records.get("ada").await.unwrap().is_some() && records.get("cyd").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_others_wrote_is_read_in_its_normal_form() {
+    let server = Nats::start().await;
+    let context = server.context().await;
+    make_stores(&context).await;
+    let bucket = context.get_key_value("contacts").await.unwrap();
+    let json =
+        r#"{"phones":["+1 (555) 201-0199"],"emails":["ada@bücher.example"],"locale":"iw","timezone":"Asia/Calcutta"}"#;
+    bucket.put("ada", json.into()).await.unwrap();
+    let suppressions = Records::open(&context, Bucket::of::<Suppression>()).await.unwrap();
+    suppressions.put("0015552010199", Bytes::from_static(br#"{"reason":"manual"}"#)).await.unwrap();
+
+    let directory = NatsDirectory::open(&context).await.unwrap();
+    let contacts = directory.contacts("ada").await.unwrap().unwrap();
+    assert_eq!(
+        (contacts.phones[0].as_str(), contacts.emails[0].as_str()),
+        ("+15552010199", "ada@xn--bcher-kva.example")
+    );
+    assert_eq!((contacts.locale.as_deref(), contacts.timezone.as_deref()), (Some("he"), Some("Asia/Calcutta")));
+    assert!(directory.suppression(&contacts.phones[0]).await.unwrap().is_some());
+    let all: Vec<_> = suppressions.all().await.unwrap().try_collect().await.unwrap();
+    assert_eq!(all[0].0, chasqui_schemas::bucket::address_key("+15552010199"));
 }
 
 #[tokio::test]
@@ -231,7 +258,8 @@ async fn a_record_that_is_too_large_for_the_server_stops_no_other() {
     context.create_stream(stream::Config { max_message_size: 1_000, ..config }).await.unwrap();
     let records = Records::open(&context, Bucket::of::<Contacts>()).await.unwrap();
 
-    let large = Bytes::from(format!(r#"{{"locale":"{}"}}"#, "a".repeat(2_000)));
+    let token = "a".repeat(2_000);
+    let large = Bytes::from(format!(r#"{{"devices":[{{"id":"a","platform":"android","token":"{token}"}}]}}"#));
     let lines = (0..100).map(|n| (n.to_string(), if n == 50 { large.clone() } else { Bytes::from_static(b"{}") }));
     let answers = import(&records, lines.collect()).await.unwrap();
 
