@@ -26,7 +26,7 @@ pub async fn make_stores(context: &jetstream::Context) {
     context.create_stream(Config { subjects, ..stream_config(stream::LEDGER, "") }).await.unwrap();
     context.create_stream(attempts_config()).await.unwrap();
     for bucket in Bucket::ALL.iter().map(|bucket| bucket.as_str()).chain([Owners::BUCKET]) {
-        context.create_stream(bucket::stream_config(bucket, 1)).await.unwrap();
+        context.create_stream(bucket::stream_config(bucket, 1, 1)).await.unwrap();
     }
 }
 
