@@ -6,7 +6,7 @@ pub const CONTENT_TYPE: &str = "Content-Type";
 pub const TRACEPARENT: &str = "traceparent";
 /// JetStream's message id: JetStream drops a message whose id it has stored within the stream's duplicate window.
 pub const MSG_ID: &str = "Nats-Msg-Id";
-/// On submissions that came over HTTP: what the gateway knows of the request, a [`crate::Door`] as JSON.
+/// On submissions that came over HTTP: what the gateway knows of the request, a [`Door`](crate::door::Door) as JSON.
 pub const DOOR: &str = "Chasqui-Door";
 /// How many bytes the payload has, set by JetStream in its place where only headers were asked for.
 pub const PAYLOAD_BYTES: &str = "Nats-Msg-Size";

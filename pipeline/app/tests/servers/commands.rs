@@ -381,7 +381,7 @@ async fn queues_are_shown_with_what_waits_in_them_and_who_consumes() {
     assert!(line.contains(" 1 ") && line.contains("nobody consumes"), "{printed}");
 
     let rows: Vec<Value> = serde_json::from_str(&cli.output(&["queues", "--json"])).unwrap();
-    assert_eq!(rows.len(), 53);
+    assert_eq!(rows.len(), 54);
     let row = rows.iter().find(|row| row["stage"] == "validate" && row["lane"] == "high").unwrap();
     assert_eq!((&row["pending"], &row["consumer"]), (&1.into(), &"high".into()));
     assert!(row["oldest_ms"].as_u64().unwrap() > 0 && row["sampled_at"].as_str().unwrap().ends_with('Z'));

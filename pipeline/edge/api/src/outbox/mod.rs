@@ -14,7 +14,7 @@
 //!
 //! Ids are fixed before. So what NATS took and could not confirm, or what a killed process had published and not yet removed
 //! from its spool, comes again under the same id, and dedupe drops it. That holds within the dedupe window: what was longer
-//! in the spool is not published but [held](held), until a person releases it.
+//! in the spool is not published but held (`held.rs`), until a person releases it.
 //!
 //! After a crash: what was in a queue was not answered; what was in the spool goes out after the next start, before
 //! anything new.
