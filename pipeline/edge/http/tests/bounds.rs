@@ -95,9 +95,9 @@ async fn a_request_at_work_keeps_its_place_and_its_kind_waits_for_its_turns() {
             "done\n"
         }
     };
-    let slow = Budget::of(32, 0).around(Router::new().route("/slow", get(work)));
-    let other = Budget::of(32, 0).around(Router::new().route("/other", get(|| async { "here\n" })));
-    let address = serve(slow.merge(other), Limits { head: PATIENCE, ..Limits::public(32) }).await;
+    let slow = Budget::of(36, 0).around(Router::new().route("/slow", get(work)));
+    let other = Budget::of(36, 0).around(Router::new().route("/other", get(|| async { "here\n" })));
+    let address = serve(slow.merge(other), Limits { head: PATIENCE, ..Limits::public(36) }).await;
     let mut working = Vec::new();
     for _ in 0..4 {
         working.push(say(address, &one("GET", "/slow", "")).await);

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::time::sleep;
 
 /// 40 consumers of stages, 4 of due messages, traces, receipts, owners; and the unconsumed part of six streams.
-const QUEUES: usize = 40 + 4 + 3 + 6;
+const QUEUES: usize = 40 + 4 + 3 + 7;
 
 fn find<'a>(sample: &'a Sample, stage: &str, lane: &str) -> &'a QueueMetric {
     sample.rows.iter().find(|row| row.stage == stage && row.lane == lane).unwrap()

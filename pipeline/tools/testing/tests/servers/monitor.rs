@@ -119,7 +119,7 @@ async fn queues_are_in_clickhouse_and_metrics_once_however_many_watch() -> Resul
                    GROUP BY sampled_at, stage, lane, channel, consumer HAVING c > 1)";
     ensure!(count(&install, doubled).await? == 0);
     let whole = "SELECT max(c) FROM (SELECT count() AS c FROM queue_metrics GROUP BY sampled_at)";
-    ensure!(count(&install, whole).await? == 53);
+    ensure!(count(&install, whole).await? == 54);
     let consumed =
         "SELECT max(waiting) FROM queue_metrics WHERE stage = 'send' AND lane = 'normal' AND channel = 'email'";
     ensure!(count(&install, consumed).await? > 0);
