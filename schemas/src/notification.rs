@@ -192,6 +192,8 @@ pub struct Request {
     pub id: Uuid,
     /// It is always set: validate fills in the `Nats-Msg-Id` header, or else the id.
     pub idempotency_key: String,
+    /// A hash of what it says. Of requests that differ only in ids and times it is the same.
+    pub fingerprint: String,
     pub category: String,
     /// What to say.
     pub message: Message,
@@ -224,9 +226,10 @@ impl Request {
     /// What all recipients of `submission` share. The caller has settled what may also come from the message's headers
     /// or from where JetStream stored it.
     pub fn of(submission: Submission, id: Uuid, idempotency_key: String, traceparent: Option<String>) -> Self {
-        Request {
+        let mut request = Request {
             id,
             idempotency_key,
+            fingerprint: String::new(),
             category: submission.category,
             message: match (submission.template, submission.content) {
                 (Some(key), _) => Message::Template { key, data: Json::from(&submission.data) },
@@ -242,11 +245,13 @@ impl Request {
             overrides: submission.overrides,
             traceparent,
             test: submission.test,
-        }
+        };
+        request.fingerprint = request.hash_of_content();
+        request
     }
 
-    /// A hash of what it says. Two requests that differ only in ids and times have the same.
-    pub fn fingerprint(&self) -> String {
+    /// What [`Request::fingerprint`] is to be: made once for all recipients, since content may be long.
+    pub(crate) fn hash_of_content(&self) -> String {
         let data = match &self.message {
             // Parsed, so that neither blanks nor the order of fields count.
             Message::Template { data, .. } => serde_json::from_str(data.as_str()).unwrap_or(Value::Null),
@@ -328,7 +333,7 @@ mod tests {
             message: Message::Template { key: "order".into(), data: Json::compact(data) },
             ..crate::sample::request()
         };
-        let of = |request: &Request| request.fingerprint();
+        let of = |request: &Request| request.hash_of_content();
         assert_eq!(of(&template(r#"{"a":1,"b":[2]}"#)), of(&template(r#"{ "b": [2], "a": 1 }"#)));
         assert_ne!(of(&template(r#"{"a":1}"#)), of(&template(r#"{"a":2}"#)));
         let request = crate::sample::request;

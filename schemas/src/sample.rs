@@ -24,9 +24,10 @@ pub fn content() -> Content {
 
 /// A request of category `order`, with inline [`content`].
 pub fn request() -> Request {
-    Request {
+    let mut request = Request {
         id: Uuid::nil(),
         idempotency_key: "order-1".into(),
+        fingerprint: String::new(),
         category: "order".into(),
         message: Message::Content(content().into()),
         channels: None,
@@ -39,7 +40,9 @@ pub fn request() -> Request {
         overrides: Default::default(),
         traceparent: None,
         test: false,
-    }
+    };
+    request.fingerprint = request.hash_of_content();
+    request
 }
 
 /// A notification of the app `shop` to the user `ada`, as it leaves validate: [`request`], submitted in 1970.
@@ -92,7 +95,9 @@ impl Notification {
     /// This sample with a changed request.
     #[must_use]
     pub fn with_request(mut self, change: impl FnOnce(&mut Request)) -> Self {
-        change(Arc::make_mut(&mut self.request));
+        let request = Arc::make_mut(&mut self.request);
+        change(request);
+        request.fingerprint = request.hash_of_content();
         self
     }
 }

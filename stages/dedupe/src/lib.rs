@@ -34,7 +34,7 @@ impl Decide for Dedupe {
         let kind = if notification.request.test { "dedupe.test" } else { "dedupe" };
         let claim =
             id::claim(&[kind, &notification.app, &notification.recipient.key(), &notification.request.idempotency_key]);
-        let own = Holder { notification: notification.id, content: notification.request.fingerprint() };
+        let own = Holder { notification: notification.id, content: notification.request.fingerprint.clone() };
         let after = match idempotency::claim(&*self.ledger, claim, &own).await? {
             Claimed::Ours { claim, after } => {
                 notification.claim = claim;

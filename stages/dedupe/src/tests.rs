@@ -150,7 +150,7 @@ fn a_claim_whose_answer_was_lost_is_still_ours() {
     // And so is that of the next generation.
     world.ends_unsent(&claim, 1);
     let next = key_claim::next(&claim);
-    let theirs = Holder { notification: Uuid::from_u128(3), content: notification(3).request.fingerprint() };
+    let theirs = Holder { notification: Uuid::from_u128(3), content: notification(3).request.fingerprint.clone() };
     block_on(world.ledger.claim(Book::Dedupe, &next, theirs.to_string().into())).unwrap();
     assert_eq!(world.goes_on(notification(3)), next);
 }

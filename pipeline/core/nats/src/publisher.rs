@@ -148,6 +148,13 @@ impl PublishError {
         }
     }
 
+    /// Whether a message that names the last one before it was refused because another has come since.
+    pub fn is_stale(&self) -> bool {
+        // A replicated stream answers the second code while another such message is being replicated.
+        let codes = [ErrorCode::STREAM_WRONG_LAST_SEQUENCE, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT];
+        matches!(self, PublishError::Refused { code, .. } if codes.iter().any(|stale| stale.0 == *code))
+    }
+
     /// The same, as the error of a port that publishes to `store`.
     ///
     /// A stream whose settings are wrong is as good as unavailable: its messages wait until an operator has acted,

@@ -1,6 +1,6 @@
 //! Publishes what was decided. Outputs and trace events are stored (PubAck received) before the input is acknowledged.
 //!
-//! What a batch of decisions forwards to one queue goes there as bundles of up to [`BUNDLE_MESSAGES`]: one JetStream
+//! What a batch of decisions forwards to one queue goes there as bundles of up to 128: one JetStream
 //! message, one fsync, one delivery and one acknowledgement for all of them. These are most of the server's work on a
 //! notification. What waits for one moment waits, and comes back, as bundles too. So do receipts, and trace events go
 //! together with those of other stages.
@@ -11,26 +11,21 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use bytes::Bytes;
 use chasqui_nats::{
     Letter, Letters,
     publisher::{Outgoing, PublishError, Publisher},
 };
-use chasqui_schemas::{Channel, Lane, Receipt, Stage, envelope, header, id, stream, subject};
+use chasqui_schemas::{Channel, Lane, Receipt, Stage, header, id, stream, subject};
 use chasqui_trace::TraceSink;
 use futures::future::join_all;
 use jiff::Timestamp;
 
 use crate::{
+    bundle::{Bundle, MAX_MESSAGES},
     count,
     plan::{Deferral, Forward, Part, PendingCommit, unencodable},
 };
 
-/// Maximum messages in a bundle: more would save little, and the first would wait for the last.
-pub const BUNDLE_MESSAGES: usize = 128;
-/// Maximum bytes of a bundle of several messages before it is compressed, so that it stays far below the stream's limit
-/// for one message, and so does what a worker holds of it.
-pub(crate) const BUNDLE_BYTES: usize = 384 * 1024;
 /// Maximum messages that are collected before they are published: the broker's limit for an atomic batch (ADR-50).
 const FLUSH_MESSAGES: usize = 1_000;
 /// Maximum bytes that are collected before they are published: what the publisher puts into one atomic batch.
@@ -111,33 +106,6 @@ struct Moment<'a> {
     queue: &'a str,
     until: Timestamp,
     app: &'a str,
-}
-
-/// What goes to one queue as one message.
-#[derive(Default)]
-struct Bundle<'a> {
-    ids: Vec<Cow<'a, str>>,
-    envelopes: Vec<Cow<'a, [u8]>>,
-    bytes: usize,
-}
-
-impl<'a> Bundle<'a> {
-    /// Adds a message. Answers the bundle without it, where it is full: the message is then the first of another.
-    fn add(&mut self, id: Cow<'a, str>, envelope: Cow<'a, [u8]>) -> Option<Self> {
-        let full = self.ids.len() == BUNDLE_MESSAGES || self.bytes + envelope.len() > BUNDLE_BYTES;
-        let full = (full && !self.ids.is_empty()).then(|| std::mem::take(self));
-        self.bytes += envelope.len();
-        self.ids.push(id);
-        self.envelopes.push(envelope);
-        full
-    }
-
-    /// Its message id, and the message.
-    fn encode(self) -> Result<(String, Bytes), PublishError> {
-        let ids: Vec<&str> = self.ids.iter().map(|id| &**id).collect();
-        let envelopes: Vec<&[u8]> = self.envelopes.iter().map(|each| &**each).collect();
-        Ok((id::bundle(&ids), envelope::bundle(&envelopes).map_err(unencodable)?.into()))
-    }
 }
 
 impl<'a> Outbox<'a> {
@@ -235,7 +203,7 @@ impl<'a> Outbox<'a> {
             self.schedule(moment, bundle)?;
         }
         for (subject, receipts) in std::mem::take(&mut self.receipts) {
-            for some in receipts.chunks(BUNDLE_MESSAGES) {
+            for some in receipts.chunks(MAX_MESSAGES) {
                 let (ids, receipts): (Vec<_>, Vec<_>) = some.iter().copied().unzip();
                 let payload = match &receipts[..] {
                     [only] => serde_json::to_vec(only),

@@ -20,17 +20,14 @@ use async_nats::{
 use bytes::Bytes;
 use chasqui_contract::{Class, with_sources};
 use chasqui_nats::{
-    Letters, Outgoing, Publisher, find_consumer,
+    Letters, Outgoing, PublishError, Publisher, find_consumer,
     reader::{Broken, store_dead_letters},
 };
-use chasqui_schemas::{Lane, consumer, envelope, header, id, stream, subject};
+use chasqui_schemas::{Lane, consumer, envelope, header, stream, subject};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    commit::{BUNDLE_BYTES, BUNDLE_MESSAGES},
-    runner::RunError,
-};
+use crate::{bundle::Bundle, runner::RunError};
 
 /// Maximum messages returned at once. Bundles among them may have 384 KiB each, in each of the lanes.
 const BATCH: usize = 100;
@@ -91,7 +88,11 @@ async fn run_lane(
         }
         for (queue, messages) in by_queue {
             let (outgoing, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
-            let kind = match publisher.publish(&bundled(&outgoing)).await {
+            let published = match bundled(&queue, &outgoing) {
+                Ok(bundles) => publisher.publish(&bundles).await,
+                Err(error) => Err(error),
+            };
+            let kind = match published {
                 Ok(_) => AckKind::Ack,
                 Err(error) if error.class() == Class::Permanent => {
                     // Which of them it is, the queue's answer to each one says.
@@ -126,36 +127,19 @@ async fn run_lane(
     }
 }
 
-/// The same messages, all to one queue, as few as a bundle's bounds allow.
-fn bundled(messages: &[Outgoing]) -> Vec<Outgoing> {
-    let mut bundles: Vec<Vec<&Outgoing>> = Vec::new();
-    let (mut count, mut bytes) = (0, 0);
-    for message in messages {
-        let more = envelope::unbundle(&message.payload).len();
-        let fits = count + more <= BUNDLE_MESSAGES && bytes + envelope::unbundled_len(&message.payload) <= BUNDLE_BYTES;
-        match bundles.last_mut().filter(|_| fits) {
-            Some(bundle) => bundle.push(message),
-            None => {
-                (count, bytes) = (0, 0);
-                bundles.push(vec![message]);
-            }
-        }
-        (count, bytes) = (count + more, bytes + envelope::unbundled_len(&message.payload));
+/// The same messages, all to `queue`, as few as a bundle's bounds allow.
+fn bundled(queue: &str, messages: &[Outgoing]) -> Result<Vec<Outgoing>, PublishError> {
+    let parts: Vec<Vec<Bytes>> = messages.iter().map(|message| envelope::unbundle(&message.payload)).collect();
+    let (mut bundles, mut bundle) = (Vec::new(), Bundle::default());
+    for (message, envelopes) in messages.iter().zip(&parts) {
+        bundles.extend(bundle.add_all(message.message_id.as_deref().unwrap_or_default(), envelopes));
     }
-    bundles.into_iter().flat_map(one_of).collect()
-}
-
-/// The messages as one; as they are, where they cannot be one.
-fn one_of(messages: Vec<&Outgoing>) -> Vec<Outgoing> {
-    let envelopes: Vec<Bytes> = messages.iter().flat_map(|each| envelope::unbundle(&each.payload)).collect();
-    let envelopes: Vec<&[u8]> = envelopes.iter().map(|each| &**each).collect();
-    let ids: Vec<&str> = messages.iter().filter_map(|each| each.message_id.as_deref()).collect();
-    match (&messages[..], envelope::bundle(&envelopes)) {
-        ([first, _, ..], Ok(payload)) => {
-            vec![Outgoing { message_id: Some(id::bundle(&ids)), payload: payload.into(), ..(*first).clone() }]
-        }
-        _ => messages.into_iter().cloned().collect(),
-    }
+    bundles.push(bundle);
+    let outgoing = bundles.into_iter().map(|bundle| {
+        let (message_id, payload) = bundle.encode()?;
+        Ok(Outgoing { subject: queue.to_owned(), message_id: Some(message_id), headers: vec![], payload })
+    });
+    outgoing.collect()
 }
 
 /// The message as it goes to its queue, and as it came.

@@ -10,13 +10,14 @@
 //! | [`pull`] | reads one consumer, never more than was asked for |
 //! | `plan` | turns a decision into what is published and traced |
 //! | [`commit`] | publishes that; only then is the input acknowledged |
+//! | `bundle` | puts what goes to one queue into one message |
 //! | [`deferred`] | returns messages to their queues when they are due |
 //! | `count` | counts what runners do |
 //!
 //! # Five groupings on one way
 //! | word | what is grouped | bound | made in | ends as |
 //! |---|---|---|---|---|
-//! | *bundle* | messages to one queue | 128 messages, 384 KiB | `commit.rs`, `Outbox` | one JetStream message, split again by [`StageInput::split`] in `runner.rs` |
+//! | *bundle* | messages to one queue | 128 messages, 384 KiB | `bundle.rs`, `Bundle` | one JetStream message, split again by [`StageInput::split`] in `runner.rs` |
 //! | *batch* | decisions of one lane that are ready together | 1,000 decisions | `runner.rs`, `start_commits` | one commit |
 //! | *commit* | what a batch publishes, its bundles among it, and its trace events | four of one lane at a time | `commit.rs`, `commit` | acknowledged inputs |
 //! | *atomic batch* | JetStream messages to one stream | 1,000 messages, 4 MiB | `nats/publisher.rs`, `Publisher::publish` | one PubAck for all, one fsync |
@@ -29,6 +30,7 @@
 //! [`StageInput::split`]: chasqui_contract::StageInput::split
 //! [`Pace`]: chasqui_nats::coalesce::Pace
 
+mod bundle;
 pub mod commit;
 mod count;
 mod decide;

@@ -46,7 +46,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    commit::{BUNDLE_MESSAGES, commit},
+    bundle::MAX_MESSAGES,
+    commit::commit,
     count,
     decide::{DecisionResult, Item, decide},
     lanes::Lanes,
@@ -382,7 +383,7 @@ impl<S: Decide> Runner<S> {
 
     fn start_commits(&mut self) {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let enough = if lane.committing == 0 { 1 } else { BUNDLE_MESSAGES };
+            let enough = if lane.committing == 0 { 1 } else { MAX_MESSAGES };
             if lane.to_commit.len() < enough || lane.committing == MAX_COMMITS {
                 continue;
             }

@@ -29,14 +29,13 @@ use std::{
 };
 
 use async_nats::jetstream::{
-    ErrorCode,
     message::StreamMessage,
     stream::{LastRawMessageError, LastRawMessageErrorKind, Stream},
 };
 use bytes::Bytes;
 use chasqui_contract::StoreError;
 use chasqui_nats::{
-    Outgoing, PublishError, Publisher,
+    Outgoing, Publisher,
     coalesce::{Coalescer, Pace, ask, fitting},
     unavailable,
 };
@@ -200,7 +199,7 @@ impl AttemptStream {
                     taken_over.extend(ours.into_iter().map(|end| (end.id.clone(), (place, None))));
                     break;
                 }
-                Err(error) if is_stale(&error) => {}
+                Err(error) if error.is_stale() => {}
                 Err(error) => return Err(error.of_store(stream::ATTEMPTS)),
             }
         }
@@ -232,13 +231,6 @@ fn message(subject: &'static str, ends: &[&End], last: u64) -> Outgoing {
         // Texts and bytes always serialise.
         payload: rmp_serde::to_vec(&content).unwrap_or_default().into(),
     }
-}
-
-/// Whether a message was refused because another one has come since: a takeover, a newer version.
-pub(crate) fn is_stale(error: &PublishError) -> bool {
-    // A replicated stream answers the second code while another such message is being replicated.
-    let codes = [ErrorCode::STREAM_WRONG_LAST_SEQUENCE, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT];
-    matches!(error, PublishError::Refused { code, .. } if codes.iter().any(|stale| stale.0 == *code))
 }
 
 fn found(answer: Result<StreamMessage, LastRawMessageError>) -> Result<Option<StreamMessage>, StoreError> {
@@ -309,7 +301,7 @@ impl EndWriter {
             let message = message(subject::ENDED, &ends.iter().collect::<Vec<_>>(), self.last);
             let trouble = match self.record.publisher.insist(&[message]).await {
                 Ok(()) => return ends.into_iter().for_each(|end| answer(end, Ok(None))),
-                Err(error) if is_stale(&error) => match self.read_on().await {
+                Err(error) if error.is_stale() => match self.read_on().await {
                     Ok(()) => continue,
                     Err(trouble) => trouble,
                 },

@@ -17,12 +17,12 @@ use std::{
 
 use async_nats::{
     StatusCode,
-    jetstream::{Context, ErrorCode, message::StreamMessage},
+    jetstream::{Context, message::StreamMessage},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use chasqui_contract::{Inbox, StoreError};
-use chasqui_nats::{Outgoing, PublishError, Publisher, unavailable};
+use chasqui_nats::{Outgoing, Publisher, unavailable};
 use chasqui_schemas::{header, stream, subject};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -127,7 +127,7 @@ impl Inbox for NatsInbox {
             };
             match self.publisher.publish(&[outgoing]).await {
                 // Somebody has appended since the look.
-                Err(PublishError::Refused { code, .. }) if code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE.0 => {}
+                Err(error) if error.is_stale() => {}
                 answer => return answer.map(drop).map_err(|error| error.of_store(stream::INBOX)),
             }
         }

@@ -18,8 +18,6 @@ use chasqui_contract::{Newest, StoreError};
 use chasqui_nats::{Outgoing, Publisher, unavailable};
 use chasqui_schemas::{collapse::Version, header, stream, subject};
 
-use crate::ends::is_stale;
-
 /// Maximum times that a version is read while others write newer and newer ones; an error then, and the caller repeats.
 const TRIES: u32 = 10;
 /// Pause before the second try; each later one is longer by as much.
@@ -77,7 +75,7 @@ impl Newest for NatsNewest {
             };
             match self.publisher.publish(&[raised]).await {
                 Ok(_) => return Ok(version),
-                Err(error) if is_stale(&error) => {}
+                Err(error) if error.is_stale() => {}
                 Err(error) => return Err(error.of_store(stream::NEWEST)),
             }
         }

@@ -180,7 +180,7 @@ fn is_gone(kind: DeleteMessageErrorKind) -> bool {
 /// Claims the idempotency key of the message; answers who else has it.
 async fn claim_again(ledger: &dyn Ledger, output: &mut Output) -> Result<Option<Uuid>, StoreError> {
     let (claim, notification, content) = match output {
-        Output::Notification(n) => (&mut n.claim, n.id, n.request.fingerprint()),
+        Output::Notification(n) => (&mut n.claim, n.id, n.request.fingerprint.clone()),
         // It is on record what it says.
         Output::Delivery(d) => (&mut d.claim, d.notification_id, String::new()),
     };

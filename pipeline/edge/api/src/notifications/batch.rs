@@ -13,7 +13,7 @@ use axum::{
     body::Bytes,
     extract::State,
     http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use chasqui_schemas::{
     Lane, Reason,
@@ -22,7 +22,10 @@ use chasqui_schemas::{
 use futures::future::join_all;
 use serde_json::{Value, value::RawValue};
 
-use super::{judge::judge, submit::Asked};
+use super::{
+    judge::judge,
+    submit::{Asked, answered},
+};
 use crate::{App, caller::Caller, idempotency::Request, problem::Problem};
 
 pub(crate) async fn submit_batch(
@@ -64,12 +67,7 @@ pub(crate) async fn submit_batch(
     let answers = join_all(storing).await;
     let status = together(&answers);
     let items = answers.into_iter().enumerate().map(|(index, answer)| item(index, answer)).collect();
-    let mut response = (status, Json(BatchAnswer { items })).into_response();
-    response.headers_mut().extend(limits);
-    if replayed {
-        response.headers_mut().insert(super::submit::REPLAYED, axum::http::HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    Ok(answered((status, Json(BatchAnswer { items })), limits, replayed))
 }
 
 fn not_a_list(what: &str) -> Problem {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use axum::{
     Extension, Json,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::header::RETRY_AFTER,
 };
 use chasqui_schemas::{
     api::{
@@ -242,5 +241,5 @@ fn moment(ms: i64) -> Option<Timestamp> {
 
 fn unreachable(error: &clickhouse::error::Error) -> Problem {
     tracing::warn!(error = error as &dyn std::error::Error, "ClickHouse did not answer a request of the API");
-    Problem::new(Refusal::Unavailable, "what became of it cannot be read now").with(RETRY_AFTER, "5")
+    Problem::new(Refusal::Unavailable, "what became of it cannot be read now").again_after(5)
 }

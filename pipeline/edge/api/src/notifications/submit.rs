@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Says that the answer is that of a request before.
-pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// When to come again where there is no room, in seconds.
 const COME_AGAIN_S: u64 = 5;
 
@@ -65,12 +65,18 @@ pub(crate) async fn submit_one(
     let id = asked.new_id(None);
     let taken = asked.take(&body, id).await?;
     let location = format!("/v1/notifications/{}", taken.accepted.id);
-    let mut response = (StatusCode::ACCEPTED, [(LOCATION, location)], Json(&taken.accepted)).into_response();
-    response.headers_mut().extend(taken.limits);
-    if taken.replayed {
+    let answer = (StatusCode::ACCEPTED, [(LOCATION, location)], Json(&taken.accepted));
+    Ok(answered(answer, taken.limits, taken.replayed))
+}
+
+/// An answer that says what is left of the app's rate, and whether the request had been answered before.
+pub(super) fn answered(answer: impl IntoResponse, limits: HeaderMap, replayed: bool) -> Response {
+    let mut response = answer.into_response();
+    response.headers_mut().extend(limits);
+    if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
-    Ok(response)
+    response
 }
 
 impl<'a> Asked<'a> {

@@ -146,6 +146,21 @@ pub(crate) async fn run(args: &BenchArgs, settings: Settings) -> anyhow::Result<
     }
 }
 
+/// Streams, tables and users, and the processes of nats-server and ClickHouse.
+async fn prepared(
+    settings: &Settings,
+    servers: &OwnServers,
+    dir: &std::path::Path,
+    bar: &ProgressBar,
+) -> anyhow::Result<(Bench, [Option<u32>; 2])> {
+    bar.set_message("creating streams, tables and users");
+    servers.addresses.migrate(settings).await?;
+    let bench = Bench::open(settings, &servers.addresses, dir.join("calls.log")).await?;
+    bench.import().await?;
+    let server_pids = [servers.embedded.nats(), servers.embedded.clickhouse()].map(|server| server?.pid());
+    Ok((bench, server_pids))
+}
+
 async fn measure(
     args: &BenchArgs,
     settings: &Settings,
@@ -153,11 +168,7 @@ async fn measure(
     dir: &std::path::Path,
     bar: &ProgressBar,
 ) -> anyhow::Result<Report> {
-    bar.set_message("creating streams, tables and users");
-    servers.addresses.migrate(settings).await?;
-    let bench = Bench::open(settings, &servers.addresses, dir.join("calls.log")).await?;
-    bench.import().await?;
-    let server_pids = [servers.embedded.nats(), servers.embedded.clickhouse()].map(|server| server?.pid());
+    let (bench, server_pids) = prepared(settings, servers, dir, bar).await?;
 
     let (mut pairs, mut latency, mut passing, mut worker_rss_mb, mut message_bytes) = (Vec::new(), None, None, None, 0);
     let mut jetstream_bytes_per_notification = 0.0;

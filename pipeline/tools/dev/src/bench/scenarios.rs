@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use super::{
     WARM_UP,
     end_to_end::{Bench, Throughput, outgoing_with},
-    median, per_s,
+    median, per_s, prepared,
     process::{Cost, Worker},
     relay,
 };
@@ -206,11 +206,7 @@ pub(super) async fn measure(
     let named = args.scenarios.as_deref().unwrap_or_default();
     let is_asked = |each: &Scenario| *each == Scenario::Hot || named.is_empty() || named.contains(each);
     let asked: Vec<Scenario> = Scenario::ALL.into_iter().filter(is_asked).collect();
-    bar.set_message("creating streams, tables and users");
-    servers.addresses.migrate(settings).await?;
-    let bench = Bench::open(settings, &servers.addresses, dir.join("calls.log")).await?;
-    bench.import().await?;
-    let server_pids = [servers.embedded.nats(), servers.embedded.clickhouse()].map(|server| server?.pid());
+    let (bench, server_pids) = prepared(settings, servers, dir, bar).await?;
     let mut imported_per_s = None;
     if asked.contains(&Scenario::Strangers) {
         bar.set_message("importing strangers");
